@@ -1,0 +1,86 @@
+# The verbs of this repository; `make` alone explains them. Needs make, a POSIX shell and Python 3.11 to 3.14.
+
+VENV := .venv
+BIN := $(VENV)/bin
+SUITES := unit integration e2e
+
+# Any of these that is new enough will do; `make PYTHON=/path/to/python install` chooses another.
+PYTHON ?=
+CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python)
+
+# More arguments for pytest or for the demo: make test-unit ARGS="-k policy", make demo ARGS="--count 20"
+ARGS ?=
+
+# A throwaway AIRFLOW_HOME for one command, so that ~/airflow is neither read nor made.
+WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130' INT && trap 'exit 143' TERM \
+	&& AIRFLOW_HOME="$$home"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help install install-dev demo test test-unit test-integration test-e2e lint types format build clean
+
+help: ## Show these explanations
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+install: $(VENV)/.installed ## Make .venv with the package and what its tests need
+
+install-dev: $(VENV)/.installed-dev ## The same, with the linter, the type checker and the build tools
+
+demo: $(VENV)/.installed ## Run the example pipeline on an embedded Airflow; ARGS="--help" for its options
+	@$(WITH_HOME) $(BIN)/airflow fanout demo $(ARGS)
+
+test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long each took
+	@summary=; status=0; \
+	for suite in $(SUITES); do \
+		begin=$$(date +%s); verdict=passed; \
+		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
+		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
+	done; \
+	printf "\n$$summary"; exit $$status
+
+test-unit: ## Run the tests of plain values and of Dags that are only built
+test-integration: ## Run the tests with dag.test(), one task after another
+test-e2e: ## Run the tests on a real scheduler, which they start
+
+$(addprefix test-,$(SUITES)): test-%: $(VENV)/.installed
+	@$(WITH_HOME) $(BIN)/pytest tests/$* $(ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-dev ## Check the types
+	@$(WITH_HOME) $(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Mend what can be mended by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+build: $(VENV)/.installed-dev ## Build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+clean: ## Remove all that the other verbs made
+	rm -rf .venv .venv-airflow-3.2 build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find airflow_fanout dags tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@for python in $(CANDIDATES); do \
+		if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then \
+			"$$python" -c 'import ensurepip, sqlite3, venv' || { \
+				echo "$$python lacks one of the modules venv, ensurepip, sqlite3" \
+					"(on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }; \
+			"$$python" --version && rm -rf $(VENV) && exec "$$python" -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "No Python from 3.11 to 3.14 among:" $(CANDIDATES)"." \
+		"Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/.installed $@

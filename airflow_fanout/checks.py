@@ -1,0 +1,186 @@
+"""What the author of a fan-in may have got wrong: checked when the Dag is parsed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NoReturn, get_args
+
+from airflow.sdk import BaseOperator, TaskGroup
+from airflow.sdk.bases.decorator import is_decorated_task
+
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.names import listing
+from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
+from airflow_fanout.task_group import FanOutGroup
+from airflow_fanout.wiring import nearest_mapped_group, waiting_on_past, waits_on_past
+
+__all__ = ["FanInChecks"]
+
+
+class FanInChecks:
+    """
+    Checks of a fan-in's arguments, at parse time.
+
+    :param owner: The fan-in, for error messages.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+
+    def check_source(self, fan_out: object, task_id_prefix: object, key: object) -> None:
+        """Check that exactly one of group and prefix is given."""
+        if (fan_out is None) == (task_id_prefix is None):
+            self._value(
+                "fan_out",
+                f"expected exactly one of fan_out= and task_id_prefix=, found {'none' if fan_out is None else 'both'}",
+            )
+        if fan_out is not None and not isinstance(fan_out, FanOutGroup):
+            hint = (
+                "; for other tasks use task_id_prefix="
+                if isinstance(fan_out, TaskGroup | BaseOperator)
+                else ""
+            )
+            self._type(
+                "fan_out", f"expected a FanOutGroup, found {fan_out!r} of type {type(fan_out).__name__}{hint}"
+            )
+        if task_id_prefix is not None and not isinstance(task_id_prefix, str):
+            self._type(
+                "task_id_prefix", f"expected a str, found {task_id_prefix!r} of type {_kind(task_id_prefix)}"
+            )
+        if task_id_prefix == "":
+            self._value(
+                "task_id_prefix",
+                "is empty, which every task id starts with; name the prefix, or use fan_out=",
+            )
+        if not isinstance(key, str):
+            self._type("key", f"expected the key of an XCom, found {key!r} of type {_kind(key)}")
+        if not key:
+            self._value("key", "is empty; leave it out to read what each branch returned")
+
+    def check_callable(self, python_callable: object, op_kwargs: object) -> None:
+        """Check that the function can be called with the results and ``op_kwargs``."""
+        if op_kwargs is not None and not isinstance(op_kwargs, Mapping):
+            self._type(
+                "op_kwargs", f"expected a dict of arguments, found {op_kwargs!r} of type {_kind(op_kwargs)}"
+            )
+        if python_callable is None:
+            if op_kwargs:
+                self._value(
+                    "op_kwargs", f"binds {listing(op_kwargs)} and there is no python_callable to take it"
+                )
+            return
+        if is_decorated_task(python_callable):  # type: ignore[arg-type]
+            self._type("python_callable", "expected a plain function, found a @task; leave the decorator out")
+        if not callable(python_callable):
+            self._type(
+                "python_callable",
+                f"expected a function, found {python_callable!r} of type {_kind(python_callable)}",
+            )
+        if inspect.iscoroutinefunction(python_callable):
+            self._type(
+                "python_callable", "expected a plain function, found an async def; use asyncio.run within one"
+            )
+        try:
+            signature = inspect.signature(python_callable)
+            signature.bind_partial(object(), **(op_kwargs or {}))  # type: ignore[arg-type]
+        except (TypeError, ValueError) as unfit:
+            self._type(
+                "python_callable",
+                f"can't be called with the results as first argument and op_kwargs {listing(op_kwargs or {})}: {unfit}",
+            )
+
+    def check_policy(self, policy: Policy) -> None:
+        """Check the tolerance."""
+        least, ratio = policy.min_success, policy.min_success_ratio
+        if least is not None:
+            if isinstance(least, bool) or not isinstance(least, int):
+                self._type(
+                    "min_success",
+                    f"expected a whole number of branches, found {least!r} of type {_kind(least)}",
+                )
+            if least < 1:
+                self._value("min_success", f"expected 1 or more, found {least}")
+        if ratio is not None:
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
+                self._type("min_success_ratio", f"expected a number, found {ratio!r} of type {_kind(ratio)}")
+            if not 0 < ratio <= 1:  # also refuses nan
+                self._value("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}")
+        for name, value, known in (
+            ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
+            ("on_empty", policy.on_empty, (*get_args(OnEmpty), None)),
+        ):
+            if value not in known:
+                self._value(name, f"expected one of {', '.join(map(repr, known))}, found {value!r}")
+        if policy.count_skipped != "exclude" and not policy.tolerant:
+            self._value(
+                "count_skipped",
+                f"{policy.count_skipped!r} means something only with min_success= or min_success_ratio=",
+            )
+
+    def check_against(self, group: FanOutGroup, policy: Policy) -> None:
+        """Check that the group can meet the tolerance."""
+        count = len(group.declared.branches)
+        if policy.min_success is not None and count and policy.min_success > count:
+            self._value(
+                "min_success",
+                f"{policy.min_success} is above the {count} branches that group {group.group_id!r} declares",
+            )
+        if policy.tolerant:
+            waiting = [
+                task_id
+                for branch in group.declared.branches
+                for task_id in branch.task_ids
+                if waits_on_past(group.dag.get_task(task_id))
+            ]
+            if waiting:
+                self._value(
+                    "min_success" if policy.min_success else "min_success_ratio", waiting_on_past(waiting)
+                )
+
+    def check_trigger_rule(self, given: Mapping[str, Any], policy: Policy, *, fail_fast: bool) -> None:
+        """Check that nobody else sets when the fan-in runs."""
+        by_default = (given.get("default_args") or {}).get("trigger_rule")
+        rule = given.get("trigger_rule")
+        if rule is not None and not (by_default == rule == "all_done"):
+            self._value(
+                "trigger_rule",
+                f"found {str(rule)!r}; a fan-in runs when all branches have ended and decides by min_success= and "
+                "min_success_ratio=; leave it out",
+            )
+        if not fail_fast:
+            return
+        if policy.tolerant:
+            name = "min_success" if policy.min_success is not None else "min_success_ratio"
+            self._value(name, "in a fail_fast Dag the first failure ends the run; leave out one of the two")
+        if policy.on_empty not in {None, "skip"}:
+            self._value(
+                "on_empty",
+                f"{policy.on_empty!r}: in a fail_fast Dag Airflow skips a fan-in over nothing; use 'skip'",
+            )
+
+    def check_mapped_groups(self, group: FanOutGroup, own: TaskGroup | None) -> None:
+        """Check that group and fan-in are expanded together, if at all."""
+        its, ours = nearest_mapped_group(group), nearest_mapped_group(own)
+        if its != ours:
+            self._value(
+                "fan_out",
+                f"group {group.group_id!r} is in {_mapped_group_title(its)}, and the fan-in in "
+                f"{_mapped_group_title(ours)}; put them into the same one",
+            )
+
+    def _value(self, argument: str, problem: str) -> NoReturn:
+        raise DeclarationValueError(self._owner, argument, problem)
+
+    def _type(self, argument: str, problem: str) -> NoReturn:
+        raise DeclarationTypeError(self._owner, argument, problem)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _mapped_group_title(group_id: str | None) -> str:
+    return "no mapped task group" if group_id is None else f"the mapped task group {group_id!r}"

@@ -1,0 +1,340 @@
+"""An Airflow of its own in a throwaway home; started by the demo and by end-to-end tests."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from airflow_fanout import reaper
+from airflow_fanout.rest import AirflowRest, RestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["EmbeddedAirflow", "EmbeddedAirflowError", "PortTakenError", "port_is_free"]
+
+LOOPBACK = "127.0.0.1"
+
+GATED_API_SERVER = """
+import contextlib, runpy, sys
+with contextlib.suppress(ImportError):
+    import airflow.api_fastapi.main
+sys.stdin.read()
+runpy.run_module("airflow", run_name="__main__", alter_sys=True)
+"""
+"""Runs ``airflow …`` once its standard input is closed; what takes it longest, its imports, needs no database."""
+
+
+class EmbeddedAirflowError(Exception):
+    """Raised when one of the processes ends by itself; with the last lines of its log."""
+
+
+class PortTakenError(Exception):
+    """
+    Raised when something else listens on the port that was asked for.
+
+    :param port: The port.
+    """
+
+    def __init__(self, port: int) -> None:
+        super().__init__(f"Port {port} is in use: choose another, or leave the choice to me")
+        self.port = port
+
+
+class EmbeddedAirflow(AirflowRest):
+    """
+    An Airflow that lives as long as the ``with`` block: nothing of it is left, even if this process is killed.
+
+    The scheduler (``LocalExecutor``), the Dag processor, the API server and, if wanted, the triggerer run as child
+    processes that see only their own configuration: every ``AIRFLOW…`` variable of this process is kept from
+    them. Everything listens on loopback, and who can reach the API there is its administrator. Schedules are
+    switched off (``[scheduler] use_job_schedule``), so that the only runs are those that are triggered.
+
+    Logs of the processes are ``<home>/logs/<name>.log``, of the tasks below ``<home>/logs``.
+
+    :param dags_folder: Folder with the Dag files.
+    :param home: ``AIRFLOW_HOME``, which stays afterwards; None for a temporary one, which doesn't.
+    :param keep: Whether the temporary home stays too.
+    :param port: Port of the API server; None for a free one.
+    :param database_url: SQLAlchemy URL of the metadata database, which will be migrated; None for SQLite in
+        the home.
+    :param env: Environment variables to add or replace, ``AIRFLOW__SECTION__KEY`` among them.
+    :param triggerer: Whether to run a triggerer, for deferrable operators.
+    :param start_timeout: Seconds that all may take to become healthy.
+    :raises PortTakenError: By :meth:`start`, if ``port`` is in use.
+    :raises EmbeddedAirflowError: By :meth:`start` and every wait, if a process ends by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        dags_folder: Path,
+        home: Path | None = None,
+        keep: bool = False,
+        port: int | None = None,
+        database_url: str | None = None,
+        env: Mapping[str, str] | None = None,
+        triggerer: bool = False,
+        start_timeout: float = 120,
+    ) -> None:
+        self._asked_port = port
+        self.port = _free_port() if port is None else port
+        super().__init__(f"http://{LOOPBACK}:{self.port}")
+        self.marker = secrets.token_hex(8)
+        self._throwaway = home is None and not keep
+        self.home = home or Path(tempfile.gettempdir(), f"airflow-fanout-{self.marker}")
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._start_timeout = start_timeout
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._env = self._environment(dags_folder, database_url, env or {})
+        self._commands = {
+            "api-server": ["api-server", "--host", LOOPBACK, "--port", str(self.port)],
+            # Their log servers listen on a fixed port of every address; the API server reads the files instead.
+            "scheduler": ["scheduler", "--skip-serve-logs"],
+            "dag-processor": ["dag-processor"],
+        }
+        if triggerer:
+            self._commands["triggerer"] = ["triggerer", "--skip-serve-logs"]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Migrate the database, start all processes at once and wait until all are healthy."""
+        try:
+            if self._asked_port is not None and not port_is_free(self._asked_port):
+                raise PortTakenError(self._asked_port)
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.home / "logs").mkdir(exist_ok=True)
+            removed = str(self.home) if self._throwaway else ""
+            self._watcher = subprocess.Popen(
+                [sys.executable, "-m", "airflow_fanout.reaper", self.marker, removed],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+            # The API server is the slowest to start: its imports go on while the database is migrated.
+            api_server = self.processes["api-server"] = self._spawn_api_server()
+            self._migrate()
+            _open_gate(api_server)
+            for name in self._commands:
+                if name not in self.processes:
+                    self.start_process(name)
+            self.poll(self._healthy, timeout=self._start_timeout, what=self._condition)
+            # Its first request makes the Task API build its routes: 4.5 s that the first task would wait.
+            self.poll(self._task_api_answers, timeout=self._start_timeout, what=self._condition)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, *, grace: float = 5) -> None:
+        """
+        End everything; whatever is left after the grace is killed.
+
+        :param grace: Seconds that the processes have to end by themselves.
+        """
+        self.close()
+        try:
+            for process in self.processes.values():
+                _signal_group(process, signal.SIGTERM)
+            for process in self.processes.values():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(grace)
+        finally:
+            if self._watcher is not None:
+                self._watcher.communicate()  # Closes the pipe: what is left is killed, then the home is removed.
+                self._watcher = None
+            elif self._throwaway:
+                shutil.rmtree(self.home, ignore_errors=True)
+            for process in self.processes.values():
+                process.wait()
+            self.processes.clear()
+
+    def start_process(self, name: str) -> None:
+        """Start one of ``api-server``, ``scheduler``, ``dag-processor`` and ``triggerer``, without waiting for it."""
+        if name in self.processes:
+            msg = f"{name} is running already, as process {self.processes[name].pid}"
+            raise ValueError(msg)
+        if name == "api-server":
+            self.processes[name] = self._spawn_api_server()
+            _open_gate(self.processes[name])
+        else:
+            self.processes[name] = self._spawn(name, ["-m", "airflow", *self._commands[name]])
+
+    def stop_process(self, name: str, sig: signal.Signals = signal.SIGTERM, *, grace: float = 10) -> None:
+        """
+        Stop one process, and all that it started, tasks included.
+
+        :param name: One of ``processes``.
+        :param sig: Signal to send first; what hasn't ended after the grace is killed.
+        :param grace: Seconds to wait for it.
+        """
+        process = self.processes[name]
+        _signal_group(process, sig)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+        reaper.kill(f"{self.marker}/{name}")
+        process.wait()
+        del self.processes[name]
+
+    def pids(self) -> list[int]:
+        """Return the ids of all living processes of this Airflow, workers and tasks included."""
+        return sorted(process.pid for process in reaper.find(self.marker))
+
+    def log_tail(self, name: str, lines: int = 20) -> str:
+        """Return the last lines that a process has written."""
+        with self._log_path(name).open(encoding="utf-8", errors="replace") as log:
+            return "".join(deque(log, lines)).rstrip()
+
+    def ensure_alive(self) -> None:
+        """Raise if a process has ended that nobody stopped."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                self._raise_ended(name, process.returncode)
+
+    def _log_path(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def _raise_ended(self, name: str, code: int) -> None:
+        msg = (
+            f"Airflow's {name} ended with exit code {code}. The end of {self._log_path(name)}:\n"
+            f"{self.log_tail(name)}"
+        )
+        raise EmbeddedAirflowError(msg)
+
+    def _spawn_api_server(self) -> subprocess.Popen[bytes]:
+        return self._spawn("api-server", ["-c", GATED_API_SERVER, *self._commands["api-server"]], subprocess.PIPE)
+
+    def _spawn(
+        self, name: str, arguments: list[str], stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        with self._log_path(name).open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=self.home,
+                env={**self._env, reaper.MARKER: f"{self.marker}/{name}"},
+                stdin=stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is for this process alone.
+            )
+
+    def _migrate(self) -> None:
+        process = self.processes["db-migrate"] = self._spawn("db-migrate", ["-m", "airflow", "db", "migrate"])
+        if process.wait(self._start_timeout):
+            self._raise_ended("db-migrate", process.returncode)
+        del self.processes["db-migrate"]
+
+    def _healthy(self) -> bool | None:
+        return True if not self._unhealthy() else None
+
+    def _task_api_answers(self) -> bool | None:
+        return True if self._http.get("/execution/health", timeout=60).is_success else None
+
+    def _unhealthy(self) -> list[str]:
+        parts = ["metadatabase", "scheduler", "dag_processor"]
+        if "triggerer" in self._commands:
+            parts.append("triggerer")
+        health = self.health()
+        return [part for part in parts if (health.get(part) or {}).get("status") != "healthy"]
+
+    def _condition(self) -> str:
+        try:
+            return f"Airflow does not become healthy; waiting for {', '.join(self._unhealthy())}"
+        except (httpx.HTTPError, RestError) as error:
+            tail = self.log_tail("api-server")
+            return f"Airflow's API server does not answer ({error}). The end of its log:\n{tail}"
+
+    def _environment(
+        self, dags_folder: Path, database_url: str | None, extra: Mapping[str, str]
+    ) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not _is_airflow(name)}
+        options: dict[str, Any] = {
+            "CORE__DAGS_FOLDER": Path(dags_folder).resolve(),
+            "CORE__EXECUTOR": "LocalExecutor",
+            "CORE__LOAD_EXAMPLES": False,
+            "CORE__DAGS_ARE_PAUSED_AT_CREATION": False,
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.base_url}/execution/",
+            "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "CORE__AUTH_MANAGER": (
+                "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+            ),
+            "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,
+            "DATABASE__SQL_ALCHEMY_CONN": database_url or f"sqlite:///{self.home / 'airflow.db'}",
+            "API__BASE_URL": self.base_url,
+            "API__HOST": LOOPBACK,
+            "API__PORT": self.port,
+            "API__WORKERS": 1,
+            "API__SECRET_KEY": secrets.token_hex(32),
+            "API_AUTH__JWT_SECRET": secrets.token_hex(32),
+            "SCHEDULER__USE_JOB_SCHEDULE": False,
+            "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
+            "DAG_PROCESSOR__REFRESH_INTERVAL": 2,
+            "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": 2,
+            "LOGGING__BASE_LOG_FOLDER": self.home / "logs",
+            "USAGE_DATA_COLLECTION__ENABLED": False,
+        }
+        no_proxy = [*filter(None, [inherited.get("NO_PROXY"), inherited.get("no_proxy")]), LOOPBACK, "localhost"]
+        return {
+            **inherited,
+            **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
+            "AIRFLOW_HOME": str(self.home),
+            "NO_PROXY": ",".join(no_proxy),
+            "no_proxy": ",".join(no_proxy),
+            "SPT_NOENV": "1",  # setproctitle would write over the environment that the reaper reads.
+            **extra,
+        }
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nothing listens on a port of the loopback interface."""
+    with socket.socket() as listener:
+        # As servers do: connections of the last run that linger are no obstacle.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _is_airflow(name: str) -> bool:
+    return name.startswith(("AIRFLOW", "_AIRFLOW"))
+
+
+def _open_gate(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _signal_group(process: subprocess.Popen[bytes], sig: signal.Signals) -> None:
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sig)

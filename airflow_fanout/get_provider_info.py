@@ -1,0 +1,29 @@
+"""What Airflow discovers about this provider, when any ``airflow`` process starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description, as Airflow's ``provider_info.schema.json`` has it."""
+    # The package-name is the distribution's: spelt with an underscore, every airflow command fails.
+    return {
+        "package-name": "airflow-fanout",
+        "name": "Fan-out",
+        "description": "Parallel branches, declared; every one of them accounted for at the fan-in.\n",
+        "integrations": [
+            {
+                "integration-name": "Fan-out",
+                "external-doc-url": "https://github.com/airflow-fanout/airflow-fanout",
+                "tags": ["software"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": "Fan-out",
+                "python-modules": ["airflow_fanout.operators"],
+            }
+        ],
+        "cli": ["airflow_fanout.cli.get_fanout_cli_commands"],
+    }

@@ -1,0 +1,155 @@
+"""What each branch records of itself beside its value: added at parse time, run in the branch's own process."""
+
+from __future__ import annotations
+
+import functools
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow.sdk import BaseOperator, Context
+
+__all__ = ["NO_EXCEPTION_RECORDED", "RECORD_KEY", "add_hooks", "redacted_error"]
+
+RECORD_KEY = "fan_out_branch"
+"""
+XCom key of a branch's record: ``{"state": "success", "has_value": bool}`` or ``{"state": "failed", "error": str}``,
+with ``seconds``, ``cpu_seconds`` and ``peak_memory_bytes`` where they were measured.
+"""
+
+ERROR_LENGTH = 500
+"""Characters that are kept of an error."""
+
+NO_EXCEPTION_RECORDED = "no exception was recorded: the task's process ended before it could report one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """When a task's ``execute`` began, by three clocks."""
+
+    task_instance: str
+    seconds: float
+    cpu_seconds: float
+
+
+_start: _Start | None = None  # A task's process runs one task; dag.test() runs one at a time.
+
+
+def before_execute(context: Context) -> None:
+    """Start the clocks of a branch."""
+    start_clocks(context)
+
+
+def after_execute(context: Context, result: Any) -> None:
+    """Record that a branch's task has succeeded."""
+    record_success(context, result)
+
+
+def on_failure(context: Context) -> None:
+    """Record why a branch's task has failed."""
+    record_failure(context)
+
+
+def in_order(*arguments: Any, hooks: Sequence[Callable[..., None]]) -> None:
+    """Run hooks one after another."""
+    for hook in hooks:
+        hook(*arguments)
+
+
+def add_hooks(operator: BaseOperator) -> None:
+    """
+    Put the hooks in front of the author's own, which all still run.
+
+    The hooks above are small because Airflow puts their source into the serialized Dag, once for each task.
+
+    :param operator: A task of a branch, after it was made: in ``default_args`` a hook would silence the author's
+        own, or be silenced by it.
+    """
+    operator._pre_execute_hook = _before(before_execute, operator._pre_execute_hook)  # noqa: SLF001 - no public way
+    operator._post_execute_hook = _before(after_execute, operator._post_execute_hook)  # noqa: SLF001 - no public way
+    operator.on_failure_callback = [on_failure, *operator.on_failure_callback]
+
+
+def _before(ours: Callable[..., None], theirs: Callable[..., None] | None) -> Callable[..., None]:
+    return ours if theirs is None else functools.partial(in_order, hooks=(ours, theirs))
+
+
+def start_clocks(context: Context) -> None:
+    """Note when ``execute`` begins."""
+    global _start  # noqa: PLW0603 - lives as long as the task's process
+    _start = _Start(
+        task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=_cpu_seconds()
+    )
+
+
+def record_success(context: Context, result: Any) -> None:
+    """Push the record of a success; Airflow pushes the value itself afterwards."""
+    has_value = result is not None and context["task"].do_xcom_push
+    context["ti"].xcom_push(RECORD_KEY, {"state": "success", "has_value": has_value, **_measured(context)})
+
+
+def record_failure(context: Context) -> None:
+    """
+    Push the exception, redacted here because only this process knows the task's secrets.
+
+    FAILED reaches the server after the process has exited, so no fan-in comes before this record. Where the Dag
+    processor runs the callback for a killed process there is no exception and nothing to add.
+    """
+    exception = context.get("exception")
+    if exception is None:
+        return
+    record = {"state": "failed", "error": redacted_error(exception), **_measured(context)}
+    context["ti"].xcom_push(RECORD_KEY, record)
+
+
+def redacted_error(exception: BaseException | str) -> str:
+    """
+    Put an exception into ``"ValueError: message"``, without secrets, in at most 500 characters.
+
+    :param exception: The exception, or its text.
+    """
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the masker of the task's log
+
+    if isinstance(exception, str):
+        said = exception
+    else:
+        kind = type(exception).__name__
+        try:
+            message = str(exception)
+        except Exception as unreadable:
+            message = f"(its message can't be read: {type(unreadable).__name__})"
+        said = f"{kind}: {message}" if message else kind
+    # Cut before masking too, so that a message of many megabytes costs nothing; far enough out that no secret is halved.
+    masked = str(redact(said[: 100 * ERROR_LENGTH]))
+    return masked if len(masked) <= ERROR_LENGTH else masked[: ERROR_LENGTH - 1] + "…"
+
+
+def _measured(context: Context) -> dict[str, float | int]:
+    if _start is None or _start.task_instance != str(context["ti"].id):
+        return {}
+    return {
+        "seconds": round(time.perf_counter() - _start.seconds, 6),
+        "cpu_seconds": round(_cpu_seconds() - _start.cpu_seconds, 6),
+        "peak_memory_bytes": _peak_memory_bytes(),
+    }
+
+
+def _cpu_seconds() -> float:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _peak_memory_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return (
+        max(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        )
+        * unit
+    )

@@ -1,0 +1,81 @@
+"""Names of branches: how they are made, ordered and listed, at parse time and on the worker."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["indexed_names", "instance_name", "listing", "natural_key", "unusable_because"]
+
+MAX_TASK_ID_LENGTH = 250
+"""Longest task id that Airflow takes."""
+
+_DIGITS = re.compile(r"([0-9]+)")
+_USABLE = re.compile(r"[\w.-]+")
+
+
+def natural_key(name: str) -> tuple[tuple[tuple[str, int], ...], str]:
+    """
+    Sort key that puts ``process_10`` after ``process_9``.
+
+    :param name: A task id or the name of a branch.
+    """
+    parts = _DIGITS.split(name)
+    pairs = tuple((text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True))
+    return pairs, name
+
+
+def indexed_names(label: str, count: int) -> tuple[str, ...]:
+    """
+    Names of ``count`` branches: ``label_0``, ``label_1``, ….
+
+    :param label: The group's own id, without its parents'.
+    :param count: How many.
+    """
+    return tuple(f"{label}_{index}" for index in range(count))
+
+
+def instance_name(task_id: str, map_index: int) -> str:
+    """
+    Name of one instance of a mapped task, ``id[map_index]``.
+
+    :param task_id: Full id of the mapped task.
+    :param map_index: Index of the instance.
+    """
+    return f"{task_id}[{map_index}]"
+
+
+def unusable_because(name: object, *, prefix: str = "") -> str | None:
+    """
+    Why Airflow would refuse this name as the last part of a task id; None when it would not.
+
+    :param name: The name as the author gave it.
+    :param prefix: What comes before it in the task id, its dot included.
+    """
+    if not isinstance(name, str):
+        return f"{name!r} is of type {type(name).__name__}; a name is a str"
+    if not _USABLE.fullmatch(name):
+        return f"{name!r} is not made of letters, digits, '_', '-' and '.' alone"
+    if len(prefix) + len(name) > MAX_TASK_ID_LENGTH:
+        return (
+            f"{name!r} makes a task id of {len(prefix) + len(name)} characters; "
+            f"Airflow takes {MAX_TASK_ID_LENGTH}"
+        )
+    return None
+
+
+def listing(names: Iterable[str], *, limit: int = 20) -> str:
+    """
+    Names for an error message: quoted, in natural order, at most ``limit`` of them, and how many more there are.
+
+    :param names: The names, in any order.
+    :param limit: How many are spelled out.
+    """
+    ordered = sorted(names, key=natural_key)
+    if not ordered:
+        return "none"
+    said = ", ".join(repr(name) for name in ordered[:limit])
+    return f"{said} and {len(ordered) - limit} more" if len(ordered) > limit else said

@@ -1,0 +1,295 @@
+"""Turns branches' times into speed-up, overhead and stragglers; used when the branches have run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from airflow_fanout.names import natural_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "BranchTiming",
+    "GroupSummary",
+    "SlowBranch",
+    "format_ratio",
+    "format_seconds",
+    "format_share",
+    "summarize",
+]
+
+NOT_RECORDED = "\N{EN DASH}"
+REMOVED = "removed"
+
+SHORTEST_IN_SECONDS = 100
+"""Milliseconds from which on a duration is written in seconds."""
+
+MINUTE = 60
+HOUR = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchTiming:
+    """
+    When one branch (or item) was queued and ran, and what it recorded about itself.
+
+    The datetimes are the last try's, all aware or, in one call of :func:`summarize`, all naive.
+
+    :param name: The branch's name.
+    :param state: Its state, as Airflow or the outcome has it: ``success``, ``failed``, ``running``, …
+    :param queued: When the scheduler queued it; None if that wasn't recorded or it never was. After a
+        deferral Airflow knows only when it was queued to resume; its start is then taken instead.
+    :param started: When it started; None if it hasn't.
+    :param ended: When it ended; None if it hasn't.
+    :param work_seconds: Wall-clock seconds measured inside ``execute``; None if it recorded nothing.
+    :param cpu_seconds: CPU seconds used inside ``execute``; None if it recorded nothing.
+    :param peak_memory_bytes: Peak memory in bytes; None if it recorded nothing.
+    :param tries: Number of tries so far; None if that isn't known.
+    :raises ValueError: If ``work_seconds`` is negative, infinite or not a number.
+    """
+
+    name: str
+    state: str
+    queued: datetime | None
+    started: datetime | None
+    ended: datetime | None
+    work_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    tries: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse work that would spoil every sum it is in."""
+        if self.work_seconds is not None and not 0 <= self.work_seconds < math.inf:
+            msg = f"Branch {self.name!r}: expected work_seconds of 0 or more, not {self.work_seconds}"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowBranch:
+    """
+    One of the slowest branches.
+
+    :param name: The branch's name.
+    :param seconds: How long it took, in seconds.
+    :param measure: ``work`` if it recorded its seconds inside ``execute``, ``elapsed`` if all that is known
+        is the time from its start to its end.
+    """
+
+    name: str
+    seconds: float
+    measure: Literal["work", "elapsed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSummary:
+    """
+    The figures of one group; each is None where what it needs wasn't recorded.
+
+    :param branches: Number of branches by state, states sorted: ``{"failed": 1, "success": 7}``.
+    :param total: Number of branches that the figures are about: all but the ``removed``.
+    :param recorded: How many of them recorded their work.
+    :param work_seconds: Sum of the recorded work; what ``total - recorded`` branches did comes on top.
+    :param wall_seconds: From the first queued to the last end, without the branches that were skipped or
+        failed unqueued. None until all have ended, or if it isn't known when one that ran was queued.
+    :param speed_up: Sum of work divided by wall: a lower bound if ``recorded`` is less than ``total``.
+    :param overhead_share: 1 less sum of work divided by sum of (end - queued), over the branches with
+        recorded work. Below 0 only where clocks disagree.
+    :param slowest: The slowest branches, slowest first, equals in natural order of their names.
+    :param peak_concurrency: Greatest number of branches that ran at one moment.
+    :param elapsed_sum_seconds: Sum of (end - start) over the branches that have both.
+    """
+
+    branches: dict[str, int]
+    total: int
+    recorded: int
+    work_seconds: float | None
+    wall_seconds: float | None
+    speed_up: float | None
+    overhead_share: float | None
+    slowest: tuple[SlowBranch, ...]
+    peak_concurrency: int
+    elapsed_sum_seconds: float | None
+
+
+def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSummary:
+    """
+    Work out a group's figures; the order of the branches makes no difference.
+
+    ``removed`` branches are counted by state and left out of every figure: their times are those of an
+    earlier, longer list. To see a running group's figures so far, hand in the present as ``ended``.
+
+    :param timings: The group's branches.
+    :param slowest: How many of the slowest branches to name.
+    :return: The figures.
+    :raises ValueError: If naive and aware datetimes are mixed, or ``slowest`` is negative.
+    """
+    if slowest < 0:
+        msg = f"slowest: expected 0 or more, not {slowest}"
+        raise ValueError(msg)
+    timings = list(timings)
+    _refuse_mixed_datetimes(timings)
+    counted = [_last_try(timing) for timing in timings if timing.state != REMOVED]
+    recorded = [timing.work_seconds for timing in counted if timing.work_seconds is not None]
+    elapsed = [seconds for timing in counted if (seconds := _elapsed_seconds(timing)) is not None]
+    work_seconds = math.fsum(recorded) if recorded else None
+    wall_seconds = _wall_seconds(counted)
+    return GroupSummary(
+        branches=dict(sorted(Counter(timing.state for timing in timings).items())),
+        total=len(counted),
+        recorded=len(recorded),
+        work_seconds=work_seconds,
+        wall_seconds=wall_seconds,
+        speed_up=_ratio(work_seconds, wall_seconds),
+        overhead_share=_overhead_share(counted),
+        slowest=_slowest(counted)[:slowest],
+        peak_concurrency=_peak_concurrency(counted),
+        elapsed_sum_seconds=math.fsum(elapsed) if elapsed else None,
+    )
+
+
+def format_seconds(seconds: float | None) -> str:
+    """
+    Write a duration for people.
+
+    :param seconds: Seconds; None if they weren't recorded.
+    :return: ``40 ms``, ``3.0 s``, ``1 min 12 s``, ``2 h 5 min``, or a dash.
+    """
+    if seconds is None:
+        return NOT_RECORDED
+    if seconds < 0:
+        return f"-{format_seconds(-seconds)}"
+    # Each unit is chosen by the rounded number, so that 59.96 is 1 min 0 s and not 60.0 s.
+    milliseconds = round(seconds * 1000)
+    if 0 < milliseconds < SHORTEST_IN_SECONDS:
+        return f"{milliseconds} ms"
+    if round(seconds, 1) < MINUTE:
+        return f"{seconds:.1f} s"
+    if round(seconds) < HOUR:
+        minutes, rest = divmod(round(seconds), MINUTE)
+        return f"{minutes} min {rest} s"
+    hours, rest = divmod(round(seconds / MINUTE), HOUR // MINUTE)
+    return f"{hours} h {rest} min"
+
+
+def format_ratio(ratio: float | None) -> str:
+    """
+    Write a speed-up for people.
+
+    :param ratio: The ratio; None if it isn't known.
+    :return: One decimal and a multiplication sign, or a dash.
+    """
+    return NOT_RECORDED if ratio is None else f"{ratio:.1f}\N{MULTIPLICATION SIGN}"
+
+
+def format_share(share: float | None) -> str:
+    """
+    Write a share of 1 for people.
+
+    :param share: The share; None if it isn't known.
+    :return: Whole per cent such as ``34 %``, or a dash.
+    """
+    return NOT_RECORDED if share is None else f"{round(share * 100)} %"
+
+
+def _refuse_mixed_datetimes(timings: Sequence[BranchTiming]) -> None:
+    names: dict[bool, str] = {}
+    for timing in timings:
+        for moment in (timing.queued, timing.started, timing.ended):
+            if moment is not None:
+                names.setdefault(moment.utcoffset() is not None, timing.name)
+    if len(names) > 1:
+        msg = (
+            "Expected datetimes that are all aware or all naive, not both: "
+            f"branch {names[True]!r} has an aware one, branch {names[False]!r} a naive one"
+        )
+        raise ValueError(msg)
+
+
+def _last_try(timing: BranchTiming) -> BranchTiming:
+    """Keep the times that belong to the last try, in UTC."""
+    queued, started, ended = (_utc(moment) for moment in (timing.queued, timing.started, timing.ended))
+    if queued is not None and ended is not None and ended < queued:
+        # Waiting for its next try: Airflow keeps the earlier one's start and end until that starts.
+        started = ended = None
+    elif queued is None and started == ended and timing.work_seconds is None:
+        # Never ran: the scheduler stamps upstream_failed and skipped tasks with one moment as start and end.
+        started = ended = None
+    elif started is not None and ended is not None and ended < started:
+        # Two machines' clocks disagree: how long it ran can't be told.
+        started = None
+    if queued is not None and started is not None and started < queued:
+        # Deferred, queued again to resume: Airflow keeps the start and overwrites when it was first queued.
+        queued = started
+    return replace(timing, queued=queued, started=started, ended=ended)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    # Python subtracts datetimes of one zone as clocks on the wall show them: an hour off when they change.
+    return moment if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)
+
+
+def _elapsed_seconds(timing: BranchTiming) -> float | None:
+    return _seconds_between(timing.started, timing.ended)
+
+
+def _seconds_between(first: datetime | None, last: datetime | None) -> float | None:
+    return None if first is None or last is None else (last - first).total_seconds()
+
+
+def _wall_seconds(timings: Sequence[BranchTiming]) -> float | None:
+    ran = [
+        timing
+        for timing in timings
+        if not (timing.queued is None and timing.started is None and timing.ended is None)
+    ]
+    queued = [timing.queued for timing in ran if timing.queued is not None]
+    ended = [timing.ended for timing in ran if timing.ended is not None]
+    if not ran or len(queued) < len(ran) or len(ended) < len(ran):
+        return None
+    return _seconds_between(min(queued), max(ended))
+
+
+def _overhead_share(timings: Sequence[BranchTiming]) -> float | None:
+    pairs = [
+        (timing.work_seconds, seconds)
+        for timing in timings
+        if timing.work_seconds is not None
+        and (seconds := _seconds_between(timing.queued, timing.ended)) is not None
+    ]
+    ratio = _ratio(math.fsum(work for work, _ in pairs), math.fsum(seconds for _, seconds in pairs))
+    return None if ratio is None else 1 - ratio
+
+
+def _ratio(dividend: float | None, divisor: float | None) -> float | None:
+    return None if dividend is None or divisor is None or divisor <= 0 else dividend / divisor
+
+
+def _slowest(timings: Sequence[BranchTiming]) -> tuple[SlowBranch, ...]:
+    slow: list[SlowBranch] = []
+    for timing in timings:
+        if timing.work_seconds is not None:
+            slow.append(SlowBranch(name=timing.name, seconds=timing.work_seconds, measure="work"))
+        elif (seconds := _elapsed_seconds(timing)) is not None:
+            slow.append(SlowBranch(name=timing.name, seconds=seconds, measure="elapsed"))
+    return tuple(sorted(slow, key=lambda branch: (-branch.seconds, natural_key(branch.name))))
+
+
+def _peak_concurrency(timings: Sequence[BranchTiming]) -> int:
+    changes: list[tuple[datetime, int]] = []
+    for timing in timings:
+        if timing.started is not None:
+            changes.append((timing.started, 1))
+            if timing.ended is not None:
+                changes.append((timing.ended, -1))
+    peak = running = 0
+    # At the same moment an end (-1) sorts before a start: the one hands its slot to the other.
+    for _, change in sorted(changes):
+        running += change
+        peak = max(peak, running)
+    return peak

@@ -1,0 +1,287 @@
+"""What came of each branch, and the read-only mapping that a fan-in's function is given; on the worker."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Protocol
+
+from airflow_fanout.exceptions import MergeConflictError
+from airflow_fanout.names import listing
+from airflow_fanout.policy import FAILED_STATES, MISSING_STATES, State
+
+__all__ = ["BranchOutcome", "FanInResults", "Page", "ReadyPage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchOutcome:
+    """
+    What became of one declared branch.
+
+    :param name: The branch's name.
+    :param index: Its place among the declared, from 0.
+    :param state: ``success``, ``failed``, ``upstream_failed``, ``skipped``, ``missing`` (succeeded, but left no
+        value) or ``removed`` (no longer declared).
+    :param value: What it returned, if it succeeded; else None.
+    :param error: ``"ValueError: message"`` with secrets masked, or why there is no value; None if there is no
+        more to say.
+    :param task_id: Id of the task that the value comes from, or of the task that failed.
+    :param map_index: Index of its instance; -1 if it is not mapped.
+    :param duration: Seconds from start to end of the last try, as Airflow shows them; None if it never started.
+    """
+
+    name: str
+    index: int
+    state: State
+    value: Any = None
+    error: str | None = None
+    task_id: str = ""
+    map_index: int = -1
+    duration: float | None = None
+
+
+class Page(Protocol):
+    """A run of consecutive branches whose outcomes are read together."""
+
+    def __len__(self) -> int:
+        """Return the number of branches."""
+
+    @property
+    def states(self) -> Sequence[State]:
+        """State of each branch, in order; known without reading a value."""
+
+    def find(self, name: str) -> int | None:
+        """Return the place of a branch within the page, or None if it is not here."""
+
+    def durations(self) -> Iterator[tuple[str, float | None]]:
+        """Yield name and duration of each branch, in order; known without reading a value."""
+
+    def read(self) -> Sequence[BranchOutcome]:
+        """Return the outcomes, values included, in order."""
+
+
+class ReadyPage:
+    """
+    A page that is in memory.
+
+    :param outcomes: The outcomes, in order.
+    """
+
+    def __init__(self, outcomes: Sequence[BranchOutcome]) -> None:
+        self._outcomes = tuple(outcomes)
+        self._places = {outcome.name: place for place, outcome in enumerate(self._outcomes)}
+        self.states = tuple(outcome.state for outcome in self._outcomes)
+
+    def __len__(self) -> int:
+        """Return the number of branches."""
+        return len(self._outcomes)
+
+    def find(self, name: str) -> int | None:
+        """Return the place of a branch within the page, or None."""
+        return self._places.get(name)
+
+    def durations(self) -> Iterator[tuple[str, float | None]]:
+        """Yield name and duration of each branch."""
+        return ((outcome.name, outcome.duration) for outcome in self._outcomes)
+
+    def read(self) -> Sequence[BranchOutcome]:
+        """Return the outcomes."""
+        return self._outcomes
+
+
+class _Ledger:
+    """Pages as one sequence of outcomes, of which one page is in memory at a time."""
+
+    def __init__(self, pages: Sequence[Page]) -> None:
+        self.pages = tuple(pages)
+        self._starts = [0, *accumulate(len(page) for page in self.pages)]
+        self._held: tuple[int, Sequence[BranchOutcome]] | None = None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, place: int) -> BranchOutcome:
+        number = bisect_right(self._starts, place) - 1
+        if self._held is None or self._held[0] != number:
+            self._held = (number, self.pages[number].read())
+        return self._held[1][place - self._starts[number]]
+
+    def states(self) -> Iterator[State]:
+        for page in self.pages:
+            yield from page.states
+
+    def find(self, name: str) -> int | None:
+        for number, page in enumerate(self.pages):
+            place = page.find(name)
+            if place is not None:
+                return self._starts[number] + place
+        return None
+
+    def places(self, wanted: Callable[[State], bool]) -> Iterator[int]:
+        return (place for place, state in enumerate(self.states()) if wanted(state))
+
+
+class _Outcomes(Mapping[str, BranchOutcome]):
+    """Every declared branch's outcome by name, in declared order, read page by page."""
+
+    def __init__(self, ledger: _Ledger) -> None:
+        self._ledger = ledger
+
+    def __getitem__(self, name: str) -> BranchOutcome:
+        place = self._ledger.find(name)
+        if place is None:
+            raise KeyError(name)
+        return self._ledger[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._ledger[place].name for place in range(len(self._ledger)))
+
+    def __len__(self) -> int:
+        return len(self._ledger)
+
+    def __repr__(self) -> str:
+        return f"<outcomes of {len(self)} branches>"
+
+
+class FanInResults(Mapping[str, Any]):
+    """
+    What the successful branches returned: ``{name: value}``, read-only, in declared order.
+
+    Values are read as they are asked for, a page at a time, so that a loop over ``results.items()`` holds one page
+    in memory however many branches there are.
+
+    :param pages: Every declared branch, in declared order.
+    """
+
+    def __init__(self, pages: Sequence[Page]) -> None:
+        self._ledger = _Ledger(pages)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return what the branch of this name returned; a KeyError tells why there is nothing."""
+        place = self._ledger.find(name)
+        if place is None:
+            message = f"no branch is named {name!r}; branches: {listing(self.outcomes)}"
+            raise KeyError(message)
+        outcome = self._ledger[place]
+        if outcome.state != "success":
+            because = f" ({outcome.error})" if outcome.error else ""
+            message = f"branch {name!r} has no value: it is {outcome.state}{because}"
+            raise KeyError(message)
+        return outcome.value
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a branch of this name succeeded."""
+        place = self._ledger.find(name) if isinstance(name, str) else None
+        return place is not None and self._ledger[place].state == "success"
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the successful branches, in declared order."""
+        return (outcome.name for outcome in self.successes())
+
+    def __len__(self) -> int:
+        """Return the number of successful branches."""
+        return self._success_count
+
+    def __repr__(self) -> str:
+        """Return how many of the declared branches succeeded."""
+        return f"<results of {len(self)} of {len(self._ledger)} branches>"
+
+    @property
+    def outcomes(self) -> Mapping[str, BranchOutcome]:
+        """Outcome of every declared branch by name, in declared order."""
+        return _Outcomes(self._ledger)
+
+    @cached_property
+    def failed(self) -> Mapping[str, BranchOutcome]:
+        """Outcomes of the branches that are ``failed`` or ``upstream_failed``, by name."""
+        return self._part(FAILED_STATES)
+
+    @cached_property
+    def skipped(self) -> Mapping[str, BranchOutcome]:
+        """Outcomes of the branches that were ``skipped``, by name."""
+        return self._part({"skipped"})
+
+    @cached_property
+    def missing(self) -> Mapping[str, BranchOutcome]:
+        """Outcomes of the branches that are ``missing`` or ``removed``, by name."""
+        return self._part(MISSING_STATES)
+
+    def merge(self) -> dict[str, Any]:
+        """
+        Unite the dicts that the successful branches returned.
+
+        :raises MergeConflictError: If two branches wrote the same name.
+        :raises TypeError: If a branch returned something other than a mapping.
+        """
+        merged: dict[Any, Any] = {}
+        writers: dict[Any, list[str]] = {}
+        for branch, value in self.items():
+            if not isinstance(value, Mapping):
+                message = (
+                    f"merge() unites mappings; branch {branch!r} returned {type(value).__name__}. "
+                    f"Take its value by name instead: results[{branch!r}]"
+                )
+                raise TypeError(message)
+            for name in value:
+                writers.setdefault(name, []).append(branch)
+            merged.update(value)
+        conflicts = {name: branches for name, branches in writers.items() if len(branches) > 1}
+        if conflicts:
+            raise MergeConflictError(conflicts)
+        return merged
+
+    @cached_property
+    def _success_count(self) -> int:
+        return sum(state == "success" for state in self._ledger.states())
+
+    def successes(self) -> Iterator[BranchOutcome]:
+        """Outcomes of the successful branches, in declared order, page by page."""
+        for place in self._ledger.places(lambda state: state == "success"):
+            yield self._ledger[place]
+
+    def outcomes_in(self, states: Iterable[State]) -> Iterator[BranchOutcome]:
+        """Outcomes of the branches in these states, in declared order, page by page."""
+        wanted = frozenset(states)
+        return map(self._ledger.__getitem__, self._ledger.places(wanted.__contains__))
+
+    def states(self) -> Iterator[State]:
+        """State of every declared branch, in declared order; reads no values."""
+        return self._ledger.states()
+
+    def durations(self) -> Iterator[tuple[str, State, float | None]]:
+        """Name, state and duration of every declared branch, in declared order; reads no values."""
+        for page in self._ledger.pages:
+            for (name, duration), state in zip(page.durations(), page.states, strict=True):
+                yield name, state, duration
+
+    def _part(self, states: Iterable[State]) -> Mapping[str, BranchOutcome]:
+        return {outcome.name: outcome for outcome in self.outcomes_in(states)}
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and values of the successful branches, in declared order, each page read once."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Values of the successful branches, in declared order, each page read once."""
+        return _Values(self)
+
+
+class _Items(ItemsView[str, Any]):
+    """Pairs in the order of the pages; ``ItemsView`` itself would look each name up again."""
+
+    _mapping: FanInResults
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return ((outcome.name, outcome.value) for outcome in self._mapping.successes())
+
+
+class _Values(ValuesView[Any]):
+    """Values in the order of the pages; ``ValuesView`` itself would look each name up again."""
+
+    _mapping: FanInResults
+
+    def __iter__(self) -> Iterator[Any]:
+        return (outcome.value for outcome in self._mapping.successes())

@@ -1,0 +1,181 @@
+"""What stands upstream of a fan-in: asked of the Dag's tasks, on the worker before anything is read and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
+from airflow_fanout.ledger import Source, States, unexpanded_state
+from airflow_fanout.names import listing, natural_key
+from airflow_fanout.task_group import FanOutGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from airflow.sdk import BaseOperator, TaskGroup
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    AnyOperator = BaseOperator | MappedOperator
+
+__all__ = [
+    "nearest_mapped_group",
+    "pass_on_what_came_before",
+    "sources_by_prefix",
+    "waiting_on_past",
+    "waits_on_past",
+]
+
+
+def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> list[Source]:
+    """
+    Match a prefix against the ids of a fan-in's direct upstream tasks, in natural order.
+
+    :param fan_in: The fan-in.
+    :param prefix: The prefix as rendered.
+    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
+    :raises PrefixError: If nothing matches, or a task that is neither upstream nor downstream does.
+    """
+    if not isinstance(prefix, str) or not prefix:
+        message = f"task_id_prefix: expected a prefix of task ids, not {prefix!r} (as rendered)"
+        raise PrefixError(message, prefix=str(prefix), candidates=())
+    helpers, branches = _of_this_package(fan_in)
+    _refuse_strays(fan_in, prefix, helpers)
+    upstream = [task for task in fan_in.upstream_list if task.task_id.startswith(prefix)]
+    if not upstream:
+        candidates = sorted(fan_in.upstream_task_ids - helpers, key=natural_key)
+        message = f"No upstream task id starts with {prefix!r}; upstream: {listing(candidates)}"
+        raise PrefixError(message, prefix=prefix, candidates=candidates)
+    return [
+        Source(
+            name=task.task_id,
+            task_id=task.task_id,
+            mapped=_is_expanded(task, fan_in),
+            recorded=task.task_id in branches,
+            map_index=map_index if nearest_mapped_group(task.task_group) else -1,
+        )
+        for task in sorted(upstream, key=lambda task: natural_key(task.task_id))
+        if task.task_id not in helpers
+    ]
+
+
+def pass_on_what_came_before(
+    fan_in: BaseOperator, states: States, sources: Sequence[Source], map_index: int
+) -> None:
+    """
+    Fail or skip with a direct upstream that is no branch, or with mapped branches that never came to be.
+
+    :param fan_in: The fan-in.
+    :param states: States of the run's finished instances.
+    :param sources: What the fan-in collects.
+    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
+    :raises UpstreamFailedError: If one of them failed.
+    :raises AirflowSkipException: If one of them was skipped.
+    """
+    collected = {source.task_id for source in sources}
+    found = {
+        task.task_id: set(_states_of(states, task, fan_in, map_index))
+        for task in fan_in.upstream_list
+        if task.task_id not in collected and not task.is_teardown
+    }
+    unexpanded = {
+        source.task_id: state
+        for source in sources
+        if source.mapped and (state := unexpanded_state(states, source.task_id))
+        # An empty list leaves one skipped instance, and so does a skipped upstream.
+        if state != "skipped" or not _had_no_items(fan_in, states, source.task_id)
+    }
+    found |= {task_id: {state} for task_id, state in unexpanded.items()}
+    if failed := [task_id for task_id, its in found.items() if its & {"failed", "upstream_failed"}]:
+        causes = _causes(fan_in, states, failed)
+        because = f" (because of {listing(causes)})" if causes else ""
+        message = f"Failed, and no branch: {listing(failed)}{because}. No branch can make up for that."
+        raise UpstreamFailedError(message, task_ids=failed)
+    if skipped := [task_id for task_id, its in found.items() if "skipped" in its]:
+        message = f"Skipped, and no branch: {listing(skipped)}"
+        raise AirflowSkipException(message)
+    if unexpanded:
+        message = (
+            f"Marked by hand before it was expanded, so that nobody knows its branches: {listing(unexpanded)}"
+        )
+        raise UpstreamFailedError(message, task_ids=list(unexpanded))
+
+
+def waits_on_past(task: AnyOperator) -> bool:
+    """Whether a task waits for its own success, or its downstream's, in the run before."""
+    return bool(task.depends_on_past or task.wait_for_downstream)
+
+
+def waiting_on_past(task_ids: Sequence[str]) -> str:
+    """Why a tolerance over such tasks is refused."""
+    return (
+        f"a tolerance over tasks with depends_on_past or wait_for_downstream ({listing(task_ids)}) would let this run "
+        "succeed and the next one wait for ever; take that off the branches, or tolerate nothing"
+    )
+
+
+def nearest_mapped_group(group: TaskGroup | None) -> str | None:
+    """Id of the mapped task group that a group is, or is in; None if there is none."""
+    nearest = next(group.iter_mapped_task_groups(), None) if group is not None else None
+    return None if nearest is None else nearest.group_id
+
+
+def _of_this_package(fan_in: BaseOperator) -> tuple[set[str], set[str]]:
+    """Ids of this package's helper tasks and of its branches' tasks, in the whole Dag."""
+    helpers: set[str] = set()
+    branches: set[str] = set()
+    for group in fan_in.dag.task_group.get_task_group_dict().values():
+        if isinstance(group, FanOutGroup):
+            helpers |= {group.placeholder_task_id} if group.placeholder_task_id else set()
+            branches.update(task_id for branch in group.declared.branches for task_id in branch.task_ids)
+    return helpers, branches
+
+
+def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: set[str]) -> None:
+    known = {fan_in.task_id, *helpers}
+    known |= fan_in.get_flat_relative_ids(upstream=True) | fan_in.get_flat_relative_ids(upstream=False)
+    strays = [
+        task_id for task_id in fan_in.dag.task_dict if task_id.startswith(prefix) and task_id not in known
+    ]
+    if strays:
+        message = (
+            f"{len(strays)} tasks start with {prefix!r} and are neither upstream nor downstream of {fan_in.task_id!r}: "
+            f"{listing(strays)}. Wire them (task >> fan_in), or choose a longer prefix; upstream: "
+            f"{listing(fan_in.upstream_task_ids)}"
+        )
+        raise PrefixError(message, prefix=prefix, candidates=sorted(strays, key=natural_key))
+
+
+def _had_no_items(fan_in: BaseOperator, states: States, task_id: str) -> bool:
+    task = fan_in.dag.get_task(task_id)
+    return all(
+        state == "success"
+        for upstream in task.upstream_list
+        for state in _states_of(states, upstream, task, -1)
+    )
+
+
+def _causes(fan_in: BaseOperator, states: States, task_ids: Sequence[str]) -> list[str]:
+    """Failed tasks further up, for those that are only ``upstream_failed``."""
+    before = {
+        i for task_id in task_ids for i in fan_in.dag.get_task(task_id).get_flat_relative_ids(upstream=True)
+    }
+    return sorted(
+        {task_id for (task_id, _), its in states.items() if task_id in before and its.state == "failed"}
+    )
+
+
+def _is_expanded(task: AnyOperator, reader: BaseOperator) -> bool:
+    """Whether a reader sees many instances of a task: it is mapped, or in a mapped group that the reader is not in."""
+    its, ours = nearest_mapped_group(task.task_group), nearest_mapped_group(reader.task_group)
+    return bool(task.is_mapped) or (its is not None and its != ours)
+
+
+def _states_of(states: States, task: AnyOperator, reader: AnyOperator, map_index: int) -> Iterator[str]:
+    """States of the instances of a task that a reader has before it."""
+    its, ours = nearest_mapped_group(task.task_group), nearest_mapped_group(reader.task_group)
+    together = its is not None and its == ours and map_index >= 0
+    for (task_id, at), found in states.items():
+        if task_id == task.task_id and (not together or at == map_index):
+            yield found.state
