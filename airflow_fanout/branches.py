@@ -117,23 +117,28 @@ class FunctionBranch:
                 positional = (item,)
         decorator = self.decorator.override(task_id=name)
         decorator.kwargs.pop("op_kwargs", None)  # they are in `bound`; Airflow would pass them twice
-        operator = decorator(*positional, **arguments).operator
+        operator: BaseOperator = decorator(*positional, **arguments).operator  # type: ignore[attr-defined]
         add_hooks(operator)
         return operator
 
     @property
     def signature(self) -> str:
         """The function with its parameters' names, for messages."""
-        stars = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+        stars: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
         names = (f"{stars.get(parameter.kind, '')}{name}" for name, parameter in self.parameters.items())
         return f"{self.title}({', '.join(names)})"
 
     def _item_parameter(self, bound: Collection[str]) -> Parameter | None:
+        by_name = False
         for name, parameter in self.parameters.items():
-            if parameter.kind is Parameter.VAR_KEYWORD:
+            if parameter.kind is Parameter.VAR_KEYWORD or (
+                by_name and parameter.kind is Parameter.VAR_POSITIONAL
+            ):
                 return None
             if name not in bound and name not in KNOWN_CONTEXT_KEYS:
                 return parameter
+            if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
+                by_name = True  # it is given by name, so nothing can be given by position after it
         return None
 
     def _refuse(self, argument: str, problem: str) -> NoReturn:
@@ -161,15 +166,16 @@ def function_branch(owner: str, argument: str, branch: object) -> FunctionBranch
             raise DeclarationTypeError(owner, argument, f"functools.partial does not fit: {unfit}") from unfit
         bound = {**by_position, **target.keywords, **bound}
         target = target.func
-    if is_decorated_task(target):
+    if callable(target) and is_decorated_task(target):
         _refuse_helpers_and_skippers(owner, argument, target)
         decorated_bound = target.kwargs.get("op_kwargs") or {}
         return FunctionBranch(
             owner=owner, argument=argument, decorator=target, bound={**decorated_bound, **bound}
         )
     if inspect.isfunction(target) or inspect.ismethod(target):
-        # multiple_outputs: Airflow would push each key of a dict apart because of `-> dict`, one request for each.
-        decorator = task(multiple_outputs=False)(target)
+        # multiple_outputs: Airflow would push each key of a dict apart because of `-> dict`, one request for
+        # each.
+        decorator: Any = task(multiple_outputs=False)(target)
         return FunctionBranch(owner=owner, argument=argument, decorator=decorator, bound=bound)
     raise DeclarationTypeError(
         owner, argument, f"expected a @task function or a plain one, found {_found(target)}"
@@ -206,8 +212,8 @@ def _refuse_helpers_and_skippers(owner: str, argument: str, decorated: _TaskDeco
         raise DeclarationValueError(owner, argument, problem)
     if getattr(decorated.operator_class, "_can_skip_downstream", False):
         problem = (
-            f"{title} is a {decorated.operator_class.__name__}, which skips the tasks after it, so the fan-in would "
-            "never run; raise AirflowSkipException in a plain @task to skip the one branch"
+            f"{title} is a {decorated.operator_class.__name__}, which skips the tasks after it: the fan-in "
+            "would never run; raise AirflowSkipException in a plain @task to skip the one branch"
         )
         raise DeclarationValueError(owner, argument, problem)
 

@@ -35,7 +35,7 @@ class FanInChecks:
         if (fan_out is None) == (task_id_prefix is None):
             self._value(
                 "fan_out",
-                f"expected exactly one of fan_out= and task_id_prefix=, found {'none' if fan_out is None else 'both'}",
+                f"expected fan_out= or task_id_prefix=, found {'neither' if fan_out is None else 'both'}",
             )
         if fan_out is not None and not isinstance(fan_out, FanOutGroup):
             hint = (
@@ -85,11 +85,11 @@ class FanInChecks:
             )
         try:
             signature = inspect.signature(python_callable)
-            signature.bind_partial(object(), **(op_kwargs or {}))  # type: ignore[arg-type]
+            signature.bind_partial(object(), **(op_kwargs or {}))
         except (TypeError, ValueError) as unfit:
             self._type(
                 "python_callable",
-                f"can't be called with the results as first argument and op_kwargs {listing(op_kwargs or {})}: {unfit}",
+                f"can't be called with the results first and op_kwargs {listing(op_kwargs or {})}: {unfit}",
             )
 
     def check_policy(self, policy: Policy) -> None:
@@ -147,8 +147,8 @@ class FanInChecks:
         if rule is not None and not (by_default == rule == "all_done"):
             self._value(
                 "trigger_rule",
-                f"found {str(rule)!r}; a fan-in runs when all branches have ended and decides by min_success= and "
-                "min_success_ratio=; leave it out",
+                f"found {str(rule)!r}; a fan-in runs when all branches have ended, and decides by "
+                "min_success= and min_success_ratio=; leave it out",
             )
         if not fail_fast:
             return

@@ -1,4 +1,4 @@
-"""What was declared, as plain values that outlive the Dag file: made at parse time, read wherever a run is judged."""
+"""What was declared, as plain values that outlive the Dag file; made when the Dag is parsed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["DeclaredBranch", "DeclaredGroup", "describe_fan_in", "read_fan_in"]
 
 NAMES_BUDGET = 3_000
-"""Characters that names may take: Airflow cuts a serialized template field at 4,096 (``max_templated_field_length``)."""
+"""Characters that names may take; Airflow cuts a template field at 4,096 (``max_templated_field_length``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class DeclaredGroup:
     A fan-out group as declared.
 
     :param group_id: Full id of the group.
-    :param prefix: What stands before a branch's name in its task id, the dot included; "" where the group does
-        not prefix.
+    :param prefix: What stands before a branch's name in its task id, the dot included; "" where the group
+        does not prefix.
     :param branches: The branches, in declared order.
     """
 
@@ -99,13 +99,13 @@ def read_fan_in(
     text: str, *, task_ids: Iterable[str], upstream_task_ids: Iterable[str] = ()
 ) -> tuple[DeclaredGroup | None, str | None, str, Policy]:
     """
-    Read what :func:`describe_fan_in` wrote, as CLI and web UI do: from the serialized Dag, without the Dag file.
+    Read what :func:`describe_fan_in` wrote, from the serialized Dag and without the Dag file.
 
     :param text: The description.
     :param task_ids: Ids of all tasks of the Dag, in any order.
     :param upstream_task_ids: Ids of the fan-in's direct upstream tasks; what a prefix is matched against.
-    :returns: The group (for a prefix: one with a branch for each upstream task that matches), the prefix, the XCom
-        key and the policy.
+    :returns: The group (for a prefix: one with a branch for each upstream task that matches), the prefix, the
+        XCom key and the policy.
     """
     said = json.loads(text)
     policy = said["policy"]
@@ -149,7 +149,8 @@ def _pack_names(names: Sequence[str]) -> dict[str, Any]:
         return {"label": label, "count": len(names)}
     if len(json.dumps(names)) <= NAMES_BUDGET:
         return {"names": list(names)}
-    # Too long for a template field: the task ids tell the names, so the order alone is kept, as far as it fits.
+    # Too long for a template field: the task ids tell the names, so the order alone is kept, as far as it
+    # fits.
     ordered = sorted(names, key=natural_key)
     places = {name: place for place, name in enumerate(ordered)}
     order = [places[name] for name in names]

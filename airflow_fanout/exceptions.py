@@ -50,7 +50,7 @@ class DeclarationTypeError(DeclarationError, TypeError):
 
 
 class FanInError(AirflowFailException):
-    """Base of a fan-in's verdicts against a run: running it again would change nothing, so Airflow does not retry."""
+    """Base of a fan-in's verdicts against a run, which Airflow does not retry: that would change nothing."""
 
 
 class TooFewBranchesError(FanInError):

@@ -1,4 +1,4 @@
-"""What a fan-in says of a run: its report as an XCom and the lines that name what went wrong; on the worker."""
+"""What a fan-in says of a run: its report, and the lines that name what went wrong; on the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each branch records of itself beside its value: added at parse time, run in the branch's own process."""
+"""What each branch records beside its value: added at parse time, run in the branch's own process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["NO_EXCEPTION_RECORDED", "RECORD_KEY", "add_hooks", "redacted_error"]
 
 RECORD_KEY = "fan_out_branch"
 """
-XCom key of a branch's record: ``{"state": "success", "has_value": bool}`` or ``{"state": "failed", "error": str}``,
-with ``seconds``, ``cpu_seconds`` and ``peak_memory_bytes`` where they were measured.
+XCom key of a branch's record: ``{"state": "success", "has_value": bool}`` or ``{"state": "failed", "error":
+str}``, with ``seconds``, ``cpu_seconds`` and ``peak_memory_bytes`` where they were measured.
 """
 
 ERROR_LENGTH = 500
@@ -67,8 +67,8 @@ def add_hooks(operator: BaseOperator) -> None:
 
     The hooks above are small because Airflow puts their source into the serialized Dag, once for each task.
 
-    :param operator: A task of a branch, after it was made: in ``default_args`` a hook would silence the author's
-        own, or be silenced by it.
+    :param operator: A task of a branch, after it was made: in ``default_args`` a hook would silence the
+        author's own, or be silenced by it.
     """
     operator._pre_execute_hook = _before(before_execute, operator._pre_execute_hook)  # noqa: SLF001 - no public way
     operator._post_execute_hook = _before(after_execute, operator._post_execute_hook)  # noqa: SLF001 - no public way
@@ -89,7 +89,8 @@ def start_clocks(context: Context) -> None:
 
 def record_success(context: Context, result: Any) -> None:
     """Push the record of a success; Airflow pushes the value itself afterwards."""
-    has_value = result is not None and context["task"].do_xcom_push
+    task: Any = context["task"]
+    has_value = result is not None and task.do_xcom_push
     context["ti"].xcom_push(RECORD_KEY, {"state": "success", "has_value": has_value, **_measured(context)})
 
 
@@ -97,8 +98,8 @@ def record_failure(context: Context) -> None:
     """
     Push the exception, redacted here because only this process knows the task's secrets.
 
-    FAILED reaches the server after the process has exited, so no fan-in comes before this record. Where the Dag
-    processor runs the callback for a killed process there is no exception and nothing to add.
+    FAILED reaches the server after the process has exited, so no fan-in comes before this record. Where the
+    Dag processor runs the callback for a killed process there is no exception and nothing to add.
     """
     exception = context.get("exception")
     if exception is None:
@@ -124,7 +125,8 @@ def redacted_error(exception: BaseException | str) -> str:
         except Exception as unreadable:
             message = f"(its message can't be read: {type(unreadable).__name__})"
         said = f"{kind}: {message}" if message else kind
-    # Cut before masking too, so that a message of many megabytes costs nothing; far enough out that no secret is halved.
+    # Cut before masking too, so that a message of many megabytes costs nothing; far enough out that no secret
+    # is halved.
     masked = str(redact(said[: 100 * ERROR_LENGTH]))
     return masked if len(masked) <= ERROR_LENGTH else masked[: ERROR_LENGTH - 1] + "…"
 

@@ -39,8 +39,8 @@ class Source:
     :param task_id: Full id of the task.
     :param mapped: Whether each of its instances is a branch.
     :param recorded: Whether it is a branch of this package, which records more than Airflow does.
-    :param map_index: Instance that is read if the task is not mapped: -1, or that of the mapped task group which
-        the fan-in runs in.
+    :param map_index: Instance that is read if the task is not mapped: -1, or that of the mapped task group
+        which the fan-in runs in.
     """
 
     name: str
@@ -58,7 +58,8 @@ def collect(reader: RunReader, states: States, sources: Sequence[Source], key: s
     :param states: States of the run's finished instances.
     :param sources: What was declared.
     :param key: XCom key of each branch's value.
-    :raises BranchesRunningError: If a branch is not finished: it was cleared after the fan-in had been started.
+    :raises BranchesRunningError: If a branch is not finished: it was cleared after the fan-in had been
+        started.
     """
     _refuse_unfinished(reader, states, sources)
     pages: list[Page] = []
@@ -81,7 +82,7 @@ def collect(reader: RunReader, states: States, sources: Sequence[Source], key: s
 
 
 def instances_of(states: States, task_id: str) -> dict[int, InstanceState]:
-    """Finished instances of a mapped task by map_index, in order; without the -1 of one that never expanded."""
+    """Finished instances of a mapped task by map_index, in order; none if it never expanded."""
     found = {index: state for (of, index), state in states.items() if of == task_id and index >= 0}
     return dict(sorted(found.items()))
 
@@ -134,8 +135,8 @@ def _refuse_unfinished(reader: RunReader, states: States, sources: Sequence[Sour
             unfinished.append(f"{running} instances of {listing(mapped)}")
     if unfinished:
         message = (
-            f"{len(unfinished)} branches are not finished: {listing(unfinished)}. They were cleared after this fan-in "
-            "had been started, or added to the Dag file after the run had. It takes them in when it runs again."
+            f"Branches are not finished: {listing(unfinished)}. They were cleared after this fan-in had been "
+            "started, or added to the Dag file after the run had. It takes them in when it runs again."
         )
         raise BranchesRunningError(message, names=unfinished)
 
@@ -180,21 +181,24 @@ def _read_value(
         return "missing", None, f"{GONE}: {gone}"
     if value is not NOTHING:
         return "success", value, None
+    why = _why_nothing(reader, found, source, key)
+    return ("success", None, None) if why is None else ("missing", None, why)
+
+
+def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: str) -> str | None:
+    """Why a success has no value; None if it returned None, which Airflow does not push."""
     if key != RETURN_VALUE:
-        # map_index >= 0 shares its key with its siblings; there a None that was pushed by hand can't be told apart.
-        if source.map_index < 0 and reader.pushed_none(source.task_id, key):
-            return "success", None, None
-        return "missing", None, f"it pushed nothing under the key {key!r}"
+        # With a map_index, siblings push under the same key: a None pushed by hand can't be told apart.
+        pushed_none = source.map_index < 0 and reader.pushed_none(source.task_id, key)
+        return None if pushed_none else f"it pushed nothing under the key {key!r}"
     if source.recorded:
         record = reader.record(source.task_id, source.map_index) or {}
         if record.get("state") != "success":
-            return "missing", None, MARKED_BY_HAND
-        return ("missing", None, GONE) if record.get("has_value") else ("success", None, None)
-    # Airflow gives a task that it never ran a duration of exactly 0 when it is marked success by hand. It runs no
-    # EmptyOperator either.
-    if not found.duration and found.operator != "EmptyOperator":
-        return "missing", None, MARKED_BY_HAND
-    return "success", None, None
+            return MARKED_BY_HAND
+        return GONE if record.get("has_value") else None
+    # Airflow gives a task that never ran a duration of exactly 0 when it is marked success by hand, and an
+    # EmptyOperator, which it does not run.
+    return None if found.duration or found.operator == "EmptyOperator" else MARKED_BY_HAND
 
 
 def _read_mapped(
@@ -257,7 +261,7 @@ class _MappedPage:
         self._index, self._start, self._instances = index, start, instances
         self._name = re.compile(re.escape(source.name) + r"\[([0-9]+)\]")
         self._places = {map_index: place for place, (map_index, _) in enumerate(instances)}
-        self.states: tuple[State, ...] = ("success",) * len(instances)
+        self.states: Sequence[State] = ["success"] * len(instances)
 
     def __len__(self) -> int:
         return len(self._instances)
@@ -280,7 +284,7 @@ class _MappedPage:
         )
         if len(values) != len(self._instances):
             message = (
-                f"{len(values)} values of {len(self._instances)} instances of {self._source.task_id!r} are left: "
+                f"{len(values)} values of {len(self._instances)} {self._source.task_id!r} are left: "
                 "they were cleared while they were being read"
             )
             raise BranchesRunningError(message, names=[self._source.name])

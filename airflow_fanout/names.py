@@ -69,7 +69,7 @@ def unusable_because(name: object, *, prefix: str = "") -> str | None:
 
 def listing(names: Iterable[str], *, limit: int = 20) -> str:
     """
-    Names for an error message: quoted, in natural order, at most ``limit`` of them, and how many more there are.
+    Names for an error message: quoted, in natural order, some of them, and how many more there are.
 
     :param names: The names, in any order.
     :param limit: How many are spelled out.

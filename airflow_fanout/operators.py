@@ -37,31 +37,33 @@ class FanInOperator(BaseOperator):
     """
     Collect what parallel branches returned, with every declared branch accounted for.
 
-    Its trigger rule is always ``all_done`` (in a ``fail_fast`` Dag ``all_success``, the only one that Airflow allows
-    there): it runs when all branches have ended, reads what became of each, and decides itself whether that is
-    enough. A verdict against the run fails it at once, without a retry, naming the branches.
+    Its trigger rule is always ``all_done`` (in a ``fail_fast`` Dag ``all_success``, the only one that Airflow
+    allows there): it runs when all branches have ended, reads what became of each, and decides itself whether
+    that is enough. A verdict against the run fails it at once, without a retry, naming the branches.
 
-    It pushes an XCom ``fan_out_report`` before the verdict: ``expected``, ``counted``, ``succeeded``, ``failed``,
-    ``skipped``, ``missing`` (numbers of branches), ``degraded``, ``total_branch_seconds``, ``longest_branch``,
-    ``longest_branch_seconds`` (over successful branches), and up to 20 ``problems`` (``name``, ``state``, ``error``).
+    It pushes an XCom ``fan_out_report`` before the verdict: ``expected``, ``counted``, ``succeeded``,
+    ``failed``, ``skipped``, ``missing`` (numbers of branches), ``degraded``, ``total_branch_seconds``,
+    ``longest_branch``, ``longest_branch_seconds`` (over successful branches), and up to 20 ``problems``
+    (``name``, ``state``, ``error``).
 
     :param task_id: Id of the fan-in.
     :param fan_out: The group whose branches to collect; ``group >> fan_in`` is wired here.
-    :param task_id_prefix: Or: what the full ids of its direct upstream tasks start with, mapped ones or not, made by
-        this package or not. A task that starts with it and is neither upstream nor downstream fails the fan-in.
-        (templated)
+    :param task_id_prefix: Or: what the full ids of its direct upstream tasks start with, mapped ones or not,
+        made by this package or not. A task that starts with it and is neither upstream nor downstream fails
+        the fan-in. (templated)
     :param key: XCom key to read of each branch.
     :param python_callable: Called with the results, a :class:`~airflow_fanout.results.FanInResults`
-        ``{name: value}``, then ``op_kwargs`` and the context values that it names (``ti``, ``ds``, …). Its value is
-        the fan-in's. Without it, the fan-in returns ``{name: value}``.
+        ``{name: value}``, then ``op_kwargs`` and the context values that it names (``ti``, ``ds``, …). Its
+        value is the fan-in's. Without it, the fan-in returns ``{name: value}``.
     :param op_kwargs: Further arguments for ``python_callable``. (templated)
-    :param min_success: Least number of branches that have to succeed; without it and ``min_success_ratio``, all.
-    :param min_success_ratio: Least share of the counted branches that have to succeed, 0 < ratio <= 1; rounded up,
-        exactly. With ``min_success``, both must hold.
-    :param count_skipped: Where there is a tolerance, what a skipped branch counts as: ``"exclude"`` (not at all),
-        ``"success"`` or ``"failure"``.
-    :param on_empty: What zero items mean: ``"succeed"`` (default without a tolerance), ``"fail"`` (default with
-        one) or ``"skip"``.
+    :param min_success: Least number of branches that have to succeed; without it and ``min_success_ratio``,
+        all.
+    :param min_success_ratio: Least share of the counted branches that have to succeed, 0 < ratio <= 1;
+        rounded up, exactly. With ``min_success``, both must hold.
+    :param count_skipped: Where there is a tolerance, what a skipped branch counts as: ``"exclude"`` (not at
+        all), ``"success"`` or ``"failure"``.
+    :param on_empty: What zero items mean: ``"succeed"`` (default without a tolerance), ``"fail"`` (default
+        with one) or ``"skip"``.
     :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
     """
@@ -114,7 +116,7 @@ class FanInOperator(BaseOperator):
             fan_out >> self
 
     @classmethod
-    def partial(cls, **kwargs: Any) -> NoReturn:  # type: ignore[override]  # noqa: ARG003 - Airflow's signature
+    def partial(cls, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
         """Refuse to be mapped: a fan-in is where the mapping ends."""
         message = (
             "FanInOperator can't be mapped with .partial().expand(): it collects all branches in one task. "

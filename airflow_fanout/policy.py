@@ -1,4 +1,4 @@
-"""Outcomes of branches -> what the fan-in decides; plain values in and out, at parse time and on the worker."""
+"""Outcomes of branches -> what the fan-in decides; plain values in and out, for parse time and worker."""
 
 from __future__ import annotations
 
@@ -66,8 +66,9 @@ class Policy:
     @property
     def problem_states(self) -> frozenset[State]:
         """States that count against the run."""
-        skipped: frozenset[State] = frozenset({"skipped"}) if self.count_skipped == "failure" else frozenset()
-        return FAILED_STATES | {"missing"} | skipped
+        skipped: tuple[State, ...] = ("skipped",) if self.count_skipped == "failure" else ()
+        states: set[State] = {*FAILED_STATES, "missing", *skipped}
+        return frozenset(states)
 
     def needed(self, counted: int) -> int:
         """
@@ -136,7 +137,8 @@ class Verdict:
 
     :param state: What becomes of the fan-in.
     :param counted: Number of branches that the threshold was measured against.
-    :param succeeded: Number of branches that were taken for successes, skipped ones by ``count_skipped`` included.
+    :param succeeded: Number of branches that were taken for successes, skipped ones by ``count_skipped``
+        included.
     :param needed: Number of successes that were needed.
     :param reason: Half a sentence for the log.
     :param empty: Whether there was nothing to fan in.

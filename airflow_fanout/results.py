@@ -23,14 +23,15 @@ class BranchOutcome:
 
     :param name: The branch's name.
     :param index: Its place among the declared, from 0.
-    :param state: ``success``, ``failed``, ``upstream_failed``, ``skipped``, ``missing`` (succeeded, but left no
-        value) or ``removed`` (no longer declared).
+    :param state: ``success``, ``failed``, ``upstream_failed``, ``skipped``, ``missing`` (succeeded, but left
+        no value) or ``removed`` (no longer declared).
     :param value: What it returned, if it succeeded; else None.
     :param error: ``"ValueError: message"`` with secrets masked, or why there is no value; None if there is no
         more to say.
     :param task_id: Id of the task that the value comes from, or of the task that failed.
     :param map_index: Index of its instance; -1 if it is not mapped.
-    :param duration: Seconds from start to end of the last try, as Airflow shows them; None if it never started.
+    :param duration: Seconds from start to end of the last try, as Airflow shows them; None if it never
+        started.
     """
 
     name: str
@@ -150,8 +151,8 @@ class FanInResults(Mapping[str, Any]):
     """
     What the successful branches returned: ``{name: value}``, read-only, in declared order.
 
-    Values are read as they are asked for, a page at a time, so that a loop over ``results.items()`` holds one page
-    in memory however many branches there are.
+    Values are read as they are asked for, a page at a time, so that a loop over ``results.items()`` holds one
+    page in memory however many branches there are.
 
     :param pages: Every declared branch, in declared order.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import attrs
@@ -19,17 +19,23 @@ from airflow_fanout.names import indexed_names, listing, unusable_because
 
 __all__ = ["FanOutGroup"]
 
+NAMES_SHOWN = 20
+"""Names that a group's documentation spells out."""
+
+VALUE_SHOWN = 80
+"""Characters of a bad value that an error shows."""
+
 _LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
 
 
 @attrs.define(repr=False, eq=False)
-class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
+class FanOutGroup(TaskGroup, ResolveMixin):
     """
     A task group of parallel branches: how many, what each runs, and nothing else.
 
-    One of ``count``, ``items`` and a mapping as ``branch`` says how many. A branch's name is ``<label>_<i>``, where
-    label is ``group_id`` without its parents', or the mapping's key; its task id is ``<group_id>.<name>``
-    (``prefix_group_id=False``: ``<name>``). What came of each branch is for a
+    One of ``count``, ``items`` and a mapping as ``branch`` says how many. A branch's name is ``<label>_<i>``,
+    where label is ``group_id`` without its parents', or the mapping's key; its task id is
+    ``<group_id>.<name>`` (``prefix_group_id=False``: ``<name>``). What came of each branch is for a
     :class:`~airflow_fanout.operators.FanInOperator`, given ``fan_out=`` this group.
 
     .. code-block:: python
@@ -37,11 +43,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
         process = FanOutGroup("process", branch=process_step, count=8, partial={"input_data": load_step()})
 
     :param group_id: Id of the group, as for any ``TaskGroup``.
-    :param branch: What one branch runs: a ``@task`` function (with ``.override()`` and ``.partial()`` if wanted) or a
-        plain function, which becomes a Python task; or a mapping ``{name: function}``, different work for each name.
+    :param branch: What one branch runs: a ``@task`` function (with ``.override()`` and ``.partial()`` if
+        wanted) or a plain function, which becomes a Python task; or a mapping ``{name: function}``, different
+        work for each name.
     :param count: Number of branches, 0 or more. A function with a parameter ``index`` is given 0, 1, ….
-    :param items: A list, or a mapping ``{name: item}``: one branch for each. The function gets its item as its first
-        parameter that is not bound; Airflow's context names (``ti``, ``ds``, …) don't count.
+    :param items: A list, or a mapping ``{name: item}``: one branch for each. The function gets its item as
+        its first parameter that is not bound; Airflow's context names (``ti``, ``ds``, …) don't count.
     :param partial: Arguments that are bound in every branch; values may be XComArgs.
     :param mapped: Whether one mapped task runs all branches. Not built yet: None or False.
     :param max_concurrency: Branches of a mapped group that run at once. Not built yet.
@@ -51,8 +58,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
     :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
 
-    All arguments of ``TaskGroup`` are taken too; ``default_args`` (retries, pool, queue, execution_timeout, …) hold
-    for every branch. ``tooltip`` and ``doc_md`` describe the branches unless they are given.
+    All arguments of ``TaskGroup`` are taken too; ``default_args`` (retries, pool, queue, execution_timeout,
+    …) hold for every branch. ``tooltip`` and ``doc_md`` describe the branches unless they are given.
     """
 
     branch: Any = attrs.field(kw_only=True)
@@ -74,7 +81,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
         """Check what was declared, then make the tasks."""
         self._check_arguments()
         plan = self._plan()
-        super().__attrs_post_init__()
+        super().__attrs_post_init__()  # type: ignore[no-untyped-call]
         self._check_names(plan)
         with self:
             if not plan:
@@ -96,8 +103,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
     def iter_references(self) -> NoReturn:
         """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
         message = (
-            f"{self._owner} was handed to a task as an argument, but a group has no single value. Collect its branches: "
-            f"FanInOperator(task_id=…, fan_out=<the group>, python_callable=…)"
+            f"{self._owner} was handed to a task as an argument, but a group has no single value. "
+            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…)"
         )
         raise TypeError(message)
 
@@ -122,15 +129,14 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
         if len(given) != 1:
             self._refuse_value(
                 given[0] if given else "count",
-                f"expected exactly one of count=, items= and a mapping as branch=, found {' and '.join(given) or 'none'}",
+                f"expected one of count=, items= and a mapping as branch, found {' and '.join(given) or 'none'}",
             )
         self._check_count()
         self._check_items()
         if self.partial is not None and not isinstance(self.partial, Mapping):
             self._refuse_type("partial", f"expected a dict of arguments, found {_typed(self.partial)}")
-        if isinstance(self.partial, Mapping) and (
-            odd := [name for name in self.partial if not isinstance(name, str)]
-        ):
+        names: Collection[object] = self.partial or ()
+        if odd := [name for name in names if not isinstance(name, str)]:
             self._refuse_type("partial", f"expected parameter names as keys, found {_typed(odd[0])}")
         self._check_limits()
 
@@ -144,17 +150,18 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
             self._refuse_value("count", f"expected 0 or more branches, found {self.count}")
 
     def _check_items(self) -> None:
-        if self.items is None:
+        items: object = self.items
+        if items is None:
             return
-        self._refuse_run_time("items", self.items)
-        if isinstance(self.items, Mapping):
+        self._refuse_run_time("items", items)
+        if isinstance(items, Mapping):
             return
-        if isinstance(self.items, str | bytes | bytearray) or not isinstance(self.items, Sequence):
-            order = ", which has no order" if isinstance(self.items, set | frozenset) else ""
+        if isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence):
+            order = ", which has no order" if isinstance(items, set | frozenset) else ""
             way_out = "sorted(…)" if order else "[…] or list(…)"
             self._refuse_type(
                 "items",
-                f"expected a list, or a mapping of names to items, found {_typed(self.items)}{order}; use {way_out}",
+                f"expected a list or a mapping by name, found {_typed(self.items)}{order}; use {way_out}",
             )
 
     def _check_limits(self) -> None:
@@ -236,16 +243,19 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
             else "group_id"
         )
         for name in plan:
-            prefix = self.child_id("")
+            prefix = self._child_id("")
             if reason := unusable_because(name, prefix=prefix):
                 self._refuse_value(argument, f"a name that Airflow would refuse: {reason}")
-        taken = [name for name in plan if self._is_taken(self.child_id(name))]
+        taken = [name for name in plan if self._is_taken(self._child_id(name))]
         if taken:
-            ids = [self.child_id(name) for name in taken]
+            ids = [self._child_id(name) for name in taken]
             self._refuse_value(
                 argument,
                 f"the Dag already has tasks or groups with the ids {listing(ids)}; rename one of each pair",
             )
+
+    def _child_id(self, name: str) -> str:
+        return str(self.child_id(name))  # type: ignore[no-untyped-call]
 
     def _is_taken(self, node_id: str) -> bool:
         return self.dag.has_task(node_id) or node_id in self.used_group_ids
@@ -276,8 +286,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
             else f"They run {titles(branches)}."
         )
         names = [branch.name for branch in self.declared.branches]
-        yield f"In order: {', '.join(f'`{name}`' for name in names[:20])}" + (
-            f" and {len(names) - 20} more." if len(names) > 20 else "."
+        more = len(names) - NAMES_SHOWN
+        yield f"In order: {', '.join(f'`{name}`' for name in names[:NAMES_SHOWN])}" + (
+            f" and {more} more." if more > 0 else "."
         )
 
     def _refuse_value(self, argument: str, problem: str) -> NoReturn:
@@ -290,4 +301,4 @@ class FanOutGroup(TaskGroup, ResolveMixin):  # type: ignore[misc]
 def _typed(value: object) -> str:
     """A value and its type, for messages; cut, so that a large value does not flood the log."""
     said = repr(value)
-    return f"{said if len(said) <= 80 else said[:79] + '…'} of type {type(value).__name__}"
+    return f"{said if len(said) <= VALUE_SHOWN else said[:VALUE_SHOWN] + '…'} of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""What stands upstream of a fan-in: asked of the Dag's tasks, on the worker before anything is read and after."""
+"""What stands upstream of a fan-in: asked of the Dag's tasks, when the fan-in is made and on the worker."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def waits_on_past(task: AnyOperator) -> bool:
 def waiting_on_past(task_ids: Sequence[str]) -> str:
     """Why a tolerance over such tasks is refused."""
     return (
-        f"a tolerance over tasks with depends_on_past or wait_for_downstream ({listing(task_ids)}) would let this run "
-        "succeed and the next one wait for ever; take that off the branches, or tolerate nothing"
+        f"a tolerance over tasks with depends_on_past or wait_for_downstream ({listing(task_ids)}) would let "
+        "this run succeed and the next one wait for ever; take that off the branches, or tolerate nothing"
     )
 
 
@@ -140,9 +140,9 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: set[str]) -> None
     ]
     if strays:
         message = (
-            f"{len(strays)} tasks start with {prefix!r} and are neither upstream nor downstream of {fan_in.task_id!r}: "
-            f"{listing(strays)}. Wire them (task >> fan_in), or choose a longer prefix; upstream: "
-            f"{listing(fan_in.upstream_task_ids)}"
+            f"{len(strays)} tasks start with {prefix!r} and are neither upstream nor downstream of "
+            f"{fan_in.task_id!r}: {listing(strays)}. Wire them (task >> fan_in), or choose a longer prefix; "
+            f"upstream: {listing(fan_in.upstream_task_ids)}"
         )
         raise PrefixError(message, prefix=prefix, candidates=sorted(strays, key=natural_key))
 
@@ -167,7 +167,7 @@ def _causes(fan_in: BaseOperator, states: States, task_ids: Sequence[str]) -> li
 
 
 def _is_expanded(task: AnyOperator, reader: BaseOperator) -> bool:
-    """Whether a reader sees many instances of a task: it is mapped, or in a mapped group that the reader is not in."""
+    """Whether a reader sees many instances of a task: mapped, or in a mapped group that it is not in itself."""
     its, ours = nearest_mapped_group(task.task_group), nearest_mapped_group(reader.task_group)
     return bool(task.is_mapped) or (its is not None and its != ours)
 

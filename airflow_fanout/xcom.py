@@ -51,8 +51,8 @@ class RunReader:
         """
         State of every finished instance of the run, by ``(task_id, map_index)``.
 
-        ``get_task_breadcrumbs`` (Airflow 3.2) answers in one request; ``get_task_states`` takes the ids in its URL
-        and can't tell ``work[1]`` from a task ``work_1``.
+        ``get_task_breadcrumbs`` (Airflow 3.2) answers in one request; ``get_task_states`` takes the ids in
+        its URL and can't tell ``work[1]`` from a task ``work_1``.
         """
         self.requests += 1
         return {
@@ -84,7 +84,7 @@ class RunReader:
         return found if isinstance(found, dict) else None
 
     def pushed_none(self, task_id: str, key: str) -> bool:
-        """Whether the task, not a mapped one, has pushed None under a key, which is not the same as nothing."""
+        """Whether a task that is not mapped has pushed None under a key, which is not the same as nothing."""
         return list(self.page(task_id, key, 0, 1)) == [None]
 
     def value_count(self, task_id: str, key: str) -> int:

@@ -1,9 +1,10 @@
 """
 ### Fan-out, fan-in.
 
-One step splits into parallel branches, and one step combines what they return: the pattern itself, scheduled as a
-production Dag is. `load_step` hands one text to `process_0 … process_7`, which run at the same time; `combine` gets
-`{"process_0": …, …, "process_7": …}`, every branch under its name and in order, whichever finished first.
+One step splits into parallel branches, and one step combines what they return: the pattern itself, scheduled
+as a production Dag is. `load_step` hands one text to `process_0 … process_7`, which run at the same time;
+`combine` gets `{"process_0": …, …, "process_7": …}`, every branch under its name and in order, whichever
+finished first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ WORK_SECONDS = float(os.environ.get("AIRFLOW_FANOUT_DEMO_WORK_SECONDS", "0"))
     tags=["airflow-fanout", "example"],
     doc_md=__doc__,
 )
-def fan_out_fan_in_pipeline():
+def fan_out_fan_in_pipeline() -> None:
     @task
     def load_step() -> str:
         return "Hello from Airflow!"
