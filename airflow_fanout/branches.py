@@ -51,7 +51,7 @@ class FunctionBranch:
         """How messages and the group's documentation name it."""
         return getattr(self.decorator.function, "__name__", "function")
 
-    @property
+    @functools.cached_property
     def parameters(self) -> Mapping[str, Parameter]:
         """The function's parameters."""
         return inspect.signature(self.decorator.function).parameters

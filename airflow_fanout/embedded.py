@@ -23,7 +23,7 @@ from airflow_fanout import reaper
 from airflow_fanout.rest import AirflowRest, RestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -66,7 +66,8 @@ class EmbeddedAirflow(AirflowRest):
 
     Logs of the processes are ``<home>/logs/<name>.log``, of the tasks below ``<home>/logs``.
 
-    :param dags_folder: Folder with the Dag files.
+    :param dags_folder: Folder with the Dag files; None for ``dags`` in the home.
+    :param dag_files: Dag files to copy into that folder first: faster than parsing a folder of which one is wanted.
     :param home: ``AIRFLOW_HOME``, which stays afterwards; None for a temporary one, which doesn't.
     :param keep: Whether the temporary home stays too.
     :param port: Port of the API server; None for a free one.
@@ -82,7 +83,8 @@ class EmbeddedAirflow(AirflowRest):
     def __init__(
         self,
         *,
-        dags_folder: Path,
+        dags_folder: Path | None = None,
+        dag_files: Sequence[Path] = (),
         home: Path | None = None,
         keep: bool = False,
         port: int | None = None,
@@ -99,9 +101,11 @@ class EmbeddedAirflow(AirflowRest):
         self.home = home or Path(tempfile.gettempdir(), f"airflow-fanout-{self.marker}")
         self._spoils_nothing = self._throwaway and database_url is None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.dags_folder = (dags_folder or self.home / "dags").resolve()
+        self._dag_files = dag_files
         self._start_timeout = start_timeout
         self._watcher: subprocess.Popen[bytes] | None = None
-        self._env = self._environment(dags_folder, database_url, env or {})
+        self._env = self._environment(database_url, env or {})
         self._commands = {
             "api-server": ["api-server", "--host", LOOPBACK, "--port", str(self.port)],
             # Their log servers listen on a fixed port of every address; the API server reads the files instead.
@@ -127,6 +131,9 @@ class EmbeddedAirflow(AirflowRest):
                 raise PortTakenError(self._asked_port)
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self.home / "logs").mkdir(exist_ok=True)
+            self.dags_folder.mkdir(exist_ok=True)
+            for file in self._dag_files:
+                shutil.copy(file, self.dags_folder)
             removed = str(self.home) if self._throwaway else ""
             self._watcher = subprocess.Popen(
                 [sys.executable, "-m", "airflow_fanout.reaper", self.marker, removed],
@@ -256,12 +263,10 @@ class EmbeddedAirflow(AirflowRest):
             tail = self.log_tail("api-server")
             return f"Airflow's API server does not answer ({error}). The end of its log:\n{tail}"
 
-    def _environment(
-        self, dags_folder: Path, database_url: str | None, extra: Mapping[str, str]
-    ) -> dict[str, str]:
+    def _environment(self, database_url: str | None, extra: Mapping[str, str]) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not _is_airflow(name)}
         options: dict[str, Any] = {
-            "CORE__DAGS_FOLDER": Path(dags_folder).resolve(),
+            "CORE__DAGS_FOLDER": self.dags_folder,
             "CORE__EXECUTOR": "LocalExecutor",
             "CORE__LOAD_EXAMPLES": False,
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": False,

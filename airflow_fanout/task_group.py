@@ -129,7 +129,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if len(given) != 1:
             self._refuse_value(
                 given[0] if given else "count",
-                f"expected one of count=, items= and a mapping as branch, found {' and '.join(given) or 'none'}",
+                f"expected one of count=, items= and a mapping branch, found {' and '.join(given) or 'none'}",
             )
         self._check_count()
         self._check_items()

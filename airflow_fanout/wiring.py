@@ -167,7 +167,7 @@ def _causes(fan_in: BaseOperator, states: States, task_ids: Sequence[str]) -> li
 
 
 def _is_expanded(task: AnyOperator, reader: BaseOperator) -> bool:
-    """Whether a reader sees many instances of a task: mapped, or in a mapped group that it is not in itself."""
+    """Whether a reader sees many instances of a task: mapped, or in a mapped group that it is not in."""
     its, ours = nearest_mapped_group(task.task_group), nearest_mapped_group(reader.task_group)
     return bool(task.is_mapped) or (its is not None and its != ours)
 

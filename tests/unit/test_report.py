@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,6 +18,9 @@ from airflow_fanout.report import (
     format_share,
     summarize,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 

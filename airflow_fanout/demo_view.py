@@ -1,0 +1,195 @@
+"""Shows the branches of a run while they run, and what came of it; used by the demo."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.live import Live
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from airflow_fanout.names import natural_key
+from airflow_fanout.report import BranchTiming, format_ratio, format_seconds, summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console, RenderableType
+
+__all__ = [
+    "figures",
+    "in_order",
+    "instance_name",
+    "lines_of_change",
+    "progress",
+    "result_text",
+    "timing_of",
+    "waiting",
+    "with_work",
+]
+
+MOST_LINES = 20
+"""Branches that get a line of their own; of more than that the states are counted."""
+
+WAITING = "waiting"
+STYLES = {"success": "green", "failed": "bold red", "upstream_failed": "red", "running": "cyan"}
+
+
+def timing_of(instance: Mapping[str, Any]) -> BranchTiming:
+    """Put a task instance, as the REST API has it, into the shape that the figures are made from."""
+    return BranchTiming(
+        name=instance_name(instance),
+        state=instance["state"] or WAITING,
+        queued=_moment(instance["queued_when"]),
+        started=_moment(instance["start_date"]),
+        ended=_moment(instance["end_date"]),
+        tries=instance["try_number"],
+    )
+
+
+def instance_name(instance: Mapping[str, Any]) -> str:
+    """Name a task instance: its task's id, with the map index if it is mapped."""
+    task_id: str = instance["task_id"]
+    return task_id if instance["map_index"] < 0 else f"{task_id}[{instance['map_index']}]"
+
+
+def with_work(timing: BranchTiming, seconds: float | None) -> BranchTiming:
+    """Add the seconds that a branch recorded."""
+    return replace(timing, work_seconds=seconds)
+
+
+def in_order(timing: BranchTiming) -> Any:
+    """Sort ``process_10`` after ``process_9``."""
+    return natural_key(timing.name)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Say what takes its time, and on a terminal how long it has taken so far."""
+    if not console.is_terminal:
+        console.print(f"{what} …")
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn(f"{what} …"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[Sequence[BranchTiming]], None]]:
+    """Give a function that shows the branches as they are: a table that is redrawn, or lines of what changed."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda timings: live.update(branch_table(timings, datetime.now(UTC)), refresh=True)
+        return
+    said: dict[str, str] = {}
+
+    def show(timings: Sequence[BranchTiming]) -> None:
+        for line in lines_of_change(said, timings):
+            console.print(line)
+        said.update({timing.name: timing.state for timing in timings})
+
+    yield show
+
+
+def branch_table(timings: Sequence[BranchTiming], now: datetime) -> RenderableType:
+    """
+    Draw the branches as they are at one moment.
+
+    :param timings: The branches, in their order.
+    :param now: What running branches' seconds are counted to.
+    """
+    if len(timings) > MOST_LINES:
+        return Text(_counts(timings))
+    table = Table.grid(padding=(0, 2))
+    for timing in timings:
+        seconds = _seconds(timing, now)
+        table.add_row(
+            timing.name,
+            Text(timing.state, style=STYLES.get(timing.state, "dim")),
+            "" if seconds is None else format_seconds(seconds),
+        )
+    return table
+
+
+def lines_of_change(said: Mapping[str, str], timings: Sequence[BranchTiming]) -> list[str]:
+    """
+    Say what has changed, for output that can't be redrawn.
+
+    :param said: State of each branch as last said.
+    :param timings: The branches as they are now.
+    :return: A line for each branch whose state is another now, or one with the counts if there are many.
+    """
+    changed = [timing for timing in timings if timing.state != said.get(timing.name, WAITING)]
+    if not changed:
+        return []
+    if len(timings) > MOST_LINES:
+        return [_counts(timings)]
+    return [_line(timing) for timing in changed]
+
+
+def result_text(value: Any) -> str:
+    """Write what a fan-in returned, a line for each branch if it is a mapping."""
+    if isinstance(value, dict) and value:
+        return "\n".join(f"  {name}: {_short(part)}" for name, part in value.items())
+    return f"  {_short(value)}"
+
+
+def figures(timings: Sequence[BranchTiming], *, work_seconds: float) -> str:
+    """
+    Write what running in parallel brought.
+
+    :param timings: The branches of a finished run.
+    :param work_seconds: Seconds that each branch waited.
+    """
+    summary = summarize(timings, slowest=1)
+    told = f"what {summary.recorded} branches took inside their code, added up"
+    rows = [
+        ("Work", format_seconds(summary.work_seconds), told),
+        ("Wall", format_seconds(summary.wall_seconds), "from the first branch queued to the last one's end"),
+        ("Speed-up", format_ratio(summary.speed_up), "work / wall"),
+        ("At once", str(summary.peak_concurrency), f"of {summary.total} branches, at the busiest moment"),
+    ]
+    rows += [("Slowest", format_seconds(branch.seconds), branch.name) for branch in summary.slowest]
+    lines = [f"{name:<9} {figure:>7}  {note}" for name, figure, note in rows]
+    if work_seconds:
+        lines.append(
+            f"Each branch waited {format_seconds(work_seconds)}, which stands for a call to a service; "
+            "branches that compute share the machine's cores."
+        )
+    return "\n".join(lines)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _seconds(timing: BranchTiming, now: datetime) -> float | None:
+    if timing.started is None or timing.state == WAITING:
+        return None
+    return max(0.0, ((timing.ended or now) - timing.started).total_seconds())
+
+
+def _line(timing: BranchTiming) -> str:
+    if timing.started is None or timing.ended is None:
+        return f"{timing.name}: {timing.state}"
+    return f"{timing.name}: {timing.state} after {format_seconds((timing.ended - timing.started).total_seconds())}"
+
+
+def _counts(timings: Sequence[BranchTiming]) -> str:
+    counts = Counter(timing.state for timing in timings)
+    said = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    return f"{len(timings)} branches: {said}"
+
+
+def _short(value: Any, most: int = 2000) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= most else f"{text[:most]} …"
