@@ -6,10 +6,9 @@ import functools
 import inspect
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from airflow.sdk import BaseOperator, XComArg, task
-from airflow.sdk.bases.decorator import is_decorated_task
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
@@ -21,13 +20,18 @@ if TYPE_CHECKING:
 
     from airflow.sdk.bases.decorator import _TaskDecorator
 
-__all__ = ["NO_ITEM", "FunctionBranch", "function_branch"]
+__all__ = ["NO_ITEM", "FunctionBranch", "function_branch", "is_task_function"]
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 NO_ITEM: Any = object()
 """Stands where a branch gets no item; None is an item."""
+
+
+def is_task_function(value: object) -> TypeGuard[_TaskDecorator[Any, Any, Any]]:
+    """Whether a value is a function under a ``@task`` decorator; ``is_decorated_task`` of Airflow 3.3."""
+    return getattr(value, "_airflow_is_task_decorator", False) is True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,14 +163,14 @@ def function_branch(owner: str, argument: str, branch: object) -> FunctionBranch
     while isinstance(target, functools.partial):
         if isinstance(target.func, type):
             break
-        inner = target.func.function if is_decorated_task(target.func) else target.func
+        inner = target.func.function if is_task_function(target.func) else target.func
         try:
             by_position = inspect.signature(inner).bind_partial(*target.args).arguments
         except (TypeError, ValueError) as unfit:
             raise DeclarationTypeError(owner, argument, f"functools.partial does not fit: {unfit}") from unfit
         bound = {**by_position, **target.keywords, **bound}
         target = target.func
-    if callable(target) and is_decorated_task(target):
+    if is_task_function(target):
         _refuse_helpers_and_skippers(owner, argument, target)
         decorated_bound = target.kwargs.get("op_kwargs") or {}
         return FunctionBranch(

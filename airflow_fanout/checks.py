@@ -9,8 +9,8 @@ from fractions import Fraction
 from typing import Any, NoReturn, get_args
 
 from airflow.sdk import BaseOperator, TaskGroup
-from airflow.sdk.bases.decorator import is_decorated_task
 
+from airflow_fanout.branches import is_task_function
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.names import listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
@@ -72,7 +72,7 @@ class FanInChecks:
                     "op_kwargs", f"binds {listing(op_kwargs)} and there is no python_callable to take it"
                 )
             return
-        if is_decorated_task(python_callable):  # type: ignore[arg-type]
+        if is_task_function(python_callable):
             self._type("python_callable", "expected a plain function, found a @task; leave the decorator out")
         if not callable(python_callable):
             self._type(

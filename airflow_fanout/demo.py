@@ -230,9 +230,7 @@ def _why_failed(
         for problem in (report or {}).get("problems", []):
             problems.append(f"{problem['name']} {problem['state']} ({problem['error']})")
     if not problems:
-        problems = [
-            f"{demo_view.instance_name(ti)} failed" for ti in instances if ti["state"] == "failed"
-        ]
+        problems = [f"{demo_view.instance_name(ti)} failed" for ti in instances if ti["state"] == "failed"]
     return f"the run failed: {'; '.join(problems[:5])}"
 
 

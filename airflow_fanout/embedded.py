@@ -99,7 +99,6 @@ class EmbeddedAirflow(AirflowRest):
         self.marker = secrets.token_hex(8)
         self._throwaway = home is None and not keep
         self.home = home or Path(tempfile.gettempdir(), f"airflow-fanout-{self.marker}")
-        self._spoils_nothing = self._throwaway and database_url is None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.dags_folder = (dags_folder or self.home / "dags").resolve()
         self._dag_files = dag_files
@@ -150,20 +149,19 @@ class EmbeddedAirflow(AirflowRest):
             self.stop()
             raise
 
-    def stop(self, *, grace: float | None = None) -> None:
+    def stop(self, *, grace: float = 3) -> None:
         """
         End everything; whatever is left after the grace is killed.
 
-        :param grace: Seconds that the processes have to end by themselves. None for 0 if all that they could
-            spoil is thrown away with the home, else 5.
+        :param grace: Seconds that the processes have to end by themselves: time for a scheduler to reap its
+            workers, which would be left to init as zombies.
         """
-        if grace is None:
-            grace = 0 if self._spoils_nothing else 5
         self.close()
         try:
             deadline = time.monotonic() + grace
-            for process in self.processes.values():
-                _signal_group(process, signal.SIGTERM if grace else signal.SIGKILL)
+            for name, process in self.processes.items():
+                # The API server has nothing to lose, and would take 3 s.
+                process.send_signal(signal.SIGKILL if name == "api-server" else signal.SIGTERM)
             for process in self.processes.values():
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0, deadline - time.monotonic()))
@@ -193,7 +191,7 @@ class EmbeddedAirflow(AirflowRest):
         :param grace: Seconds to wait for it.
         """
         process = self.processes[name]
-        _signal_group(process, sig)
+        process.send_signal(sig)
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace)
         reaper.kill(f"{self.marker}/{name}")
@@ -290,7 +288,11 @@ class EmbeddedAirflow(AirflowRest):
             "LOGGING__BASE_LOG_FOLDER": self.home / "logs",
             "USAGE_DATA_COLLECTION__ENABLED": False,
         }
-        no_proxy = [*filter(None, [inherited.get("NO_PROXY"), inherited.get("no_proxy")]), LOOPBACK, "localhost"]
+        no_proxy = [
+            *filter(None, [inherited.get("NO_PROXY"), inherited.get("no_proxy")]),
+            LOOPBACK,
+            "localhost",
+        ]
         return {
             **inherited,
             **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
@@ -323,9 +325,3 @@ def _free_port() -> int:
 
 def _is_airflow(name: str) -> bool:
     return name.startswith(("AIRFLOW", "_AIRFLOW"))
-
-
-def _signal_group(process: subprocess.Popen[bytes], sig: signal.Signals) -> None:
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, sig)

@@ -40,19 +40,17 @@ class _Start:
 _start: _Start | None = None  # A task's process runs one task; dag.test() runs one at a time.
 
 
-def before_execute(context: Context) -> None:
-    """Start the clocks of a branch."""
-    start_clocks(context)
+def on_execute(context: Context) -> None:
+    """Start the clocks of a branch's task."""
+    global _start  # noqa: PLW0603 - lives as long as the task's process
+    _start = _Start(
+        task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=_cpu_seconds()
+    )
 
 
 def after_execute(context: Context, result: Any) -> None:
     """Record that a branch's task has succeeded."""
     record_success(context, result)
-
-
-def on_failure(context: Context) -> None:
-    """Record why a branch's task has failed."""
-    record_failure(context)
 
 
 def in_order(*arguments: Any, hooks: Sequence[Callable[..., None]]) -> None:
@@ -65,25 +63,18 @@ def add_hooks(operator: BaseOperator) -> None:
     """
     Put the hooks in front of the author's own, which all still run.
 
-    The hooks above are small because Airflow puts their source into the serialized Dag, once for each task.
+    In ``default_args`` a hook would silence the author's own, or be silenced by it, so they are added to the
+    task. Airflow puts the source of :func:`after_execute` into the serialized Dag, once for each task: hence
+    its size.
 
-    :param operator: A task of a branch, after it was made: in ``default_args`` a hook would silence the
-        author's own, or be silenced by it.
+    :param operator: A task of a branch, after it was made.
     """
-    operator._pre_execute_hook = _before(before_execute, operator._pre_execute_hook)  # noqa: SLF001 - no public way
-    operator._post_execute_hook = _before(after_execute, operator._post_execute_hook)  # noqa: SLF001 - no public way
-    operator.on_failure_callback = [on_failure, *operator.on_failure_callback]
-
-
-def _before(ours: Callable[..., None], theirs: Callable[..., None] | None) -> Callable[..., None]:
-    return ours if theirs is None else functools.partial(in_order, hooks=(ours, theirs))
-
-
-def start_clocks(context: Context) -> None:
-    """Note when ``execute`` begins."""
-    global _start  # noqa: PLW0603 - lives as long as the task's process
-    _start = _Start(
-        task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=_cpu_seconds()
+    operator.on_execute_callback = [on_execute, *operator.on_execute_callback]
+    operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
+    # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
+    theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
+    operator._post_execute_hook = (  # noqa: SLF001
+        after_execute if theirs is None else functools.partial(in_order, hooks=(after_execute, theirs))
     )
 
 

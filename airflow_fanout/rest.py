@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from http import HTTPStatus
 from pathlib import PurePath
@@ -137,7 +136,9 @@ class AirflowRest:
             return dag
 
         def what() -> str:
-            traces = "\n".join(f"{error['filename']}: {error['stack_trace']}" for error in self.import_errors())
+            traces = "\n".join(
+                f"{error['filename']}: {error['stack_trace']}" for error in self.import_errors()
+            )
             return f"No Dag {dag_id!r}; import errors: {traces or 'none'}"
 
         return self.poll(probe, timeout=timeout, what=what)
@@ -218,12 +219,9 @@ class AirflowRest:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             raise KeyError((task_id, map_index, key)) from error
-        # What is stored is JSON text, and the answer is JSON around it.
-        return json.loads(entry["value"]) if isinstance(entry["value"], str) else entry["value"]
+        return entry["value"]
 
-    def log(
-        self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
-    ) -> str:
+    def log(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1) -> str:
         """Return the log of one try of a task, a line for each event."""
         path = f"{_run_path(dag_id, run_id)}/taskInstances/{_quoted(task_id)}/logs/{try_number}"
         answer = self.request(

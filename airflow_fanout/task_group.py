@@ -273,7 +273,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         sentence = describe(effective_concurrency(count, limits)) if count else "no branches"
         if not self.tooltip:
             self.tooltip = f"Fan-out: {sentence}"
-        if self.doc_md is None:
+        has_doc_md = hasattr(TaskGroup, "doc_md")  # from Airflow 3.3 on
+        if has_doc_md and self.doc_md is None:
             self.doc_md = "\n\n".join(self._documentation(sentence, branches))
 
     def _documentation(self, sentence: str, branches: Sequence[FunctionBranch]) -> Iterator[str]:
