@@ -1,10 +1,10 @@
-"""Defines ``airflow fanout …``; loaded by every ``airflow`` command, so what it runs is imported only then."""
+"""Defines ``airflow fanout …``; loaded by every ``airflow`` command, so what one runs is imported late."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
 
@@ -46,47 +46,51 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def _arg(*flags: str, **settings: Any) -> Arg:
+    return Arg(flags, **settings)  # type: ignore[no-untyped-call]
+
+
 DEMO = ActionCommand(
     name="demo",
     help="Run an example pipeline on an Airflow of its own and show what running in parallel brings",
     description=(
-        "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs one of "
-        "this package's example Dags on it, and shows the branches while they run, the combined result and the "
-        "speed-up. Your own Airflow, its configuration and its database are neither read nor changed. It takes "
-        "about half a minute; afterwards nothing is left of it, also after Ctrl-C."
+        "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs "
+        "one of this package's example Dags on it, and shows the branches while they run, the combined "
+        "result and the speed-up. Your own Airflow's Dags, settings and database are neither used nor "
+        "changed. It takes about half a minute; afterwards nothing is left of it, also after Ctrl-C."
     ),
-    epilog="Exit code: 0 if the run succeeded, 1 if it failed or couldn't be finished, 2 for a wrong argument.",
+    epilog="Exit code: 0 if the run succeeded, 1 if it failed or was stopped, 2 for a wrong argument.",
     func=lazy_load_command("airflow_fanout.demo.command"),
     args=(
-        Arg(
-            ("--dag",),
+        _arg(
+            "--dag",
             help="Example Dag to run (default: %(default)s); a wrong one lists those there are",
             default="fan_out_fan_in_pipeline",
             metavar="DAG_ID",
         ),
-        Arg(
-            ("--count",),
+        _arg(
+            "--count",
             help=f"Number of parallel branches, 1 to {MOST_BRANCHES} (default: %(default)s); "
             "Dags whose branches are given otherwise ignore it",
             type=branch_count,
             default=8,
             metavar="N",
         ),
-        Arg(
-            ("--work-seconds",),
+        _arg(
+            "--work-seconds",
             help="Seconds that each branch waits, as if it called a service (default: %(default)g)",
             type=wait_seconds,
             default=3.0,
             metavar="SECONDS",
         ),
-        Arg(
-            ("--keep",),
+        _arg(
+            "--keep",
             help="Leave Airflow running afterwards, to look at the run in the browser, until Ctrl-C; "
             "its logs and database stay",
             action="store_true",
         ),
-        Arg(
-            ("--port",),
+        _arg(
+            "--port",
             help="Port of the web interface on 127.0.0.1 (default: a free one)",
             type=port_number,
         ),

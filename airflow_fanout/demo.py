@@ -6,7 +6,6 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from airflow_fanout.rest import FINISHED_RUN_STATES, RestError
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow_fanout.report import BranchTiming
 
@@ -95,7 +94,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> int:
         with _interrupted_by_sigterm():
             return _demo(options, console)
     except KeyboardInterrupt:
-        problem = "interrupted; what it had started is stopped and removed"
+        problem = "interrupted; all that it had started is stopped"
     except httpx.HTTPError as error:
         problem = f"the embedded Airflow does not answer: {error}"
     except (DemoError, EmbeddedAirflowError, OSError, PortTakenError, RestError, RuntimeError) as error:
@@ -224,11 +223,13 @@ def _why_failed(
     instances: Sequence[dict[str, Any]],
     fan_in_ids: Sequence[str],
 ) -> str:
-    problems = []
+    problems: list[str] = []
     for fan_in_id in fan_in_ids:
         report = _xcom(airflow, dag_id, run_id, fan_in_id, key="fan_out_report")
-        for problem in (report or {}).get("problems", []):
-            problems.append(f"{problem['name']} {problem['state']} ({problem['error']})")
+        problems += [
+            f"{problem['name']} {problem['state']} ({problem['error']})"
+            for problem in (report or {}).get("problems", [])
+        ]
     if not problems:
         problems = [f"{demo_view.instance_name(ti)} failed" for ti in instances if ti["state"] == "failed"]
     return f"the run failed: {'; '.join(problems[:5])}"

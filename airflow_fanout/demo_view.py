@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from airflow_fanout.names import natural_key
 from airflow_fanout.report import BranchTiming, format_ratio, format_seconds, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import Console, RenderableType
 
@@ -85,7 +84,7 @@ def waiting(console: Console, what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[Sequence[BranchTiming]], None]]:
-    """Give a function that shows the branches as they are: a table that is redrawn, or lines of what changed."""
+    """Give a function that shows the branches as they are: a redrawn table, or lines of what changed."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             yield lambda timings: live.update(branch_table(timings, datetime.now(UTC)), refresh=True)
@@ -159,7 +158,7 @@ def figures(timings: Sequence[BranchTiming], *, work_seconds: float) -> str:
         ("At once", str(summary.peak_concurrency), f"of {summary.total} branches, at the busiest moment"),
     ]
     rows += [("Slowest", format_seconds(branch.seconds), branch.name) for branch in summary.slowest]
-    lines = [f"{name:<9} {figure:>7}  {note}" for name, figure, note in rows]
+    lines = [f"{name:<9} {figure:>10}  {note}" for name, figure, note in rows]
     if work_seconds:
         lines.append(
             f"Each branch waited {format_seconds(work_seconds)}, which stands for a call to a service; "
@@ -181,7 +180,8 @@ def _seconds(timing: BranchTiming, now: datetime) -> float | None:
 def _line(timing: BranchTiming) -> str:
     if timing.started is None or timing.ended is None:
         return f"{timing.name}: {timing.state}"
-    return f"{timing.name}: {timing.state} after {format_seconds((timing.ended - timing.started).total_seconds())}"
+    seconds = (timing.ended - timing.started).total_seconds()
+    return f"{timing.name}: {timing.state} after {format_seconds(seconds)}"
 
 
 def _counts(timings: Sequence[BranchTiming]) -> str:

@@ -16,8 +16,8 @@ MARKER = "AIRFLOW_FANOUT_EMBEDDED"
 """
 Environment variable by which the processes are known.
 
-Neither parents nor process groups would do: Airflow puts each task in a group of its own, ``BashOperator`` starts a
-session, and an orphan's parent is init. The environment is inherited by all of them.
+Neither parents nor process groups would do: Airflow puts each task in a group of its own, ``BashOperator``
+starts a session, and an orphan's parent is init. The environment is inherited by all of them.
 """
 
 

@@ -163,7 +163,7 @@ class AirflowRest:
         return str(answer["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """Return a run: ``state``, ``start_date``, ``end_date``, ``conf``, …"""
+        """Return a run, with its ``state``, ``start_date`` and ``end_date``."""
         run: dict[str, Any] = self.request("GET", _run_path(dag_id, run_id))
         return run
 
@@ -192,7 +192,7 @@ class AirflowRest:
         self.request("PATCH", _run_path(dag_id, run_id), json={"state": state})
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return all task instances of a run, in the order in which Airflow made them, mapped ones by index."""
+        """Return all task instances of a run, in the order in which Airflow made them."""
         path = f"{_run_path(dag_id, run_id)}/taskInstances"
         found = self.pages(path, "task_instances", order_by="id")
         # A page boundary can repeat an instance if one is added meanwhile.

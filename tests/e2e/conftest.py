@@ -1,0 +1,65 @@
+"""One Airflow for all end-to-end tests, and the runs on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_fanout.embedded import EmbeddedAirflow
+from tests.e2e.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REPOSITORY = Path(__file__).parents[2]
+DAGS = Path(__file__).parent / "dags"
+TIMING_DAG = "timing"
+OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG})
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that tasks can write to; its path is in their environment."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Iterator[EmbeddedAirflow]:
+    """A scheduler, a Dag processor and an API server; their logs stay where pytest keeps its last few folders."""
+    with EmbeddedAirflow(
+        dag_files=[*sorted(DAGS.glob("*.py")), REPOSITORY / "dags" / "fan_out_fan_in_pipeline.py"],
+        home=tmp_path_factory.mktemp("airflow"),
+        env={
+            "PYTHONPATH": str(REPOSITORY),
+            "FANOUT_E2E_SCRATCH": str(scratch),
+            # More at once would only wait for each other: for two cores, and for the one writer that SQLite has.
+            "AIRFLOW__CORE__PARALLELISM": "10",
+            # The files don't change; parsing them all every 30 s would cost as much as the tasks.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+        },
+    ) as embedded:
+        yield embedded
+
+
+@pytest.fixture(scope="session")
+def timing_run(airflow: EmbeddedAirflow) -> Run:
+    """The run whose seconds count: no other runs beside it, and no file is parsed."""
+    for dag_id in (*OTHER_DAGS, TIMING_DAG):
+        airflow.wait_for_dag(dag_id)
+    run = Run(airflow, TIMING_DAG, airflow.trigger(TIMING_DAG))
+    run.wait()
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(airflow: EmbeddedAirflow, timing_run: Run) -> Callable[[str], Run]:
+    """Start every other Dag of the folder at once; call it with a Dag id to wait for that one's run."""
+    runs = {dag_id: Run(airflow, dag_id, airflow.trigger(dag_id)) for dag_id in OTHER_DAGS}
+
+    def wait_for(dag_id: str) -> Run:
+        runs[dag_id].wait()
+        return runs[dag_id]
+
+    return wait_for

@@ -1,0 +1,43 @@
+"""Groups after fan-ins, in groups, in mapped groups, and a wide one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import DAG, TaskGroup, task, task_group
+
+from airflow_fanout import FanInOperator, FanOutGroup
+from tests.e2e.counting import CountingFanIn
+
+if TYPE_CHECKING:
+    from airflow_fanout import FanInResults
+
+
+@task
+def add(number: int, index: int) -> int:
+    return number + index
+
+
+def total(results: FanInResults) -> int:
+    return sum(results.values())
+
+
+with DAG("shapes", schedule=None):
+    first = FanOutGroup("first", branch=add, count=2, partial={"number": 10})
+    first_total = FanInOperator(task_id="first_total", fan_out=first, python_callable=total)
+    second = FanOutGroup("second", branch=add, count=2, partial={"number": first_total.output})
+    FanInOperator(task_id="second_total", fan_out=second, python_callable=total)
+
+    with TaskGroup("outer"):
+        inner = FanOutGroup("inner", branch=add, count=2, partial={"number": 100})
+        FanInOperator(task_id="collect", fan_out=inner)
+
+    @task_group
+    def each(number: int) -> None:
+        pair = FanOutGroup("pair", branch=add, count=2, partial={"number": number})
+        FanInOperator(task_id="collect", fan_out=pair)
+
+    each.expand(number=[1000, 2000])
+
+    wide = FanOutGroup("wide", branch=add, count=30, partial={"number": 0})
+    CountingFanIn(task_id="collect_wide", fan_out=wide)

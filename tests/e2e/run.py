@@ -1,0 +1,136 @@
+"""A run on the tests' Airflow, as tests ask about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_fanout.embedded import EmbeddedAirflow
+
+__all__ = ["Collected", "Instance", "Run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """
+    A task instance of a finished run.
+
+    :param state: Its state, in Airflow's words.
+    :param try_number: Number of its last try; 0 if it never started.
+    :param queued: When it was queued.
+    :param start: When its last try began.
+    :param end: When its last try ended.
+    """
+
+    state: str
+    try_number: int
+    queued: datetime | None
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """
+    What a fan-in's function was given, as ``tests.e2e.dump`` pushed it.
+
+    :param items: ``results.items()``, in order.
+    :param outcomes: The fields of every outcome by name, in order.
+    :param failed: Names of ``results.failed``, in order.
+    :param skipped: Names of ``results.skipped``, in order.
+    :param missing: Names of ``results.missing``, in order.
+    """
+
+    items: list[tuple[str, Any]]
+    outcomes: Mapping[str, Mapping[str, Any]]
+    failed: list[str]
+    skipped: list[str]
+    missing: list[str]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """State of every branch, in order."""
+        return {name: outcome["state"] for name, outcome in self.outcomes.items()}
+
+
+class Run:
+    """
+    One run of a Dag; what it says is of the time when it was last waited for.
+
+    :param airflow: Where it runs.
+    :param dag_id: Id of the Dag.
+    :param run_id: Id of the run.
+    """
+
+    def __init__(self, airflow: EmbeddedAirflow, dag_id: str, run_id: str) -> None:
+        self.airflow, self.dag_id, self.run_id = airflow, dag_id, run_id
+
+    def wait(self) -> None:
+        """Wait until the run has ended."""
+        self.airflow.wait_for_run(self.dag_id, self.run_id, timeout=180)
+
+    def clear(self, *task_ids: str) -> None:
+        """Clear tasks and all that is downstream of them, and wait until the run has ended again."""
+        self.airflow.clear(self.dag_id, self.run_id, task_ids, include_downstream=True)
+        self.wait()
+        self.__dict__.pop("instances", None)
+
+    def mark_success(self, task_id: str) -> None:
+        """Mark a task as success, as a person does in the UI."""
+        self.airflow.set_state(self.dag_id, self.run_id, task_id, "success")
+
+    @cached_property
+    def instances(self) -> dict[tuple[str, int], Instance]:
+        """Every task instance by ``(task_id, map_index)``."""
+        return {
+            (found["task_id"], found["map_index"]): Instance(
+                state=found["state"],
+                try_number=found["try_number"],
+                queued=_moment(found["queued_when"]),
+                start=_moment(found["start_date"]) or datetime.max,
+                end=_moment(found["end_date"]) or datetime.max,
+            )
+            for found in self.airflow.task_instances(self.dag_id, self.run_id)
+        }
+
+    def instance(self, task_id: str, map_index: int = -1) -> Instance:
+        """Return one task instance."""
+        return self.instances[task_id, map_index]
+
+    def group(self, group_id: str) -> list[Instance]:
+        """Return the instances of a task group's tasks."""
+        return [found for (task_id, _), found in self.instances.items() if task_id.startswith(f"{group_id}.")]
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """Return what a task pushed."""
+        return self.airflow.xcom(self.dag_id, self.run_id, task_id, key=key, map_index=map_index)
+
+    def collected(self, task_id: str) -> Collected:
+        """Return what the function of a fan-in was given, if that is ``tests.e2e.dump``."""
+        found = self.xcom(task_id)
+        return Collected(
+            items=[(name, value) for name, value in found["items"]],
+            outcomes={outcome["name"]: outcome for outcome in found["outcomes"]},
+            failed=found["failed"],
+            skipped=found["skipped"],
+            missing=found["missing"],
+        )
+
+    def report(self, task_id: str) -> dict[str, Any]:
+        """Return a fan-in's report."""
+        report: dict[str, Any] = self.xcom(task_id, "fan_out_report")
+        return report
+
+    def log(self, task_id: str, map_index: int = -1) -> str:
+        """Return the log of a task's last try."""
+        number = self.instance(task_id, map_index).try_number
+        return self.airflow.log(self.dag_id, self.run_id, task_id, try_number=number, map_index=map_index)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -1,0 +1,163 @@
+"""``airflow fanout demo`` as a user runs it: a process of its own, with its own temporary directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from airflow_fanout import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+TAG = "FANOUT_DEMO_TEST"
+
+FAILING_DAG = """
+from airflow.sdk import DAG, task
+from airflow_fanout import FanInOperator, FanOutGroup
+
+with DAG("failing"):
+
+    @task
+    def refuse(index: int) -> int:
+        if index == 1:
+            raise ValueError("no service answers")
+        return index
+
+    FanInOperator(task_id="combine", fan_out=FanOutGroup("process", branch=refuse, count=2))
+"""
+
+
+class RunningDemo:
+    """The command, and the processes that it has started."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.tag = uuid.uuid4().hex
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        home = directory / "callers_home"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "fanout", "demo", *arguments],
+            env={**os.environ, TAG: self.tag, "AIRFLOW_HOME": str(home), "TMPDIR": str(self.temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background job ignores SIGINT, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads yet
+        )
+
+    def alive(self) -> list[psutil.Process]:
+        """Return the living processes that the command has started, and the command itself."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get(TAG) == self.tag:
+                    found.append(process)
+        return found
+
+    def wait_until_said(self, text: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if text in line:
+                return
+        pytest.fail(f"{text!r} was never said")
+
+    def wait_until_alive(self, number: Callable[[int], bool], timeout: float) -> list[psutil.Process]:
+        deadline = time.monotonic() + timeout
+        while not number(len(self.alive())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.alive()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., RunningDemo]]:
+    started: list[RunningDemo] = []
+
+    def begin(*arguments: str) -> RunningDemo:
+        started.append(RunningDemo(tmp_path, *arguments))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        for process in running.alive():
+            process.kill()
+        running.process.communicate()
+
+
+def test_the_demo_shows_the_result_and_the_speed_up_and_leaves_nothing(
+    start: Callable[..., RunningDemo],
+) -> None:
+    running = start("--count", "4", "--work-seconds", "1")
+
+    out, err = running.process.communicate(timeout=180)
+
+    assert (running.process.returncode, err) == (0, "")
+    assert "process_3: Hello from Airflow! (part 3)" in out
+    assert "Speed-up" in out
+    assert "of 4 branches" in out
+    assert running.alive() == []
+    assert list(running.temporary.iterdir()) == []
+
+
+def test_ctrl_c_while_the_branches_run_leaves_nothing(start: Callable[..., RunningDemo]) -> None:
+    running = start("--count", "3", "--work-seconds", "60")
+    running.wait_until_said(": running")
+
+    running.process.send_signal(signal.SIGINT)
+    _, err = running.process.communicate(timeout=60)
+
+    assert running.process.returncode == 1
+    assert err == "airflow fanout demo: interrupted; all that it had started is stopped\n"
+    assert running.alive() == []
+    assert list(running.temporary.iterdir()) == []
+
+
+def test_a_killed_demo_leaves_nothing(start: Callable[..., RunningDemo]) -> None:
+    running = start()
+    everything = 5  # The command, what watches over it, API server, scheduler and Dag processor.
+    assert len(running.wait_until_alive(lambda number: number >= everything, timeout=60)) >= everything
+
+    running.process.kill()
+
+    assert running.wait_until_alive(lambda number: number == 0, timeout=20) == []
+    assert list(running.temporary.iterdir()) == []
+
+
+def test_a_taken_port_is_said_in_one_line(start: Callable[..., RunningDemo]) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        running = start("--port", str(port))
+        _, err = running.process.communicate(timeout=60)
+
+    assert running.process.returncode == 1
+    assert err.startswith(f"airflow fanout demo: Port {port} is in use")
+    assert err.count("\n") == 1
+    assert running.alive() == []
+
+
+def test_a_failed_run_is_said_in_one_line_with_the_branch_and_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILING_DAG)
+    monkeypatch.setattr(demo, "_examples_folder", lambda: tmp_path)
+
+    code = demo.run_demo(demo.DemoOptions(dag_id="failing", count=2, work_seconds=0))
+
+    err = capsys.readouterr().err
+    assert code == 1
+    assert err == ("airflow fanout demo: the run failed: process_1 failed (ValueError: no service answers)\n")

@@ -1,0 +1,46 @@
+"""DESIGN §8.11 and 12: groups after fan-ins, in groups, in mapped groups; and a wide one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.e2e.run import Run
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def run(finished_run: Callable[[str], Run]) -> Run:
+    return finished_run("shapes")
+
+
+def test_the_branches_of_a_second_group_get_what_the_first_fan_in_returned(run: Run) -> None:
+    assert run.xcom("first_total") == 10 + 11
+    assert run.xcom("second_total") == 21 + 22
+
+
+def test_branches_of_a_group_in_a_group_have_names_without_their_parents(run: Run) -> None:
+    assert run.xcom("outer.collect") == {"inner_0": 100, "inner_1": 101}
+
+
+@pytest.mark.parametrize(("map_index", "number"), [(0, 1000), (1, 2000)])
+def test_in_a_mapped_group_a_fan_in_reads_the_branches_of_its_own_index(
+    run: Run, map_index: int, number: int
+) -> None:
+    collected = run.xcom("each.collect", map_index=map_index)
+    assert collected == {"pair_0": number, "pair_1": number + 1}
+
+
+def test_30_branches_are_read_in_at_most_33_requests(run: Run) -> None:
+    assert list(run.xcom("collect_wide").values()) == list(range(30))
+    assert sum(run.xcom("collect_wide", "requests").values()) <= 33
+
+
+def test_the_log_tells_as_many_requests_as_were_sent(run: Run) -> None:
+    sent = sum(run.xcom("collect_wide", "requests").values())
+    assert f"30 branches: 30 succeeded ({sent} requests)" in run.log("collect_wide")

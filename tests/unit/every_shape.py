@@ -1,0 +1,85 @@
+"""A Dag with every shape of group and fan-in, parsed twice by the serialization tests."""
+
+from __future__ import annotations
+
+import functools
+from datetime import timedelta
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, TaskGroup, task
+
+from airflow_fanout import FanInOperator, FanOutGroup
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_fanout import FanInResults
+
+
+@task
+def load() -> str:
+    return "text"
+
+
+@task(retries=3)
+def process(text: str, index: int = 0) -> str:
+    return f"{text} {index}"
+
+
+def length(item: str, text: str = "", *, unit: str = "characters") -> str:
+    return f"{len(item) + len(text)} {unit}"
+
+
+def shout(text: str) -> str:
+    return text.upper()
+
+
+def after_each(context: Context, result: Any) -> None:
+    print(result)
+
+
+def on_failure(context: Context) -> None:
+    print(context["task"])
+
+
+def combine(results: FanInResults, separator: str) -> str:
+    return separator.join(map(str, results.values()))
+
+
+with DAG(
+    "every_shape",
+    schedule=None,
+    default_args={"retries": 1, "on_failure_callback": on_failure, "post_execute": after_each},
+):
+    text = load()
+    count = FanOutGroup("count", branch=process, count=12, partial={"text": text})
+    FanOutGroup("items", branch=length, items=["a", "bb"], default_args={"pool": "small"})
+    FanOutGroup("named", branch=functools.partial(length, unit="letters"), items={"first": "a", "second": "b"})
+    different = FanOutGroup(
+        "different",
+        branch={"shout": shout, "process": process.override(retry_delay=timedelta(seconds=1))},
+        partial={"text": text},
+    )
+    with TaskGroup("outer"):
+        nested = FanOutGroup("nested", branch=process.partial(text="inner"), count=2)
+        FanInOperator(task_id="collect", fan_out=nested)
+    FanOutGroup("plain", branch=shout, items=["a", "b", "c"], prefix_group_id=False)
+    nothing = FanOutGroup("nothing", branch=shout, items=[])
+    names = [f"{'many' * 15}_{number * 37 % 200}" for number in range(200)]
+    many = FanOutGroup("many", branch=shout, items=dict.fromkeys(names, "text"))
+
+    FanInOperator(
+        task_id="combine",
+        fan_out=count,
+        python_callable=combine,
+        op_kwargs={"separator": "{{ ds }}"},
+        min_success=3,
+        min_success_ratio=0.28,
+        count_skipped="failure",
+    )
+    FanInOperator(task_id="thirds", fan_out=different, min_success_ratio=Fraction(1, 3), on_empty="skip")
+    FanInOperator(task_id="over_nothing", fan_out=nothing, on_empty="skip")
+    FanInOperator(task_id="over_many", fan_out=many)
+    shout_each = task(shout).expand(text=["a", "b"])
+    FanInOperator(task_id="by_prefix", task_id_prefix="shout", key="custom") << shout_each

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import argparse
+import io
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.cli.cli_config import GroupCommand
+from rich.console import Console
+
+from airflow_fanout import demo_view
+from airflow_fanout.cli import branch_count, get_fanout_cli_commands, port_number, wait_seconds
+from airflow_fanout.demo import DemoError, DemoOptions, example_file, run_demo
+from airflow_fanout.embedded import port_is_free
+from airflow_fanout.embedded_environment import isolated_environment
+from airflow_fanout.report import BranchTiming
+
+pytestmark = pytest.mark.unit
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def branch(
+    name: str, state: str, *, started: float | None = None, ended: float | None = None
+) -> BranchTiming:
+    def moment(seconds: float | None) -> datetime | None:
+        return None if seconds is None else NOON + timedelta(seconds=seconds)
+
+    return BranchTiming(name=name, state=state, queued=NOON, started=moment(started), ended=moment(ended))
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    (group,) = get_fanout_cli_commands()
+    assert isinstance(group, GroupCommand)
+    demo = next(command for command in group.subcommands if command.name == "demo")
+    parser = argparse.ArgumentParser()
+    for argument in demo.args:
+        argument.add_to_parser(parser)
+    return parser.parse_args(arguments)
+
+
+def environment(inherited: dict[str, str], extra: dict[str, str] | None = None) -> dict[str, str]:
+    return isolated_environment(
+        inherited,
+        home=Path("/home"),
+        dags_folder=Path("/dags"),
+        base_url="http://127.0.0.1:1",
+        database_url="sqlite:////home/airflow.db",
+        extra=extra or {},
+    )
+
+
+def test_the_demo_has_eight_branches_of_three_seconds_unless_told() -> None:
+    args = parse()
+
+    assert (args.count, args.work_seconds, args.keep, args.port) == (8, 3.0, False, None)
+    assert args.dag == "fan_out_fan_in_pipeline"
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        *(
+            pytest.param(branch_count, text, id=f"count-{text}")
+            for text in ("0", "-1", "201", "2.5", "eight", "")
+        ),
+        *(
+            pytest.param(wait_seconds, text, id=f"wait-{text}")
+            for text in ("-1", "601", "nan", "inf", "long")
+        ),
+        *(pytest.param(port_number, text, id=f"port-{text}") for text in ("0", "65536", "-1", "http")),
+    ],
+)
+def test_an_unusable_argument_is_refused_with_what_was_expected(read: Any, text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected .* to .*, not"):
+        read(text)
+
+
+def test_a_wrong_argument_ends_with_exit_code_2() -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--count", "0")
+
+    assert ended.value.code == 2
+
+
+def test_an_unknown_dag_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    for name in ("b.py", "a.py", "_shared.py", "notes.txt"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(DemoError, match=r"no example Dag 'c'; there are: a, b$"):
+        example_file("c", tmp_path)
+
+
+def test_the_default_dag_is_among_the_examples() -> None:
+    assert example_file(parse().dag).is_file()
+
+
+def test_a_problem_is_one_line_on_standard_error_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run_demo(DemoOptions(dag_id="nope", count=1, work_seconds=0))
+
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.out == ""
+    assert captured.err.startswith("airflow fanout demo: no example Dag 'nope'; there are: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_taken_port_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        options = DemoOptions(dag_id="fan_out_fan_in_pipeline", count=1, work_seconds=0, port=port)
+
+        assert not port_is_free(port)
+        assert run_demo(options) == 1
+
+    assert f"Port {port} is in use" in capsys.readouterr().err
+    assert port_is_free(port)
+
+
+def test_the_wait_for_a_run_grows_with_the_rounds_that_the_branches_need() -> None:
+    one_round = DemoOptions(dag_id="any", count=32, work_seconds=100)
+    two_rounds = DemoOptions(dag_id="any", count=33, work_seconds=100)
+
+    assert two_rounds.run_timeout - one_round.run_timeout > 100
+
+
+@pytest.mark.parametrize(
+    "name", ["AIRFLOW__CORE__EXECUTOR", "AIRFLOW_CONFIG", "AIRFLOW_CONN_DB", "AIRFLOW_VAR_X", "_AIRFLOW_X"]
+)
+def test_nothing_of_the_callers_airflow_reaches_the_embedded_one(name: str) -> None:
+    made = environment({name: "theirs", "PATH": "/bin"})
+
+    assert made.get(name) != "theirs"
+    assert made["PATH"] == "/bin"
+
+
+def test_what_the_caller_adds_replaces_what_is_set() -> None:
+    made = environment({}, {"AIRFLOW__CORE__LOAD_EXAMPLES": "True", "OWN": "1"})
+
+    assert (made["AIRFLOW__CORE__LOAD_EXAMPLES"], made["OWN"]) == ("True", "1")
+
+
+def test_a_proxy_is_kept_for_all_but_loopback() -> None:
+    made = environment({"HTTP_PROXY": "http://proxy", "no_proxy": "intranet"})
+
+    assert made["HTTP_PROXY"] == "http://proxy"
+    assert made["no_proxy"] == made["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+
+
+def test_only_what_changed_is_said() -> None:
+    said = {"p_0": "running", "p_1": "running"}
+    now = [
+        branch("p_0", "success", started=0, ended=3),
+        branch("p_1", "running", started=0),
+        branch("p_2", "queued"),
+        branch("p_3", "waiting"),
+    ]
+
+    assert demo_view.lines_of_change(said, now) == ["p_0: success after 3.0 s", "p_2: queued"]
+
+
+def test_many_branches_are_counted_instead_of_listed() -> None:
+    now = [branch(f"p_{index}", "running" if index < 5 else "queued") for index in range(21)]
+
+    assert demo_view.lines_of_change({}, now) == ["21 branches: 16 queued, 5 running"]
+
+
+def test_the_table_counts_a_running_branchs_seconds_up_to_now() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    console.print(
+        demo_view.branch_table([branch("p_0", "running", started=1)], NOON + timedelta(seconds=3.5))
+    )
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().split() == ["p_0", "running", "2.5", "s"]
+
+
+def test_the_figures_are_made_from_what_the_branches_recorded() -> None:
+    timings = [
+        demo_view.with_work(branch(f"p_{index}", "success", started=1, ended=5), 3.0 + index / 10)
+        for index in range(4)
+    ]
+
+    text = demo_view.figures(timings, work_seconds=3)
+
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert "12.6 s" in lines["Work"]
+    assert "5.0 s" in lines["Wall"]
+    assert "2.5×" in lines["Speed-up"]
+    assert "p_3" in lines["Slowest"]
+    assert "stands for a call to a service" in text
+
+
+def test_work_that_was_not_recorded_is_a_dash() -> None:
+    text = demo_view.figures([branch("p_0", "success", started=1, ended=5)], work_seconds=0)
+
+    work, _, speed_up = (line.split()[1] for line in text.splitlines()[:3])
+    assert work == speed_up == "–"
+    assert "stands for" not in text
+
+
+def test_a_result_is_shown_by_branch_and_as_it_is() -> None:
+    assert demo_view.result_text({"p_0": "[bold]x", "p_1": [1, None]}) == "  p_0: [bold]x\n  p_1: [1, null]"
+    assert demo_view.result_text("one text") == "  one text"
+
+
+def test_a_retried_branchs_instance_becomes_its_timing() -> None:
+    timing = demo_view.timing_of(
+        {
+            "task_id": "process.each",
+            "map_index": 2,
+            "state": None,
+            "queued_when": "2026-01-01T12:00:00Z",
+            "start_date": None,
+            "end_date": None,
+            "try_number": 2,
+        }
+    )
+
+    assert (timing.name, timing.state, timing.queued, timing.tries) == ("process.each[2]", "waiting", NOON, 2)
