@@ -214,7 +214,8 @@ def _refuse_helpers_and_skippers(owner: str, argument: str, decorated: _TaskDeco
             f"make the branch a @task, and wire the {kind} around the group"
         )
         raise DeclarationValueError(owner, argument, problem)
-    if getattr(decorated.operator_class, "_can_skip_downstream", False):
+    # The class attribute, which is no property where it is true.
+    if getattr(decorated.operator_class, "inherits_from_skipmixin", False) is True:
         problem = (
             f"{title} is a {decorated.operator_class.__name__}, which skips the tasks after it: the fan-in "
             "would never run; raise AirflowSkipException in a plain @task to skip the one branch"

@@ -40,9 +40,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave nothing behind."""
-    for process in config.stash.get(PARSING, ()):
-        process.kill()
-        process.communicate()
+    for parsing in config.stash.get(PARSING, []):
+        parsing.process.kill()
+        parsing.process.communicate()
     shutil.rmtree(HOME, ignore_errors=True)
 
 

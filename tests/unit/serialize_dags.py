@@ -1,4 +1,4 @@
-"""Print what Airflow's Dag processor would store of some Dag files; run as a process of its own."""
+"""Write what Airflow's Dag processor would store of some Dag files; run as a process of its own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from airflow.models.serialized_dag import SerializedDagModel
 from airflow.serialization.serialized_objects import DagSerialization
 
 
-def main(files: list[str]) -> None:
-    """Write ``{dag_id: {"hash": …, "data": …}}`` to standard output."""
+def main(output: str, *files: str) -> None:
+    """Write ``{dag_id: {"hash": …, "data": …}}`` into a file; Airflow itself logs to standard output."""
     found: dict[str, Any] = {}
     for file in map(Path, files):
         bag = DagBag(file)
@@ -22,8 +22,8 @@ def main(files: list[str]) -> None:
         for dag_id, dag in bag.dags.items():
             data = DagSerialization.to_dict(dag)
             found[dag_id] = {"hash": SerializedDagModel.hash(data), "data": data}
-    sys.stdout.write(json.dumps(found))
+    Path(output).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])
