@@ -158,7 +158,7 @@ def as_written(ratio: float | Fraction | Decimal) -> Fraction:
 
     :param ratio: The ratio; a float is taken by its shortest decimal form.
     """
-    return Fraction(repr(ratio)) if isinstance(ratio, float) else Fraction(ratio)
+    return Fraction(float.__repr__(ratio)) if isinstance(ratio, float) else Fraction(ratio)
 
 
 def decide(tally: Tally, policy: Policy) -> Verdict:

@@ -17,7 +17,7 @@ __all__ = ["CountingFanIn"]
 
 
 class CountingFanIn(FanInOperator):
-    """A fan-in that pushes an XCom ``requests``: every message that ``execute`` sent, by type, whatever came of it."""
+    """A fan-in that pushes an XCom ``requests``: the messages that ``execute`` sent, by type."""
 
     def execute(self, context: Context) -> Any:
         """Count at the one door through which a task's process can reach its supervisor."""

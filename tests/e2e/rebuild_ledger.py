@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from airflow.models.dagrun import DagRun
@@ -43,4 +44,6 @@ def rebuild(dag_id: str, run_id: str, fan_in_id: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    json.dump(rebuild(*sys.argv[1:]), sys.stdout)
+    Path(sys.argv[1]).write_text(
+        json.dumps(rebuild(*sys.argv[2:])), encoding="utf-8"
+    )  # Airflow logs to stdout.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from airflow_fanout.embedded import EmbeddedAirflow
 
-__all__ = ["Collected", "Instance", "Run"]
+__all__ = ["NEVER", "Collected", "Instance", "Run"]
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""When a task started that hasn't."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +25,18 @@ class Instance:
 
     :param state: Its state, in Airflow's words.
     :param try_number: Number of its last try; 0 if it never started.
-    :param queued: When it was queued.
+    :param queued: When it was queued for its last try.
     :param start: When its last try began.
     :param end: When its last try ended.
+    :param duration: Seconds of its last try, as Airflow shows them.
     """
 
     state: str
     try_number: int
-    queued: datetime | None
+    queued: datetime
     start: datetime
     end: datetime
+    duration: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +97,9 @@ class Run:
                 state=found["state"],
                 try_number=found["try_number"],
                 queued=_moment(found["queued_when"]),
-                start=_moment(found["start_date"]) or datetime.max,
-                end=_moment(found["end_date"]) or datetime.max,
+                start=_moment(found["start_date"]),
+                end=_moment(found["end_date"]),
+                duration=found["duration"],
             )
             for found in self.airflow.task_instances(self.dag_id, self.run_id)
         }
@@ -105,6 +111,11 @@ class Run:
     def group(self, group_id: str) -> list[Instance]:
         """Return the instances of a task group's tasks."""
         return [found for (task_id, _), found in self.instances.items() if task_id.startswith(f"{group_id}.")]
+
+    def wall_seconds(self, group_id: str) -> float:
+        """Return the seconds from the first start to the last end of a group's tasks."""
+        tasks = self.group(group_id)
+        return (max(task.end for task in tasks) - min(task.start for task in tasks)).total_seconds()
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         """Return what a task pushed."""
@@ -132,5 +143,5 @@ class Run:
         return self.airflow.log(self.dag_id, self.run_id, task_id, try_number=number, map_index=map_index)
 
 
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+def _moment(text: str | None) -> datetime:
+    return NEVER if text is None else datetime.fromisoformat(text)

@@ -41,15 +41,10 @@ def rebuilt(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{run.airflow.home / 'airflow.db'}",
     }
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), run.dag_id, run.run_id, "tolerate"],
-        cwd=home,
-        env=env,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    ledger: list[dict[str, Any]] = json.loads(done.stdout)
+    output = home / "ledger.json"
+    command = [sys.executable, str(SCRIPT), str(output), run.dag_id, run.run_id, "tolerate"]
+    subprocess.run(command, cwd=home, env=env, check=True)
+    ledger: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))
     return ledger
 
 

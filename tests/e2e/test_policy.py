@@ -80,7 +80,9 @@ def test_a_failure_names_skipped_branches_where_they_count_as_failures(run: Run)
     assert "idle: skipped" in run.log("mixed_3_skipped_fail")
 
 
-@pytest.mark.parametrize("fan_in", ["mixed_3", "mixed_all", "skips_all", "zero_default", "zero_fail", "zero_skip"])
+@pytest.mark.parametrize(
+    "fan_in", ["mixed_3", "mixed_all", "skips_all", "zero_default", "zero_fail", "zero_skip"]
+)
 def test_the_report_is_pushed_whatever_the_verdict(run: Run, fan_in: str) -> None:
     report = run.report(fan_in)
     expected = {"mixed": (5, 4, 3, 1, 1), "skips": (2, 0, 0, 0, 2), "zero": (0, 0, 0, 0, 0)}
@@ -112,6 +114,11 @@ def test_branches_that_were_all_skipped_succeed_where_a_skip_counts_as_success(r
 )
 def test_zero_branches_reach_on_empty(run: Run, fan_in: str, state: str) -> None:
     assert (run.instance(fan_in).state, run.instance(fan_in).try_number) == (state, 1)
+
+
+def test_the_task_that_stands_for_zero_branches_is_none_by_prefix(run: Run) -> None:
+    assert run.instance("no_items_by_prefix").state == "skipped"
+    assert run.report("no_items_by_prefix")["expected"] == 0
 
 
 @pytest.mark.parametrize("fan_in", ["zero_default", "no_items_default"])

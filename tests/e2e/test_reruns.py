@@ -83,7 +83,9 @@ def test_a_branch_that_was_not_cleared_keeps_its_value(cleared: dict[str, Collec
 
 def test_instances_of_a_list_that_cannot_be_made_again_have_no_value(cleared: dict[str, Collected]) -> None:
     outcomes = cleared["collect_native"].outcomes
-    assert [(name, outcomes[name]["state"], outcomes[name]["value"]) for name in outcomes if "unlisted" in name] == [
+    assert [
+        (name, outcomes[name]["state"], outcomes[name]["value"]) for name in outcomes if "unlisted" in name
+    ] == [
         ("native_unlisted[0]", "upstream_failed", None),
         ("native_unlisted[1]", "upstream_failed", None),
     ]
@@ -91,7 +93,9 @@ def test_instances_of_a_list_that_cannot_be_made_again_have_no_value(cleared: di
 
 def test_what_a_list_that_has_shrunk_left_behind_has_no_value(cleared: dict[str, Collected]) -> None:
     outcomes = cleared["collect_native"].outcomes
-    assert [(name, outcomes[name]["state"], outcomes[name]["value"]) for name in outcomes if "shrinking" in name] == [
+    assert [
+        (name, outcomes[name]["state"], outcomes[name]["value"]) for name in outcomes if "shrinking" in name
+    ] == [
         ("native_shrinking[0]", "success", "again"),
         ("native_shrinking[1]", "removed", None),
         ("native_shrinking[2]", "removed", None),

@@ -24,6 +24,11 @@ def test_the_branches_of_a_second_group_get_what_the_first_fan_in_returned(run: 
     assert run.xcom("second_total") == 21 + 22
 
 
+def test_a_fan_ins_function_gets_rendered_arguments_and_the_context_values_that_it_names(run: Run) -> None:
+    scaled = {"second_0": 21 * 21, "second_1": 22 * 21}
+    assert run.xcom("described") == {"scaled": scaled, "run": run.run_id, "task": "described"}
+
+
 def test_branches_of_a_group_in_a_group_have_names_without_their_parents(run: Run) -> None:
     assert run.xcom("outer.collect") == {"inner_0": 100, "inner_1": 101}
 

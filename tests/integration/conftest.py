@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -10,24 +11,26 @@ from pathlib import Path
 import pytest
 
 EXAMPLE_DAGS = Path(__file__).parents[2] / "dags"
+BUNDLE = {
+    "name": "dags-folder",
+    "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+    "kwargs": {"path": str(EXAMPLE_DAGS)},
+}
 
 if "airflow" in sys.modules:
     _message = "Airflow was imported before tests/integration/conftest.py could give it a home of its own"
     raise pytest.UsageError(_message)
 
 _home = tempfile.TemporaryDirectory(prefix="airflow-fanout-integration-", ignore_cleanup_errors=True)
-for _name in [name for name in os.environ if name.startswith("AIRFLOW__")]:
-    del os.environ[_name]
-os.environ |= {
-    "AIRFLOW_HOME": _home.name,
-    "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-}
+os.environ["AIRFLOW_HOME"] = _home.name
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def migrated_database() -> None:
-    """Make the SQLite database that ``dag.test()`` writes to."""
+def airflow_database() -> None:
+    """Make the SQLite database that ``dag.test()`` writes to, and name the folder that it takes Dags from."""
+    # Read whenever it is asked for, unlike [core] dags_folder, which another suite's conftest may have set.
+    os.environ["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps([BUNDLE])
     from airflow.utils.db import initdb
 
     initdb()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.unit.parsed import PARSING, start_parsing
 
@@ -21,6 +22,10 @@ HOME = Path(tempfile.mkdtemp(prefix="airflow-fanout-unit-"))
 os.environ["AIRFLOW_HOME"] = str(HOME)
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(HOME / "dags")
+
+# A busy machine is no failure, and 20 s are for the whole suite.
+settings.register_profile("unit", max_examples=50, deadline=None)
+settings.load_profile("unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,3 +58,13 @@ def dag() -> Iterator[DAG]:
 
     with DAG("pipeline", schedule=None) as dag:
         yield dag
+
+
+@pytest.fixture
+def no_dag(dag: DAG) -> Iterator[None]:
+    """Leave that Dag for a while."""
+    from airflow.sdk.definitions._internal.contextmanager import DagContext
+
+    DagContext.pop()
+    yield
+    DagContext.push(dag)

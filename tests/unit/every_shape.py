@@ -53,9 +53,11 @@ with DAG(
     default_args={"retries": 1, "on_failure_callback": on_failure, "post_execute": after_each},
 ):
     text = load()
+    small: Any = {"pool": "small"}
     count = FanOutGroup("count", branch=process, count=12, partial={"text": text})
-    FanOutGroup("items", branch=length, items=["a", "bb"], default_args={"pool": "small"})
-    FanOutGroup("named", branch=functools.partial(length, unit="letters"), items={"first": "a", "second": "b"})
+    FanOutGroup("items", branch=length, items=["a", "bb"], default_args=small)
+    letters = functools.partial(length, unit="letters")
+    FanOutGroup("named", branch=letters, items={"first": "a", "second": "b"})
     different = FanOutGroup(
         "different",
         branch={"shout": shout, "process": process.override(retry_delay=timedelta(seconds=1))},
@@ -64,7 +66,7 @@ with DAG(
     with TaskGroup("outer"):
         nested = FanOutGroup("nested", branch=process.partial(text="inner"), count=2)
         FanInOperator(task_id="collect", fan_out=nested)
-    FanOutGroup("plain", branch=shout, items=["a", "b", "c"], prefix_group_id=False)
+    plain = FanOutGroup("plain", branch=shout, items=["a", "b", "c"], prefix_group_id=False)
     nothing = FanOutGroup("nothing", branch=shout, items=[])
     names = [f"{'many' * 15}_{number * 37 % 200}" for number in range(200)]
     many = FanOutGroup("many", branch=shout, items=dict.fromkeys(names, "text"))
@@ -81,5 +83,6 @@ with DAG(
     FanInOperator(task_id="thirds", fan_out=different, min_success_ratio=Fraction(1, 3), on_empty="skip")
     FanInOperator(task_id="over_nothing", fan_out=nothing, on_empty="skip")
     FanInOperator(task_id="over_many", fan_out=many)
+    FanInOperator(task_id="over_plain", fan_out=plain)
     shout_each = task(shout).expand(text=["a", "b"])
     FanInOperator(task_id="by_prefix", task_id_prefix="shout", key="custom") << shout_each

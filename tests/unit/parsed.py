@@ -18,7 +18,6 @@ REPOSITORY = Path(__file__).parents[2]
 DAG_FILES = (*sorted((REPOSITORY / "dags").glob("*.py")), Path(__file__).parent / "every_shape.py")
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Parsing:
     """

@@ -21,7 +21,8 @@ def main(output: str, *files: str) -> None:
             raise ImportError(bag.import_errors)
         for dag_id, dag in bag.dags.items():
             data = DagSerialization.to_dict(dag)
-            found[dag_id] = {"hash": SerializedDagModel.hash(data), "data": data}
+            dag_hash = SerializedDagModel.hash(data)  # type: ignore[no-untyped-call]
+            found[dag_id] = {"hash": dag_hash, "data": data}
     Path(output).write_text(json.dumps(found), encoding="utf-8")
 
 

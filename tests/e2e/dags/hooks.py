@@ -33,6 +33,10 @@ def failed_by_operator(context: Context) -> None:
     note("on_failure_callback of the operator", context)
 
 
+def starting(context: Context) -> None:
+    note("on_execute_callback", context)
+
+
 def before(context: Context) -> None:
     note("pre_execute", context)
 
@@ -52,13 +56,15 @@ def fail() -> str:
     raise ValueError(message)
 
 
+of_group: Any = {
+    "on_failure_callback": [failed_by_group]
+}  # Any: mypy does not understand TaskGroup's converter
+of_success: Any = {"on_execute_callback": starting, "pre_execute": before, "post_execute": after}
+
 with DAG("hooks", schedule=None, default_args={"on_failure_callback": failed_by_dag}):
-    groups = [
+    [
         FanOutGroup("by_dag", branch=fail, count=1),
-        FanOutGroup("by_group", branch=fail, count=1, default_args={"on_failure_callback": [failed_by_group]}),
+        FanOutGroup("by_group", branch=fail, count=1, default_args=of_group),
         FanOutGroup("by_operator", branch=fail.override(on_failure_callback=failed_by_operator), count=1),
-        FanOutGroup(
-            "by_success", branch=succeed, count=1, default_args={"pre_execute": before, "post_execute": after}
-        ),
-    ]
-    groups >> FanInOperator(task_id="collect", task_id_prefix="by_", min_success=1, python_callable=dump)
+        FanOutGroup("by_success", branch=succeed, count=1, default_args=of_success),
+    ] >> FanInOperator(task_id="collect", task_id_prefix="by_", min_success=1, python_callable=dump)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from tests.e2e.counting import CountingFanIn
 from tests.e2e.dump import dump
-
-if TYPE_CHECKING:
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 
 @task(retries=1, retry_delay=timedelta(milliseconds=100))
-def process_step(index: int, ti: RuntimeTaskInstance) -> Any:
+def process_step(index: int, ti: Any = None) -> Any:
     if index != 11:
         ti.xcom_push("score", None if index == 10 else index * 10)
     match index:
@@ -41,6 +39,6 @@ def process_step(index: int, ti: RuntimeTaskInstance) -> Any:
 
 with DAG("identity", schedule=None):
     process = FanOutGroup("process", branch=process_step, count=12)
-    FanInOperator(task_id="combine", fan_out=process, min_success=10, python_callable=dump)
+    CountingFanIn(task_id="combine", fan_out=process, min_success=10, python_callable=dump)
     FanInOperator(task_id="values", fan_out=process, min_success=1)
     FanInOperator(task_id="scores", fan_out=process, min_success=1, key="score", python_callable=dump)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, task
@@ -11,9 +11,6 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_fanout import FanInOperator
 from tests.e2e.counting import CountingFanIn
 from tests.e2e.dump import dump
-
-if TYPE_CHECKING:
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 MANY = 300
 
@@ -32,7 +29,7 @@ def double(number: int) -> int:
 
 
 @task
-def mixed(fate: str, ti: RuntimeTaskInstance) -> str | None:
+def mixed(fate: str, ti: Any = None) -> str | None:
     match fate:
         case "fails after pushing":
             ti.xcom_push("return_value", "too early")
@@ -46,7 +43,7 @@ def mixed(fate: str, ti: RuntimeTaskInstance) -> str | None:
 
 
 @task
-def push_values(ti: RuntimeTaskInstance) -> None:
+def push_values(ti: Any = None) -> None:
     """Give each instance of `many` a value, in an order that is not theirs."""
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import SetXCom
@@ -80,7 +77,7 @@ with DAG("native", schedule=None):
     mixed.override(task_id="mixed")(fate="plain") >> FanInOperator(
         task_id="collect_plain", task_id_prefix="mixed", python_callable=dump
     )
-    mixed.override(task_id="fate").expand(fate=fates) >> FanInOperator(
+    mixed.override(task_id="fate").expand(fate=fates) >> CountingFanIn(
         task_id="collect_fates", task_id_prefix="fate", min_success=3, python_callable=dump
     )
     double.override(task_id="once").expand(number=[21]) >> FanInOperator(

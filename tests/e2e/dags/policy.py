@@ -65,12 +65,15 @@ with DAG("policy", schedule=None):
     zero = FanOutGroup("zero", branch=branch, count=0, partial={"fate": "never run"})
     no_items = FanOutGroup("no_items", branch=branch, items=[])
     prepare() >> [zero, no_items]
-    fan_in("zero_default", zero)
+    # First in every queue, so that they would overtake `prepare` if anything let them.
+    first: dict[str, Any] = {"priority_weight": 1000, "weight_rule": "absolute"}
+    fan_in("zero_default", zero, **first)
     fan_in("zero_tolerant", zero, min_success=1)
     fan_in("zero_tolerant_succeed", zero, min_success=1, on_empty="succeed")
     fan_in("zero_fail", zero, on_empty="fail")
     fan_in("zero_skip", zero, on_empty="skip")
-    fan_in("no_items_default", no_items)
+    fan_in("no_items_default", no_items, **first)
+    no_items >> FanInOperator(task_id="no_items_by_prefix", task_id_prefix="no_items.", on_empty="skip")
 
     for fate in ("fails", "is skipped"):
         name = fate.replace(" ", "_")

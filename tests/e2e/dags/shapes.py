@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, TaskGroup, task, task_group
 
@@ -10,6 +10,8 @@ from airflow_fanout import FanInOperator, FanOutGroup
 from tests.e2e.counting import CountingFanIn
 
 if TYPE_CHECKING:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
     from airflow_fanout import FanInResults
 
 
@@ -22,11 +24,23 @@ def total(results: FanInResults) -> int:
     return sum(results.values())
 
 
+def describe(results: FanInResults, factor: int, run: str, ti: RuntimeTaskInstance) -> dict[str, Any]:
+    scaled = {name: value * factor for name, value in results.items()}
+    return {"scaled": scaled, "run": run, "task": ti.task_id}
+
+
 with DAG("shapes", schedule=None):
     first = FanOutGroup("first", branch=add, count=2, partial={"number": 10})
     first_total = FanInOperator(task_id="first_total", fan_out=first, python_callable=total)
     second = FanOutGroup("second", branch=add, count=2, partial={"number": first_total.output})
     FanInOperator(task_id="second_total", fan_out=second, python_callable=total)
+
+    FanInOperator(
+        task_id="described",
+        fan_out=second,
+        python_callable=describe,
+        op_kwargs={"factor": first_total.output, "run": "{{ run_id }}"},
+    )
 
     with TaskGroup("outer"):
         inner = FanOutGroup("inner", branch=add, count=2, partial={"number": 100})

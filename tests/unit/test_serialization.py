@@ -1,0 +1,156 @@
+"""What Airflow stores of the Dags: the same on every parse, and enough to know what was declared."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import TaskGroup
+
+from airflow_fanout.declaration import read_fan_in
+from tests.unit.parsed import DAG_FILES, PARSING
+
+if TYPE_CHECKING:
+    from airflow_fanout.declaration import DeclaredGroup
+
+DAG_IDS = [file.stem for file in DAG_FILES]
+
+
+@pytest.fixture(scope="session")
+def parsed_twice(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All Dags as two processes found them, whose strings have different hashes."""
+    first, second = (parsing.result() for parsing in request.config.stash[PARSING])
+    return first, second
+
+
+@pytest.fixture(scope="session")
+def every_shape(parsed_twice: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+    """The serialized Dag that has every shape."""
+    dag: dict[str, Any] = parsed_twice[0]["every_shape"]["data"]["dag"]
+    return dag
+
+
+def tasks_of(dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {task["__var"]["task_id"]: task["__var"] for task in dag["tasks"]}
+
+
+def groups_of(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for kind, child in group["children"].values():
+        if kind == "taskgroup":
+            found[child["_group_id"]] = child
+            found |= groups_of(child)
+    return found
+
+
+def read(dag: dict[str, Any], fan_in: str) -> Any:
+    tasks = tasks_of(dag)
+    upstream = [task_id for task_id, its in tasks.items() if fan_in in its.get("downstream_task_ids", ())]
+    return read_fan_in(tasks[fan_in]["declaration"], task_ids=sorted(tasks), upstream_task_ids=upstream)
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_two_processes_give_the_same_hash(parsed_twice: tuple[dict[str, Any], ...], dag_id: str) -> None:
+    first, second = parsed_twice
+
+    assert first[dag_id]["data"] == second[dag_id]["data"]
+    assert first[dag_id]["hash"] == second[dag_id]["hash"]
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_no_memory_address_is_stored(parsed_twice: tuple[dict[str, Any], ...], dag_id: str) -> None:
+    assert re.findall(r".{0,40}0x[0-9a-f]{6,}", json.dumps(parsed_twice[0][dag_id]["data"])) == []
+
+
+def test_a_fan_out_group_is_stored_as_a_plain_task_group(every_shape: dict[str, Any]) -> None:
+    groups = groups_of(every_shape["task_group"])
+    plain = set(groups["outer"])
+
+    assert {name for name in groups if set(groups[name]) - {"doc_md"} != plain - {"doc_md"}} == set()
+
+
+def test_a_tooltip_is_stored(every_shape: dict[str, Any]) -> None:
+    count = groups_of(every_shape["task_group"])["count"]
+
+    assert count["tooltip"] == "Fan-out: 12 branches, all at once"
+
+
+@pytest.mark.skipif(not hasattr(TaskGroup, "doc_md"), reason="task groups have a doc_md from Airflow 3.3 on")
+def test_documentation_is_stored(every_shape: dict[str, Any]) -> None:
+    count = groups_of(every_shape["task_group"])["count"]
+
+    assert count["doc_md"].startswith("**Fan-out** `count`: 12 branches")
+
+
+def test_airflow_reads_it_back(parsed_twice: tuple[dict[str, Any], ...]) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dag = DagSerialization.from_dict(parsed_twice[0]["every_shape"]["data"])
+
+    assert type(dag.task_group.get_task_group_dict()["count"]).__name__ == "SerializedTaskGroup"
+    assert dag.get_task("combine").upstream_task_ids == {f"count.count_{index}" for index in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("fan_in", "group_id", "prefix", "names"),
+    [
+        pytest.param("combine", "count", "count.", [f"count_{index}" for index in range(12)], id="count"),
+        pytest.param("thirds", "different", "different.", ["shout", "process"], id="a mapping of functions"),
+        pytest.param("outer.collect", "outer.nested", "outer.nested.", ["nested_0", "nested_1"], id="nested"),
+        pytest.param("over_plain", "plain", "", ["plain_0", "plain_1", "plain_2"], id="unprefixed"),
+        pytest.param("over_nothing", "nothing", "nothing.", [], id="no branches"),
+        pytest.param(
+            "over_many",
+            "many",
+            "many.",
+            [f"{'many' * 15}_{number * 37 % 200}" for number in range(200)],
+            id="names too long to be written out",
+        ),
+    ],
+)
+def test_what_was_declared_is_known_without_the_dag_file(
+    every_shape: dict[str, Any], fan_in: str, group_id: str, prefix: str, names: list[str]
+) -> None:
+    """DESIGN §6."""
+    group: DeclaredGroup = read(every_shape, fan_in)[0]
+
+    assert (group.group_id, group.prefix) == (group_id, prefix)
+    assert [branch.name for branch in group.branches] == names
+    assert all(branch.last_task_id == prefix + branch.name for branch in group.branches)
+
+
+def test_a_fan_in_by_prefix_is_known_too(every_shape: dict[str, Any]) -> None:
+    group, prefix, key, _ = read(every_shape, "by_prefix")
+
+    assert [branch.name for branch in group.branches] == ["shout"]
+    assert (prefix, key) == ("shout", "custom")
+
+
+def test_the_policy_is_known_exactly(every_shape: dict[str, Any]) -> None:
+    policy = read(every_shape, "combine")[3]
+
+    assert (policy.min_success, policy.count_skipped, policy.when_empty) == (3, "failure", "fail")
+    assert policy.needed(25) == 7
+    assert read(every_shape, "thirds")[3].needed(9) == 3
+
+
+def test_the_description_is_small(every_shape: dict[str, Any]) -> None:
+    assert len(tasks_of(every_shape)["combine"]["declaration"]) < 300
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"),
+    [
+        pytest.param("fan_out_fan_in_pipeline", "process_0", id="ours alone"),
+        pytest.param("every_shape", "count.count_0", id="ours before the author's"),
+    ],
+)
+def test_our_hooks_take_little_room(
+    parsed_twice: tuple[dict[str, Any], ...], dag_id: str, task_id: str
+) -> None:
+    """Airflow stores a hook's source once for each task."""
+    stored = tasks_of(parsed_twice[0][dag_id]["data"]["dag"])[task_id]
+
+    assert 0 < len(stored["_post_execute_hook"]) < 300
