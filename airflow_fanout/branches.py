@@ -18,6 +18,7 @@ from airflow_fanout.names import listing
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from airflow.sdk import TaskGroup
     from airflow.sdk.bases.decorator import _TaskDecorator
 
 __all__ = ["NO_ITEM", "FunctionBranch", "function_branch", "is_task_function"]
@@ -69,6 +70,7 @@ class FunctionBranch:
         :param default_args: Names that Airflow fills parameters from, if they are left open.
         :raises DeclarationTypeError: If they don't.
         """
+        self._refuse_positional_only({*partial, *self.bound})
         taken = {name for name, parameter in self.parameters.items() if parameter.kind in _BY_NAME}
         any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in self.parameters.values())
         if not any_name and (unknown := sorted(partial.keys() - taken)):
@@ -96,20 +98,25 @@ class FunctionBranch:
             and parameter.kind in {*_BY_POSITION, *_BY_NAME}
             and name not in KNOWN_CONTEXT_KEYS
         }
-        if unbound := sorted(required - given - set(default_args)):
+        if unbound := sorted(
+            required - given - {*default_args, *(self.decorator.kwargs.get("default_args") or {})}
+        ):
             self._refuse(
                 self.argument,
                 f"{self.signature} needs {listing(unbound)}, which no branch is given; "
                 f"bind it in every branch with partial={{{unbound[0]!r}: …}}, or give it a default",
             )
 
-    def create(self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM) -> BaseOperator:
+    def create(
+        self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup
+    ) -> BaseOperator:
         """
-        Make the task of one branch, in the task group that is being built.
+        Make the task of one branch.
 
         :param name: The branch's name, which becomes the last part of the task id.
         :param partial: Arguments that the group binds in every branch.
         :param item: What this branch gets as its first free parameter.
+        :param task_group: The group that it stands in.
         """
         arguments = {**self.bound, **partial}
         positional: tuple[Any, ...] = ()
@@ -119,7 +126,7 @@ class FunctionBranch:
                 arguments[parameter.name] = item
             else:
                 positional = (item,)
-        decorator = self.decorator.override(task_id=name)
+        decorator = self.decorator.override(task_id=name, task_group=task_group, dag=task_group.dag)
         decorator.kwargs.pop("op_kwargs", None)  # they are in `bound`; Airflow would pass them twice
         operator: BaseOperator = decorator(*positional, **arguments).operator  # type: ignore[attr-defined]
         add_hooks(operator)
@@ -131,6 +138,19 @@ class FunctionBranch:
         stars: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
         names = (f"{stars.get(parameter.kind, '')}{name}" for name, parameter in self.parameters.items())
         return f"{self.title}({', '.join(names)})"
+
+    def _refuse_positional_only(self, given: Collection[str]) -> None:
+        by_name = {*given, *KNOWN_CONTEXT_KEYS}
+        only = [
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.kind is Parameter.POSITIONAL_ONLY and name in by_name
+        ]
+        if only:
+            self._refuse(
+                self.argument,
+                f"{self.signature} takes {listing(only)} by position only, but is given names; leave out '/'",
+            )
 
     def _item_parameter(self, bound: Collection[str]) -> Parameter | None:
         by_name = False
@@ -168,6 +188,12 @@ def function_branch(owner: str, argument: str, branch: object) -> FunctionBranch
             by_position = inspect.signature(inner).bind_partial(*target.args).arguments
         except (TypeError, ValueError) as unfit:
             raise DeclarationTypeError(owner, argument, f"functools.partial does not fit: {unfit}") from unfit
+        stars = [name for name in by_position if _kind(inner, name) is Parameter.VAR_POSITIONAL]
+        if stars:
+            problem = (
+                f"functools.partial binds {by_position[stars[0]]!r} for *{stars[0]}; bind arguments by name"
+            )
+            raise DeclarationTypeError(owner, argument, problem)
         bound = {**by_position, **target.keywords, **bound}
         target = target.func
     if is_task_function(target):
@@ -186,7 +212,11 @@ def function_branch(owner: str, argument: str, branch: object) -> FunctionBranch
     )
 
 
-def _found(branch: object) -> str:
+def _kind(function: Any, name: str) -> Any:
+    return inspect.signature(function).parameters[name].kind
+
+
+def _found(branch: object) -> str:  # noqa: PLR0911 - one way out for each mistake
     """What is wrong with a branch that is no function, and the way out."""
     if isinstance(branch, XComArg):
         return "the result of calling one; hand over the function itself, and its arguments as partial={…}"
@@ -199,6 +229,11 @@ def _found(branch: object) -> str:
         return f"a list{not_built}"
     if isinstance(branch, BaseOperator):
         return f"the task {branch.task_id!r}; a branch is made from a function, once for each name"
+    if isinstance(operator_class := getattr(branch, "operator_class", None), type):
+        return (
+            f"{operator_class.__name__}.partial(…), which has frozen the default_args of where it was "
+            f"called, so that the group's can't reach it{not_built}"
+        )
     if hasattr(branch, "expand") and hasattr(branch, "partial"):
         return f"{type(branch).__name__}{not_built}"
     way_out = "; wrap it in a function (def or lambda)" if callable(branch) else ""

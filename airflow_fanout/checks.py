@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, NoReturn, get_args
 
 from airflow.sdk import BaseOperator, TaskGroup
+from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_fanout.branches import is_task_function
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
@@ -85,6 +86,12 @@ class FanInChecks:
             )
         try:
             signature = inspect.signature(python_callable)
+            first = next(iter(signature.parameters), None)
+            if first in KNOWN_CONTEXT_KEYS:
+                problem = (
+                    f"its first parameter, which gets the results, has the name {first!r} that Airflow fills"
+                )
+                raise TypeError(problem)
             signature.bind_partial(object(), **(op_kwargs or {}))
         except (TypeError, ValueError) as unfit:
             self._type(
@@ -106,7 +113,7 @@ class FanInChecks:
         if ratio is not None:
             if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
                 self._type("min_success_ratio", f"expected a number, found {ratio!r} of type {_kind(ratio)}")
-            if not 0 < ratio <= 1:  # also refuses nan
+            if ratio != ratio or not 0 < ratio <= 1:  # noqa: PLR0124 - nan
                 self._value("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}")
         for name, value, known in (
             ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
@@ -142,9 +149,14 @@ class FanInChecks:
 
     def check_trigger_rule(self, given: Mapping[str, Any], policy: Policy, *, fail_fast: bool) -> None:
         """Check that nobody else sets when the fan-in runs."""
-        by_default = (given.get("default_args") or {}).get("trigger_rule")
-        rule = given.get("trigger_rule")
-        if rule is not None and not (by_default == rule == "all_done"):
+        inherited = [
+            (level.default_args or {}).get("trigger_rule")
+            for level in (given.get("dag"), given.get("task_group"))
+            if level is not None
+        ]
+        rule = given.get("trigger_rule") or (given.get("default_args") or {}).get("trigger_rule")
+        is_own = "trigger_rule" in given or rule not in inherited
+        if rule is not None and is_own:
             self._value(
                 "trigger_rule",
                 f"found {str(rule)!r}; a fan-in runs when all branches have ended, and decides by "

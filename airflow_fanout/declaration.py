@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +19,10 @@ __all__ = ["DeclaredBranch", "DeclaredGroup", "describe_fan_in", "read_fan_in"]
 
 NAMES_BUDGET = 3_000
 """Characters that names may take; Airflow cuts a template field at 4,096 (``max_templated_field_length``)."""
+
+
+DIGEST_LENGTH = 5
+"""Characters that tell one of several hundred long names from the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,13 +155,14 @@ def _pack_names(names: Sequence[str]) -> dict[str, Any]:
         return {"label": label, "count": len(names)}
     if len(json.dumps(names)) <= NAMES_BUDGET:
         return {"names": list(names)}
-    # Too long for a template field: the task ids tell the names, so the order alone is kept, as far as it
-    # fits.
-    ordered = sorted(names, key=natural_key)
-    places = {name: place for place, name in enumerate(ordered)}
-    order = [places[name] for name in names]
-    natural = order == list(range(len(order))) or len(json.dumps(order)) > NAMES_BUDGET
-    return {"task_ids": len(names)} if natural else {"task_ids": len(names), "order": order}
+    # Too long for a template field: the task ids tell the names, a few characters which is which.
+    digests = [_digest(name) for name in names]
+    fits = len(names) * DIGEST_LENGTH <= NAMES_BUDGET and len(set(digests)) == len(names)
+    return {"task_ids": len(names), "digests": "".join(digests)} if fits else {"task_ids": len(names)}
+
+
+def _digest(name: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest())[:DIGEST_LENGTH].decode()
 
 
 def _unpack_names(packed: Mapping[str, Any], inner: Sequence[str]) -> Sequence[str]:
@@ -163,5 +170,8 @@ def _unpack_names(packed: Mapping[str, Any], inner: Sequence[str]) -> Sequence[s
         return list(packed["names"])
     if "label" in packed:
         return [f"{packed['label']}_{index}" for index in range(packed["count"])]
-    ordered = sorted(inner, key=natural_key)
-    return [ordered[place] for place in packed["order"]] if "order" in packed else ordered
+    if "digests" not in packed:
+        return sorted(inner, key=natural_key)
+    by_digest = {_digest(name): name for name in inner}
+    packs = packed["digests"]
+    return [by_digest[packs[at : at + DIGEST_LENGTH]] for at in range(0, len(packs), DIGEST_LENGTH)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import resource
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +55,12 @@ def after_execute(context: Context, result: Any) -> None:
     record_success(context, result)
 
 
-def in_order(*arguments: Any, hooks: Sequence[Callable[..., None]]) -> None:
+def in_order(*arguments: Any, hooks: Sequence[Callable[..., Any]]) -> None:
     """Run hooks one after another."""
     for hook in hooks:
-        hook(*arguments)
+        done = hook(*arguments)
+        if inspect.isgenerator(done):  # Airflow takes such hooks too
+            deque(done, maxlen=0)
 
 
 def add_hooks(operator: BaseOperator) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
-from airflow_fanout.names import instance_name, listing
+from airflow_fanout.names import instance_name, listing, natural_key
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
-from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader
+from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, values_lie_elsewhere
 
 if TYPE_CHECKING:
     from airflow_fanout.policy import State
@@ -25,6 +25,9 @@ States = Mapping[tuple[str, int], InstanceState]
 """``{(task_id, map_index): state}`` of the finished instances of a run."""
 
 RETURN_VALUE = "return_value"
+
+PLACEHOLDER = "no_branches"
+"""Name of the task that stands in a group of zero branches."""
 
 MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
 GONE = "it returned a value, which is no longer stored"
@@ -104,11 +107,14 @@ def removed_branches(
     :param map_index: Instances of this mapped task group alone; -1 outside of one.
     :param index: Place of the first of them.
     """
-    known = set(known_task_ids)
+    known = {*known_task_ids, prefix + PLACEHOLDER}
     gone = sorted(
-        (task_id, at)
-        for task_id, at in states
-        if task_id.startswith(prefix) and task_id not in known and (map_index < 0 or at == map_index)
+        (
+            (task_id, at)
+            for task_id, at in states
+            if task_id.startswith(prefix) and task_id not in known and (map_index < 0 or at == map_index)
+        ),
+        key=lambda instance: (natural_key(instance[0]), instance[1]),
     )
     return [
         BranchOutcome(
@@ -163,7 +169,7 @@ def _judge(
         case "success":
             return _read_value(reader, found, source, key)
         case "failed" if source.recorded:
-            record = reader.record(source.task_id, source.map_index) or {}
+            record = _record(reader, source)
             error = record.get("error") if record.get("state") == "failed" else None
             return "failed", None, error or NO_EXCEPTION_RECORDED
         case "failed" | "upstream_failed" | "skipped" | "removed":
@@ -185,6 +191,14 @@ def _read_value(
     return ("success", None, None) if why is None else ("missing", None, why)
 
 
+def _record(reader: RunReader, source: Source) -> Mapping[str, Any]:
+    """What a branch recorded of itself; nothing if it did not, or if that is gone."""
+    try:
+        return reader.record(source.task_id, source.map_index) or {}
+    except FileNotFoundError:  # the body of an object-storage XCom
+        return {}
+
+
 def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: str) -> str | None:
     """Why a success has no value; None if it returned None, which Airflow does not push."""
     if key != RETURN_VALUE:
@@ -192,7 +206,7 @@ def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: s
         pushed_none = source.map_index < 0 and reader.pushed_none(source.task_id, key)
         return None if pushed_none else f"it pushed nothing under the key {key!r}"
     if source.recorded:
-        record = reader.record(source.task_id, source.map_index) or {}
+        record = _record(reader, source)
         if record.get("state") != "success":
             return MARKED_BY_HAND
         return GONE if record.get("has_value") else None
@@ -211,12 +225,14 @@ def _read_mapped(
     values = reader.value_count(source.task_id, key)
     if succeeded == values == len(instances):
         places = list(instances.items())
-        return [
+        pages: list[Page] = [
             _MappedPage(
                 reader, source, key, index=index, start=start, instances=places[start : start + PAGE_SIZE]
             )
             for start in range(0, len(places), PAGE_SIZE)
         ]
+        # A value that is gone has to be found out before the verdict.
+        return [ReadyPage(page.read()) for page in pages] if values_lie_elsewhere() else pages
     log.info(
         "%s: %s of %s instances succeeded and %s values came; positions don't tell whose they are, "
         "so the values are read one by one",
@@ -259,7 +275,7 @@ class _MappedPage:
     ) -> None:
         self._reader, self._source, self._key = reader, source, key
         self._index, self._start, self._instances = index, start, instances
-        self._name = re.compile(re.escape(source.name) + r"\[([0-9]+)\]")
+        self._name = re.compile(re.escape(source.name) + r"\[(0|[1-9][0-9]*)\]")
         self._places = {map_index: place for place, (map_index, _) in enumerate(instances)}
         self.states: Sequence[State] = ["success"] * len(instances)
 
@@ -277,11 +293,23 @@ class _MappedPage:
         )
 
     def read(self) -> Sequence[BranchOutcome]:
-        values = list(
-            self._reader.page(
-                self._source.task_id, self._key, self._start, self._start + len(self._instances)
+        try:
+            values = list(
+                self._reader.page(
+                    self._source.task_id, self._key, self._start, self._start + len(self._instances)
+                )
             )
-        )
+        except FileNotFoundError:  # the body of an object-storage XCom; one by one tells whose
+            return [
+                _read_one(
+                    self._reader,
+                    instance,
+                    _instance(self._source, map_index),
+                    self._key,
+                    self._index + self._start + place,
+                )
+                for place, (map_index, instance) in enumerate(self._instances)
+            ]
         if len(values) != len(self._instances):
             message = (
                 f"{len(values)} values of {len(self._instances)} {self._source.task_id!r} are left: "

@@ -146,10 +146,12 @@ class FanInOperator(BaseOperator):
         verdict = decide(tally, self.policy)
         report = fan_in_report(results, tally, verdict, self.policy)
         ti.xcom_push(REPORT_KEY, report)
-        self._log_report(report, reader.requests + 1)
-        pass_on_what_came_before(self, states, sources, map_index)
-        self._pass_on(verdict, report, results)
-        return self._combine(results, context)
+        try:
+            pass_on_what_came_before(self, states, sources, map_index)
+            self._pass_on(verdict, report, results)
+            return self._combine(results, context)
+        finally:
+            self._log_report(report, reader.requests + 1)
 
     def _sources(self, map_index: int) -> list[Source]:
         """Find what is to be collected, in order; raises before anything is read."""

@@ -241,7 +241,9 @@ class FanInResults(Mapping[str, Any]):
     def successes(self) -> Iterator[BranchOutcome]:
         """Outcomes of the successful branches, in declared order, page by page."""
         for place in self._ledger.places(lambda state: state == "success"):
-            yield self._ledger[place]
+            outcome = self._ledger[place]
+            if outcome.state == "success":  # a page may find out only when it is read that a value is gone
+                yield outcome
 
     def outcomes_in(self, states: Iterable[State]) -> Iterator[BranchOutcome]:
         """Outcomes of the branches in these states, in declared order, page by page."""

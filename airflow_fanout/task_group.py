@@ -15,6 +15,7 @@ from airflow_fanout.branches import NO_ITEM, FunctionBranch, function_branch, ti
 from airflow_fanout.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.ledger import PLACEHOLDER
 from airflow_fanout.names import indexed_names, listing, unusable_because
 
 __all__ = ["FanOutGroup"]
@@ -80,16 +81,15 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def __attrs_post_init__(self) -> None:
         """Check what was declared, then make the tasks."""
         self._check_arguments()
-        plan = self._plan()
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
+        plan = self._plan()
         self._check_names(plan)
-        with self:
-            if not plan:
-                self._add_placeholder()
-            tasks = {
-                name: branch.create(name, self._bound(branch, index), item)
-                for index, (name, (branch, item)) in enumerate(plan.items())
-            }
+        if not plan:
+            self._add_placeholder()
+        tasks = {
+            name: branch.create(name, self._bound(branch, index), item, task_group=self)
+            for index, (name, (branch, item)) in enumerate(plan.items())
+        }
         self.declared = DeclaredGroup(
             group_id=str(self.group_id),
             prefix=f"{self.group_id}." if self.prefix_group_id else "",
@@ -156,6 +156,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         self._refuse_run_time("items", items)
         if isinstance(items, Mapping):
             return
+        if isinstance(items, FanOutGroup):
+            items.iter_references()
         if isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence):
             order = ", which has no order" if isinstance(items, set | frozenset) else ""
             way_out = "sorted(…)" if order else "[…] or list(…)"
@@ -261,11 +263,23 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return self.dag.has_task(node_id) or node_id in self.used_group_ids
 
     def _add_placeholder(self) -> None:
-        name = "no_branches" if self.prefix_group_id else f"{self._group_id}_no_branches"
+        name = PLACEHOLDER if self.prefix_group_id else f"{self._group_id}_{PLACEHOLDER}"
+        if self._is_taken(self._child_id(name)):
+            self._refuse_value(
+                "group_id",
+                f"the Dag already has {self._child_id(name)!r}, which stands for zero branches; rename it",
+            )
         doc = (
             f"{self._owner} was declared with zero branches; this keeps what is before it before its fan-in."
         )
-        self.placeholder_task_id = EmptyOperator(task_id=name, doc_md=doc).task_id
+        placeholder = EmptyOperator(task_id=name, doc_md=doc, task_group=self, dag=self.dag)
+        bound = function_branch(self._owner, "branch", self.branch).bound
+        XComArg.apply_upstream_relationship(placeholder, {**bound, **(self.partial or {})})
+        self.placeholder_task_id = placeholder.task_id
+
+    def is_stood_for(self, prefix: str) -> bool:
+        """Whether a prefix takes the placeholder, as it would take the first branch if there were one."""
+        return self._child_id(f"{self._group_id}_0").startswith(prefix)
 
     def _describe(self, branches: Sequence[FunctionBranch]) -> None:
         count = len(branches)

@@ -12,7 +12,7 @@ from airflow_fanout.names import listing, natural_key
 from airflow_fanout.task_group import FanOutGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from airflow.sdk import BaseOperator, TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
@@ -43,8 +43,9 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
     helpers, branches = _of_this_package(fan_in)
     _refuse_strays(fan_in, prefix, helpers)
     upstream = [task for task in fan_in.upstream_list if task.task_id.startswith(prefix)]
-    if not upstream:
-        candidates = sorted(fan_in.upstream_task_ids - helpers, key=natural_key)
+    nothing = [i for i in fan_in.upstream_task_ids if i in helpers and helpers[i].is_stood_for(prefix)]
+    if not upstream and not nothing:
+        candidates = sorted(fan_in.upstream_task_ids - helpers.keys(), key=natural_key)
         message = f"No upstream task id starts with {prefix!r}; upstream: {listing(candidates)}"
         raise PrefixError(message, prefix=prefix, candidates=candidates)
     return [
@@ -121,18 +122,18 @@ def nearest_mapped_group(group: TaskGroup | None) -> str | None:
     return None if nearest is None else nearest.group_id
 
 
-def _of_this_package(fan_in: BaseOperator) -> tuple[set[str], set[str]]:
-    """Ids of this package's helper tasks and of its branches' tasks, in the whole Dag."""
-    helpers: set[str] = set()
+def _of_this_package(fan_in: BaseOperator) -> tuple[dict[str, FanOutGroup], set[str]]:
+    """This package's helper tasks with their groups, and its branches' tasks, in the whole Dag."""
+    helpers: dict[str, FanOutGroup] = {}
     branches: set[str] = set()
     for group in fan_in.dag.task_group.get_task_group_dict().values():
         if isinstance(group, FanOutGroup):
-            helpers |= {group.placeholder_task_id} if group.placeholder_task_id else set()
+            helpers |= {group.placeholder_task_id: group} if group.placeholder_task_id else {}
             branches.update(task_id for branch in group.declared.branches for task_id in branch.task_ids)
     return helpers, branches
 
 
-def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: set[str]) -> None:
+def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) -> None:
     known = {fan_in.task_id, *helpers}
     known |= fan_in.get_flat_relative_ids(upstream=True) | fan_in.get_flat_relative_ids(upstream=False)
     strays = [

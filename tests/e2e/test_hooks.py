@@ -1,4 +1,4 @@
-"""DESIGN §8.6: the package's own hooks replace none of the author's."""
+"""The package's own hooks replace none of the author's."""
 
 from __future__ import annotations
 

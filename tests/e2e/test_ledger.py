@@ -1,4 +1,4 @@
-"""DESIGN §6: what was declared outlives the Dag file."""
+"""What was declared outlives the Dag file."""
 
 from __future__ import annotations
 

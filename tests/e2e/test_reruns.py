@@ -1,4 +1,4 @@
-"""DESIGN §8.3: a cleared or marked task never shows the value of an earlier try."""
+"""A cleared or marked task never shows the value of an earlier try."""
 
 from __future__ import annotations
 
@@ -107,7 +107,6 @@ def test_what_a_list_that_has_shrunk_left_behind_has_no_value(cleared: dict[str,
     [
         pytest.param("collect", "broken", id="it never succeeded"),
         pytest.param("collect", "flaky", id="it succeeded before it failed"),
-        pytest.param("collect", "marked", id="it succeeded before something upstream failed"),
         pytest.param("collect_native", "native_never", id="it never ran"),
     ],
 )

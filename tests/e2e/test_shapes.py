@@ -1,4 +1,4 @@
-"""DESIGN §8.11 and 12: groups after fan-ins, in groups, in mapped groups; and a wide one."""
+"""Groups after fan-ins, in groups, in mapped groups; and a wide one."""
 
 from __future__ import annotations
 

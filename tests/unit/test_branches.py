@@ -373,7 +373,9 @@ def test_a_task_that_was_made_already_is_refused() -> None:
 def test_airflows_partial_of_an_operator_is_refused_because_of_its_frozen_defaults() -> None:
     partial = EmptyOperator.partial(task_id="t")
 
-    with pytest.raises(TypeError, match=r"FanOutGroup 'process': branch: .*OperatorPartial.*default_args"):
+    with pytest.raises(
+        TypeError, match=r"FanOutGroup 'process': branch: .*EmptyOperator.partial.*default_args"
+    ):
         FanOutGroup("process", branch=partial, count=2)
 
     partial.expand(doc=["Airflow warns of one that is never mapped"])
@@ -507,7 +509,7 @@ def test_a_positional_only_parameter_that_airflow_cannot_fill_is_refused(declare
     ],
 )
 def test_a_task_that_can_skip_the_fan_in_is_refused(branch: object, kind: str) -> None:
-    """DESIGN §8.7."""
+    """Branches that would skip the fan-in."""
     with pytest.raises(
         ValueError,
         match=rf"branch: nothing is a _?{kind}, which skips the tasks after it.*AirflowSkipException",
@@ -524,7 +526,7 @@ def test_a_task_that_can_skip_the_fan_in_is_refused(branch: object, kind: str) -
     ],
 )
 def test_a_setup_or_teardown_is_no_branch(branch: object, kind: str) -> None:
-    """DESIGN §8.8."""
+    """Setups and teardowns."""
     with pytest.raises(ValueError, match=f"branch: nothing is a @{kind}, .*wire the {kind} around the group"):
         FanOutGroup("process", branch=branch, count=2)
 

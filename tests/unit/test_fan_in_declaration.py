@@ -401,7 +401,7 @@ class TestBadInput:
             declare(fan_out=group("other"))
 
     def test_a_number_above_zero_declared_branches_is_for_on_empty(self) -> None:
-        """DESIGN §8.10: a literal zero comes from a configuration."""
+        """A literal zero comes from a configuration."""
         assert declare(fan_out=group(count=0), min_success=3).policy.when_empty == "fail"
 
     def test_a_number_above_what_a_prefix_will_find_is_known_at_run_time_only(self) -> None:
@@ -450,7 +450,7 @@ def test_a_fan_in_cannot_be_mapped(mapping: Callable[[type[FanInOperator]], obje
 
 
 class TestWaitingOnThePast:
-    """DESIGN §8.9: the next run would hang."""
+    """The next run would hang."""
 
     @pytest.mark.parametrize(
         "tolerance", [{"min_success": 1}, {"min_success_ratio": 0.5}], ids=["number", "ratio"]
@@ -488,7 +488,7 @@ class TestWaitingOnThePast:
 
 
 class TestMappedTaskGroups:
-    """DESIGN §8.11."""
+    """Groups in a mapped task group."""
 
     def test_group_and_fan_in_may_be_in_the_same(self, dag: DAG) -> None:
         @task_group

@@ -343,7 +343,7 @@ class TestAMappedTask:
         assert "read one by one" in caplog.text
 
     def test_a_value_left_behind_by_an_earlier_longer_list_moves_nobody(self) -> None:
-        """DESIGN §8.3: as many values as successes, and not theirs."""
+        """As many values as successes, and not theirs."""
         run = mapped_run(["a", NOTHING, "left behind"]).add("each", "removed", map_index=2)
 
         outcomes = read(run, MAPPED)

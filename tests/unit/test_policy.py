@@ -37,7 +37,7 @@ def tally(stopped: int = 0, **states: int) -> Tally:
 
 
 def by_the_table(states: Mapping[State, int], policy: Policy) -> str:
-    """The table of DESIGN §3 once more, row by row and in hundredths, to hold the other against."""
+    """The policy table once more, row by row and in hundredths, to hold the other against."""
     skipped = states.get("skipped", 0)
     bad = states.get("failed", 0) + states.get("upstream_failed", 0) + states.get("missing", 0)
     good = states.get("success", 0)

@@ -113,7 +113,7 @@ def test_airflow_reads_it_back(parsed_twice: tuple[dict[str, Any], ...]) -> None
 def test_what_was_declared_is_known_without_the_dag_file(
     every_shape: dict[str, Any], fan_in: str, group_id: str, prefix: str, names: list[str]
 ) -> None:
-    """DESIGN §6."""
+    """What reaches the scheduler."""
     group: DeclaredGroup = read(every_shape, fan_in)[0]
 
     assert (group.group_id, group.prefix) == (group_id, prefix)

@@ -594,7 +594,7 @@ class TestDocumentation:
 
 
 class TestNoBranches:
-    """DESIGN §8.10."""
+    """Zero branches keep what is before them before the fan-in."""
 
     @pytest.mark.parametrize(
         "declared",
@@ -687,7 +687,7 @@ class TestNoBranches:
 def test_a_group_handed_to_another_task_is_refused_with_the_fan_in_as_way_out(
     hand_over: Callable[[FanOutGroup], object],
 ) -> None:
-    """DESIGN §4."""
+    """A group has no single value."""
     group = declare(count=2)
 
     with pytest.raises(TypeError, match=r"FanOutGroup.*FanInOperator"):

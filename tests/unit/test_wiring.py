@@ -104,7 +104,7 @@ class TestWhatAPrefixMatches:
 
     @pytest.mark.parametrize("prefix", ["process.process_", "process.process_0"])
     def test_zero_branches_match_as_one_branch_would(self, prefix: str) -> None:
-        """DESIGN §8.10: a literal zero from a configuration reaches ``on_empty``."""
+        """A literal zero from a configuration reaches ``on_empty``."""
         fan_in = fan_in_by(prefix)
         FanOutGroup("process", branch=work, count=0) >> fan_in
 

@@ -270,7 +270,7 @@ class TestReader:
 
 
 class TestRequestsOfAFanIn:
-    """All that execute sends, counted where it leaves the process; DESIGN §3."""
+    """All that execute sends, counted where it leaves the process."""
 
     @pytest.fixture(autouse=True)
     def as_in_a_task(self) -> Iterator[None]:

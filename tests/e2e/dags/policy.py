@@ -1,4 +1,4 @@
-"""The table of DESIGN §3: what a fan-in decides."""
+"""The policy table: what a fan-in decides."""
 
 from __future__ import annotations
 
