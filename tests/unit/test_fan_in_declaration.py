@@ -128,7 +128,7 @@ class TestTriggerRule:
 
 
 class TestFailFast:
-    """DESIGN §8.9: Airflow allows no rule but all_success in such a Dag."""
+    """Airflow allows no rule but all_success in such a Dag."""
 
     def test_the_rule_is_the_one_that_airflow_allows(self) -> None:
         with DAG("d", schedule=None, fail_fast=True):

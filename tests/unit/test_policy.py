@@ -176,7 +176,7 @@ def test_the_first_row_of_the_table_that_applies_decides(
 
 
 def test_stopped_branches_count_whatever_count_skipped_says() -> None:
-    """DESIGN §8.5: 100 branches, 10 succeed, 1 fails, 89 are stopped."""
+    """Of 100 branches, 10 succeed, 1 fails, 89 are stopped."""
     verdict = decide(tally(success=10, failed=1, skipped=89, stopped=89), Policy(min_success_ratio=0.9))
 
     assert (verdict.state, verdict.counted, verdict.needed) == ("failed", 100, 90)
