@@ -107,7 +107,8 @@ class EmbeddedAirflow(AirflowRest):
             home=self.home,
             dags_folder=self.dags_folder,
             base_url=self.base_url,
-            database_url=database_url or f"sqlite:///{self.home / 'airflow.db'}",
+            # SQLite has one writer; its 5 s of patience are too few for dozens of tasks on two cores.
+            database_url=database_url or f"sqlite:///{self.home / 'airflow.db'}?timeout=60",
             extra=env or {},
         )
         self._commands = {
