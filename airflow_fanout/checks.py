@@ -11,8 +11,8 @@ from typing import Any, NoReturn, get_args
 from airflow.sdk import BaseOperator, TaskGroup
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
-from airflow_fanout.branches import is_task_function
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.function_branches import is_task_function
 from airflow_fanout.names import listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.task_group import FanOutGroup

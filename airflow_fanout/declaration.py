@@ -13,13 +13,16 @@ from airflow_fanout.names import natural_key
 from airflow_fanout.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["DeclaredBranch", "DeclaredGroup", "describe_fan_in", "read_fan_in"]
 
-NAMES_BUDGET = 3_000
-"""Characters that names may take; Airflow cuts a template field at 4,096 (``max_templated_field_length``)."""
+BUDGET = 3_000
+"""Characters that names and tasks may take; Airflow cuts a template field at 4,096
+(``max_templated_field_length``)."""
 
+TASKS_BUDGET = 1_200
+"""Of these, characters that the tasks within branches may take."""
 
 DIGEST_LENGTH = 5
 """Characters that tell one of several hundred long names from the others."""
@@ -32,7 +35,8 @@ class DeclaredBranch:
 
     :param name: The branch's name.
     :param index: Its place, from 0.
-    :param task_ids: Full ids of its tasks; the last one's value is the branch's.
+    :param task_ids: Full ids of its tasks, in the order in which they run; the last one's value is the
+        branch's. Teardowns are not among them.
     """
 
     name: str
@@ -54,11 +58,13 @@ class DeclaredGroup:
     :param prefix: What stands before a branch's name in its task id, the dot included; "" where the group
         does not prefix.
     :param branches: The branches, in declared order.
+    :param stop_after_failures: Number of failed branches after which no more are started; None for no limit.
     """
 
     group_id: str
     prefix: str
     branches: tuple[DeclaredBranch, ...]
+    stop_after_failures: int | None = None
 
 
 def describe_fan_in(
@@ -78,15 +84,18 @@ def describe_fan_in(
     """
     said: dict[str, Any] = {"mode": "prefix", "prefix": task_id_prefix}
     if group is not None:
+        inner = _pack_tasks(group)
+        left = BUDGET - len(json.dumps(inner))
         said = {
             "mode": "static",
             "group": group.group_id,
             "prefix": group.prefix,
-            "branches": _pack_names([branch.name for branch in group.branches]),
+            "branches": _pack_names([branch.name for branch in group.branches], left),
         }
-        several = {branch.name: branch.task_ids for branch in group.branches if len(branch.task_ids) > 1}
-        if several:
-            said["tasks"] = several
+        if inner:
+            said["tasks"] = inner
+        if group.stop_after_failures is not None:
+            said["limits"] = {"stop_after_failures": group.stop_after_failures}
     said["key"] = key
     said["policy"] = {
         "min_success": policy.min_success,
@@ -134,30 +143,35 @@ def read_fan_in(
             tolerance,
         )
     prefix = said["prefix"]
-    several: Mapping[str, Sequence[str]] = said.get("tasks", {})
+    tasks = said.get("tasks", {})
     inner = [i[len(prefix) :] for i in task_ids if i.startswith(prefix)] if prefix else list(task_ids)
     group = DeclaredGroup(
         group_id=said["group"],
         prefix=prefix,
         branches=tuple(
-            DeclaredBranch(name=name, index=index, task_ids=tuple(several.get(name, (prefix + name,))))
-            for index, name in enumerate(_unpack_names(said["branches"], inner))
+            DeclaredBranch(
+                name=name,
+                index=index,
+                task_ids=tuple(prefix + each for each in _inner_ids(name, _endings(tasks, index), inner)),
+            )
+            for index, name in enumerate(_unpack_names(said["branches"], inner, tasks))
         ),
+        stop_after_failures=said.get("limits", {}).get("stop_after_failures"),
     )
     return group, None, said["key"], tolerance
 
 
-def _pack_names(names: Sequence[str]) -> dict[str, Any]:
+def _pack_names(names: Sequence[str], budget: int) -> dict[str, Any]:
     if not names:
         return {"names": []}
     label, _, number = names[0].rpartition("_")
     if number == "0" and list(names) == [f"{label}_{index}" for index in range(len(names))]:
         return {"label": label, "count": len(names)}
-    if len(json.dumps(names)) <= NAMES_BUDGET:
+    if len(json.dumps(names)) <= budget:
         return {"names": list(names)}
     # Too long for a template field: the task ids tell the names, a few characters which is which.
     digests = [_digest(name) for name in names]
-    fits = len(names) * DIGEST_LENGTH <= NAMES_BUDGET and len(set(digests)) == len(names)
+    fits = len(names) * DIGEST_LENGTH <= budget and len(set(digests)) == len(names)
     return {"task_ids": len(names), "digests": "".join(digests)} if fits else {"task_ids": len(names)}
 
 
@@ -165,13 +179,52 @@ def _digest(name: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest())[:DIGEST_LENGTH].decode()
 
 
-def _unpack_names(packed: Mapping[str, Any], inner: Sequence[str]) -> Sequence[str]:
+def _unpack_names(packed: Mapping[str, Any], inner: Sequence[str], tasks: Mapping[str, Any]) -> Sequence[str]:
     if "names" in packed:
         return list(packed["names"])
     if "label" in packed:
         return [f"{packed['label']}_{index}" for index in range(packed["count"])]
+    lasts = {_endings(tasks, index)[-1] for index in range(packed["task_ids"])}
+    names = {name.removesuffix(last) for name in inner for last in lasts if name.endswith(last)}
     if "digests" not in packed:
-        return sorted(inner, key=natural_key)
-    by_digest = {_digest(name): name for name in inner}
+        return sorted(names, key=natural_key)
+    by_digest = {_digest(name): name for name in names}
     packs = packed["digests"]
     return [by_digest[packs[at : at + DIGEST_LENGTH]] for at in range(0, len(packs), DIGEST_LENGTH)]
+
+
+def _pack_tasks(group: DeclaredGroup) -> dict[str, Any]:
+    """
+    Endings of the ids of branches of several tasks, once for all branches alike.
+
+    ``{"endings": [[".extract", ".load"], …], "of": [0, 1, 0, …]}``; ``of`` is left out if all are alike, and
+    None stands for the tasks before the last one where they are too many to say.
+    """
+    of = [
+        tuple(task_id.removeprefix(group.prefix + branch.name) for task_id in branch.task_ids)
+        for branch in group.branches
+    ]
+    kinds = list(dict.fromkeys(of))
+    if kinds in ([], [("",)]):
+        return {}
+    packed: dict[str, Any] = {"endings": [list(kind) for kind in kinds]}
+    if len(kinds) > 1:
+        packed["of"] = [kinds.index(each) for each in of]
+    if len(json.dumps(packed)) > TASKS_BUDGET:
+        packed["endings"] = [[None, kind[-1]] if len(kind) > 1 else list(kind) for kind in kinds]
+    return packed
+
+
+def _endings(tasks: Mapping[str, Any], index: int) -> Sequence[Any]:
+    """Endings of the task ids of a branch, by its place."""
+    return tasks["endings"][tasks["of"][index] if "of" in tasks else 0] if tasks else ("",)
+
+
+def _inner_ids(name: str, endings: Sequence[str | None], inner: Sequence[str]) -> Iterator[str]:
+    last = f"{name}{endings[-1]}"
+    for ending in endings[:-1]:
+        if ending is not None:
+            yield f"{name}{ending}"
+            continue
+        yield from sorted((i for i in inner if i.startswith(f"{name}.") and i != last), key=natural_key)
+    yield last

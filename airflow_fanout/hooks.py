@@ -8,21 +8,29 @@ import resource
 import sys
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow.sdk import BaseOperator, Context
+    from airflow.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-__all__ = ["NO_EXCEPTION_RECORDED", "RECORD_KEY", "add_hooks", "redacted_error"]
+__all__ = ["NO_EXCEPTION_RECORDED", "RECORD_KEY", "STOPPED", "add_hooks", "in_front", "redacted_error"]
 
 RECORD_KEY = "fan_out_branch"
 """
 XCom key of a branch's record: ``{"state": "success", "has_value": bool}`` or ``{"state": "failed", "error":
-str}``, with ``seconds``, ``cpu_seconds`` and ``peak_memory_bytes`` where they were measured.
+str}``, with ``seconds``, ``cpu_seconds`` and ``peak_memory_bytes`` where they were measured; or
+``{"state": "stopped", "error": str}`` of a branch that ``stop_after_failures`` did not let start.
 """
+
+STOPPED = "stopped"
+"""State in the record of a branch that ``stop_after_failures`` did not let start; Airflow's is skipped."""
 
 ERROR_LENGTH = 500
 """Characters that are kept of an error."""
@@ -63,7 +71,7 @@ def in_order(*arguments: Any, hooks: Sequence[Callable[..., Any]]) -> None:
             deque(done, maxlen=0)
 
 
-def add_hooks(operator: BaseOperator) -> None:
+def add_hooks(operator: BaseOperator | MappedOperator) -> None:
     """
     Put the hooks in front of the author's own, which all still run.
 
@@ -71,15 +79,36 @@ def add_hooks(operator: BaseOperator) -> None:
     task. Airflow puts the source of :func:`after_execute` into the serialized Dag, once for each task: hence
     its size.
 
-    :param operator: A task of a branch, after it was made.
+    :param operator: A task of a branch, after it was made; a mapped one too.
     """
-    operator.on_execute_callback = [on_execute, *operator.on_execute_callback]
-    operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
-    # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
-    theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
-    operator._post_execute_hook = (  # noqa: SLF001
-        after_execute if theirs is None else functools.partial(in_order, hooks=(after_execute, theirs))
-    )
+    if isinstance(operator, BaseOperator):
+        if (
+            record_failure not in operator.on_failure_callback
+        ):  # a group within a branch has its hooks already
+            operator.on_execute_callback = [on_execute, *operator.on_execute_callback]
+            operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
+            # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
+            theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
+            operator._post_execute_hook = in_front(after_execute, theirs)  # noqa: SLF001
+        return
+    given = operator.partial_kwargs
+    operator.partial_kwargs = {
+        **given,
+        "on_execute_callback": [on_execute, *_listed(given.get("on_execute_callback"))],
+        "on_failure_callback": [record_failure, *_listed(given.get("on_failure_callback"))],
+        "post_execute": in_front(after_execute, given.get("post_execute")),
+    }
+
+
+def in_front(ours: Callable[..., Any], theirs: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Put a hook of this package in front of the author's own, if there is one."""
+    return ours if theirs is None else functools.partial(in_order, hooks=(ours, theirs))
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, Collection) else [callbacks]
 
 
 def record_success(context: Context, result: Any) -> None:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import BranchesRunningError
-from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.names import instance_name, listing, natural_key
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
 from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, values_lie_elsewhere
 
 if TYPE_CHECKING:
+    from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
     from airflow_fanout.policy import State
 
-__all__ = ["Source", "States", "collect", "instances_of", "removed_branches", "unexpanded_state"]
+__all__ = [
+    "Source",
+    "States",
+    "branch_source",
+    "collect",
+    "has_failed",
+    "instances_of",
+    "removed_branches",
+    "unexpanded_state",
+]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +56,8 @@ class Source:
     :param recorded: Whether it is a branch of this package, which records more than Airflow does.
     :param map_index: Instance that is read if the task is not mapped: -1, or that of the mapped task group
         which the fan-in runs in.
+    :param task_ids: Ids of all tasks of its branch, in the order in which they run, if it is of this package.
+    :param stoppable: Whether ``stop_after_failures`` may have kept it from starting.
     """
 
     name: str
@@ -51,6 +65,29 @@ class Source:
     mapped: bool = False
     recorded: bool = False
     map_index: int = -1
+    task_ids: tuple[str, ...] = ()
+    stoppable: bool = False
+
+
+def branch_source(
+    branch: DeclaredBranch, group: DeclaredGroup, map_index: int, *, name: str | None = None
+) -> Source:
+    """
+    Say where to read a branch of this package.
+
+    :param branch: The branch.
+    :param group: Its group.
+    :param map_index: The reader's own index in a mapped task group; -1 outside of one.
+    :param name: What the fan-in calls it, if not by its name.
+    """
+    return Source(
+        name=branch.name if name is None else name,
+        task_id=branch.last_task_id,
+        recorded=True,
+        map_index=map_index,
+        task_ids=branch.task_ids,
+        stoppable=group.stop_after_failures is not None,
+    )
 
 
 def collect(reader: RunReader, states: States, sources: Sequence[Source], key: str) -> list[Page]:
@@ -66,21 +103,12 @@ def collect(reader: RunReader, states: States, sources: Sequence[Source], key: s
     """
     _refuse_unfinished(reader, states, sources)
     pages: list[Page] = []
-    ready: list[BranchOutcome] = []
     index = 0
-    for source in sources:
-        if not source.mapped:
-            ready.append(_read_one(reader, states[source.task_id, source.map_index], source, key, index))
-            index += 1
-            continue
-        if ready:
-            pages.append(ReadyPage(ready))
-            ready = []
-        mapped = _read_mapped(reader, instances_of(states, source.task_id), source, key, index)
-        pages.extend(mapped)
-        index += sum(map(len, mapped))
-    if ready:
-        pages.append(ReadyPage(ready))
+    for mapped, alike in groupby(sources, key=lambda source: source.mapped):
+        read = _read_mapped if mapped else _read_unmapped
+        for page in read(reader, states, alike, key, index):
+            pages.append(page)
+            index += len(page)
     return pages
 
 
@@ -90,6 +118,43 @@ def instances_of(states: States, task_id: str) -> dict[int, InstanceState]:
     return dict(sorted(found.items()))
 
 
+def has_failed(states: States, task_ids: Sequence[str], map_index: int) -> bool:
+    """
+    Whether a branch of this package has failed: its last task, or one before that kept it from running.
+
+    :param states: States of the run's finished instances.
+    :param task_ids: Ids of its tasks, in the order in which they run.
+    :param map_index: Index of the mapped task group that it is read in; -1 outside of one.
+    """
+    last = states.get((task_ids[-1], map_index))
+    if last is None:
+        return False
+    return last.state == "failed" or (
+        last.state == "upstream_failed" and _failed_before_last(states, task_ids, map_index) is not None
+    )
+
+
+def _failed_before_last(states: States, task_ids: Sequence[str], map_index: int) -> tuple[str, int] | None:
+    """The first instance of a branch that failed, if it is not the last one."""
+    return next(
+        (
+            (task_id, at)
+            for task_id in task_ids[:-1]
+            for at, found in _instances_at(states, task_id, map_index).items()
+            if found.state == "failed"
+        ),
+        None,
+    )
+
+
+def _instances_at(states: States, task_id: str, map_index: int) -> dict[int, InstanceState]:
+    """Instances of a branch's task: one, or, if it is mapped within the branch, many."""
+    found = states.get((task_id, map_index))
+    if found is not None:
+        return {map_index: found}
+    return instances_of(states, task_id) if map_index < 0 else {}
+
+
 def unexpanded_state(states: States, task_id: str) -> str | None:
     """State of a mapped task that never expanded; None if it did, or is not finished."""
     unexpanded = states.get((task_id, -1))
@@ -97,37 +162,50 @@ def unexpanded_state(states: States, task_id: str) -> str | None:
 
 
 def removed_branches(
-    states: States, prefix: str, known_task_ids: Iterable[str], *, map_index: int, index: int
+    states: States, group: DeclaredGroup, known_task_ids: Iterable[str], *, map_index: int, index: int
 ) -> list[BranchOutcome]:
     """
     Outcomes of what ran in a group and is no longer declared: the Dag file changed during the run.
 
-    :param prefix: What the group's task ids start with, the dot included.
+    :param states: States of the run's finished instances.
+    :param group: The group; its branches' ids start with the group's.
     :param known_task_ids: Ids of all tasks that are declared now.
     :param map_index: Instances of this mapped task group alone; -1 outside of one.
     :param index: Place of the first of them.
     """
-    known = {*known_task_ids, prefix + PLACEHOLDER}
-    gone = sorted(
-        (
-            (task_id, at)
-            for task_id, at in states
-            if task_id.startswith(prefix) and task_id not in known and (map_index < 0 or at == map_index)
-        ),
-        key=lambda instance: (natural_key(instance[0]), instance[1]),
+    known = {*known_task_ids, group.prefix + PLACEHOLDER}
+    inner = sorted(
+        {
+            task_id.removeprefix(group.prefix + branch.name)
+            for branch in group.branches
+            for task_id in branch.task_ids
+        },
+        key=len,
+        reverse=True,
     )
+    still_declared = tuple(f"{group.prefix}{branch.name}." for branch in group.branches)
+    gone: dict[tuple[str, int], list[str]] = {}
+    for task_id, at in states:
+        if not task_id.startswith(group.prefix) or task_id in known or (map_index >= 0 and at != map_index):
+            continue
+        if task_id.startswith(still_declared):
+            continue  # a task that a branch has lost
+        name = task_id.removeprefix(group.prefix)
+        # Tasks of one branch have the same endings in each: '.extract', '.load'.
+        ending = next((each for each in inner if each and name.endswith(each)), "")
+        gone.setdefault((name.removesuffix(ending), at), []).append(task_id)
+    ordered = sorted(gone.items(), key=lambda pair: (natural_key(pair[0][0]), pair[0][1]))
     return [
         BranchOutcome(
             name=name if map_index >= 0 or at < 0 else instance_name(name, at),
             index=index + place,
             state="removed",
             error="it is no longer declared",
-            task_id=task_id,
+            task_id=max(task_ids, key=natural_key),
             map_index=at,
-            duration=states[task_id, at].duration,
+            duration=_sum(states[task_id, at].duration for task_id in task_ids),
         )
-        for place, (task_id, at) in enumerate(gone)
-        for name in (task_id.removeprefix(prefix),)
+        for place, ((name, at), task_ids) in enumerate(ordered)
     ]
 
 
@@ -147,35 +225,84 @@ def _refuse_unfinished(reader: RunReader, states: States, sources: Sequence[Sour
         raise BranchesRunningError(message, names=unfinished)
 
 
-def _read_one(reader: RunReader, found: InstanceState, source: Source, key: str, index: int) -> BranchOutcome:
-    state, value, error = _judge(reader, found, source, key)
+def _read_unmapped(
+    reader: RunReader, states: States, sources: Iterable[Source], key: str, index: int
+) -> Iterator[Page]:
+    stopped = 0
+    outcomes: list[BranchOutcome] = []
+    for place, source in enumerate(sources, index):
+        outcome = _read_one(reader, states, source, key, place)
+        outcomes.append(outcome)
+        # Airflow knows no reason of a skip; whatever there is says that it was stopped.
+        stopped += outcome.state == "skipped" and outcome.error is not None
+    yield ReadyPage(outcomes, stopped=stopped)
+
+
+def _read_one(reader: RunReader, states: States, source: Source, key: str, index: int) -> BranchOutcome:
+    found = states[source.task_id, source.map_index]
+    task_id, map_index = source.task_id, source.map_index
+    state: State
+    value: Any = None
+    error: str | None = None
+    match found.state:
+        case "success":
+            state, value, error = _read_value(reader, found, source, key)
+        case "failed":
+            state, error = "failed", _why_failed(reader, source, task_id, map_index)
+        case "upstream_failed":
+            state = "upstream_failed"
+            if own := _failed_before_last(states, source.task_ids, source.map_index):
+                state, (task_id, map_index) = "failed", own
+                error = _why_failed(reader, source, task_id, map_index)
+        case "skipped":
+            state, error = "skipped", _why_stopped(reader, states, source)
+        case "removed":
+            state = "removed"
+        case unknown:
+            message = f"{source.task_id!r} is finished in a state that is not known: {unknown!r}"
+            raise ValueError(message)
     return BranchOutcome(
         name=source.name,
         index=index,
         state=state,
         value=value,
         error=error,
-        task_id=source.task_id,
-        map_index=source.map_index,
-        duration=found.duration,
+        task_id=task_id,
+        map_index=map_index,
+        duration=_duration(states, source),
     )
 
 
-def _judge(
-    reader: RunReader, found: InstanceState, source: Source, key: str
-) -> tuple[State, Any, str | None]:
-    """State, value and error of one instance."""
-    match found.state:
-        case "success":
-            return _read_value(reader, found, source, key)
-        case "failed" if source.recorded:
-            record = _record(reader, source)
-            error = record.get("error") if record.get("state") == "failed" else None
-            return "failed", None, error or NO_EXCEPTION_RECORDED
-        case "failed" | "upstream_failed" | "skipped" | "removed":
-            return found.state, None, None
-    message = f"{source.task_id!r} is finished in a state that is not known: {found.state!r}"
-    raise ValueError(message)
+def _duration(states: States, source: Source) -> float | None:
+    """Seconds of the branch's one task, or of all its tasks together."""
+    found = [states[source.task_id, source.map_index]]
+    for task_id in source.task_ids[:-1]:
+        found += _instances_at(states, task_id, source.map_index).values()
+    return _sum(each.duration for each in found)
+
+
+def _sum(durations: Iterable[float | None]) -> float | None:
+    seconds = [each for each in durations if each is not None]
+    return math.fsum(seconds) if seconds else None
+
+
+def _why_failed(reader: RunReader, source: Source, task_id: str, map_index: int) -> str | None:
+    if not source.recorded:
+        return None
+    record = _record(reader, task_id, map_index)
+    error = record.get("error") if record.get("state") == "failed" else None
+    return error or NO_EXCEPTION_RECORDED
+
+
+def _why_stopped(reader: RunReader, states: States, source: Source) -> str | None:
+    """Why a branch was not let start; None if it was skipped for another reason."""
+    if not source.stoppable:
+        return None
+    first = states.get((source.task_ids[0], source.map_index))
+    if first is None or first.state != "skipped" or not first.duration:
+        return None  # Airflow skipped it, without a process of its own that could have asked
+    record = _record(reader, source.task_ids[0], source.map_index)
+    return record.get("error") if record.get("state") == STOPPED else None
 
 
 def _read_value(
@@ -191,10 +318,10 @@ def _read_value(
     return ("success", None, None) if why is None else ("missing", None, why)
 
 
-def _record(reader: RunReader, source: Source) -> Mapping[str, Any]:
-    """What a branch recorded of itself; nothing if it did not, or if that is gone."""
+def _record(reader: RunReader, task_id: str, map_index: int) -> Mapping[str, Any]:
+    """What a branch's task recorded of itself; nothing if it did not, or if that is gone."""
     try:
-        return reader.record(source.task_id, source.map_index) or {}
+        return reader.record(task_id, map_index) or {}
     except FileNotFoundError:  # the body of an object-storage XCom
         return {}
 
@@ -206,7 +333,7 @@ def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: s
         pushed_none = source.map_index < 0 and reader.pushed_none(source.task_id, key)
         return None if pushed_none else f"it pushed nothing under the key {key!r}"
     if source.recorded:
-        record = _record(reader, source)
+        record = _record(reader, source.task_id, source.map_index)
         if record.get("state") != "success":
             return MARKED_BY_HAND
         return GONE if record.get("has_value") else None
@@ -216,23 +343,38 @@ def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: s
 
 
 def _read_mapped(
-    reader: RunReader, instances: Mapping[int, InstanceState], source: Source, key: str, index: int
-) -> list[Page]:
+    reader: RunReader, states: States, sources: Iterable[Source], key: str, index: int
+) -> Iterator[Page]:
+    for source in sources:
+        for page in _read_instances(reader, states, source, key, index):
+            yield page
+            index += len(page)
+
+
+def _read_instances(
+    reader: RunReader, states: States, source: Source, key: str, index: int
+) -> Iterator[Page]:
     """Read in pages where positions are identities; one by one where they are not."""
+    instances = instances_of(states, source.task_id)
     if not instances:
-        return []
+        return
     succeeded = sum(instance.state == "success" for instance in instances.values())
     values = reader.value_count(source.task_id, key)
     if succeeded == values == len(instances):
-        places = list(instances.items())
-        pages: list[Page] = [
-            _MappedPage(
-                reader, source, key, index=index, start=start, instances=places[start : start + PAGE_SIZE]
+        places = list(instances)
+        for start in range(0, len(places), PAGE_SIZE):
+            page = _MappedPage(
+                reader,
+                states,
+                source,
+                key,
+                index=index,
+                start=start,
+                places=places[start : start + PAGE_SIZE],
             )
-            for start in range(0, len(places), PAGE_SIZE)
-        ]
-        # A value that is gone has to be found out before the verdict.
-        return [ReadyPage(page.read()) for page in pages] if values_lie_elsewhere() else pages
+            # A value that is gone has to be found out before the verdict.
+            yield ReadyPage(page.read()) if values_lie_elsewhere() else page
+        return
     log.info(
         "%s: %s of %s instances succeeded and %s values came; positions don't tell whose they are, "
         "so the values are read one by one",
@@ -241,14 +383,9 @@ def _read_mapped(
         len(instances),
         values,
     )
-    return [
-        ReadyPage(
-            [
-                _read_one(reader, found, _instance(source, map_index), key, index + place)
-                for place, (map_index, found) in enumerate(instances.items())
-            ]
-        )
-    ]
+    yield from _read_unmapped(
+        reader, states, [_instance(source, map_index) for map_index in instances], key, index
+    )
 
 
 def _instance(source: Source, map_index: int) -> Source:
@@ -266,21 +403,23 @@ class _MappedPage:
     def __init__(
         self,
         reader: RunReader,
+        states: States,
         source: Source,
         key: str,
         *,
         index: int,
         start: int,
-        instances: Sequence[tuple[int, InstanceState]],
+        places: Sequence[int],
     ) -> None:
-        self._reader, self._source, self._key = reader, source, key
-        self._index, self._start, self._instances = index, start, instances
+        self._reader, self._run, self._source, self._key = reader, states, source, key
+        self._index, self._start, self._map_indexes = index + start, start, places
         self._name = re.compile(re.escape(source.name) + r"\[(0|[1-9][0-9]*)\]")
-        self._places = {map_index: place for place, (map_index, _) in enumerate(instances)}
-        self.states: Sequence[State] = ["success"] * len(instances)
+        self._places = {map_index: place for place, map_index in enumerate(places)}
+        self.states: Sequence[State] = ["success"] * len(places)
+        self.stopped = 0
 
     def __len__(self) -> int:
-        return len(self._instances)
+        return len(self._map_indexes)
 
     def find(self, name: str) -> int | None:
         found = self._name.fullmatch(name)
@@ -288,43 +427,38 @@ class _MappedPage:
 
     def durations(self) -> Iterator[tuple[str, float | None]]:
         return (
-            (instance_name(self._source.name, map_index), instance.duration)
-            for map_index, instance in self._instances
+            (instance_name(self._source.name, map_index), self._duration(map_index))
+            for map_index in self._map_indexes
         )
 
     def read(self) -> Sequence[BranchOutcome]:
+        task_id, count = self._source.task_id, len(self)
         try:
-            values = list(
-                self._reader.page(
-                    self._source.task_id, self._key, self._start, self._start + len(self._instances)
-                )
-            )
+            values = list(self._reader.page(task_id, self._key, self._start, self._start + count))
         except FileNotFoundError:  # the body of an object-storage XCom; one by one tells whose
+            instances = [_instance(self._source, map_index) for map_index in self._map_indexes]
             return [
-                _read_one(
-                    self._reader,
-                    instance,
-                    _instance(self._source, map_index),
-                    self._key,
-                    self._index + self._start + place,
-                )
-                for place, (map_index, instance) in enumerate(self._instances)
+                _read_one(self._reader, self._run, instance, self._key, self._index + place)
+                for place, instance in enumerate(instances)
             ]
-        if len(values) != len(self._instances):
+        if len(values) != count:
             message = (
-                f"{len(values)} values of {len(self._instances)} {self._source.task_id!r} are left: "
+                f"{len(values)} values of {count} {task_id!r} are left: "
                 "they were cleared while they were being read"
             )
             raise BranchesRunningError(message, names=[self._source.name])
         return [
             BranchOutcome(
                 name=instance_name(self._source.name, map_index),
-                index=self._index + self._start + place,
+                index=self._index + place,
                 state="success",
                 value=value,
-                task_id=self._source.task_id,
+                task_id=task_id,
                 map_index=map_index,
-                duration=instance.duration,
+                duration=self._duration(map_index),
             )
-            for place, ((map_index, instance), value) in enumerate(zip(self._instances, values, strict=True))
+            for place, (map_index, value) in enumerate(zip(self._map_indexes, values, strict=True))
         ]
+
+    def _duration(self, map_index: int) -> float | None:
+        return self._run[self._source.task_id, map_index].duration

@@ -13,6 +13,9 @@ __all__ = ["indexed_names", "instance_name", "listing", "natural_key", "unusable
 MAX_TASK_ID_LENGTH = 250
 """Longest task id that Airflow takes."""
 
+MAX_GROUP_ID_LENGTH = 200
+"""Longest own id of a task group that Airflow takes."""
+
 _DIGITS = re.compile(r"([0-9]+)")
 _USABLE = re.compile(r"[\w.-]+")
 
@@ -48,17 +51,22 @@ def instance_name(task_id: str, map_index: int) -> str:
     return f"{task_id}[{map_index}]"
 
 
-def unusable_because(name: object, *, prefix: str = "") -> str | None:
+def unusable_because(name: object, *, prefix: str = "", is_group: bool = False) -> str | None:
     """
     Why Airflow would refuse this name as the last part of a task id; None when it would not.
 
     :param name: The name as the author gave it.
     :param prefix: What comes before it in the task id, its dot included.
+    :param is_group: Whether it is that of a task group.
     """
     if not isinstance(name, str):
         return f"{name!r} is of type {type(name).__name__}; a name is a str"
     if not _USABLE.fullmatch(name):
         return f"{name!r} is not made of letters, digits, '_', '-' and '.' alone"
+    if is_group and "." in name:
+        return f"{name!r} has a '.', which the id of a task group can't have, and its branch is a @task_group"
+    if is_group and len(name) > MAX_GROUP_ID_LENGTH:
+        return f"{name!r} has {len(name)} characters; Airflow takes {MAX_GROUP_ID_LENGTH} for a task group"
     if len(prefix) + len(name) > MAX_TASK_ID_LENGTH:
         return (
             f"{name!r} makes a task id of {len(prefix) + len(name)} characters; "

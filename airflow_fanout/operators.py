@@ -12,7 +12,7 @@ from airflow_fanout.checks import FanInChecks
 from airflow_fanout.declaration import DeclaredGroup, describe_fan_in
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
-from airflow_fanout.ledger import RETURN_VALUE, Source, collect, removed_branches
+from airflow_fanout.ledger import RETURN_VALUE, Source, branch_source, collect, removed_branches
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy, Tally, Verdict, decide
 from airflow_fanout.results import FanInResults, ReadyPage
 from airflow_fanout.wiring import pass_on_what_came_before, sources_by_prefix, waiting_on_past, waits_on_past
@@ -135,14 +135,14 @@ class FanInOperator(BaseOperator):
         if self.group is not None and self.group.prefix:
             gone = removed_branches(
                 states,
-                self.group.prefix,
+                self.group,
                 self.dag.task_dict,
                 map_index=map_index,
                 index=sum(map(len, pages)),
             )
             pages += [ReadyPage(gone)] if gone else []
         results = FanInResults(pages)
-        tally = Tally.of(results.states())
+        tally = Tally.of(results.states(), stopped=results.stopped_count)
         verdict = decide(tally, self.policy)
         report = fan_in_report(results, tally, verdict, self.policy)
         ti.xcom_push(REPORT_KEY, report)
@@ -156,10 +156,7 @@ class FanInOperator(BaseOperator):
     def _sources(self, map_index: int) -> list[Source]:
         """Find what is to be collected, in order; raises before anything is read."""
         if self.group is not None:
-            return [
-                Source(name=branch.name, task_id=branch.last_task_id, recorded=True, map_index=map_index)
-                for branch in self.group.branches
-            ]
+            return [branch_source(branch, self.group, map_index) for branch in self.group.branches]
         sources = sources_by_prefix(self, self.task_id_prefix, map_index)
         waiting = [s.task_id for s in sources if waits_on_past(self.dag.get_task(s.task_id))]
         if self.policy.tolerant and waiting:

@@ -195,6 +195,8 @@ def decide(tally: Tally, policy: Policy) -> Verdict:
     if free_skips == tally.expected and policy.count_skipped == "exclude":
         return verdict("skipped", f"every branch was skipped ({tally.skipped} of {tally.expected})")
     said = f"{succeeded} of {counted} branches succeeded, {needed} needed"
+    if tally.stopped:
+        said += f", {tally.stopped} stopped by stop_after_failures"
     if succeeded < needed:
         return verdict("failed", said)
     return verdict("degraded" if tally.failed or tally.missing or tally.stopped else "success", said)

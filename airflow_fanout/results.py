@@ -28,10 +28,10 @@ class BranchOutcome:
     :param value: What it returned, if it succeeded; else None.
     :param error: ``"ValueError: message"`` with secrets masked, or why there is no value; None if there is no
         more to say.
-    :param task_id: Id of the task that the value comes from, or of the task that failed.
+    :param task_id: Id of the task that the value comes from; of the one that failed, if it failed.
     :param map_index: Index of its instance; -1 if it is not mapped.
-    :param duration: Seconds from start to end of the last try, as Airflow shows them; None if it never
-        started.
+    :param duration: Seconds from start to end of the last try, as Airflow shows them, of all the branch's
+        tasks together; None if none of them ever started.
     """
 
     name: str
@@ -54,6 +54,10 @@ class Page(Protocol):
     def states(self) -> Sequence[State]:
         """State of each branch, in order; known without reading a value."""
 
+    @property
+    def stopped(self) -> int:
+        """How many of the skipped were stopped by ``stop_after_failures``."""
+
     def find(self, name: str) -> int | None:
         """Return the place of a branch within the page, or None if it is not here."""
 
@@ -69,9 +73,11 @@ class ReadyPage:
     A page that is in memory.
 
     :param outcomes: The outcomes, in order.
+    :param stopped: How many of the skipped were stopped by ``stop_after_failures``.
     """
 
-    def __init__(self, outcomes: Sequence[BranchOutcome]) -> None:
+    def __init__(self, outcomes: Sequence[BranchOutcome], *, stopped: int = 0) -> None:
+        self.stopped = stopped
         self._outcomes = tuple(outcomes)
         self._places = {outcome.name: place for place, outcome in enumerate(self._outcomes)}
         self.states = tuple(outcome.state for outcome in self._outcomes)
@@ -253,6 +259,11 @@ class FanInResults(Mapping[str, Any]):
     def states(self) -> Iterator[State]:
         """State of every declared branch, in declared order; reads no values."""
         return self._ledger.states()
+
+    @property
+    def stopped_count(self) -> int:
+        """How many branches ``stop_after_failures`` did not let start; they are among the skipped."""
+        return sum(page.stopped for page in self._ledger.pages)
 
     def durations(self) -> Iterator[tuple[str, State, float | None]]:
         """Name, state and duration of every declared branch, in declared order; reads no values."""

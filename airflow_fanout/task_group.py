@@ -11,12 +11,13 @@ from airflow.sdk import Param, TaskGroup, XComArg
 from airflow.sdk.definitions.param import DagParam
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
-from airflow_fanout.branches import NO_ITEM, FunctionBranch, function_branch, titles
+from airflow_fanout.branches import NO_ITEM, Branch, as_branch, titles
 from airflow_fanout.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.ledger import PLACEHOLDER
 from airflow_fanout.names import indexed_names, listing, unusable_because
+from airflow_fanout.stopping import add_stop
 
 __all__ = ["FanOutGroup"]
 
@@ -45,17 +46,23 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     :param group_id: Id of the group, as for any ``TaskGroup``.
     :param branch: What one branch runs: a ``@task`` function (with ``.override()`` and ``.partial()`` if
-        wanted) or a plain function, which becomes a Python task; or a mapping ``{name: function}``, different
+        wanted) or a plain function, which becomes a Python task; a ``@task_group`` function, whose last
+        task's value is the branch's; an operator class, or ``functools.partial`` of one; a list of functions,
+        one task that hands each one's value to the next; or a mapping ``{name: any of these}``, different
         work for each name.
     :param count: Number of branches, 0 or more. A function with a parameter ``index`` is given 0, 1, ….
     :param items: A list, or a mapping ``{name: item}``: one branch for each. The function gets its item as
-        its first parameter that is not bound; Airflow's context names (``ti``, ``ds``, …) don't count.
-    :param partial: Arguments that are bound in every branch; values may be XComArgs.
+        its first parameter that is not bound; Airflow's context names (``ti``, ``ds``, …) don't count. For an
+        operator class each item is a dict of the arguments to add.
+    :param partial: Arguments that are bound in every branch; values may be XComArgs. In a list of functions
+        they go to the first.
     :param mapped: Whether one mapped task runs all branches. Not built yet: None or False.
     :param max_concurrency: Branches of a mapped group that run at once. Not built yet.
     :param items_per_task: Items that one task runs. Not built yet.
     :param item_concurrency: Items of one task that run at once. Not built yet.
-    :param stop_after_failures: Number of failed branches after which no more are started. Not built yet.
+    :param stop_after_failures: Number of failed branches after which those that have not started are
+        skipped; each asks once before it starts, one request. What is retried or cleared runs. For the fan-in
+        they are skipped with the reason, stay expected, and count as failures whatever ``count_skipped`` says.
     :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
 
@@ -84,6 +91,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
         plan = self._plan()
         self._check_names(plan)
+        self._check_stop(len(plan))
         if not plan:
             self._add_placeholder()
         tasks = {
@@ -94,10 +102,14 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             group_id=str(self.group_id),
             prefix=f"{self.group_id}." if self.prefix_group_id else "",
             branches=tuple(
-                DeclaredBranch(name=name, index=index, task_ids=(operator.task_id,))
-                for index, (name, operator) in enumerate(tasks.items())
+                DeclaredBranch(name=name, index=index, task_ids=tuple(each.task_id for each in its))
+                for index, (name, its) in enumerate(tasks.items())
             ),
+            stop_after_failures=self.stop_after_failures,
         )
+        if self.stop_after_failures is not None:
+            for its in tasks.values():
+                add_stop(self._owner, its, self.declared)
         self._describe([branch for branch, _ in plan.values()])
 
     def iter_references(self) -> NoReturn:
@@ -179,7 +191,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             self._refuse_type("mapped", f"expected True or False, found {_typed(self.mapped)}")
         if self.item_concurrency is not None and self.items_per_task is None:
             self._refuse_value("item_concurrency", "is for the items of one task; give items_per_task too")
-        for name in ("mapped", "items_per_task", "stop_after_failures"):
+        for name in ("mapped", "items_per_task"):
             if getattr(self, name):
                 self._refuse_value(name, "is not built yet; declare the branches without it")
         if self.max_concurrency is not None:
@@ -196,47 +208,47 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 f"a value known only at run time ({type(value).__name__}) is not built yet; give a literal",
             )
 
-    def _plan(self) -> dict[str, tuple[FunctionBranch, Any]]:
+    def _plan(self) -> dict[str, tuple[Branch, Any]]:
         """What each name runs, and its item; in declared order."""
         if isinstance(self.branch, Mapping):
             if not self.branch:
                 self._refuse_value("branch", "is an empty mapping; name at least one branch")
             different = {
-                name: function_branch(self._owner, f"branch[{name!r}]", branch)
+                name: as_branch(self._owner, f"branch[{name!r}]", branch)
                 for name, branch in self.branch.items()
             }
             for branch in different.values():
-                self._check_branch(branch, takes_item=False)
+                self._check_branch(branch, None)
             return {name: (branch, NO_ITEM) for name, branch in different.items()}
-        same = function_branch(self._owner, "branch", self.branch)
-        self._check_branch(same, takes_item=self.items is not None)
+        same = as_branch(self._owner, "branch", self.branch)
         if isinstance(self.items, Mapping):
-            return {name: (same, item) for name, item in self.items.items()}
-        items = [NO_ITEM] * (self.count or 0) if self.items is None else list(self.items)
-        names = indexed_names(str(self._group_id), len(items))
-        return {name: (same, item) for name, item in zip(names, items, strict=True)}
+            items = dict(self.items)
+        else:
+            given = [NO_ITEM] * (self.count or 0) if self.items is None else list(self.items)
+            items = dict(zip(indexed_names(str(self._group_id), len(given)), given, strict=True))
+        self._check_branch(same, None if self.items is None else list(items.values()))
+        return {name: (same, item) for name, item in items.items()}
 
-    def _check_branch(self, branch: FunctionBranch, *, takes_item: bool) -> None:
+    def _check_branch(self, branch: Branch, items: Collection[Any] | None) -> None:
         if self._gives_index(branch) and "index" in {**branch.bound, **(self.partial or {})}:
             self._refuse_value(
                 "partial",
                 f"binds 'index', which count= gives to each branch of {branch.signature}; rename one of them",
             )
-        bound = self._bound(branch, 0)
-        branch.check(bound, takes_item=takes_item, default_args=self._default_names())
+        branch.check(self._bound(branch, 0), items, default_args=self._default_names())
 
-    def _bound(self, branch: FunctionBranch, index: int) -> dict[str, Any]:
+    def _bound(self, branch: Branch, index: int) -> dict[str, Any]:
         given = dict(self.partial or {})
         return {**given, "index": index} if self._gives_index(branch) else given
 
-    def _gives_index(self, branch: FunctionBranch) -> bool:
-        return self.count is not None and "index" in branch.parameters
+    def _gives_index(self, branch: Branch) -> bool:
+        return self.count is not None and branch.takes_index
 
     def _default_names(self) -> set[str]:
         parent = self.parent_group.default_args if self.parent_group else {}
         return {*(self.dag.default_args or {}), *(parent or {}), *self.default_args}
 
-    def _check_names(self, plan: Mapping[str, object]) -> None:
+    def _check_names(self, plan: Mapping[str, tuple[Branch, Any]]) -> None:
         argument = (
             "branch"
             if isinstance(self.branch, Mapping)
@@ -244,9 +256,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             if self.items is not None
             else "group_id"
         )
-        for name in plan:
-            prefix = self._child_id("")
-            if reason := unusable_because(name, prefix=prefix):
+        prefix = self._child_id("")
+        for name, (branch, _) in plan.items():
+            if reason := unusable_because(name, prefix=prefix, is_group=branch.is_group):
                 self._refuse_value(argument, f"a name that Airflow would refuse: {reason}")
         taken = [name for name in plan if self._is_taken(self._child_id(name))]
         if taken:
@@ -254,6 +266,14 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             self._refuse_value(
                 argument,
                 f"the Dag already has tasks or groups with the ids {listing(ids)}; rename one of each pair",
+            )
+
+    def _check_stop(self, count: int) -> None:
+        if self.stop_after_failures is not None and 0 < count <= self.stop_after_failures:
+            self._refuse_value(
+                "stop_after_failures",
+                f"{self.stop_after_failures} failures of {count} branches leave none to stop; "
+                f"choose a number below {count}, or leave it out",
             )
 
     def _child_id(self, name: str) -> str:
@@ -273,7 +293,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             f"{self._owner} was declared with zero branches; this keeps what is before it before its fan-in."
         )
         placeholder = EmptyOperator(task_id=name, doc_md=doc, task_group=self, dag=self.dag)
-        bound = function_branch(self._owner, "branch", self.branch).bound
+        bound = as_branch(self._owner, "branch", self.branch).bound
         XComArg.apply_upstream_relationship(placeholder, {**bound, **(self.partial or {})})
         self.placeholder_task_id = placeholder.task_id
 
@@ -281,7 +301,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         """Whether a prefix takes the placeholder, as it would take the first branch if there were one."""
         return self._child_id(f"{self._group_id}_0").startswith(prefix)
 
-    def _describe(self, branches: Sequence[FunctionBranch]) -> None:
+    def _describe(self, branches: Sequence[Branch]) -> None:
         count = len(branches)
         limits = [Limit(name="max_active_tasks", slots=self.dag.max_active_tasks, where="the Dag")]
         sentence = describe(effective_concurrency(count, limits)) if count else "no branches"
@@ -291,7 +311,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if has_doc_md and self.doc_md is None:
             self.doc_md = "\n\n".join(self._documentation(sentence, branches))
 
-    def _documentation(self, sentence: str, branches: Sequence[FunctionBranch]) -> Iterator[str]:
+    def _documentation(self, sentence: str, branches: Sequence[Branch]) -> Iterator[str]:
         yield f"**Fan-out** `{self.group_id}`: {sentence}."
         if not branches:
             return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
-from airflow_fanout.ledger import Source, States, unexpanded_state
+from airflow_fanout.ledger import Source, States, branch_source, unexpanded_state
 from airflow_fanout.names import listing, natural_key
 from airflow_fanout.task_group import FanOutGroup
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk import BaseOperator, TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
 
     AnyOperator = BaseOperator | MappedOperator
 
@@ -49,13 +51,7 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
         message = f"No upstream task id starts with {prefix!r}; upstream: {listing(candidates)}"
         raise PrefixError(message, prefix=prefix, candidates=candidates)
     return [
-        Source(
-            name=task.task_id,
-            task_id=task.task_id,
-            mapped=_is_expanded(task, fan_in),
-            recorded=task.task_id in branches,
-            map_index=map_index if nearest_mapped_group(task.task_group) else -1,
-        )
+        _source(fan_in, task, branches.get(task.task_id), map_index)
         for task in sorted(upstream, key=lambda task: natural_key(task.task_id))
         if task.task_id not in helpers
     ]
@@ -122,14 +118,40 @@ def nearest_mapped_group(group: TaskGroup | None) -> str | None:
     return None if nearest is None else nearest.group_id
 
 
-def _of_this_package(fan_in: BaseOperator) -> tuple[dict[str, FanOutGroup], set[str]]:
-    """This package's helper tasks with their groups, and its branches' tasks, in the whole Dag."""
+def _source(
+    fan_in: BaseOperator,
+    task: AnyOperator,
+    own: tuple[DeclaredGroup, DeclaredBranch] | None,
+    map_index: int,
+) -> Source:
+    mapped = _is_expanded(task, fan_in)
+    map_index = map_index if nearest_mapped_group(task.task_group) else -1
+    if own is not None and not mapped:
+        group, branch = own
+        if task.task_id == branch.last_task_id:
+            return branch_source(branch, group, map_index, name=task.task_id)
+    return Source(
+        name=task.task_id,
+        task_id=task.task_id,
+        mapped=mapped,
+        recorded=own is not None,
+        map_index=map_index,
+    )
+
+
+def _of_this_package(
+    fan_in: BaseOperator,
+) -> tuple[dict[str, FanOutGroup], dict[str, tuple[DeclaredGroup, DeclaredBranch]]]:
+    """In the whole Dag: this package's helper tasks with their groups, and its branches by their tasks."""
     helpers: dict[str, FanOutGroup] = {}
-    branches: set[str] = set()
+    branches: dict[str, tuple[DeclaredGroup, DeclaredBranch]] = {}
     for group in fan_in.dag.task_group.get_task_group_dict().values():
         if isinstance(group, FanOutGroup):
             helpers |= {group.placeholder_task_id: group} if group.placeholder_task_id else {}
-            branches.update(task_id for branch in group.declared.branches for task_id in branch.task_ids)
+            declared = group.declared
+            branches |= {
+                task_id: (declared, branch) for branch in declared.branches for task_id in branch.task_ids
+            }
     return helpers, branches
 
 

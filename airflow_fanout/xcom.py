@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-__all__ = ["NOTHING", "PAGE_SIZE", "InstanceState", "RunReader", "values_lie_elsewhere"]
+__all__ = ["NOTHING", "PAGE_SIZE", "InstanceState", "RunReader", "resumes", "values_lie_elsewhere"]
 
 PAGE_SIZE = 500
 """Mapped instances whose values are read in one request."""
@@ -131,6 +131,12 @@ class RunReader:
 
         self.requests += 1
         return task_runner.SUPERVISOR_COMMS.send(message)
+
+
+def resumes(ti: RuntimeTaskInstance) -> bool:
+    """Whether a task goes on with what it began before: after a deferral, or after a sensor's reschedule."""
+    server: Any = ti._ti_context_from_server  # noqa: SLF001 - there is no public way
+    return server is not None and bool(server.next_method or server.task_reschedule_count)
 
 
 def values_lie_elsewhere() -> bool:

@@ -10,7 +10,7 @@ from airflow.sdk import TaskGroup, setup, task, task_group, teardown
 from airflow.sdk.bases.decorator import DecoratedOperator
 
 from airflow_fanout import FanOutGroup
-from airflow_fanout.branches import is_task_function
+from airflow_fanout.function_branches import is_task_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -322,20 +322,6 @@ REFUSED = [
     pytest.param("text", "found 'text' of type str", id="a text"),
     pytest.param(None, "found None of type NoneType", id="None"),
     pytest.param(8, "found 8 of type int", id="a number"),
-    pytest.param(
-        EmptyOperator, "the operator class EmptyOperator; branches other than", id="an operator class"
-    ),
-    pytest.param(
-        functools.partial(BashOperator, bash_command="ls"),
-        "the operator class BashOperator; branches other than functions are not built yet",
-        id="functools.partial of an operator class",
-    ),
-    pytest.param([one, two], "a list; branches other than functions are not built yet", id="a list"),
-    pytest.param(
-        task_group(empty),
-        "_TaskGroupFactory; branches other than functions are not built yet",
-        id="@task_group",
-    ),
     pytest.param(len, "wrap it in a function", id="a builtin"),
     pytest.param(str, "wrap it in a function", id="a class"),
     pytest.param(functools.partial(len), "wrap it in a function", id="functools.partial of a builtin"),
@@ -343,8 +329,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("branch", "found"), REFUSED)
-def test_what_is_no_function_is_refused(branch: object, found: str) -> None:
-    with pytest.raises(TypeError, match="FanOutGroup 'process': branch: expected a @task function") as raised:
+def test_what_is_no_branch_is_refused(branch: object, found: str) -> None:
+    with pytest.raises(
+        TypeError, match="FanOutGroup 'process': branch: expected a @task or @task_group"
+    ) as raised:
         FanOutGroup("process", branch=branch, count=2)
 
     assert found in str(raised.value)
@@ -353,7 +341,7 @@ def test_what_is_no_function_is_refused(branch: object, found: str) -> None:
 @pytest.mark.parametrize(("branch", "found"), REFUSED)
 def test_a_mapping_says_which_of_its_branches_is_refused(branch: object, found: str) -> None:
     with pytest.raises(
-        TypeError, match=r"FanOutGroup 'process': branch\['topics'\]: expected a @task"
+        TypeError, match=r"FanOutGroup 'process': branch\['topics'\]: expected a @task or @task_group"
     ) as raised:
         FanOutGroup("process", branch={"words": one, "topics": branch}, partial={"item": "x"})
 
@@ -366,7 +354,9 @@ def test_the_result_of_a_call_is_refused() -> None:
 
 
 def test_a_task_that_was_made_already_is_refused() -> None:
-    with pytest.raises(TypeError, match="found the task 'made'; a branch is made from a function"):
+    with pytest.raises(
+        TypeError, match="found the task 'made'; a branch is made once for each name: hand over"
+    ):
         FanOutGroup("process", branch=EmptyOperator(task_id="made"), count=2)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_fanout.declaration import DeclaredGroup
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
 from airflow_fanout.ledger import (
@@ -507,11 +508,14 @@ def test_a_mapped_task_that_never_expanded_has_one_state(run: FakeRun, state: st
     assert unexpanded_state(run.states, "each") == state
 
 
+GROUP = DeclaredGroup(group_id="p", prefix="p.", branches=())
+
+
 class TestRemovedBranches:
     def test_what_is_no_longer_declared_is_named_without_the_prefix(self) -> None:
         run = FakeRun().add("p.a").add("p.b", "failed", duration=2.0).add("other.c").add("p")
 
-        (gone,) = removed_branches(run.states, "p.", ["p.a"], map_index=-1, index=5)
+        (gone,) = removed_branches(run.states, GROUP, ["p.a"], map_index=-1, index=5)
 
         assert gone == BranchOutcome(
             name="b",
@@ -526,7 +530,7 @@ class TestRemovedBranches:
     def test_its_instances_are_told_apart(self) -> None:
         run = FakeRun().add("p.each", map_index=0).add("p.each", map_index=1)
 
-        gone = removed_branches(run.states, "p.", [], map_index=-1, index=3)
+        gone = removed_branches(run.states, GROUP, [], map_index=-1, index=3)
 
         assert [(outcome.name, outcome.index) for outcome in gone] == [("each[0]", 3), ("each[1]", 4)]
 
@@ -534,6 +538,6 @@ class TestRemovedBranches:
     def test_instances_of_another_map_index_are_left_out(self, map_index: int) -> None:
         run = FakeRun().add("p.a", map_index=0).add("p.a", map_index=1)
 
-        gone = removed_branches(run.states, "p.", [], map_index=map_index, index=0)
+        gone = removed_branches(run.states, GROUP, [], map_index=map_index, index=0)
 
         assert [(outcome.name, outcome.map_index) for outcome in gone] == [("a", map_index)]

@@ -23,6 +23,7 @@ class CountingPage:
         self._page = ReadyPage(outcomes)
         self._log = log
         self.states = self._page.states
+        self.stopped = 0
 
     def __len__(self) -> int:
         return len(self._page)

@@ -334,10 +334,10 @@ BAD_INPUT = [
         id="items_per_task",
     ),
     pytest.param(
-        {"count": 2, "stop_after_failures": 1},
+        {"count": 2, "stop_after_failures": 2},
         ValueError,
-        "stop_after_failures: is not built yet",
-        id="stop_after_failures",
+        "stop_after_failures: 2 failures of 2 branches leave none to stop; choose a number below 2",
+        id="stop_after_failures that can't take effect",
     ),
     pytest.param({"count": 2, "mapped": True}, ValueError, "mapped: is not built yet", id="mapped"),
     pytest.param(

@@ -1,0 +1,218 @@
+"""A function, or a list of functions, as a branch of one task; runs when the Dag is parsed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
+
+from airflow.sdk import get_current_context, task
+from airflow.sdk.bases.decorator import determine_kwargs
+from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
+
+from airflow_fanout.arguments import NO_ITEM, FunctionArguments, unwrap_partial
+from airflow_fanout.branch_tasks import refuse_skipper
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.hooks import add_hooks
+from airflow_fanout.names import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from airflow.sdk import BaseOperator, TaskGroup
+    from airflow.sdk.bases.decorator import _TaskDecorator
+
+__all__ = ["FunctionBranch", "function_branch", "is_function", "is_task_function", "pipe_branch"]
+
+
+def is_task_function(value: object) -> TypeGuard[_TaskDecorator[Any, Any, Any]]:
+    """Whether a value is a function under a ``@task`` decorator; ``is_decorated_task`` of Airflow 3.3."""
+    return getattr(value, "_airflow_is_task_decorator", False) is True
+
+
+def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
+    """Whether a value is a plain function or method, which Airflow can run as a Python task."""
+    return inspect.isfunction(value) or inspect.ismethod(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionBranch:
+    """
+    A function as a branch: one Python task (or whatever task its decorator makes).
+
+    :param arguments: The arguments of the function.
+    :param decorator: The ``@task`` that wraps it.
+    """
+
+    is_group: ClassVar[bool] = False
+
+    arguments: FunctionArguments
+    decorator: _TaskDecorator[Any, Any, Any]
+
+    @property
+    def title(self) -> str:
+        """How messages and the group's documentation name it."""
+        return self.arguments.title
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Arguments that the author has bound already."""
+        return self.arguments.bound
+
+    @property
+    def takes_index(self) -> bool:
+        """Whether it can be given its place."""
+        return "index" in self.arguments.parameters
+
+    @property
+    def signature(self) -> str:
+        """The function with its parameters' names, for messages."""
+        return self.arguments.signature
+
+    def check(
+        self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
+    ) -> None:
+        """Check that what every branch is given fits the function."""
+        own = self.decorator.kwargs.get("default_args") or {}
+        self.arguments.check(partial, takes_item=items is not None, default_args={*default_args, *own})
+
+    def create(
+        self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup
+    ) -> tuple[BaseOperator]:
+        """Make the task of one branch."""
+        positional, named = self.arguments.bind(partial, item)
+        decorator = self.decorator.override(task_id=name, task_group=task_group, dag=task_group.dag)
+        decorator.kwargs.pop("op_kwargs", None)  # they are bound; Airflow would pass them twice
+        operator: BaseOperator = decorator(*positional, **named).operator  # type: ignore[attr-defined]
+        add_hooks(operator)
+        return (operator,)
+
+
+def function_branch(owner: str, argument: str, target: object, bound: Mapping[str, Any]) -> FunctionBranch:
+    """
+    Make a branch of a function.
+
+    :param owner: What declares it, for error messages.
+    :param argument: Which of the owner's arguments it came in.
+    :param target: A ``@task`` function or a plain one.
+    :param bound: Arguments that ``functools.partial`` binds.
+    :raises DeclarationValueError: If it is a setup, a teardown, or can skip the fan-in.
+    """
+    if is_task_function(target):
+        _refuse_setup(owner, argument, target)
+        title = getattr(target.function, "__name__", "function")
+        refuse_skipper(owner, argument, title, target.operator_class)
+        decorator, bound = target, {**(target.kwargs.get("op_kwargs") or {}), **bound}
+    else:
+        decorator = _python_task(target)
+    arguments = FunctionArguments(owner=owner, argument=argument, function=decorator.function, bound=bound)
+    return FunctionBranch(arguments=arguments, decorator=decorator)
+
+
+def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> FunctionBranch:
+    """
+    Make one task of several functions, each of which gets what the one before it returned.
+
+    :param owner: What declares it, for error messages.
+    :param argument: Which of the owner's arguments it came in.
+    :param functions: Plain functions, or ``@task`` functions without settings of their own; with arguments
+        bound if wanted. Item and ``partial`` go to the first; each later one takes one value.
+    :raises DeclarationTypeError: If one of them is something else, or a later one can't be called with one
+        value.
+    """
+    if not functions:
+        problem = "is an empty list; name at least one function"
+        raise DeclarationValueError(owner, argument, problem)
+    steps = [_step(owner, f"{argument}[{place}]", function) for place, function in enumerate(functions)]
+    for step in steps[1:]:
+        _check_takes_one_value(step)
+    first, *later = steps
+    decorator = _python_task(_pipe(first, later))
+    arguments = FunctionArguments(
+        owner=owner, argument=argument, function=decorator.function, bound=first.bound
+    )
+    return FunctionBranch(arguments=arguments, decorator=decorator)
+
+
+def _step(owner: str, argument: str, function: object) -> FunctionArguments:
+    target, bound = unwrap_partial(owner, argument, function, _function_of)
+    if is_task_function(target):
+        _refuse_setup(owner, argument, target)
+        bound = {**(target.kwargs.get("op_kwargs") or {}), **bound}
+        settings = target.kwargs.keys() - {"task_id", "op_kwargs"}
+        if target.operator_class is not _python_task(_nothing).operator_class or settings:
+            said = f"@task with {listing(settings)}" if settings else target.operator_class.__name__
+            problem = (
+                f"the functions of a list share one Python task, so that {_function_of(target).__name__} "
+                f"can't be a {said}; take the plain function, and give settings in default_args"
+            )
+            raise DeclarationTypeError(owner, argument, problem)
+        target = target.function
+    if not is_function(target) or inspect.iscoroutinefunction(target):
+        kind = "an async def" if is_function(target) else f"{target!r} of type {type(target).__name__}"
+        problem = f"expected a plain function, found {kind}"
+        raise DeclarationTypeError(owner, argument, problem)
+    return FunctionArguments(owner=owner, argument=argument, function=target, bound=bound)
+
+
+def _check_takes_one_value(step: FunctionArguments) -> None:
+    item = step.item_parameter(step.bound)
+    if item is None:
+        problem = f"{step.signature} has no free parameter for what the function before it returns"
+        raise DeclarationTypeError(step.owner, step.argument, problem)
+    if others := sorted(step.required - step.bound.keys() - {item.name}):
+        problem = (
+            f"{step.signature} also needs {listing(others)}, but gets one value, what the function before it "
+            "returns; bind the rest with functools.partial, or return one tuple or dict"
+        )
+        raise DeclarationTypeError(step.owner, step.argument, problem)
+    step.check({}, takes_item=True, default_args=())
+
+
+def _pipe(first: FunctionArguments, later: Sequence[FunctionArguments]) -> Callable[..., Any]:
+    steps = tuple(later)
+
+    @functools.wraps(first.function)  # its parameters are those of the pipe
+    def pipe(*args: Any, **kwargs: Any) -> Any:
+        value = first.function(*args, **kwargs)
+        for step in steps:
+            positional, named = step.bind({}, value)
+            context = _context() if step.takes_context else {}
+            value = step.function(
+                *positional, **determine_kwargs(step.function, positional, {**context, **named})
+            )
+        return value
+
+    pipe.__name__ = pipe.__qualname__ = " | ".join(step.title for step in (first, *later))
+    pipe.__doc__ = None
+    return pipe
+
+
+def _context() -> dict[str, Any]:
+    given: Any = get_current_context()
+    return {name: given[name] for name in KNOWN_CONTEXT_KEYS if name in given}
+
+
+def _python_task(function: Any) -> Any:
+    # multiple_outputs: Airflow would push each key of a dict apart because of `-> dict`, one request for
+    # each.
+    return task(multiple_outputs=False)(function)
+
+
+def _nothing() -> None: ...
+
+
+def _function_of(target: Any) -> Any:
+    return target.function if is_task_function(target) else target
+
+
+def _refuse_setup(owner: str, argument: str, decorated: _TaskDecorator[Any, Any, Any]) -> None:
+    if decorated.is_setup or decorated.is_teardown:
+        title = getattr(decorated.function, "__name__", "function")
+        kind = "setup" if decorated.is_setup else "teardown"
+        problem = (
+            f"{title} is a @{kind}, which prepares or clears up for others and is no work of its own; "
+            f"make the branch a @task, and wire the {kind} around the group"
+        )
+        raise DeclarationValueError(owner, argument, problem)

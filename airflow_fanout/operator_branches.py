@@ -1,0 +1,146 @@
+"""An operator class as a branch of one task; runs when the Dag is parsed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeGuard
+
+from airflow.sdk import BaseOperator, XComArg
+
+from airflow_fanout.arguments import NO_ITEM
+from airflow_fanout.branch_tasks import refuse_skipper
+from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError, DeclarationValueError
+from airflow_fanout.hooks import add_hooks
+from airflow_fanout.names import listing
+
+if TYPE_CHECKING:
+    from airflow.sdk import TaskGroup
+
+__all__ = ["OperatorBranch", "is_operator_class", "operator_branch"]
+
+OURS = frozenset({"dag", "task_group", "task_id"})
+"""Arguments of an operator that the group gives it."""
+
+
+def is_operator_class(value: object) -> TypeGuard[type[BaseOperator]]:
+    """Whether a value is a class of operators, sensors included."""
+    return isinstance(value, type) and issubclass(value, BaseOperator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorBranch:
+    """
+    An operator class as a branch: one task.
+
+    :param owner: What declares it, for error messages.
+    :param argument: Which of the owner's arguments it came in.
+    :param operator_class: The class.
+    :param bound: Arguments that the author has bound with ``functools.partial``.
+    """
+
+    is_group: ClassVar[bool] = False
+    takes_index: ClassVar[bool] = False
+
+    owner: str
+    argument: str
+    operator_class: type[BaseOperator]
+    bound: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """How messages and the group's documentation name it."""
+        return self.operator_class.__name__
+
+    @property
+    def signature(self) -> str:
+        """The same as the title: operators take too many arguments to list."""
+        return self.title
+
+    def check(
+        self,
+        partial: Mapping[str, Any],
+        items: Collection[Any] | None,
+        *,
+        default_args: Collection[str],  # Airflow fills these when the task is made
+    ) -> None:
+        """Check that every item is a dict of arguments that nobody else gives."""
+        if twice := sorted(partial.keys() & self.bound.keys()):
+            self._refuse(
+                "partial", f"binds {listing(twice)}, which {self.argument} has bound already; bind it once"
+            )
+        self.refuse_ours("partial", partial)
+        for place, item in enumerate(items or ()):
+            self._check_item(place, item, {*partial, *self.bound})
+
+    def create(
+        self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup
+    ) -> tuple[BaseOperator]:
+        """Make the task of one branch."""
+        arguments = {**self.bound, **partial, **({} if item is NO_ITEM else item)}
+        try:
+            operator = self.operator_class(
+                task_id=name, task_group=task_group, dag=task_group.dag, **arguments
+            )
+        except DeclarationError:
+            raise
+        except TypeError as unfit:
+            self._refuse(
+                self.argument, f"{self.title} for branch {name!r} can't be made: {unfit}", cause=unfit
+            )
+        except ValueError as unfit:
+            problem = f"{self.title} for branch {name!r} can't be made: {unfit}"
+            raise DeclarationValueError(self.owner, self.argument, problem) from unfit
+        add_hooks(operator)
+        return (operator,)
+
+    def _check_item(self, place: int, item: Any, bound: Collection[str]) -> None:
+        if not isinstance(item, Mapping):
+            kind = "a value known only at run time," if isinstance(item, XComArg) else repr(item)
+            problem = f"each item of {self.title} is a dict of the arguments to add; item {place} is {kind}"
+            self._refuse("items", f"{problem} of type {type(item).__name__}")
+        if odd := [name for name in item if not isinstance(name, str)]:
+            self._refuse("items", f"item {place} of {self.title} has {odd[0]!r} for an argument's name")
+        if twice := sorted(item.keys() & set(bound)):
+            self._refuse(
+                "items",
+                f"item {place} gives {listing(twice)}, which is bound in every branch already; give it once",
+            )
+        self.refuse_ours("items", item)
+
+    def refuse_ours(self, argument: str, given: Mapping[str, Any]) -> None:
+        """Refuse what the group itself gives each task."""
+        if ours := sorted(OURS & given.keys()):
+            self._refuse(
+                argument,
+                f"gives {self.title} {listing(ours)}, which the group gives it: a branch's name is its "
+                "task id, and comes from count=, or from the keys of a mapping",
+            )
+
+    def _refuse(self, argument: str, problem: str, *, cause: Exception | None = None) -> NoReturn:
+        raise DeclarationTypeError(self.owner, argument, problem) from cause
+
+
+def operator_branch(owner: str, argument: str, branch: object) -> OperatorBranch:
+    """
+    Make a branch of an operator class.
+
+    :param owner: What declares it, for error messages.
+    :param argument: Which of the owner's arguments it came in.
+    :param branch: The class, or ``functools.partial`` of it.
+    :raises DeclarationTypeError: If it can't be a branch.
+    """
+    bound: Mapping[str, Any] = {}
+    if isinstance(branch, functools.partial):
+        if branch.args:
+            problem = f"functools.partial binds {branch.args[0]!r} by position; operators take names only"
+            raise DeclarationTypeError(owner, argument, problem)
+        bound, branch = branch.keywords, branch.func
+    if not is_operator_class(branch) or branch is BaseOperator:
+        problem = "BaseOperator does nothing by itself; name the operator to run"
+        raise DeclarationTypeError(owner, argument, problem)
+    made = OperatorBranch(owner=owner, argument=argument, operator_class=branch, bound=bound)
+    made.refuse_ours(argument, bound)
+    refuse_skipper(owner, argument, made.title, branch)
+    return made

@@ -1,0 +1,81 @@
+"""``stop_after_failures``: whether a branch may still start; asked in the branch's own process."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_fanout.exceptions import DeclarationValueError
+from airflow_fanout.hooks import RECORD_KEY, STOPPED, in_front
+from airflow_fanout.ledger import has_failed
+from airflow_fanout.names import listing
+from airflow_fanout.xcom import RunReader, resumes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk import BaseOperator, Context
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    from airflow_fanout.declaration import DeclaredGroup
+
+    AnyOperator = BaseOperator | MappedOperator
+
+__all__ = ["add_stop", "stop", "stop_if_enough_failed"]
+
+
+def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> None:
+    """
+    Make a branch ask, before it starts, whether too many others have failed.
+
+    :param owner: What declares it, for error messages.
+    :param tasks: The branch's tasks, in order.
+    :param group: The group, with its ``stop_after_failures``.
+    :raises DeclarationValueError: If it has several first tasks: one might be stopped while another runs.
+    """
+    ids = {each.task_id for each in tasks}
+    first, *others = [each for each in tasks if not ids & each.upstream_task_ids]
+    if others or first.is_mapped:
+        found = "a mapped one" if not others else listing(each.task_id for each in (first, *others))
+        problem = (
+            f"expected branches with one first task, which is run or stopped as a whole, found {found}; "
+            "let one task come before the others"
+        )
+        raise DeclarationValueError(owner, "stop_after_failures", problem)
+    task: Any = first
+    ours = functools.partial(stop_if_enough_failed, group=group)
+    task._pre_execute_hook = in_front(ours, task._pre_execute_hook)  # noqa: SLF001 - there is no public way
+
+
+def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
+    """Skip the branch if too many others have failed; Airflow stores this source for each branch."""
+    stop(context, group)
+
+
+def stop(context: Context, group: DeclaredGroup) -> None:
+    """
+    Skip the branch, with the reason in its record, if as many others have failed as its group allows.
+
+    One request; one more to record the reason. What is retried or cleared, or goes on after a deferral or a
+    reschedule, is not asked.
+
+    :param context: Context of the branch's first task.
+    :param group: The group.
+    :raises AirflowSkipException: If enough have failed.
+    """
+    ti: Any = context["ti"]
+    if ti.try_number > 1 or resumes(ti):
+        return
+    states = RunReader(ti).states()
+    map_index = -1 if ti.map_index is None else ti.map_index
+    failed = [branch.name for branch in group.branches if has_failed(states, branch.task_ids, map_index)]
+    if group.stop_after_failures is None or len(failed) < group.stop_after_failures:
+        return
+    reason = (
+        f"not started: {len(failed)} of {len(group.branches)} branches of {group.group_id!r} have failed "
+        f"(stop_after_failures={group.stop_after_failures}): {listing(failed, limit=5)}"
+    )
+    ti.xcom_push(RECORD_KEY, {"state": STOPPED, "error": reason})
+    raise AirflowSkipException(reason)

@@ -1,0 +1,192 @@
+"""A ``@task_group`` function as a branch of several tasks; runs when the Dag is parsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.sdk import BaseOperator, TaskGroup, XComArg
+from airflow.sdk.exceptions import DuplicateTaskIdFound
+
+from airflow_fanout.arguments import NO_ITEM, FunctionArguments
+from airflow_fanout.branch_tasks import refuse_far_skipper, refuse_skipper
+from airflow_fanout.exceptions import DeclarationValueError
+from airflow_fanout.hooks import add_hooks
+from airflow_fanout.names import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    AnyOperator = BaseOperator | MappedOperator
+
+RETURN_VALUE = "return_value"
+
+__all__ = ["TaskGroupBranch", "is_task_group_function", "task_group_branch"]
+
+
+def is_task_group_function(value: object) -> bool:
+    """Whether a value is a function under the ``@task_group`` decorator."""
+    return getattr(value, "tg_class", None) is TaskGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskGroupBranch:
+    """
+    A task group as a branch: several tasks, the last of which gives the branch's value.
+
+    :param arguments: The arguments of the function, which Airflow calls when the Dag is parsed.
+    :param factory: The function under its decorator.
+    """
+
+    is_group: ClassVar[bool] = True
+
+    arguments: FunctionArguments
+    factory: Any
+
+    @property
+    def title(self) -> str:
+        """How messages and the group's documentation name it."""
+        return self.arguments.title
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Arguments that the author has bound already."""
+        return self.arguments.bound
+
+    @property
+    def takes_index(self) -> bool:
+        """Whether it can be given its place."""
+        return "index" in self.arguments.parameters
+
+    @property
+    def signature(self) -> str:
+        """The function with its parameters' names, for messages."""
+        return self.arguments.signature
+
+    def check(
+        self,
+        partial: Mapping[str, Any],
+        items: Collection[Any] | None,
+        *,
+        default_args: Collection[str],  # they fill the parameters of tasks alone
+    ) -> None:
+        """Check that what every branch is given fits the function."""
+        self.arguments.check(partial, takes_item=items is not None, default_args=())
+
+    def create(
+        self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup
+    ) -> Sequence[AnyOperator]:
+        """Make the task group of one branch."""
+        positional, named = self.arguments.bind(partial, item)
+        before = set(task_group.children)
+        try:
+            returned = self.factory.override(group_id=name, parent_group=task_group)(*positional, **named)
+        except DuplicateTaskIdFound as twice:
+            self._refuse(f"{self.title} makes tasks of the same id in every branch: {twice}", cause=twice)
+        except ValueError as refused:
+            if "Trigger rule not configurable for teardown tasks" not in str(refused):
+                raise
+            self._refuse(
+                f"{self.title} calls one @teardown in several branches, which Airflow can do only once; make "
+                "it a @task, and call it with .as_teardown(setups=…)",
+                cause=refused,
+            )
+        (group_id,) = task_group.children.keys() - before
+        group: Any = task_group.children[group_id]
+        tasks = list(group.iter_tasks())
+        last = self._last(name, group, tasks)
+        self._check_returned(returned, last)
+        for each in tasks:
+            refuse_far_skipper(self.arguments.owner, self.arguments.argument, each)
+        self._check_setups(tasks)
+        own = [each for each in tasks if not each.is_teardown]
+        for each in own:
+            add_hooks(each)
+        return _in_order(own, last)
+
+    def _last(self, name: str, group: TaskGroup, tasks: Sequence[AnyOperator]) -> AnyOperator:
+        if not tasks:
+            self._refuse(f"{self.title} has made no task for branch {name!r}; call its tasks in it")
+        astray = [each.task_id for each in tasks if not each.task_id.startswith(f"{group.group_id}.")]
+        if astray:
+            self._refuse(
+                f"{self.title} makes {listing(astray)}, without the branch's name in the id; "
+                "leave out prefix_group_id=False, so that each branch has tasks of its own"
+            )
+        leaves = list({leaf.task_id: leaf for leaf in group.get_leaves()}.values())
+        if len(leaves) != 1:
+            self._refuse(
+                f"{self.title} has {len(leaves)} last tasks, {listing(leaf.task_id for leaf in leaves)}, and "
+                "a branch has one value: let one task come after the others"
+            )
+        (last,) = leaves
+        if last.is_setup:
+            self._refuse(f"its last task {last.task_id!r} is a setup, which is no work of its own")
+        if last.is_mapped or _nearest_mapped_group(last.task_group) is not _nearest_mapped_group(group):
+            self._refuse(
+                f"the last task of {self.title}, {last.task_id!r}, is mapped, and a branch has one value: "
+                "let one task come after it that collects them"
+            )
+        operator_class = type(last)
+        refuse_skipper(self.arguments.owner, self.arguments.argument, repr(last.task_id), operator_class)
+        return last
+
+    def _check_returned(self, returned: object, last: AnyOperator) -> None:
+        """Refuse a returned value that would be ignored: the branch's value is that of its last task."""
+        if returned is None or isinstance(returned, TaskGroup) or returned is last:
+            return
+        own = getattr(returned, "operator", None) is last and getattr(returned, "key", None) == RETURN_VALUE
+        if isinstance(returned, XComArg) and own:
+            return
+        self._refuse(
+            f"{self.title} returns {returned!r}, but a branch's value is what its last task {last.task_id!r} "
+            "returns: return that task's result, or nothing"
+        )
+
+    def _check_setups(self, tasks: Sequence[AnyOperator]) -> None:
+        ids = {each.task_id for each in tasks}
+        for each in tasks:
+            if each.is_setup and not any(
+                after.is_teardown and after.task_id in ids for after in each.downstream_list
+            ):
+                self._refuse(
+                    f"the setup {each.task_id!r} has no teardown in its branch: add one, "
+                    "clear_up().as_teardown(setups=…), or make it a plain @task"
+                )
+
+    def _refuse(self, problem: str, *, cause: Exception | None = None) -> NoReturn:
+        raise DeclarationValueError(self.arguments.owner, self.arguments.argument, problem) from cause
+
+
+def task_group_branch(owner: str, argument: str, target: Any, bound: Mapping[str, Any]) -> TaskGroupBranch:
+    """
+    Make a branch of a ``@task_group`` function.
+
+    :param owner: What declares it, for error messages.
+    :param argument: Which of the owner's arguments it came in.
+    :param target: The function under its decorator.
+    :param bound: Arguments that ``functools.partial`` binds.
+    """
+    arguments = FunctionArguments(
+        owner=owner,
+        argument=argument,
+        function=target.function,
+        bound={**target.partial_kwargs, **bound},
+        given_by_airflow=frozenset(),
+    )
+    target._task_group_created = True  # noqa: SLF001 - its arguments are bound here: no "was never mapped!"
+    return TaskGroupBranch(arguments=arguments, factory=type(target)(target.function, target.tg_kwargs))
+
+
+def _nearest_mapped_group(group: TaskGroup | None) -> TaskGroup | None:
+    return None if group is None else next(group.iter_mapped_task_groups(), None)
+
+
+def _in_order(tasks: Sequence[AnyOperator], last: AnyOperator) -> list[AnyOperator]:
+    by_id = {each.task_id: each for each in tasks}
+    graph = {task_id: sorted(each.upstream_task_ids & by_id.keys()) for task_id, each in by_id.items()}
+    ordered = [by_id[task_id] for task_id in TopologicalSorter(graph).static_order()]
+    return [*(each for each in ordered if each is not last), last]
