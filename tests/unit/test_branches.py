@@ -4,9 +4,8 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import TaskGroup, setup, task, task_group, teardown
+from airflow.sdk import TaskGroup, setup, task, teardown
 from airflow.sdk.bases.decorator import DecoratedOperator
 
 from airflow_fanout import FanOutGroup
