@@ -62,7 +62,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param item_concurrency: Items of one task that run at once. Not built yet.
     :param stop_after_failures: Number of failed branches after which those that have not started are
         skipped; each asks once before it starts, one request. What is retried or cleared runs. For the fan-in
-        they are skipped with the reason, stay expected, and count as failures whatever ``count_skipped`` says.
+        they are skipped with the reason, stay expected and count as failures, whatever ``count_skipped``
+        says.
     :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
 

@@ -33,6 +33,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Iterator
         dag_files=[*sorted(DAGS.glob("*.py")), REPOSITORY / "dags" / "fan_out_fan_in_pipeline.py"],
         home=home,
         # On a busy machine a writer may wait longer than 5 s, and the scheduler would end with "locked".
+        triggerer=True,
         database_url=f"sqlite:///{home / 'airflow.db'}?timeout=60",
         env={
             "PYTHONPATH": str(REPOSITORY),
