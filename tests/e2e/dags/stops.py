@@ -26,10 +26,10 @@ sent: Counter[str] = Counter()
 send = CommsDecoder.send
 
 
-def counted(comms: CommsDecoder[Any, Any], message: Any) -> Any:
+def counted(comms: CommsDecoder[Any, Any], msg: Any) -> Any:
     """Count what a task's process asks, from the moment when it has read this file."""
-    sent[type(message).__name__] += 1
-    return send(comms, message)
+    sent[type(msg).__name__] += 1
+    return send(comms, msg)
 
 
 if CommsDecoder.send.__name__ != "counted":
@@ -115,8 +115,8 @@ def never() -> str:
     return "ran"
 
 
-counts_requests: dict[str, Any] = {"pre_execute": push_requests}
-retries: dict[str, Any] = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
+counts_requests: Any = {"pre_execute": push_requests}
+retries: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
 
 with DAG("stops", schedule=None, max_active_tasks=2):
     plain = FanOutGroup(
