@@ -8,7 +8,7 @@ SUITES := unit integration e2e
 PYTHON ?=
 CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python)
 
-# More arguments for pytest or for the demo: make test-unit ARGS="-k policy", make demo ARGS="--count 20"
+# More arguments for pytest, demo and benchmarks: make test-unit ARGS="-k policy", make demo ARGS="--count 20"
 ARGS ?=
 
 # A throwaway AIRFLOW_HOME for one command, so that ~/airflow is neither read nor made.
@@ -18,7 +18,8 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo test test-unit test-integration test-e2e lint types format build clean
+.PHONY: help install install-dev demo bench test test-unit test-integration test-e2e
+.PHONY: lint types format build clean
 
 help: ## Show these explanations
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +30,9 @@ install-dev: $(VENV)/.installed-dev ## The same, with the linter, the type check
 
 demo: $(VENV)/.installed ## Run the example pipeline on an embedded Airflow; ARGS="--help" for its options
 	@$(WITH_HOME) $(BIN)/airflow fanout demo $(ARGS)
+
+bench: $(VENV)/.installed ## Measure beside the same Dags written by hand; ARGS="--help" for its options
+	@$(WITH_HOME) $(BIN)/python -m benchmarks $(ARGS)
 
 test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long each took
 	@summary=; status=0; \
@@ -63,7 +67,7 @@ build: $(VENV)/.installed-dev ## Build the wheel and the source distribution int
 
 clean: ## Remove all that the other verbs made
 	rm -rf .venv .venv-airflow-3.2 build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find airflow_fanout dags tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find airflow_fanout benchmarks dags tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@for python in $(CANDIDATES); do \

@@ -58,8 +58,7 @@ def on_execute(context: Context) -> None:
     )
 
 
-def after_execute(context: Context, result: Any) -> None:
-    """Record that a branch's task has succeeded."""
+def _after(context: Context, result: Any) -> None:
     record_success(context, result)
 
 
@@ -76,7 +75,7 @@ def add_hooks(operator: BaseOperator | MappedOperator) -> None:
     Put the hooks in front of the author's own, which all still run.
 
     In ``default_args`` a hook would silence the author's own, or be silenced by it, so they are added to the
-    task. Airflow puts the source of :func:`after_execute` into the serialized Dag, once for each task: hence
+    task. Airflow puts the source of :func:`_after` into the serialized Dag, once for each task: hence
     its size.
 
     :param operator: A task of a branch, after it was made; a mapped one too.
@@ -89,14 +88,14 @@ def add_hooks(operator: BaseOperator | MappedOperator) -> None:
             operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
             # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
             theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
-            operator._post_execute_hook = in_front(after_execute, theirs)  # noqa: SLF001
+            operator._post_execute_hook = in_front(_after, theirs)  # noqa: SLF001
         return
     given = operator.partial_kwargs
     operator.partial_kwargs = {
         **given,
         "on_execute_callback": [on_execute, *_listed(given.get("on_execute_callback"))],
         "on_failure_callback": [record_failure, *_listed(given.get("on_failure_callback"))],
-        "post_execute": in_front(after_execute, given.get("post_execute")),
+        "post_execute": in_front(_after, given.get("post_execute")),
     }
 
 

@@ -24,9 +24,9 @@ class CountingFanIn(FanInOperator):
         sent: Counter[str] = Counter()
         send = CommsDecoder.send
 
-        def counted(comms: CommsDecoder[Any, Any], message: Any) -> Any:
-            sent[type(message).__name__] += 1
-            return send(comms, message)
+        def counted(comms: CommsDecoder[Any, Any], msg: Any) -> Any:
+            sent[type(msg).__name__] += 1
+            return send(comms, msg)
 
         try:
             with patch.object(CommsDecoder, "send", counted):

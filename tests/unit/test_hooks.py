@@ -176,7 +176,7 @@ class TestRecordOfASuccess:
         other = fake_ti()
         other.id = "another try"
 
-        hooks.after_execute({"ti": other, "task": operator}, "value")
+        hooks._after({"ti": other, "task": operator}, "value")
 
         assert pushed(other) == {"state": "success", "has_value": True}
 
@@ -377,7 +377,7 @@ def test_every_hook_is_a_module_level_function() -> None:
 @pytest.mark.usefixtures("dag")
 def test_without_an_own_post_execute_ours_stands_alone() -> None:
     """Its source is in the serialized Dag once for each task."""
-    assert declare()._post_execute_hook is hooks.after_execute
+    assert declare()._post_execute_hook is hooks._after
 
 
 @pytest.mark.parametrize("name", ["_pre_execute_hook", "_post_execute_hook"])

@@ -1,0 +1,120 @@
+"""The command line: measure, show, compare with the targets."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from typing import TYPE_CHECKING
+
+import httpx
+from rich.console import Console
+
+from airflow_fanout.embedded import EmbeddedAirflowError
+from airflow_fanout.rest import RestError
+from benchmarks.machine import machine_facts
+from benchmarks.parse import measure_parse
+from benchmarks.scheduled import measure_runs
+from benchmarks.table import figures
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+
+    from benchmarks.pairs import Comparison
+
+MEASUREMENTS = ("parse", "wall", "requests")
+
+WIDTH = 120
+"""Columns of what is written to a file or a pipe."""
+
+DESCRIPTION = """
+Measure this package beside the same Dags written by hand in plain Airflow.
+
+  parse     the Dag processor's import of a file with many branches, alone and with serialization
+  wall      a run on a real scheduler (SQLite, LocalExecutor), from the first queued task to the last end,
+            and the CPU seconds of all Airflow meanwhile
+  requests  what the fan-in asks of the API server meanwhile
+
+Both sides are measured in pairs, one right after the other, in an order that is swapped every time, after a
+warm-up that does not count. Ratios are the pairs' medians: on a busy machine they say more than seconds do.
+Where the spread of "wall" is wide, the machine was too busy for it; CPU seconds hardly mind.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return 1 if a target was missed, and that was asked for, or if nothing could be measured."""
+    options = _options(arguments)
+    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    began = time.monotonic()
+
+    def tell(line: str) -> None:
+        progress.print(f"{time.monotonic() - began:5.0f} s  {line}")
+
+    comparisons: list[Comparison] = []
+    try:
+        if "parse" in options.only:
+            tell("Dag files are parsed")
+            comparisons += measure_parse(options.runs)
+        if {"wall", "requests"} & {*options.only}:
+            comparisons += measure_runs(options.runs, options.only, tell)
+    except KeyboardInterrupt:
+        progress.print("benchmarks: interrupted; all that was started is stopped")
+        return 1
+    except (EmbeddedAirflowError, OSError, RestError, RuntimeError, httpx.HTTPError) as error:
+        progress.print(f"benchmarks: {error}")
+        return 1
+    _show(comparisons, options.output)
+    return 1 if options.check and not all(comparison.met for comparison in comparisons) else 0
+
+
+def _options(arguments: Sequence[str] | None) -> Namespace:
+    parser = ArgumentParser(
+        prog="python -m benchmarks", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        type=_measurements,
+        default=MEASUREMENTS,
+        metavar="NAME,…",
+        help=f"some of {', '.join(MEASUREMENTS)}",
+    )
+    parser.add_argument("--runs", type=_positive, default=5, help="pairs of runs to measure (default: 5)")
+    parser.add_argument(
+        "--output", choices=("table", "json"), default="table", help="how to show the figures"
+    )
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
+    return parser.parse_args(arguments)
+
+
+def _measurements(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if unknown := sorted({*names} - {*MEASUREMENTS}):
+        message = f"expected some of {', '.join(MEASUREMENTS)}, found {', '.join(map(repr, unknown))}"
+        raise ArgumentTypeError(message)
+    return tuple(name for name in MEASUREMENTS if name in names)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        message = f"expected 1 or more, found {text!r}"
+        raise ArgumentTypeError(message)
+    return int(text)
+
+
+def _show(comparisons: Sequence[Comparison], output: str) -> None:
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    facts = machine_facts()
+    if output == "json":
+        measured = [comparison.as_json() for comparison in comparisons]
+        console.print_json(data={"machine": facts, "measurements": measured})
+        return
+    console.print(figures(comparisons))
+    console.print(
+        f"{facts['cores']} cores, {facts['system']}, Python {facts['python']}, Airflow {facts['airflow']}, "
+        f"Task SDK {facts['task_sdk']}, airflow-fanout {facts['airflow_fanout']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
