@@ -132,6 +132,23 @@ class FunctionArguments:
             return (item,), arguments
         return (), {**arguments, parameter.name: item}
 
+    def item_name(self, bound: Collection[str], *, because: str) -> str:
+        """
+        Name of the parameter that an item goes to, where it has to be given by name.
+
+        :param bound: Names of the parameters that are bound.
+        :param because: What can't give it by position.
+        :raises DeclarationTypeError: If it takes its item by position only.
+        """
+        parameter = self.item_parameter(bound)
+        if parameter is None or parameter.kind not in _BY_NAME:
+            self._refuse(
+                self.argument,
+                f"{self.signature} takes its item by position only, and {because} gives it by name: "
+                "give the parameter a plain name",
+            )
+        return parameter.name
+
     def item_parameter(self, bound: Collection[str]) -> Parameter | None:
         """Parameter that an item goes to: the first that is not bound; None if there is none."""
         by_name = False

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from airflow.sdk import TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
+    from airflow_fanout.expansion import Expansion
+
 __all__ = ["NO_ITEM", "Branch", "as_branch", "titles"]
 
 
@@ -68,6 +70,19 @@ class Branch(Protocol):
         :param item: What this branch is given; NO_ITEM for nothing.
         :param task_group: The group that it stands in.
         :returns: Its tasks in the order in which they run; the last one's value is the branch's.
+        """
+
+    def expand(
+        self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
+    ) -> Sequence[BaseOperator | MappedOperator]:
+        """
+        Make the mapped task, or the tasks of the mapped task group, that all branches are instances of.
+
+        :param partial: Arguments that the group binds in every branch.
+        :param expansion: What it is expanded over.
+        :param task_group: The group that it stands in.
+        :returns: Its tasks in the order in which they run; the last one's value is the branch's.
+        :raises DeclarationTypeError: If Airflow can't map it.
         """
 
 

@@ -129,7 +129,7 @@ class FanInChecks:
 
     def check_against(self, group: FanOutGroup, policy: Policy) -> None:
         """Check that the group can meet the tolerance."""
-        count = len(group.declared.branches)
+        count = group.declared.known_count
         if policy.min_success is not None and count and policy.min_success > count:
             self._value(
                 "min_success",
@@ -138,8 +138,7 @@ class FanInChecks:
         if policy.tolerant:
             waiting = [
                 task_id
-                for branch in group.declared.branches
-                for task_id in branch.task_ids
+                for task_id in group.declared.all_task_ids
                 if waits_on_past(group.dag.get_task(task_id))
             ]
             if waiting:

@@ -7,9 +7,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_fanout.names import natural_key
+from airflow_fanout.names import indexed_names, natural_key
 from airflow_fanout.policy import Policy
 
 if TYPE_CHECKING:
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DeclaredBranch", "DeclaredGroup", "describe_fan_in", "read_fan_in"]
 
+Mode = Literal["static", "mapped", "batched"]
+"""How a group's branches are run: a task each, an instance of one mapped task each, or several in a task."""
+
 BUDGET = 3_000
 """Characters that names and tasks may take; Airflow cuts a template field at 4,096
 (``max_templated_field_length``)."""
 
 TASKS_BUDGET = 1_200
 """Of these, characters that the tasks within branches may take."""
+
+LIMITS = ("stop_after_failures", "max_concurrency", "items_per_task", "item_concurrency")
 
 DIGEST_LENGTH = 5
 """Characters that tell one of several hundred long names from the others."""
@@ -57,14 +62,47 @@ class DeclaredGroup:
     :param group_id: Full id of the group.
     :param prefix: What stands before a branch's name in its task id, the dot included; "" where the group
         does not prefix.
-    :param branches: The branches, in declared order.
+    :param branches: The branches of a static group, in declared order.
+    :param mode: ``static``, ``mapped`` or ``batched``.
+    :param label: What the names of branches without one of their own begin with.
+    :param names: The names of a mapped or batched group, if it has some that are known at parse time.
+    :param count: The number of its branches, if it is known at parse time.
+    :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
     :param stop_after_failures: Number of failed branches after which no more are started; None for no limit.
+    :param max_concurrency: Number of instances that run at once; None for no limit.
+    :param items_per_task: Items that an instance of a batched group runs.
+    :param item_concurrency: Of these, how many at once.
     """
 
     group_id: str
     prefix: str
-    branches: tuple[DeclaredBranch, ...]
+    branches: tuple[DeclaredBranch, ...] = ()
+    mode: Mode = "static"
+    label: str = ""
+    names: tuple[str, ...] | None = None
+    count: int | None = None
+    each: tuple[str, ...] = ()
     stop_after_failures: int | None = None
+    max_concurrency: int | None = None
+    items_per_task: int | None = None
+    item_concurrency: int | None = None
+
+    @property
+    def known_count(self) -> int | None:
+        """Number of branches; None if it is known only at run time."""
+        return len(self.branches) if self.mode == "static" else self.count
+
+    @property
+    def known_names(self) -> Sequence[str]:
+        """Names of the branches, as far as they are known at parse time."""
+        if self.mode == "static":
+            return [branch.name for branch in self.branches]
+        return self.names if self.names is not None else indexed_names(self.label, self.count or 0)
+
+    @property
+    def all_task_ids(self) -> list[str]:
+        """Ids of all tasks that branches are made of."""
+        return [*self.each, *(task_id for branch in self.branches for task_id in branch.task_ids)]
 
 
 def describe_fan_in(
@@ -84,18 +122,11 @@ def describe_fan_in(
     """
     said: dict[str, Any] = {"mode": "prefix", "prefix": task_id_prefix}
     if group is not None:
-        inner = _pack_tasks(group)
-        left = BUDGET - len(json.dumps(inner))
-        said = {
-            "mode": "static",
-            "group": group.group_id,
-            "prefix": group.prefix,
-            "branches": _pack_names([branch.name for branch in group.branches], left),
-        }
-        if inner:
-            said["tasks"] = inner
-        if group.stop_after_failures is not None:
-            said["limits"] = {"stop_after_failures": group.stop_after_failures}
+        said = {"mode": group.mode, "group": group.group_id, "prefix": group.prefix}
+        said |= _pack_static(group) if group.mode == "static" else _pack_mapped(group)
+        limits = {name: getattr(group, name) for name in LIMITS}
+        if set(limits.values()) != {None}:
+            said["limits"] = {name: value for name, value in limits.items() if value is not None}
     said["key"] = key
     said["policy"] = {
         "min_success": policy.min_success,
@@ -143,6 +174,20 @@ def read_fan_in(
             tolerance,
         )
     prefix = said["prefix"]
+    limits = said.get("limits", {})
+    if said["mode"] != "static":
+        packed = said["branches"]
+        group = DeclaredGroup(
+            group_id=said["group"],
+            prefix=prefix,
+            mode=said["mode"],
+            label=packed["label"],
+            count=packed["count"],
+            names=None if packed.get("names") is None else tuple(packed["names"]),
+            each=tuple(said["each"]),
+            **limits,
+        )
+        return group, None, said["key"], tolerance
     tasks = said.get("tasks", {})
     inner = [i[len(prefix) :] for i in task_ids if i.startswith(prefix)] if prefix else list(task_ids)
     group = DeclaredGroup(
@@ -156,9 +201,24 @@ def read_fan_in(
             )
             for index, name in enumerate(_unpack_names(said["branches"], inner, tasks))
         ),
-        stop_after_failures=said.get("limits", {}).get("stop_after_failures"),
+        **limits,
     )
     return group, None, said["key"], tolerance
+
+
+def _pack_static(group: DeclaredGroup) -> dict[str, Any]:
+    inner = _pack_tasks(group)
+    left = BUDGET - len(json.dumps(inner))
+    branches = _pack_names([branch.name for branch in group.branches], left)
+    return {"branches": branches, "tasks": inner} if inner else {"branches": branches}
+
+
+def _pack_mapped(group: DeclaredGroup) -> dict[str, Any]:
+    names = None if group.names is None else list(group.names)
+    left = BUDGET - len(json.dumps(group.each))
+    # Names too long for a template field are left to what the instances record.
+    told = {"names": names} if names is not None and len(json.dumps(names)) <= left else {}
+    return {"branches": {"label": group.label, "count": group.count, **told}, "each": list(group.each)}
 
 
 def _pack_names(names: Sequence[str], budget: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "DeclarationValueError",
     "EmptyFanInError",
     "FanInError",
+    "ItemsError",
     "MergeConflictError",
     "PrefixError",
     "TooFewBranchesError",
@@ -130,3 +131,7 @@ class MergeConflictError(ValueError):
         )
         super().__init__(f"Branches wrote the same name: {said}. Give each branch names of its own.")
         self.conflicts = {name: tuple(writers) for name, writers in conflicts.items()}
+
+
+class ItemsError(AirflowFailException):
+    """Raised in a branch's or batch's own task when what came as items is no list and no mapping."""

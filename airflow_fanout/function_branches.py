@@ -14,6 +14,7 @@ from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow_fanout.arguments import NO_ITEM, FunctionArguments, unwrap_partial
 from airflow_fanout.branch_tasks import refuse_skipper
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
 from airflow_fanout.names import listing
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import BaseOperator, TaskGroup
     from airflow.sdk.bases.decorator import _TaskDecorator
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    from airflow_fanout.expansion import Expansion
 
 __all__ = ["FunctionBranch", "function_branch", "is_function", "is_task_function", "pipe_branch"]
 
@@ -87,6 +91,22 @@ class FunctionBranch:
         operator: BaseOperator = decorator(*positional, **named).operator  # type: ignore[attr-defined]
         add_hooks(operator)
         return (operator,)
+
+    def expand(
+        self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
+    ) -> tuple[MappedOperator]:
+        """Make the mapped task that all branches are instances of."""
+        _, bound = self.arguments.bind(partial)
+        parameter = None if expansion.gives == "nothing" else "index"
+        if expansion.gives == "item":
+            parameter = self.arguments.item_name(bound, because="a mapped task")
+        shape = (lambda _: {}) if parameter is None else (lambda item: {parameter: item})
+        decorator = self.decorator.override(task_id=EACH, task_group=task_group, dag=task_group.dag)
+        decorator.kwargs.pop("op_kwargs", None)
+        decorator.kwargs.update(expansion.settings(decorator.kwargs))
+        mapped: Any = decorator.partial(**bound).expand_kwargs(expansion.over(shape))
+        add_hooks(mapped.operator)
+        return (mapped.operator,)
 
 
 def function_branch(owner: str, argument: str, target: object, bound: Mapping[str, Any]) -> FunctionBranch:

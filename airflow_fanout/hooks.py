@@ -26,7 +26,8 @@ RECORD_KEY = "fan_out_branch"
 """
 XCom key of a branch's record: ``{"state": "success", "has_value": bool}`` or ``{"state": "failed", "error":
 str}``, with ``seconds``, ``cpu_seconds`` and ``peak_memory_bytes`` where they were measured; or
-``{"state": "stopped", "error": str}`` of a branch that ``stop_after_failures`` did not let start.
+``{"state": "stopped", "error": str}`` of a branch that ``stop_after_failures`` did not let start. An instance
+of a mapped task adds ``map_index`` and, where its items came at run time, ``name`` (None in a list).
 """
 
 STOPPED = "stopped"
@@ -114,7 +115,8 @@ def record_success(context: Context, result: Any) -> None:
     """Push the record of a success; Airflow pushes the value itself afterwards."""
     task: Any = context["task"]
     has_value = result is not None and task.do_xcom_push
-    context["ti"].xcom_push(RECORD_KEY, {"state": "success", "has_value": has_value, **_measured(context)})
+    record = {"state": "success", "has_value": has_value, **identity(context), **_measured(context)}
+    context["ti"].xcom_push(RECORD_KEY, record)
 
 
 def record_failure(context: Context) -> None:
@@ -127,8 +129,28 @@ def record_failure(context: Context) -> None:
     exception = context.get("exception")
     if exception is None:
         return
-    record = {"state": "failed", "error": redacted_error(exception), **_measured(context)}
+    record = {
+        "state": "failed",
+        "error": redacted_error(exception),
+        **identity(context),
+        **_measured(context),
+    }
     context["ti"].xcom_push(RECORD_KEY, record)
+
+
+def identity(context: Context) -> dict[str, Any]:
+    """Whose record it is, where a task has several instances: its map index, and its name if it is known."""
+    ti: Any = context["ti"]
+    if ti.map_index is None or ti.map_index < 0:
+        return {}
+    known: dict[str, Any] = {"map_index": ti.map_index}
+    group: Any = context["task"].task_group
+    while group is not None:
+        noted = getattr(group, "noted_names", {})
+        if ti.map_index in noted:
+            return {**known, "name": noted[ti.map_index]}
+        group = group.parent_group
+    return known
 
 
 def redacted_error(exception: BaseException | str) -> str:

@@ -18,15 +18,19 @@ from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, va
 
 if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
+    from airflow_fanout.mapped_ledger import Naming
     from airflow_fanout.policy import State
 
 __all__ = [
     "Source",
     "States",
+    "branch_duration",
     "branch_source",
     "collect",
-    "has_failed",
+    "failed_before_last",
+    "failed_names",
     "instances_of",
+    "read_one",
     "removed_branches",
     "unexpanded_state",
 ]
@@ -58,6 +62,7 @@ class Source:
         which the fan-in runs in.
     :param task_ids: Ids of all tasks of its branch, in the order in which they run, if it is of this package.
     :param stoppable: Whether ``stop_after_failures`` may have kept it from starting.
+    :param naming: How the instances of a mapped group of this package are called.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Source:
     map_index: int = -1
     task_ids: tuple[str, ...] = ()
     stoppable: bool = False
+    naming: Naming | None = None
 
 
 def branch_source(
@@ -118,24 +124,41 @@ def instances_of(states: States, task_id: str) -> dict[int, InstanceState]:
     return dict(sorted(found.items()))
 
 
-def has_failed(states: States, task_ids: Sequence[str], map_index: int) -> bool:
+def failed_names(states: States, group: DeclaredGroup, map_index: int) -> list[str]:
     """
-    Whether a branch of this package has failed: its last task, or one before that kept it from running.
+    Names of a group's branches that have failed: in their last task, or in one that kept it from running.
 
     :param states: States of the run's finished instances.
-    :param task_ids: Ids of its tasks, in the order in which they run.
-    :param map_index: Index of the mapped task group that it is read in; -1 outside of one.
+    :param group: The group.
+    :param map_index: Index of the mapped task group that it stands in; -1 outside of one.
     """
+    if group.mode == "static":
+        return [branch.name for branch in group.branches if _has_failed(states, branch.task_ids, map_index)]
+    names = group.names
+    return [
+        f"{group.label}_{index}" if names is None else names[index]
+        for index in instances_of(states, group.each[-1])
+        if _has_failed(states, group.each, index)
+    ]
+
+
+def _has_failed(states: States, task_ids: Sequence[str], map_index: int) -> bool:
     last = states.get((task_ids[-1], map_index))
     if last is None:
         return False
     return last.state == "failed" or (
-        last.state == "upstream_failed" and _failed_before_last(states, task_ids, map_index) is not None
+        last.state == "upstream_failed" and failed_before_last(states, task_ids, map_index) is not None
     )
 
 
-def _failed_before_last(states: States, task_ids: Sequence[str], map_index: int) -> tuple[str, int] | None:
-    """The first instance of a branch that failed, if it is not the last one."""
+def failed_before_last(states: States, task_ids: Sequence[str], map_index: int) -> tuple[str, int] | None:
+    """
+    Find the first instance of a branch that failed, if it is not its last task.
+
+    :param states: States of the run's finished instances.
+    :param task_ids: Ids of its tasks, in the order in which they run.
+    :param map_index: The branch's own index in a mapped task group; -1 outside of one.
+    """
     return next(
         (
             (task_id, at)
@@ -211,7 +234,8 @@ def removed_branches(
 
 def _refuse_unfinished(reader: RunReader, states: States, sources: Sequence[Source]) -> None:
     unfinished = [s.name for s in sources if not s.mapped and (s.task_id, s.map_index) not in states]
-    mapped = [source.task_id for source in sources if source.mapped]
+    # A mapped group of this package finds out by itself.
+    mapped = [source.task_id for source in sources if source.mapped and source.naming is None]
     if mapped:
         finished = sum(task_id in set(mapped) for task_id, _ in states)
         running = reader.instance_count(mapped) - finished
@@ -231,14 +255,23 @@ def _read_unmapped(
     stopped = 0
     outcomes: list[BranchOutcome] = []
     for place, source in enumerate(sources, index):
-        outcome = _read_one(reader, states, source, key, place)
+        outcome = read_one(reader, states, source, key, place)
         outcomes.append(outcome)
         # Airflow knows no reason of a skip; whatever there is says that it was stopped.
         stopped += outcome.state == "skipped" and outcome.error is not None
     yield ReadyPage(outcomes, stopped=stopped)
 
 
-def _read_one(reader: RunReader, states: States, source: Source, key: str, index: int) -> BranchOutcome:
+def read_one(reader: RunReader, states: States, source: Source, key: str, index: int) -> BranchOutcome:
+    """
+    Find the outcome of one branch, or of one instance of a mapped task.
+
+    :param reader: Reads the run.
+    :param states: States of the run's finished instances.
+    :param source: The branch.
+    :param key: XCom key of its value.
+    :param index: Its place among the declared.
+    """
     found = states[source.task_id, source.map_index]
     task_id, map_index = source.task_id, source.map_index
     state: State
@@ -251,7 +284,7 @@ def _read_one(reader: RunReader, states: States, source: Source, key: str, index
             state, error = "failed", _why_failed(reader, source, task_id, map_index)
         case "upstream_failed":
             state = "upstream_failed"
-            if own := _failed_before_last(states, source.task_ids, source.map_index):
+            if own := failed_before_last(states, source.task_ids, source.map_index):
                 state, (task_id, map_index) = "failed", own
                 error = _why_failed(reader, source, task_id, map_index)
         case "skipped":
@@ -269,12 +302,17 @@ def _read_one(reader: RunReader, states: States, source: Source, key: str, index
         error=error,
         task_id=task_id,
         map_index=map_index,
-        duration=_duration(states, source),
+        duration=branch_duration(states, source),
     )
 
 
-def _duration(states: States, source: Source) -> float | None:
-    """Seconds of the branch's one task, or of all its tasks together."""
+def branch_duration(states: States, source: Source) -> float | None:
+    """
+    Add up the seconds of a branch's tasks; None if none of them ever started.
+
+    :param states: States of the run's finished instances.
+    :param source: The branch.
+    """
     found = [states[source.task_id, source.map_index]]
     for task_id in source.task_ids[:-1]:
         found += _instances_at(states, task_id, source.map_index).values()
@@ -346,7 +384,13 @@ def _read_mapped(
     reader: RunReader, states: States, sources: Iterable[Source], key: str, index: int
 ) -> Iterator[Page]:
     for source in sources:
-        for page in _read_instances(reader, states, source, key, index):
+        if source.naming is None:
+            pages = _read_instances(reader, states, source, key, index)
+        else:
+            from airflow_fanout.mapped_ledger import read_mapped_group
+
+            pages = read_mapped_group(reader, states, source, naming=source.naming, key=key, index=index)
+        for page in pages:
             yield page
             index += len(page)
 
@@ -438,7 +482,7 @@ class _MappedPage:
         except FileNotFoundError:  # the body of an object-storage XCom; one by one tells whose
             instances = [_instance(self._source, map_index) for map_index in self._map_indexes]
             return [
-                _read_one(self._reader, self._run, instance, self._key, self._index + place)
+                read_one(self._reader, self._run, instance, self._key, self._index + place)
                 for place, instance in enumerate(instances)
             ]
         if len(values) != count:

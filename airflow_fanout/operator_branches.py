@@ -11,12 +11,21 @@ from airflow.sdk import BaseOperator, XComArg
 
 from airflow_fanout.arguments import NO_ITEM
 from airflow_fanout.branch_tasks import refuse_skipper
-from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError, DeclarationValueError
+from airflow_fanout.exceptions import (
+    DeclarationError,
+    DeclarationTypeError,
+    DeclarationValueError,
+    ItemsError,
+)
+from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
 from airflow_fanout.names import listing
 
 if TYPE_CHECKING:
     from airflow.sdk import TaskGroup
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    from airflow_fanout.expansion import Expansion
 
 __all__ = ["OperatorBranch", "is_operator_class", "operator_branch"]
 
@@ -94,6 +103,43 @@ class OperatorBranch:
             raise DeclarationValueError(self.owner, self.argument, problem) from unfit
         add_hooks(operator)
         return (operator,)
+
+    def expand(
+        self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
+    ) -> tuple[MappedOperator]:
+        """Make the mapped task that all branches are instances of."""
+        bound = {**self.bound, **partial}
+        shape = self._arguments if expansion.gives == "item" else lambda _: {}
+        try:
+            mapped = self.operator_class.partial(
+                task_id=EACH,
+                task_group=task_group,
+                dag=task_group.dag,
+                **bound,
+                **expansion.settings(bound),
+            ).expand_kwargs(expansion.over(shape))
+        except DeclarationError:
+            raise
+        except TypeError as unfit:
+            self._refuse(self.argument, f"{self.title} can't be mapped: {unfit}", cause=unfit)
+        except ValueError as unfit:
+            problem = f"{self.title} can't be mapped: {unfit}"
+            raise DeclarationValueError(self.owner, self.argument, problem) from unfit
+        add_hooks(mapped)
+        return (mapped,)
+
+    def _arguments(self, item: Any) -> Mapping[str, Any]:
+        """What an instance adds, asked at run time too."""
+        problem = ""
+        if not isinstance(item, Mapping):
+            problem = f"is a dict of the arguments to add; found {item!r} of type {type(item).__name__}"
+        elif ours := sorted(OURS & item.keys()):
+            problem = f"gives {listing(ours)}, which the group gives it"
+        if problem:
+            message = f"{self.owner}: items: each item of {self.title} {problem}"
+            raise ItemsError(message)
+        arguments: Mapping[str, Any] = item
+        return arguments
 
     def _check_item(self, place: int, item: Any, bound: Collection[str]) -> None:
         if not isinstance(item, Mapping):

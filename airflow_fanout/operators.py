@@ -12,10 +12,16 @@ from airflow_fanout.checks import FanInChecks
 from airflow_fanout.declaration import DeclaredGroup, describe_fan_in
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
-from airflow_fanout.ledger import RETURN_VALUE, Source, branch_source, collect, removed_branches
+from airflow_fanout.ledger import RETURN_VALUE, Source, collect, removed_branches
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy, Tally, Verdict, decide
 from airflow_fanout.results import FanInResults, ReadyPage
-from airflow_fanout.wiring import pass_on_what_came_before, sources_by_prefix, waiting_on_past, waits_on_past
+from airflow_fanout.wiring import (
+    group_sources,
+    pass_on_what_came_before,
+    sources_by_prefix,
+    waiting_on_past,
+    waits_on_past,
+)
 from airflow_fanout.xcom import RunReader
 
 if TYPE_CHECKING:
@@ -128,11 +134,11 @@ class FanInOperator(BaseOperator):
         """Account for every branch, decide, and combine what came."""
         ti: Any = context["ti"]
         map_index = ti.map_index if ti.map_index is not None else -1
-        sources = self._sources(map_index)
+        sources = self._sources(context, map_index)
         reader = RunReader(ti)
         states = reader.states()
         pages = collect(reader, states, sources, self.key)
-        if self.group is not None and self.group.prefix:
+        if self.group is not None and self.group.mode == "static" and self.group.prefix:
             gone = removed_branches(
                 states,
                 self.group,
@@ -153,10 +159,10 @@ class FanInOperator(BaseOperator):
         finally:
             self._log_report(report, reader.requests + 1)
 
-    def _sources(self, map_index: int) -> list[Source]:
+    def _sources(self, context: Context, map_index: int) -> list[Source]:
         """Find what is to be collected, in order; raises before anything is read."""
         if self.group is not None:
-            return [branch_source(branch, self.group, map_index) for branch in self.group.branches]
+            return group_sources(self, self.group, context, map_index)
         sources = sources_by_prefix(self, self.task_id_prefix, map_index)
         waiting = [s.task_id for s in sources if waits_on_past(self.dag.get_task(s.task_id))]
         if self.policy.tolerant and waiting:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import DeclarationValueError
-from airflow_fanout.hooks import RECORD_KEY, STOPPED, in_front
-from airflow_fanout.ledger import has_failed
+from airflow_fanout.hooks import RECORD_KEY, STOPPED, identity, in_front
+from airflow_fanout.ledger import failed_names
 from airflow_fanout.names import listing
 from airflow_fanout.xcom import RunReader, resumes
 
@@ -37,7 +37,7 @@ def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> 
     """
     ids = {each.task_id for each in tasks}
     first, *others = [each for each in tasks if not ids & each.upstream_task_ids]
-    if others or first.is_mapped:
+    if others or (first.is_mapped and group.mode == "static"):
         found = "a mapped one" if not others else listing(each.task_id for each in (first, *others))
         problem = (
             f"expected branches with one first task, which is run or stopped as a whole, found {found}; "
@@ -46,7 +46,11 @@ def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> 
         raise DeclarationValueError(owner, "stop_after_failures", problem)
     task: Any = first
     ours = functools.partial(stop_if_enough_failed, group=group)
-    task._pre_execute_hook = in_front(ours, task._pre_execute_hook)  # noqa: SLF001 - there is no public way
+    if first.is_mapped:
+        theirs = task.partial_kwargs.get("pre_execute")
+        task.partial_kwargs = {**task.partial_kwargs, "pre_execute": in_front(ours, theirs)}
+    else:
+        task._pre_execute_hook = in_front(ours, task._pre_execute_hook)  # noqa: SLF001 - no public way
 
 
 def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
@@ -68,14 +72,13 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     ti: Any = context["ti"]
     if ti.try_number > 1 or resumes(ti):
         return
-    states = RunReader(ti).states()
-    map_index = -1 if ti.map_index is None else ti.map_index
-    failed = [branch.name for branch in group.branches if has_failed(states, branch.task_ids, map_index)]
+    failed = failed_names(RunReader(ti).states(), group, -1 if ti.map_index is None else ti.map_index)
     if group.stop_after_failures is None or len(failed) < group.stop_after_failures:
         return
+    count = "" if group.known_count is None else f" of {group.known_count}"
     reason = (
-        f"not started: {len(failed)} of {len(group.branches)} branches of {group.group_id!r} have failed "
+        f"not started: {len(failed)}{count} branches of {group.group_id!r} have failed "
         f"(stop_after_failures={group.stop_after_failures}): {listing(failed, limit=5)}"
     )
-    ti.xcom_push(RECORD_KEY, {"state": STOPPED, "error": reason})
+    ti.xcom_push(RECORD_KEY, {"state": STOPPED, "error": reason, **identity(context)})
     raise AirflowSkipException(reason)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import attrs
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import Param, TaskGroup, XComArg
-from airflow.sdk.definitions.param import DagParam
+from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.branches import NO_ITEM, Branch, as_branch, titles
 from airflow_fanout.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.expansion import Expansion
+from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time
 from airflow_fanout.ledger import PLACEHOLDER
 from airflow_fanout.names import indexed_names, listing, unusable_because
+from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
 from airflow_fanout.stopping import add_stop
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.param import DagParam
 
 __all__ = ["FanOutGroup"]
 
 NAMES_SHOWN = 20
 """Names that a group's documentation spells out."""
-
-VALUE_SHOWN = 80
-"""Characters of a bad value that an error shows."""
-
-_LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
 
 
 @attrs.define(repr=False, eq=False)
@@ -72,8 +72,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     """
 
     branch: Any = attrs.field(kw_only=True)
-    count: int | None = attrs.field(kw_only=True, default=None)
-    items: Sequence[Any] | Mapping[str, Any] | None = attrs.field(kw_only=True, default=None)
+    count: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
+    items: Sequence[Any] | Mapping[str, Any] | XComArg | None = attrs.field(kw_only=True, default=None)
     partial: Mapping[str, Any] | None = attrs.field(kw_only=True, default=None)
     mapped: bool | None = attrs.field(kw_only=True, default=None)
     max_concurrency: int | None = attrs.field(kw_only=True, default=None)
@@ -85,21 +85,117 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     """The branches as plain values."""
     placeholder_task_id: str | None = attrs.field(init=False, default=None)
     """Id of the task that keeps the order upstream -> fan-in where there are no branches."""
+    split_task_id: str | None = attrs.field(init=False, default=None)
+    """Id of the task that counts the branches at run time, or cuts their items into batches."""
+    noted_names: dict[int, str | None] = attrs.field(init=False, factory=dict)
+    """Names by map index, of items known only at run time, as far as this process knows; None in a list."""
 
     def __attrs_post_init__(self) -> None:
         """Check what was declared, then make the tasks."""
-        self._check_arguments()
+        checks = GroupChecks(self)
+        checks.check()
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
-        plan = self._plan()
-        self._check_names(plan)
-        self._check_stop(len(plan))
-        if not plan:
-            self._add_placeholder()
+        checks.check_surroundings()
+        branches = self._branches()
+        count = self._known_count()
+        checks.check_stop(count)
+        if count == 0:
+            self._add_placeholder(branches)
+        if self.mode == "static" or count == 0:
+            self.declared = self._add_static(branches)
+        else:
+            self.declared = self._add_mapped(branches[""])
+        self._describe(list(branches.values()), count)
+
+    @property
+    def owner(self) -> str:
+        """How messages name the group."""
+        return f"FanOutGroup {self._group_id!r}"
+
+    @property
+    def mode(self) -> Mode:
+        """How branches are run: a task each, an instance of one mapped task each, or several in a task."""
+        if self.items_per_task is not None:
+            return "batched"
+        return "mapped" if self.mapped or is_run_time(self.count) or is_run_time(self.items) else "static"
+
+    @property
+    def label(self) -> str:
+        """What the names of branches without one of their own begin with."""
+        return str(self._group_id)
+
+    def branch_name(self, map_index: int) -> str:
+        """Name of an instance of a mapped group, as far as this process knows it."""
+        names = self.declared.names
+        if names is not None:
+            return names[map_index] if 0 <= map_index < len(names) else str(map_index)
+        if is_run_time(self.items) and map_index not in self.noted_names:
+            return str(map_index)
+        return self.noted_names.get(map_index) or f"{self.label}_{map_index}"
+
+    def iter_references(self) -> NoReturn:
+        """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
+        message = (
+            f"{self.owner} was handed to a task as an argument, but a group has no single value. "
+            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…)"
+        )
+        raise TypeError(message)
+
+    def resolve(self, context: object) -> NoReturn:
+        """Refuse to be rendered."""
+        self.iter_references()
+
+    def _branches(self) -> dict[str, Branch]:
+        """What each name of a mapping runs, or what all run, under the name ''; checked."""
+        if isinstance(self.branch, Mapping):
+            if not self.branch:
+                self._refuse_value("branch", "is an empty mapping; name at least one branch")
+            different = {
+                name: as_branch(self.owner, f"branch[{name!r}]", branch)
+                for name, branch in self.branch.items()
+            }
+            for branch in different.values():
+                self._check_branch(branch, None)
+            return different
+        same = as_branch(self.owner, "branch", self.branch)
+        items: Any = self.items
+        if isinstance(items, Mapping):
+            items = list(items.values())
+        self._check_branch(same, () if is_run_time(items) else items)
+        return {"": same}
+
+    def _known_count(self) -> int | None:
+        """Return the number of branches; None if it is known only at run time."""
+        if isinstance(self.branch, Mapping):
+            return len(self.branch)
+        counted: Any = self.count if self.items is None else self.items
+        if is_run_time(counted):
+            return None
+        return counted if self.items is None else len(counted)
+
+    def _known_items(self) -> dict[str, Any] | None:
+        """Item of each branch by name, NO_ITEM if it gets none; None if they are known only at run time."""
+        items: Any = self.items
+        count: Any = self.count
+        if isinstance(items, Mapping):
+            return dict(items)
+        if is_run_time(items) or is_run_time(count):
+            return None
+        given = [NO_ITEM] * count if items is None else list(items)
+        return dict(zip(indexed_names(self.label, len(given)), given, strict=True))
+
+    def _add_static(self, branches: Mapping[str, Branch]) -> DeclaredGroup:
+        """Make a task, or a task group, for each branch."""
+        if isinstance(self.branch, Mapping):
+            plan = {name: (branch, NO_ITEM) for name, branch in branches.items()}
+        else:
+            plan = {name: (branches[""], item) for name, item in (self._known_items() or {}).items()}
+        self._check_names({name: branch for name, (branch, _) in plan.items()})
         tasks = {
             name: branch.create(name, self._bound(branch, index), item, task_group=self)
             for index, (name, (branch, item)) in enumerate(plan.items())
         }
-        self.declared = DeclaredGroup(
+        declared = DeclaredGroup(
             group_id=str(self.group_id),
             prefix=f"{self.group_id}." if self.prefix_group_id else "",
             branches=tuple(
@@ -110,125 +206,65 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         )
         if self.stop_after_failures is not None:
             for its in tasks.values():
-                add_stop(self._owner, its, self.declared)
-        self._describe([branch for branch, _ in plan.values()])
+                add_stop(self.owner, its, declared)
+        return declared
 
-    def iter_references(self) -> NoReturn:
-        """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
-        message = (
-            f"{self._owner} was handed to a task as an argument, but a group has no single value. "
-            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…)"
-        )
-        raise TypeError(message)
-
-    def resolve(self, context: object) -> NoReturn:
-        """Refuse to be rendered."""
-        self.iter_references()
-
-    @property
-    def _owner(self) -> str:
-        return f"FanOutGroup {self._group_id!r}"
-
-    def _check_arguments(self) -> None:
-        given = [
-            name
-            for name, is_given in (
-                ("count", self.count is not None),
-                ("items", self.items is not None),
-                ("a mapping as branch", isinstance(self.branch, Mapping)),
-            )
-            if is_given
-        ]
-        if len(given) != 1:
-            self._refuse_value(
-                given[0] if given else "count",
-                f"expected one of count=, items= and a mapping branch, found {' and '.join(given) or 'none'}",
-            )
-        self._check_count()
-        self._check_items()
-        if self.partial is not None and not isinstance(self.partial, Mapping):
-            self._refuse_type("partial", f"expected a dict of arguments, found {_typed(self.partial)}")
-        names: Collection[object] = self.partial or ()
-        if odd := [name for name in names if not isinstance(name, str)]:
-            self._refuse_type("partial", f"expected parameter names as keys, found {_typed(odd[0])}")
-        self._check_limits()
-
-    def _check_count(self) -> None:
-        if self.count is None:
-            return
-        self._refuse_run_time("count", self.count)
-        if isinstance(self.count, bool) or not isinstance(self.count, int):
-            self._refuse_type("count", f"expected a whole number of branches, found {_typed(self.count)}")
-        if self.count < 0:
-            self._refuse_value("count", f"expected 0 or more branches, found {self.count}")
-
-    def _check_items(self) -> None:
-        items: object = self.items
-        if items is None:
-            return
-        self._refuse_run_time("items", items)
-        if isinstance(items, Mapping):
-            return
-        if isinstance(items, FanOutGroup):
-            items.iter_references()
-        if isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence):
-            order = ", which has no order" if isinstance(items, set | frozenset) else ""
-            way_out = "sorted(…)" if order else "[…] or list(…)"
-            self._refuse_type(
-                "items",
-                f"expected a list or a mapping by name, found {_typed(self.items)}{order}; use {way_out}",
-            )
-
-    def _check_limits(self) -> None:
-        for name in _LIMITS:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                self._refuse_type(name, f"expected a whole number, 1 or more, found {_typed(value)}")
-            if value < 1:
-                self._refuse_value(name, f"expected 1 or more, found {value}")
-        if self.mapped is not None and not isinstance(self.mapped, bool):
-            self._refuse_type("mapped", f"expected True or False, found {_typed(self.mapped)}")
-        if self.item_concurrency is not None and self.items_per_task is None:
-            self._refuse_value("item_concurrency", "is for the items of one task; give items_per_task too")
-        for name in ("mapped", "items_per_task"):
-            if getattr(self, name):
-                self._refuse_value(name, "is not built yet; declare the branches without it")
-        if self.max_concurrency is not None:
+    def _add_mapped(self, branch: Branch) -> DeclaredGroup:
+        """Make one task, or task group, that all branches are instances of."""
+        if branch.is_group and self.max_concurrency is not None:
             self._refuse_value(
                 "max_concurrency",
-                "Airflow can't limit the tasks of a static group, one task for each branch, without a pool; "
-                'make a pool with that many slots and give default_args={"pool": …}',
+                f"Airflow limits the instances of each task of {branch.title} alone, not its branches; "
+                'make a pool and give default_args={"pool": …}, or leave it out',
             )
+        known = self._known_items()
+        gives: Literal["item", "index", "nothing"] = "nothing"
+        if self.items is not None:
+            gives = "item"
+        elif branch.takes_index:
+            gives = "index"
+        output: Any = self.items
+        if known is not None:
+            output = None
+        elif self.items is None:
+            output = self._add_split(count=self.count).output
+        expansion = Expansion(
+            group=self,
+            items=None
+            if known is None
+            else list(known.values())
+            if self.items is not None
+            else range(len(known)),
+            output=output,
+            gives=gives,
+        )
+        bound = dict(self.partial or {})
+        tasks = branch.expand(bound, expansion, task_group=self)
+        declared = DeclaredGroup(
+            group_id=str(self.group_id),
+            prefix=f"{self.group_id}.",
+            mode="mapped",
+            label=self.label,
+            names=tuple(known) if isinstance(self.items, Mapping) and known is not None else None,
+            count=self._known_count(),
+            each=tuple(each.task_id for each in tasks),
+            stop_after_failures=self.stop_after_failures,
+            max_concurrency=self.max_concurrency,
+        )
+        if self.stop_after_failures is not None:
+            add_stop(self.owner, tasks, declared)
+        return declared
 
-    def _refuse_run_time(self, argument: str, value: object) -> None:
-        if isinstance(value, XComArg | DagParam | Param):
-            self._refuse_value(
-                argument,
-                f"a value known only at run time ({type(value).__name__}) is not built yet; give a literal",
-            )
-
-    def _plan(self) -> dict[str, tuple[Branch, Any]]:
-        """What each name runs, and its item; in declared order."""
-        if isinstance(self.branch, Mapping):
-            if not self.branch:
-                self._refuse_value("branch", "is an empty mapping; name at least one branch")
-            different = {
-                name: as_branch(self._owner, f"branch[{name!r}]", branch)
-                for name, branch in self.branch.items()
-            }
-            for branch in different.values():
-                self._check_branch(branch, None)
-            return {name: (branch, NO_ITEM) for name, branch in different.items()}
-        same = as_branch(self._owner, "branch", self.branch)
-        if isinstance(self.items, Mapping):
-            items = dict(self.items)
-        else:
-            given = [NO_ITEM] * (self.count or 0) if self.items is None else list(self.items)
-            items = dict(zip(indexed_names(str(self._group_id), len(given)), given, strict=True))
-        self._check_branch(same, None if self.items is None else list(items.values()))
-        return {name: (same, item) for name, item in items.items()}
+    def _add_split(self, **arguments: Any) -> SplitOperator:
+        split = SplitOperator(
+            task_id=SPLIT,
+            task_group=self,
+            dag=self.dag,
+            **settings_of_its_own(self),
+            **arguments,
+        )
+        self.split_task_id = split.task_id
+        return split
 
     def _check_branch(self, branch: Branch, items: Collection[Any] | None) -> None:
         if self._gives_index(branch) and "index" in {**branch.bound, **(self.partial or {})}:
@@ -249,7 +285,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         parent = self.parent_group.default_args if self.parent_group else {}
         return {*(self.dag.default_args or {}), *(parent or {}), *self.default_args}
 
-    def _check_names(self, plan: Mapping[str, tuple[Branch, Any]]) -> None:
+    def _check_names(self, plan: Mapping[str, Branch]) -> None:
         argument = (
             "branch"
             if isinstance(self.branch, Mapping)
@@ -258,7 +294,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             else "group_id"
         )
         prefix = self._child_id("")
-        for name, (branch, _) in plan.items():
+        for name, branch in plan.items():
             if reason := unusable_because(name, prefix=prefix, is_group=branch.is_group):
                 self._refuse_value(argument, f"a name that Airflow would refuse: {reason}")
         taken = [name for name in plan if self._is_taken(self._child_id(name))]
@@ -269,32 +305,22 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 f"the Dag already has tasks or groups with the ids {listing(ids)}; rename one of each pair",
             )
 
-    def _check_stop(self, count: int) -> None:
-        if self.stop_after_failures is not None and 0 < count <= self.stop_after_failures:
-            self._refuse_value(
-                "stop_after_failures",
-                f"{self.stop_after_failures} failures of {count} branches leave none to stop; "
-                f"choose a number below {count}, or leave it out",
-            )
-
     def _child_id(self, name: str) -> str:
         return str(self.child_id(name))  # type: ignore[no-untyped-call]
 
     def _is_taken(self, node_id: str) -> bool:
         return self.dag.has_task(node_id) or node_id in self.used_group_ids
 
-    def _add_placeholder(self) -> None:
+    def _add_placeholder(self, branches: Mapping[str, Branch]) -> None:
         name = PLACEHOLDER if self.prefix_group_id else f"{self._group_id}_{PLACEHOLDER}"
         if self._is_taken(self._child_id(name)):
             self._refuse_value(
                 "group_id",
                 f"the Dag already has {self._child_id(name)!r}, which stands for zero branches; rename it",
             )
-        doc = (
-            f"{self._owner} was declared with zero branches; this keeps what is before it before its fan-in."
-        )
+        doc = f"{self.owner} was declared with zero branches; this keeps what is before it before its fan-in."
         placeholder = EmptyOperator(task_id=name, doc_md=doc, task_group=self, dag=self.dag)
-        bound = as_branch(self._owner, "branch", self.branch).bound
+        bound = branches[""].bound
         XComArg.apply_upstream_relationship(placeholder, {**bound, **(self.partial or {})})
         self.placeholder_task_id = placeholder.task_id
 
@@ -302,39 +328,34 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         """Whether a prefix takes the placeholder, as it would take the first branch if there were one."""
         return self._child_id(f"{self._group_id}_0").startswith(prefix)
 
-    def _describe(self, branches: Sequence[Branch]) -> None:
-        count = len(branches)
+    def _describe(self, branches: Sequence[Branch], count: int | None) -> None:
         limits = [Limit(name="max_active_tasks", slots=self.dag.max_active_tasks, where="the Dag")]
-        sentence = describe(effective_concurrency(count, limits)) if count else "no branches"
+        if count is None:
+            sentence = "as many branches as there are at run time"
+        elif count == 0:
+            sentence = "no branches"
+        else:
+            sentence = describe(effective_concurrency(count, limits))
         if not self.tooltip:
             self.tooltip = f"Fan-out: {sentence}"
         has_doc_md = hasattr(TaskGroup, "doc_md")  # from Airflow 3.3 on
         if has_doc_md and self.doc_md is None:
-            self.doc_md = "\n\n".join(self._documentation(sentence, branches))
+            self.doc_md = "\n\n".join(self._documentation(sentence, branches, count))
 
-    def _documentation(self, sentence: str, branches: Sequence[Branch]) -> Iterator[str]:
+    def _documentation(self, sentence: str, branches: Sequence[Branch], count: int | None) -> Iterator[str]:
         yield f"**Fan-out** `{self.group_id}`: {sentence}."
-        if not branches:
+        if count == 0:
             return
-        yield (
-            f"Each runs {titles(branches)}."
-            if len(set(map(id, branches))) == 1
-            else f"They run {titles(branches)}."
-        )
-        names = [branch.name for branch in self.declared.branches]
+        yield (f"Each runs {titles(branches)}." if len(branches) == 1 else f"They run {titles(branches)}.")
+        names = self.declared.known_names
         more = len(names) - NAMES_SHOWN
-        yield f"In order: {', '.join(f'`{name}`' for name in names[:NAMES_SHOWN])}" + (
-            f" and {more} more." if more > 0 else "."
-        )
+        if names:
+            yield f"In order: {', '.join(f'`{name}`' for name in names[:NAMES_SHOWN])}" + (
+                f" and {more} more." if more > 0 else "."
+            )
 
     def _refuse_value(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationValueError(self._owner, argument, problem)
+        raise DeclarationValueError(self.owner, argument, problem)
 
     def _refuse_type(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationTypeError(self._owner, argument, problem)
-
-
-def _typed(value: object) -> str:
-    """A value and its type, for messages; cut, so that a large value does not flood the log."""
-    said = repr(value)
-    return f"{said if len(said) <= VALUE_SHOWN else said[:VALUE_SHOWN] + '…'} of type {type(value).__name__}"
+        raise DeclarationTypeError(self.owner, argument, problem)

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import DuplicateTaskIdFound
 from airflow_fanout.arguments import NO_ITEM, FunctionArguments
 from airflow_fanout.branch_tasks import refuse_far_skipper, refuse_skipper
 from airflow_fanout.exceptions import DeclarationValueError
+from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
 from airflow_fanout.names import listing
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    from airflow_fanout.expansion import Expansion
 
     AnyOperator = BaseOperator | MappedOperator
 
@@ -95,9 +98,49 @@ class TaskGroupBranch:
                 cause=refused,
             )
         (group_id,) = task_group.children.keys() - before
-        group: Any = task_group.children[group_id]
+        return self._tasks(f"branch {name!r}", task_group.children[group_id], returned)
+
+    def expand(
+        self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
+    ) -> Sequence[AnyOperator]:
+        """Make the mapped task group that all branches are instances of."""
+        _, bound = self.arguments.bind(partial)
+        factory = self.factory.override(group_id=EACH, parent_group=task_group)
+        before = set(task_group.children)
+        try:
+            if expansion.gives == "nothing":
+                # What is not bound would be taken from each instance's arguments, of which there are none.
+                defaults = {name: each.default for name, each in self.arguments.parameters.items()}
+                returned = factory.partial(**{**defaults, **bound}).expand_kwargs(
+                    expansion.over(lambda _: {})
+                )
+            else:
+                parameter = "index"
+                if expansion.gives == "item":
+                    parameter = self.arguments.item_name(bound, because="a mapped task group")
+                returned = factory.partial(**bound).expand(**{parameter: expansion.over(lambda item: item)})
+        except NotImplementedError as refused:
+            self._refuse(
+                f"{self.title} maps a task itself, which Airflow can't do within a mapped task group; "
+                "give a count or items that are known when the Dag is parsed",
+                cause=refused,
+            )
+        (group_id,) = task_group.children.keys() - before
+        tasks = self._tasks("its branches", task_group.children[group_id], returned)
+        for each in tasks:
+            operator: Any = each
+            depth = len(str(operator.task_group.group_id).split(".")) - len(
+                str(task_group.group_id).split(".")
+            )
+            for name, value in expansion.settings(
+                {"map_index_template": each.map_index_template}, depth=depth
+            ).items():
+                setattr(operator, name, value)
+        return tasks
+
+    def _tasks(self, what: str, group: Any, returned: object) -> Sequence[AnyOperator]:
         tasks = list(group.iter_tasks())
-        last = self._last(name, group, tasks)
+        last = self._last(what, group, tasks)
         self._check_returned(returned, last)
         for each in tasks:
             refuse_far_skipper(self.arguments.owner, self.arguments.argument, each)
@@ -107,9 +150,9 @@ class TaskGroupBranch:
             add_hooks(each)
         return _in_order(own, last)
 
-    def _last(self, name: str, group: TaskGroup, tasks: Sequence[AnyOperator]) -> AnyOperator:
+    def _last(self, what: str, group: TaskGroup, tasks: Sequence[AnyOperator]) -> AnyOperator:
         if not tasks:
-            self._refuse(f"{self.title} has made no task for branch {name!r}; call its tasks in it")
+            self._refuse(f"{self.title} has made no task for {what}; call its tasks in it")
         astray = [each.task_id for each in tasks if not each.task_id.startswith(f"{group.group_id}.")]
         if astray:
             self._refuse(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
+from airflow_fanout.items import names_and_items
 from airflow_fanout.ledger import Source, States, branch_source, unexpanded_state
+from airflow_fanout.mapped_ledger import Naming
 from airflow_fanout.names import listing, natural_key
 from airflow_fanout.task_group import FanOutGroup
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from airflow.sdk import BaseOperator, TaskGroup
+    from airflow.sdk import BaseOperator, Context, TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
@@ -22,12 +25,51 @@ if TYPE_CHECKING:
     AnyOperator = BaseOperator | MappedOperator
 
 __all__ = [
+    "group_sources",
     "nearest_mapped_group",
     "pass_on_what_came_before",
     "sources_by_prefix",
     "waiting_on_past",
     "waits_on_past",
 ]
+
+
+def group_sources(
+    fan_in: BaseOperator, declared: DeclaredGroup, context: Context, map_index: int
+) -> list[Source]:
+    """
+    Say where to read the branches of a group.
+
+    :param fan_in: The fan-in.
+    :param declared: The group.
+    :param context: The fan-in's context.
+    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
+    """
+    if declared.mode == "static":
+        return [branch_source(branch, declared, map_index) for branch in declared.branches]
+    group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
+    items: Any = group.items
+
+    def ask() -> tuple[Sequence[str] | None, int]:
+        names, found = names_and_items(group.owner, items.resolve(context))
+        return names, len(found)
+
+    # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
+    may_be_a_mapping = isinstance(items, PlainXComArg) and not items.operator.is_mapped
+    naming = Naming(label=declared.label, names=declared.names, ask=ask if may_be_a_mapping else None)
+    return [_mapped_source(declared, naming)]
+
+
+def _mapped_source(declared: DeclaredGroup, naming: Naming) -> Source:
+    return Source(
+        name=declared.each[-1],
+        task_id=declared.each[-1],
+        mapped=True,
+        recorded=True,
+        task_ids=declared.each,
+        stoppable=declared.stop_after_failures is not None,
+        naming=naming,
+    )
 
 
 def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> list[Source]:
@@ -121,15 +163,17 @@ def nearest_mapped_group(group: TaskGroup | None) -> str | None:
 def _source(
     fan_in: BaseOperator,
     task: AnyOperator,
-    own: tuple[DeclaredGroup, DeclaredBranch] | None,
+    own: tuple[DeclaredGroup, DeclaredBranch | None] | None,
     map_index: int,
 ) -> Source:
     mapped = _is_expanded(task, fan_in)
     map_index = map_index if nearest_mapped_group(task.task_group) else -1
     if own is not None and not mapped:
         group, branch = own
-        if task.task_id == branch.last_task_id:
+        if branch is not None and task.task_id == branch.last_task_id:
             return branch_source(branch, group, map_index, name=task.task_id)
+    if own is not None and own[1] is None and task.task_id == own[0].each[-1]:
+        return _mapped_source(own[0], Naming(label=None))
     return Source(
         name=task.task_id,
         task_id=task.task_id,
@@ -141,14 +185,15 @@ def _source(
 
 def _of_this_package(
     fan_in: BaseOperator,
-) -> tuple[dict[str, FanOutGroup], dict[str, tuple[DeclaredGroup, DeclaredBranch]]]:
+) -> tuple[dict[str, FanOutGroup], dict[str, tuple[DeclaredGroup, DeclaredBranch | None]]]:
     """In the whole Dag: this package's helper tasks with their groups, and its branches by their tasks."""
     helpers: dict[str, FanOutGroup] = {}
-    branches: dict[str, tuple[DeclaredGroup, DeclaredBranch]] = {}
+    branches: dict[str, tuple[DeclaredGroup, DeclaredBranch | None]] = {}
     for group in fan_in.dag.task_group.get_task_group_dict().values():
         if isinstance(group, FanOutGroup):
-            helpers |= {group.placeholder_task_id: group} if group.placeholder_task_id else {}
+            helpers |= dict.fromkeys(filter(None, (group.placeholder_task_id, group.split_task_id)), group)
             declared = group.declared
+            branches |= dict.fromkeys(declared.each, (declared, None))
             branches |= {
                 task_id: (declared, branch) for branch in declared.branches for task_id in branch.task_ids
             }

@@ -13,6 +13,7 @@ from airflow_fanout.exceptions import (
     DeclarationValueError,
     EmptyFanInError,
     FanInError,
+    ItemsError,
     MergeConflictError,
     PrefixError,
     TooFewBranchesError,
@@ -33,6 +34,7 @@ EVERY_ERROR: list[Any] = [
         TooFewBranchesError("too few", needed=2, succeeded=1, problems=[OUTCOME]), id="TooFewBranchesError"
     ),
     pytest.param(EmptyFanInError("nothing"), id="EmptyFanInError"),
+    pytest.param(ItemsError("no list"), id="ItemsError"),
     pytest.param(UpstreamFailedError("failed", task_ids=["load"]), id="UpstreamFailedError"),
     pytest.param(PrefixError("no match", prefix="p", candidates=["q"]), id="PrefixError"),
     pytest.param(BranchesRunningError("running", names=["process_0"]), id="BranchesRunningError"),

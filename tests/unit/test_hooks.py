@@ -71,7 +71,7 @@ def declare(group_id: str = "process", **arguments: Any) -> BaseOperator:
 def fake_ti() -> Any:
     """A task instance that notes what is pushed, in CALLS too."""
     ti = mock.Mock(spec=TASK_INSTANCE)
-    ti.id, ti._ti_context_from_server = "this try", None
+    ti.id, ti.map_index, ti._ti_context_from_server = "this try", -1, None
     ti.xcom_push.side_effect = lambda key, value: CALLS.append("ours")
     return ti
 

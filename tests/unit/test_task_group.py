@@ -275,7 +275,10 @@ BAD_INPUT = [
     pytest.param({"count": "8"}, TypeError, "count: expected .*'8' of type str", id="count as text"),
     pytest.param({"count": [8]}, TypeError, "count: .*of type list", id="count as a list"),
     pytest.param(
-        {"count": Param(8)}, ValueError, "count: .*at run time .*not built yet", id="count as a Param"
+        {"count": Param(8)},
+        TypeError,
+        "count: expected .*found a Param; give it to the Dag",
+        id="count as a Param",
     ),
     pytest.param({"items": "abc"}, TypeError, r"items: .*'abc' of type str; use \[…\]", id="items as text"),
     pytest.param({"items": b"abc"}, TypeError, r"items: .*of type bytes; use \[…\]", id="items as bytes"),
@@ -339,7 +342,6 @@ BAD_INPUT = [
         "stop_after_failures: 2 failures of 2 branches leave none to stop; choose a number below 2",
         id="stop_after_failures that can't take effect",
     ),
-    pytest.param({"count": 2, "mapped": True}, ValueError, "mapped: is not built yet", id="mapped"),
     pytest.param(
         {"count": 2, "mapped": "yes"}, TypeError, "mapped: .*'yes' of type str", id="mapped as text"
     ),
@@ -376,17 +378,6 @@ class TestBadInput:
 
         declare(count=1)
         assert dag.task_ids == ["process.process_0"]
-
-    @pytest.mark.parametrize("argument", ["count", "items"])
-    def test_a_value_known_only_at_run_time_is_not_built_yet(self, argument: str) -> None:
-        with pytest.raises(
-            ValueError, match=rf"{argument}: a value known only at run time \(PlainXComArg\) is not"
-        ):
-            declare(**{argument: load()})
-
-    def test_a_count_that_is_a_dag_param_is_not_built_yet(self, dag: DAG) -> None:
-        with pytest.raises(ValueError, match=r"count: a value known only at run time \(DagParam\)"):
-            declare(count=dag.param("parallel_count", 8))
 
     @pytest.mark.parametrize(
         "misspelt",

@@ -1,0 +1,63 @@
+"""What a mapped task is expanded over: items, indexes or a mere number; runs when the Dag is parsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_fanout.items import BranchArguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from airflow.sdk import XComArg
+
+    from airflow_fanout.task_group import FanOutGroup
+
+__all__ = ["EACH", "Expansion"]
+
+EACH = "each"
+"""Name of the one task, or task group, that all branches of a mapped group are instances of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """
+    What the instances of a mapped task are made of.
+
+    :param group: The group.
+    :param items: One for each instance, if they are known when the Dag is parsed.
+    :param output: Else the output of the task that returns them.
+    :param gives: Whether an instance is given its item, its index, or nothing.
+    """
+
+    group: FanOutGroup
+    items: Sequence[Any] | None
+    output: XComArg | None
+    gives: Literal["item", "index", "nothing"]
+
+    def over(self, shape: Callable[[Any], Any]) -> Any:
+        """
+        Make what Airflow is told to expand over.
+
+        :param shape: Makes of an item what an instance is to be given for it.
+        """
+        if self.output is None:
+            return [shape(item) for item in self.items or ()]
+        return BranchArguments(self.output, [], group=self.group, shape=shape)
+
+    def settings(self, given: Mapping[str, Any], *, depth: int = 0) -> dict[str, Any]:
+        """
+        Settings of a mapped task, but those that its author gave it.
+
+        :param given: What the author gave it.
+        :param depth: Number of groups between the task and the group.
+        """
+        upward = ".parent_group" * depth
+        ours: dict[str, Any] = {
+            # Rendered in the task's own process, which has parsed the Dag file.
+            "map_index_template": f"{{{{ task.task_group{upward}.branch_name(ti.map_index) }}}}"
+        }
+        if self.group.max_concurrency is not None:
+            ours["max_active_tis_per_dagrun"] = self.group.max_concurrency
+        return {name: value for name, value in ours.items() if given.get(name) is None}

@@ -1,0 +1,198 @@
+"""What the author of a group may have got wrong in its arguments: checked when the Dag is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import Param, XComArg
+from airflow.sdk.definitions.param import DagParam
+from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
+
+from airflow_fanout.declaration import Mode
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+
+if TYPE_CHECKING:
+    from airflow_fanout.task_group import FanOutGroup
+
+__all__ = ["GroupChecks", "Mode", "is_run_time"]
+
+LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
+
+VALUE_SHOWN = 80
+"""Characters of a bad value that an error shows."""
+
+
+def is_run_time(value: object) -> bool:
+    """Whether a value is known only when the Dag runs: the output of a task, or a Dag param."""
+    return isinstance(value, ResolveMixin)
+
+
+class GroupChecks:
+    """
+    Checks of a group's arguments, at parse time.
+
+    :param group: The group.
+    """
+
+    def __init__(self, group: FanOutGroup) -> None:
+        self._group = group
+
+    @property
+    def _mode(self) -> Mode:
+        return self._group.mode
+
+    def check(self) -> None:
+        """Check all that can be said without knowing what a branch is."""
+        self._check_how_many()
+        self._check_count()
+        self._check_items()
+        self._check_partial()
+        self._check_numbers()
+        self._check_mode()
+
+    def check_stop(self, count: int | None) -> None:
+        """Check that ``stop_after_failures`` can take effect on so many branches; None if nobody knows."""
+        limit = self._group.stop_after_failures
+        if limit is not None and count is not None and 0 < count <= limit:
+            self._value(
+                "stop_after_failures",
+                f"{limit} failures of {count} branches leave none to stop; "
+                f"choose a number below {count}, or leave it out",
+            )
+
+    def _check_how_many(self) -> None:
+        group = self._group
+        given = [
+            name
+            for name, is_given in (
+                ("count", group.count is not None),
+                ("items", group.items is not None),
+                ("a mapping as branch", isinstance(group.branch, Mapping)),
+            )
+            if is_given
+        ]
+        if len(given) != 1:
+            self._value(
+                given[0] if given else "count",
+                f"expected one of count=, items= and a mapping branch, found {' and '.join(given) or 'none'}",
+            )
+
+    def _check_count(self) -> None:
+        count: object = self._group.count
+        if isinstance(count, Param):
+            self._type(
+                "count",
+                'expected a number or dag.param("name"), found a Param; give it to the Dag, params={…}',
+            )
+        if count is None or isinstance(count, XComArg | DagParam):
+            return
+        if isinstance(count, bool) or not isinstance(count, int):
+            self._type("count", f"expected a whole number of branches, found {typed(count)}")
+        if count < 0:
+            self._value("count", f"expected 0 or more branches, found {count}")
+
+    def _check_items(self) -> None:
+        items: object = self._group.items
+        if items is None or isinstance(items, Mapping):
+            return
+        if isinstance(items, DagParam | Param):
+            self._type(
+                "items",
+                f"expected a list, a mapping or the output of a task, found {typed(items)}; "
+                "let a task return the param's value, and give its output",
+            )
+        if isinstance(items, XComArg):
+            self._check_output(items)
+            return
+        if isinstance(items, type(self._group)):
+            items.iter_references()
+        if isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence):
+            order = ", which has no order" if isinstance(items, set | frozenset) else ""
+            way_out = "sorted(…)" if order else "[…] or list(…)"
+            self._type(
+                "items", f"expected a list or a mapping by name, found {typed(items)}{order}; use {way_out}"
+            )
+
+    def _check_output(self, items: XComArg) -> None:
+        keys = sorted({key for _, key in items.iter_references() if key != "return_value"})
+        if keys and self._mode == "mapped":
+            self._value(
+                "items",
+                f"Airflow maps over what a task returns, not over its XCom {keys[0]!r}; "
+                "let a task return it, or give items_per_task=",
+            )
+
+    def _check_partial(self) -> None:
+        partial: object = self._group.partial
+        if partial is not None and not isinstance(partial, Mapping):
+            self._type("partial", f"expected a dict of arguments, found {typed(partial)}")
+        names: Collection[object] = partial or ()
+        if odd := [name for name in names if not isinstance(name, str)]:
+            self._type("partial", f"expected parameter names as keys, found {typed(odd[0])}")
+
+    def _check_numbers(self) -> None:
+        group = self._group
+        for name in LIMITS:
+            value = getattr(group, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                self._type(name, f"expected a whole number, 1 or more, found {typed(value)}")
+            if value < 1:
+                self._value(name, f"expected 1 or more, found {value}")
+        if group.mapped is not None and not isinstance(group.mapped, bool):
+            self._type("mapped", f"expected True or False, found {typed(group.mapped)}")
+
+    def _check_mode(self) -> None:
+        group = self._group
+        if self._mode == "batched":
+            self._value("items_per_task", "is not built yet; declare the branches without it")
+        if group.item_concurrency is not None and self._mode != "batched":
+            self._value("item_concurrency", "is for the items of one task; give items_per_task too")
+        if self._mode == "static":
+            if group.max_concurrency is not None:
+                self._value(
+                    "max_concurrency",
+                    "Airflow can't limit the tasks of a static group, one task for each branch, without a "
+                    'pool; make a pool with that many slots and give default_args={"pool": …}, or make them '
+                    "instances of one task with mapped=True, or items of a few with items_per_task=",
+                )
+            return
+        if group.mapped is False:
+            because = "items_per_task=" if self._mode == "batched" else "a number known only at run time"
+            self._value("mapped", f"found False, but {because} needs a mapped task; leave it out")
+        if not group.prefix_group_id:
+            self._value(
+                "prefix_group_id",
+                f"found False, but the task of a {self._mode} group has the name 'each', which would stand "
+                "alone; leave it out",
+            )
+        if isinstance(group.branch, Mapping) and self._mode == "mapped":
+            self._value(
+                "mapped",
+                "one mapped task runs one kind of branch, and branch is a mapping of several; "
+                "leave mapped out, or give items_per_task= to run them as items of one task",
+            )
+
+    def check_surroundings(self) -> None:
+        """Check that a mapped task is not within a mapped task group."""
+        outer = next(self._group.iter_mapped_task_groups(), None)
+        if outer is not None and self._mode != "static":
+            self._value(
+                "mapped" if self._mode == "mapped" else "items_per_task",
+                f"Airflow can't map a task within the mapped task group {outer.group_id!r}; give a "
+                "count or items there that are known when the Dag is parsed",
+            )
+
+    def _value(self, argument: str, problem: str) -> NoReturn:
+        raise DeclarationValueError(self._group.owner, argument, problem)
+
+    def _type(self, argument: str, problem: str) -> NoReturn:
+        raise DeclarationTypeError(self._group.owner, argument, problem)
+
+
+def typed(value: Any) -> str:
+    """A value and its type, for messages; cut, so that a large value does not flood the log."""
+    said = repr(value)
+    return f"{said if len(said) <= VALUE_SHOWN else said[:VALUE_SHOWN] + '…'} of type {type(value).__name__}"

@@ -1,0 +1,85 @@
+"""Items that are known only at run time: how each instance of a mapped task finds its own; on the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import attrs
+from airflow.sdk.definitions.xcom_arg import MapXComArg
+
+from airflow_fanout.exceptions import ItemsError
+
+if TYPE_CHECKING:
+    from airflow_fanout.task_group import FanOutGroup
+
+__all__ = ["BranchArguments", "names_and_items"]
+
+
+@attrs.define(eq=False)
+class BranchArguments(MapXComArg):
+    """
+    What each instance of a mapped task is given, made of a list or mapping that another task returned.
+
+    Airflow serializes it as the ``MapXComArg`` that it is, without callables, and the scheduler counts the
+    list or the mapping itself. (Expanded over a mapping, Airflow would hand ``(key, value)`` to an instance,
+    which can't be told from an item that is a pair.)
+
+    :param arg: The output of the other task.
+    :param group: The group, which is told the names.
+    :param shape: Makes of an item what Airflow is to be given for it.
+    """
+
+    group: FanOutGroup = attrs.field(kw_only=True)
+    shape: Callable[[Any], Any] = attrs.field(kw_only=True)
+
+    def resolve(self, context: Mapping[str, Any]) -> Sequence[Any]:
+        """Return a sequence of what the instances are given."""
+        return _Arguments(self.group, self.arg.resolve(context), self.shape)
+
+
+class _Arguments(Sequence[Any]):
+    """What each instance is given; tells the group the name of the one that is asked for."""
+
+    def __init__(self, group: FanOutGroup, found: object, shape: Callable[[Any], Any]) -> None:
+        self._group, self._shape = group, shape
+        self._names, self._items = names_and_items(group.owner, found)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        self._group.noted_names[index] = None if self._names is None else self._names[index]
+        return self._shape(self._items[index])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+
+def names_and_items(owner: str, found: object) -> tuple[Sequence[str] | None, Sequence[Any]]:
+    """
+    Take apart what a task returned as items.
+
+    :param owner: The group, for error messages.
+    :param found: A list, or a mapping by name.
+    :returns: The names, None for a list; and the items.
+    :raises ItemsError: If it is neither, or a name is not a text.
+    """
+    if isinstance(found, Mapping):
+        if odd := [name for name in found if not isinstance(name, str) or not name]:
+            message = (
+                f"{owner}: items: expected texts as names, found {odd[0]!r} of type {type(odd[0]).__name__}"
+            )
+            raise ItemsError(message)
+        return list(found), list(found.values())
+    if isinstance(found, str | bytes | bytearray) or not isinstance(found, Sequence):
+        kind = "nothing (None)" if found is None else f"{type(found).__name__}"
+        message = f"{owner}: items: expected a list or a mapping by name from the task before, found {kind}"
+        raise ItemsError(message)
+    return None, found

@@ -1,0 +1,284 @@
+"""Instances of a mapped group -> one outcome each, by what they recorded; runs on the worker."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_fanout.exceptions import BranchesRunningError
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
+from airflow_fanout.ledger import (
+    MARKED_BY_HAND,
+    RETURN_VALUE,
+    Source,
+    States,
+    branch_duration,
+    failed_before_last,
+    instances_of,
+    read_one,
+)
+from airflow_fanout.names import instance_name, listing
+from airflow_fanout.results import BranchOutcome, Page, ReadyPage
+from airflow_fanout.xcom import PAGE_SIZE, RunReader, values_lie_elsewhere
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from airflow_fanout.policy import State
+
+__all__ = ["Naming", "read_mapped_group"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """
+    How the instances of a mapped group are called.
+
+    :param label: What the names of branches without one of their own begin with; None for Airflow's own
+        names, ``id[map_index]``.
+    :param names: The names, if they are known from the Dag file.
+    :param ask: Asks the task that returned the items, for its names (None if it was a list) and their number;
+        None where a task can have returned nothing but a list. Takes a request.
+    """
+
+    label: str | None
+    names: Sequence[str] | None = None
+    ask: Callable[[], tuple[Sequence[str] | None, int]] | None = None
+
+
+def read_mapped_group(
+    reader: RunReader, states: States, source: Source, *, naming: Naming, key: str, index: int
+) -> Iterator[Page]:
+    """
+    Find the outcome of every instance.
+
+    Requests: one that counts the values, one that asks for the items or counts the instances, and two for
+    each 500 instances, records and values; more only where somebody else has pushed or deleted values.
+
+    :param reader: Reads the run.
+    :param states: States of the run's finished instances.
+    :param source: The group's last task.
+    :param naming: How the instances are called.
+    :param key: XCom key of each branch's value.
+    :param index: Place of the first of them.
+    :raises BranchesRunningError: If an instance is not finished.
+    """
+    group = _MappedGroup(reader, states, source, naming)
+    if not group.map_indexes:
+        return
+    group.refuse_unfinished()
+    having_values = group.having_values(key)
+    for start in range(0, len(group.map_indexes), PAGE_SIZE):
+        places = group.map_indexes[start : start + PAGE_SIZE]
+        page: Page
+        if having_values is None:
+            page = ReadyPage(
+                [group.read_alone(each, key, index + start + n) for n, each in enumerate(places)]
+            )
+        else:
+            page = _GroupPage(group, key, places, index + start, having_values)
+        # A value that is gone has to be found out before the verdict.
+        yield ReadyPage(page.read(), stopped=page.stopped) if values_lie_elsewhere() else page
+
+
+class _MappedGroup:
+    """The instances of a mapped group, with what they recorded."""
+
+    def __init__(self, reader: RunReader, states: States, source: Source, naming: Naming) -> None:
+        self.reader, self.states, self.source, self._naming = reader, states, source, naming
+        self.instances = instances_of(states, source.task_id)
+        self.map_indexes = list(self.instances)
+        self._records: dict[str, Mapping[int, Mapping[str, Any]]] = {}
+
+    def records(self, task_id: str) -> Mapping[int, Mapping[str, Any]]:
+        """What the instances of one of the group's tasks recorded, by map index; read once."""
+        if task_id not in self._records:
+            found: list[Any] = []
+            for start in range(0, len(self.map_indexes), PAGE_SIZE):
+                page = list(self.reader.page(task_id, RECORD_KEY, start, start + PAGE_SIZE))
+                found += page
+                if len(page) < PAGE_SIZE:
+                    break
+            self._records[task_id] = {each["map_index"]: each for each in found}
+        return self._records[task_id]
+
+    @cached_property
+    def own(self) -> Mapping[int, Mapping[str, Any]]:
+        """What the instances of the last task recorded."""
+        return self.records(self.source.task_id)
+
+    @cached_property
+    def _asked(self) -> tuple[Sequence[str] | None, int] | None:
+        """What the task that returned the items says, where an instance's record doesn't tell its name."""
+        if self._naming.ask is None or self._naming.label is None or self._naming.names is not None:
+            return None
+        told = ["name" in self.own.get(map_index, {}) for map_index in self.map_indexes]
+        in_a_list = any(record.get("name", "") is None for record in self.own.values())
+        return None if all(told) or in_a_list else self._naming.ask()
+
+    def name(self, map_index: int) -> str:
+        """Name of an instance."""
+        if self._naming.label is None:
+            return instance_name(self.source.task_id, map_index)
+        names = self._naming.names
+        if names is None and self._asked is not None:
+            names = self._asked[0]
+        if names is not None and map_index < len(names):
+            return names[map_index]
+        return self.own.get(map_index, {}).get("name") or f"{self._naming.label}_{map_index}"
+
+    def refuse_unfinished(self) -> None:
+        """Refuse to account for instances of which some are running again."""
+        if self._asked is not None:
+            missing = [n for n in range(self._asked[1]) if n not in self.instances]
+        else:
+            count = self.reader.instance_count([self.source.task_id])
+            missing = [n for n in range(count) if n not in self.instances][: count - len(self.instances)]
+        if missing:
+            names = [self.name(map_index) for map_index in missing]
+            message = (
+                f"Branches are not finished: {listing(names)}. They were cleared after this fan-in had been "
+                "started. It takes them in when it runs again."
+            )
+            raise BranchesRunningError(message, names=names)
+
+    def having_values(self, key: str) -> list[int] | None:
+        """
+        Map indexes of those that have pushed a value, in order; None if nobody can tell.
+
+        The server gives values by map index, and without it: whose they are follows from the records, unless
+        a value was pushed or deleted by hand.
+        """
+        count = self.reader.value_count(self.source.task_id, key)
+        if key == RETURN_VALUE:
+            having = sorted(n for n, record in self.own.items() if record.get("has_value"))
+        else:
+            having = [n for n, found in self.instances.items() if found.state == "success"]
+            having = having if len(having) == len(self.instances) else []
+        if len(having) == count:
+            return having
+        log.info(
+            "%s: %s values under %r where %s are recorded; positions don't tell whose they are, so the "
+            "values are read one by one",
+            self.source.task_id,
+            count,
+            key,
+            len(having) if key == RETURN_VALUE else "other numbers",
+        )
+        return None
+
+    def instance(self, map_index: int) -> Source:
+        """One instance as a source of its own."""
+        return replace(self.source, name=self.name(map_index), mapped=False, map_index=map_index, naming=None)
+
+    def read_alone(self, map_index: int, key: str, index: int) -> BranchOutcome:
+        """One instance with its value, whose identity then is certain."""
+        return read_one(self.reader, self.states, self.instance(map_index), key, index)
+
+    def head(self, map_index: int, key: str, index: int) -> BranchOutcome:
+        """What can be said of one instance without its value."""
+        state, error, task_id, at = self._judge(map_index, key)
+        return BranchOutcome(
+            name=self.name(map_index),
+            index=index,
+            state=state,
+            error=error,
+            task_id=task_id,
+            map_index=at,
+            duration=branch_duration(self.states, self.instance(map_index)),
+        )
+
+    def _judge(self, map_index: int, key: str) -> tuple[State, str | None, str, int]:
+        task_ids, last = self.source.task_ids, self.source.task_id
+        match self.instances[map_index].state:
+            case "success":
+                recorded = self.own.get(map_index, {}).get("state") == "success" or key != RETURN_VALUE
+                return (
+                    ("success", None, last, map_index)
+                    if recorded
+                    else ("missing", MARKED_BY_HAND, last, map_index)
+                )
+            case "failed":
+                return "failed", self._error(last, map_index), last, map_index
+            case "upstream_failed":
+                inner = failed_before_last(self.states, task_ids, map_index)
+                if inner is None:
+                    return "upstream_failed", None, last, map_index
+                return "failed", self._error(*inner), *inner
+            case "skipped":
+                return "skipped", self._why_stopped(map_index), last, map_index
+            case "removed":
+                return "removed", None, last, map_index
+            case unknown:
+                message = f"{last!r} is finished in a state that is not known: {unknown!r}"
+                raise ValueError(message)
+
+    def _error(self, task_id: str, map_index: int) -> str:
+        record = self.records(task_id).get(map_index, {})
+        error = record.get("error") if record.get("state") == "failed" else None
+        return error or NO_EXCEPTION_RECORDED
+
+    def _why_stopped(self, map_index: int) -> str | None:
+        first = self.source.task_ids[0]
+        ran = self.states.get((first, map_index))
+        if not self.source.stoppable or ran is None or ran.state != "skipped" or not ran.duration:
+            return None
+        record = self.records(first).get(map_index, {})
+        return record.get("error") if record.get("state") == STOPPED else None
+
+
+class _GroupPage:
+    """Up to 500 instances, whose values are read when they are asked for."""
+
+    def __init__(
+        self,
+        group: _MappedGroup,
+        key: str,
+        places: Sequence[int],
+        index: int,
+        having_values: Sequence[int],
+    ) -> None:
+        self._group, self._key = group, key
+        self._heads = [group.head(map_index, key, index + n) for n, map_index in enumerate(places)]
+        self._map_indexes = places
+        self._names = {head.name: n for n, head in enumerate(self._heads)}
+        self._start = sum(n < places[0] for n in having_values)
+        self._having = [n for n in having_values if places[0] <= n <= places[-1]]
+        self.states: Sequence[State] = [head.state for head in self._heads]
+        self.stopped = sum(head.state == "skipped" and head.error is not None for head in self._heads)
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def find(self, name: str) -> int | None:
+        return self._names.get(name)
+
+    def durations(self) -> Iterator[tuple[str, float | None]]:
+        return ((head.name, head.duration) for head in self._heads)
+
+    def read(self) -> Sequence[BranchOutcome]:
+        task_id, stop = self._group.source.task_id, self._start + len(self._having)
+        try:
+            values = (
+                list(self._group.reader.page(task_id, self._key, self._start, stop)) if self._having else []
+            )
+        except FileNotFoundError:  # the body of an object-storage XCom; one by one tells whose
+            return [
+                self._group.read_alone(map_index, self._key, head.index)
+                for map_index, head in zip(self._map_indexes, self._heads, strict=True)
+            ]
+        if len(values) != len(self._having):
+            message = (
+                f"{len(values)} values of {len(self._having)} {task_id!r} are left: "
+                "they were cleared while they were being read"
+            )
+            raise BranchesRunningError(message, names=[task_id])
+        found = dict(zip(self._having, values, strict=True))
+        return [
+            replace(head, value=found.get(map_index)) if head.state == "success" else head
+            for map_index, head in zip(self._map_indexes, self._heads, strict=True)
+        ]
