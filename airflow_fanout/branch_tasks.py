@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 from airflow_fanout.exceptions import DeclarationValueError
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator
+    from airflow.sdk import BaseOperator, TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["refuse_far_skipper", "refuse_skipper"]
+__all__ = ["nearest_mapped_group", "refuse_far_skipper", "refuse_skipper"]
+
+
+def nearest_mapped_group(group: TaskGroup | None) -> str | None:
+    """Id of the mapped task group that a group is, or is in; None if there is none."""
+    nearest = next(group.iter_mapped_task_groups(), None) if group is not None else None
+    return None if nearest is None else nearest.group_id
 
 
 def refuse_skipper(owner: str, argument: str, title: str, operator_class: type[Any]) -> None:
@@ -28,9 +34,11 @@ def refuse_skipper(owner: str, argument: str, title: str, operator_class: type[A
     """
     # The class attribute, which is no property where it is true.
     if getattr(operator_class, "inherits_from_skipmixin", False) is True:
+        kind = operator_class.__name__
+        said = f"{title} skips" if title == kind else f"{title} is a {kind}, which skips"
         problem = (
-            f"{title} is a {operator_class.__name__}, which skips the tasks after it: the fan-in "
-            "would never run; raise AirflowSkipException in a plain @task to skip the one branch"
+            f"{said} the tasks after it: the fan-in would never run; "
+            "raise AirflowSkipException in a plain @task to skip the one branch"
         )
         raise DeclarationValueError(owner, argument, problem)
 

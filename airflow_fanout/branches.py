@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk import BaseOperator, TaskGroup, XComArg
 
 from airflow_fanout.arguments import NO_ITEM, unwrap_partial
 from airflow_fanout.exceptions import DeclarationTypeError
@@ -16,7 +16,6 @@ from airflow_fanout.task_group_branches import is_task_group_function, task_grou
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from airflow.sdk import TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     from airflow_fanout.expansion import Expansion
@@ -129,6 +128,8 @@ def _found(branch: object) -> str:
     """What is wrong with a branch that is none, and the way out."""
     if isinstance(branch, XComArg):
         return "the result of calling one; hand over the function itself, and its arguments as partial={…}"
+    if isinstance(branch, TaskGroup):
+        return f"the task group {branch.group_id!r}, which is made already; hand over the function itself"
     if isinstance(branch, BaseOperator):
         return (
             f"the task {branch.task_id!r}; a branch is made once for each name: hand over "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import string
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from airflow_fanout.names import indexed_names, natural_key
 from airflow_fanout.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["DeclaredBranch", "DeclaredGroup", "describe_fan_in", "read_fan_in"]
 
@@ -28,6 +29,8 @@ TASKS_BUDGET = 1_200
 """Of these, characters that the tasks within branches may take."""
 
 LIMITS = ("stop_after_failures", "max_concurrency", "items_per_task", "item_concurrency")
+_KINDS = string.digits + string.ascii_letters
+"""One character for each kind of branch."""
 
 DIGEST_LENGTH = 5
 """Characters that tell one of several hundred long names from the others."""
@@ -149,7 +152,8 @@ def read_fan_in(
 
     :param text: The description.
     :param task_ids: Ids of all tasks of the Dag, in any order.
-    :param upstream_task_ids: Ids of the fan-in's direct upstream tasks; what a prefix is matched against.
+    :param upstream_task_ids: Ids of the fan-in's direct upstream tasks; what a prefix is matched against, and
+        what tells a branch's last task where the description has no room for it.
     :returns: The group (for a prefix: one with a branch for each upstream task that matches), the prefix, the
         XCom key and the policy.
     """
@@ -189,7 +193,9 @@ def read_fan_in(
         )
         return group, None, said["key"], tolerance
     tasks = said.get("tasks", {})
-    inner = [i[len(prefix) :] for i in task_ids if i.startswith(prefix)] if prefix else list(task_ids)
+    inner = [i.removeprefix(prefix) for i in task_ids if i.startswith(prefix)]
+    upstream = {i.removeprefix(prefix) for i in upstream_task_ids if i.startswith(prefix)}
+    within = _by_prefix(inner) if tasks else {}
     group = DeclaredGroup(
         group_id=said["group"],
         prefix=prefix,
@@ -197,9 +203,12 @@ def read_fan_in(
             DeclaredBranch(
                 name=name,
                 index=index,
-                task_ids=tuple(prefix + each for each in _inner_ids(name, _endings(tasks, index), inner)),
+                task_ids=tuple(
+                    prefix + each
+                    for each in _inner_ids(name, _endings(tasks, index), within.get(name, ()), upstream)
+                ),
             )
-            for index, name in enumerate(_unpack_names(said["branches"], inner, tasks))
+            for index, name in enumerate(_unpack_names(said["branches"], inner, tasks, upstream))
         ),
         **limits,
     )
@@ -208,9 +217,10 @@ def read_fan_in(
 
 def _pack_static(group: DeclaredGroup) -> dict[str, Any]:
     inner = _pack_tasks(group)
-    left = BUDGET - len(json.dumps(inner))
-    branches = _pack_names([branch.name for branch in group.branches], left)
-    return {"branches": branches, "tasks": inner} if inner else {"branches": branches}
+    names = _pack_names([branch.name for branch in group.branches], BUDGET - len(json.dumps(inner)))
+    if "of" in inner and "task_ids" in names and "digests" not in names:
+        inner = {"endings": None}  # nobody knows which branch is which
+    return {"branches": names, "tasks": inner} if inner else {"branches": names}
 
 
 def _pack_mapped(group: DeclaredGroup) -> dict[str, Any]:
@@ -239,13 +249,19 @@ def _digest(name: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest())[:DIGEST_LENGTH].decode()
 
 
-def _unpack_names(packed: Mapping[str, Any], inner: Sequence[str], tasks: Mapping[str, Any]) -> Sequence[str]:
+def _unpack_names(
+    packed: Mapping[str, Any], inner: Sequence[str], tasks: Mapping[str, Any], upstream: Collection[str]
+) -> Sequence[str]:
     if "names" in packed:
         return list(packed["names"])
     if "label" in packed:
         return [f"{packed['label']}_{index}" for index in range(packed["count"])]
     lasts = {_endings(tasks, index)[-1] for index in range(packed["task_ids"])}
-    names = {name.removesuffix(last) for name in inner for last in lasts if name.endswith(last)}
+    known = {each for each in lasts if each is not None}
+    candidates = [each for each in inner if not upstream or each in upstream]
+    names = {name.removesuffix(last) for name in candidates for last in known if name.endswith(last)}
+    if None in lasts:
+        names |= {name.partition(".")[0] for name in candidates}
     if "digests" not in packed:
         return sorted(names, key=natural_key)
     by_digest = {_digest(name): name for name in names}
@@ -257,34 +273,58 @@ def _pack_tasks(group: DeclaredGroup) -> dict[str, Any]:
     """
     Endings of the ids of branches of several tasks, once for all branches alike.
 
-    ``{"endings": [[".extract", ".load"], …], "of": [0, 1, 0, …]}``; ``of`` is left out if all are alike, and
-    None stands for the tasks before the last one where they are too many to say.
+    ``{"endings": [[".extract", ".load"], …], "of": "010…"}``; ``of`` is left out if all are alike. Where
+    that is too much to say, None stands for the tasks before the last one, or for all endings.
     """
     of = [
         tuple(task_id.removeprefix(group.prefix + branch.name) for task_id in branch.task_ids)
         for branch in group.branches
     ]
-    kinds = list(dict.fromkeys(of))
-    if kinds in ([], [("",)]):
+    kinds = {kind: place for place, kind in enumerate(dict.fromkeys(of))}
+    if list(kinds) in ([], [("",)]):
         return {}
-    packed: dict[str, Any] = {"endings": [list(kind) for kind in kinds]}
-    if len(kinds) > 1:
-        packed["of"] = [kinds.index(each) for each in of]
-    if len(json.dumps(packed)) > TASKS_BUDGET:
-        packed["endings"] = [[None, kind[-1]] if len(kind) > 1 else list(kind) for kind in kinds]
-    return packed
+    if len(kinds) > len(_KINDS):
+        return {"endings": None}
+    packed: dict[str, Any] = {"of": "".join(_KINDS[kinds[each]] for each in of)} if len(kinds) > 1 else {}
+    lasts = [[None, kind[-1]] if len(kind) > 1 else [*kind] for kind in kinds]
+    for endings in ([list(kind) for kind in kinds], lasts):
+        packed["endings"] = endings
+        if len(json.dumps(packed)) <= TASKS_BUDGET:
+            return packed
+    return {"endings": None}
 
 
-def _endings(tasks: Mapping[str, Any], index: int) -> Sequence[Any]:
-    """Endings of the task ids of a branch, by its place."""
-    return tasks["endings"][tasks["of"][index] if "of" in tasks else 0] if tasks else ("",)
+def _endings(tasks: Mapping[str, Any], index: int) -> Sequence[str | None]:
+    """Endings of the task ids of a branch, by its place; None for what was too much to say."""
+    if not tasks:
+        return ("",)
+    if tasks["endings"] is None:
+        return (None,)
+    found: Sequence[str | None] = tasks["endings"][_KINDS.index(tasks["of"][index]) if "of" in tasks else 0]
+    return found
 
 
-def _inner_ids(name: str, endings: Sequence[str | None], inner: Sequence[str]) -> Iterator[str]:
-    last = f"{name}{endings[-1]}"
-    for ending in endings[:-1]:
-        if ending is not None:
-            yield f"{name}{ending}"
-            continue
-        yield from sorted((i for i in inner if i.startswith(f"{name}.") and i != last), key=natural_key)
+def _by_prefix(inner: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    """Ids in natural order by what stands before any of their dots, and by themselves."""
+    found: dict[str, list[str]] = {}
+    for task_id in sorted(inner, key=natural_key):
+        found.setdefault(task_id, []).append(task_id)
+        prefix = task_id
+        while "." in prefix:
+            prefix = prefix.rpartition(".")[0]
+            found.setdefault(prefix, []).append(task_id)
+    return found
+
+
+def _inner_ids(
+    name: str, endings: Sequence[str | None], within: Sequence[str], upstream: Collection[str]
+) -> Iterator[str]:
+    if endings[-1] is None:
+        last = next((each for each in within if each in upstream), within[-1] if within else name)
+    else:
+        last = f"{name}{endings[-1]}"
+    if None in endings:
+        yield from (each for each in within if each != last)
+    else:
+        yield from (f"{name}{ending}" for ending in endings[:-1])
     yield last

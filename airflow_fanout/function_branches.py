@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
-from airflow.sdk import get_current_context, task
+from airflow.sdk import XComArg, get_current_context, task
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
@@ -146,6 +146,7 @@ def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> Funct
         raise DeclarationValueError(owner, argument, problem)
     steps = [_step(owner, f"{argument}[{place}]", function) for place, function in enumerate(functions)]
     for step in steps[1:]:
+        _check_bound(step)
         _check_takes_one_value(step)
     first, *later = steps
     decorator = _python_task(_pipe(first, later))
@@ -170,10 +171,25 @@ def _step(owner: str, argument: str, function: object) -> FunctionArguments:
             raise DeclarationTypeError(owner, argument, problem)
         target = target.function
     if not is_function(target) or inspect.iscoroutinefunction(target):
-        kind = "an async def" if is_function(target) else f"{target!r} of type {type(target).__name__}"
-        problem = f"expected a plain function, found {kind}"
+        found = f"{target!r} of type {type(target).__name__}"
+        if callable(target):
+            found += "; wrap it in a function (def or lambda)"
+        if is_function(target):
+            found = "an async def; use asyncio.run within a plain one"
+        problem = f"expected a plain function, found {found}"
         raise DeclarationTypeError(owner, argument, problem)
     return FunctionArguments(owner=owner, argument=argument, function=target, bound=bound)
+
+
+def _check_bound(step: FunctionArguments) -> None:
+    """Refuse what Airflow would not fill in: it renders the arguments of the task, which are the first's."""
+    late = [name for name, value in step.bound.items() if any(XComArg.iter_xcom_references(value))]
+    if late:
+        problem = (
+            f"binds {listing(late)} of {step.title} to a value known only at run time, which only the first "
+            "function of a list can get, in partial={…}; hand it on in what that returns"
+        )
+        raise DeclarationTypeError(step.owner, step.argument, problem)
 
 
 def _check_takes_one_value(step: FunctionArguments) -> None:

@@ -146,8 +146,6 @@ class GroupChecks:
 
     def _check_mode(self) -> None:
         group = self._group
-        if self._mode == "batched":
-            self._value("items_per_task", "is not built yet; declare the branches without it")
         if group.item_concurrency is not None and self._mode != "batched":
             self._value("item_concurrency", "is for the items of one task; give items_per_task too")
         if self._mode == "static":

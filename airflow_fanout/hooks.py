@@ -81,15 +81,14 @@ def add_hooks(operator: BaseOperator | MappedOperator) -> None:
 
     :param operator: A task of a branch, after it was made; a mapped one too.
     """
+    if record_failure in _listed(operator.on_failure_callback):
+        return  # a group within a branch has its hooks already
     if isinstance(operator, BaseOperator):
-        if (
-            record_failure not in operator.on_failure_callback
-        ):  # a group within a branch has its hooks already
-            operator.on_execute_callback = [on_execute, *operator.on_execute_callback]
-            operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
-            # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
-            theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
-            operator._post_execute_hook = in_front(_after, theirs)  # noqa: SLF001
+        operator.on_execute_callback = [on_execute, *operator.on_execute_callback]
+        operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
+        # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
+        theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
+        operator._post_execute_hook = in_front(_after, theirs)  # noqa: SLF001
         return
     given = operator.partial_kwargs
     operator.partial_kwargs = {

@@ -206,8 +206,15 @@ def removed_branches(
         key=len,
         reverse=True,
     )
+    lasts = tuple(
+        {
+            branch.last_task_id.removeprefix(group.prefix + branch.name)
+            for branch in group.branches
+            if len(branch.task_ids) > 1
+        }
+    )
     still_declared = tuple(f"{group.prefix}{branch.name}." for branch in group.branches)
-    gone: dict[tuple[str, int], list[str]] = {}
+    gone: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for task_id, at in states:
         if not task_id.startswith(group.prefix) or task_id in known or (map_index >= 0 and at != map_index):
             continue
@@ -216,7 +223,12 @@ def removed_branches(
         name = task_id.removeprefix(group.prefix)
         # Tasks of one branch have the same endings in each: '.extract', '.load'.
         ending = next((each for each in inner if each and name.endswith(each)), "")
-        gone.setdefault((name.removesuffix(ending), at), []).append(task_id)
+        gone.setdefault((name.removesuffix(ending), at), []).append((task_id, at))
+    for name, at in sorted(gone, reverse=True):
+        # Within a branch there may be mapped tasks, a teardown, and tasks of a kind that no other branch has.
+        owner = next((each for each in _may_be_of(name, at) if each in gone), None)
+        if owner is not None:
+            gone[owner] += gone.pop((name, at))
     ordered = sorted(gone.items(), key=lambda pair: (natural_key(pair[0][0]), pair[0][1]))
     return [
         BranchOutcome(
@@ -224,12 +236,23 @@ def removed_branches(
             index=index + place,
             state="removed",
             error="it is no longer declared",
-            task_id=max(task_ids, key=natural_key),
+            task_id=max(
+                (i for i, _ in instances), key=lambda task_id: (task_id.endswith(lasts), natural_key(task_id))
+            ),
             map_index=at,
-            duration=_sum(states[task_id, at].duration for task_id in task_ids),
+            duration=_sum(states[instance].duration for instance in instances),
         )
-        for place, ((name, at), task_ids) in enumerate(ordered)
+        for place, ((name, at), instances) in enumerate(ordered)
     ]
+
+
+def _may_be_of(name: str, at: int) -> Iterator[tuple[str, int]]:
+    """What a name within a removed branch would be part of, the nearest first."""
+    if at >= 0:
+        yield name, -1
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield from dict.fromkeys([(name, at), (name, -1)])
 
 
 def _refuse_unfinished(reader: RunReader, states: States, sources: Sequence[Source]) -> None:

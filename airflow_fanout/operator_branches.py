@@ -101,6 +101,9 @@ class OperatorBranch:
         except ValueError as unfit:
             problem = f"{self.title} for branch {name!r} can't be made: {unfit}"
             raise DeclarationValueError(self.owner, self.argument, problem) from unfit
+        except Exception as unfit:
+            unfit.add_note(f"{self.owner}: {self.argument}: {self.title} for branch {name!r} can't be made")
+            raise
         add_hooks(operator)
         return (operator,)
 

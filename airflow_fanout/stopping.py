@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_fanout.branch_tasks import nearest_mapped_group
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.hooks import RECORD_KEY, STOPPED, identity, in_front
 from airflow_fanout.ledger import failed_names
@@ -37,8 +38,9 @@ def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> 
     """
     ids = {each.task_id for each in tasks}
     first, *others = [each for each in tasks if not ids & each.upstream_task_ids]
-    if others or (first.is_mapped and group.mode == "static"):
-        found = "a mapped one" if not others else listing(each.task_id for each in (first, *others))
+    around, of_last = (nearest_mapped_group(each.task_group) for each in (first, tasks[-1]))
+    if others or (first.is_mapped and group.mode == "static") or around != of_last:
+        found = listing(each.task_id for each in (first, *others)) + ("" if others else ", which is mapped")
         problem = (
             f"expected branches with one first task, which is run or stopped as a whole, found {found}; "
             "let one task come before the others"

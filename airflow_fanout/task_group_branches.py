@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator, TaskGroup, XComArg
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout.arguments import NO_ITEM, FunctionArguments
-from airflow_fanout.branch_tasks import refuse_far_skipper, refuse_skipper
+from airflow_fanout.branch_tasks import nearest_mapped_group, refuse_far_skipper, refuse_skipper
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
@@ -84,21 +84,20 @@ class TaskGroupBranch:
     ) -> Sequence[AnyOperator]:
         """Make the task group of one branch."""
         positional, named = self.arguments.bind(partial, item)
-        before = set(task_group.children)
         try:
             returned = self.factory.override(group_id=name, parent_group=task_group)(*positional, **named)
         except DuplicateTaskIdFound as twice:
-            self._refuse(f"{self.title} makes tasks of the same id in every branch: {twice}", cause=twice)
-        except ValueError as refused:
+            self._refuse(f"{self.title} makes two of one id for branch {name!r}: {twice}", cause=twice)
+        except Exception as refused:
             if "Trigger rule not configurable for teardown tasks" not in str(refused):
+                refused.add_note(f"{self._place}: raised by {self.title} for branch {name!r}")
                 raise
             self._refuse(
                 f"{self.title} calls one @teardown in several branches, which Airflow can do only once; make "
                 "it a @task, and call it with .as_teardown(setups=…)",
                 cause=refused,
             )
-        (group_id,) = task_group.children.keys() - before
-        return self._tasks(f"branch {name!r}", task_group.children[group_id], returned)
+        return self._tasks(f"branch {name!r}", _child(task_group, name), returned)
 
     def expand(
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
@@ -106,7 +105,6 @@ class TaskGroupBranch:
         """Make the mapped task group that all branches are instances of."""
         _, bound = self.arguments.bind(partial)
         factory = self.factory.override(group_id=EACH, parent_group=task_group)
-        before = set(task_group.children)
         try:
             if expansion.gives == "nothing":
                 # What is not bound would be taken from each instance's arguments, of which there are none.
@@ -125,17 +123,11 @@ class TaskGroupBranch:
                 "give a count or items that are known when the Dag is parsed",
                 cause=refused,
             )
-        (group_id,) = task_group.children.keys() - before
-        tasks = self._tasks("its branches", task_group.children[group_id], returned)
+        tasks = self._tasks("its branches", _child(task_group, EACH), returned)
         for each in tasks:
-            operator: Any = each
-            depth = len(str(operator.task_group.group_id).split(".")) - len(
-                str(task_group.group_id).split(".")
-            )
-            for name, value in expansion.settings(
-                {"map_index_template": each.map_index_template}, depth=depth
-            ).items():
-                setattr(operator, name, value)
+            given = {"map_index_template": each.map_index_template}
+            for name, value in expansion.settings(given, depth=_depth(each, task_group)).items():
+                setattr(each, name, value)
         return tasks
 
     def _tasks(self, what: str, group: Any, returned: object) -> Sequence[AnyOperator]:
@@ -160,6 +152,11 @@ class TaskGroupBranch:
                 "leave out prefix_group_id=False, so that each branch has tasks of its own"
             )
         leaves = list({leaf.task_id: leaf for leaf in group.get_leaves()}.values())
+        if not leaves:
+            self._refuse(
+                f"{self.title} has no last task, only setups and teardowns or a circle of tasks; "
+                "let one task do the work that gives the branch its value"
+            )
         if len(leaves) != 1:
             self._refuse(
                 f"{self.title} has {len(leaves)} last tasks, {listing(leaf.task_id for leaf in leaves)}, and "
@@ -168,7 +165,7 @@ class TaskGroupBranch:
         (last,) = leaves
         if last.is_setup:
             self._refuse(f"its last task {last.task_id!r} is a setup, which is no work of its own")
-        if last.is_mapped or _nearest_mapped_group(last.task_group) is not _nearest_mapped_group(group):
+        if last.is_mapped or nearest_mapped_group(last.task_group) != nearest_mapped_group(group):
             self._refuse(
                 f"the last task of {self.title}, {last.task_id!r}, is mapped, and a branch has one value: "
                 "let one task come after it that collects them"
@@ -200,6 +197,10 @@ class TaskGroupBranch:
                     "clear_up().as_teardown(setups=…), or make it a plain @task"
                 )
 
+    @property
+    def _place(self) -> str:
+        return f"{self.arguments.owner}: {self.arguments.argument}"
+
     def _refuse(self, problem: str, *, cause: Exception | None = None) -> NoReturn:
         raise DeclarationValueError(self.arguments.owner, self.arguments.argument, problem) from cause
 
@@ -224,8 +225,17 @@ def task_group_branch(owner: str, argument: str, target: Any, bound: Mapping[str
     return TaskGroupBranch(arguments=arguments, factory=type(target)(target.function, target.tg_kwargs))
 
 
-def _nearest_mapped_group(group: TaskGroup | None) -> TaskGroup | None:
-    return None if group is None else next(group.iter_mapped_task_groups(), None)
+def _child(group: TaskGroup, name: str) -> Any:
+    return group.children[str(group.child_id(name))]  # type: ignore[no-untyped-call]
+
+
+def _depth(task: AnyOperator, outermost: TaskGroup) -> int:
+    """Count the groups between a task and one that it stands in."""
+    depth = 0
+    group: Any = task.task_group
+    while group is not outermost:
+        group, depth = group.parent_group, depth + 1
+    return depth
 
 
 def _in_order(tasks: Sequence[AnyOperator], last: AnyOperator) -> list[AnyOperator]:

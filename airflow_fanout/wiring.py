@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_fanout.branch_tasks import nearest_mapped_group
 from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
 from airflow_fanout.items import names_and_items
 from airflow_fanout.ledger import Source, States, branch_source, unexpanded_state
@@ -17,7 +18,7 @@ from airflow_fanout.task_group import FanOutGroup
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from airflow.sdk import BaseOperator, Context, TaskGroup
+    from airflow.sdk import BaseOperator, Context
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "group_sources",
-    "nearest_mapped_group",
     "pass_on_what_came_before",
     "sources_by_prefix",
     "waiting_on_past",
@@ -154,12 +154,6 @@ def waiting_on_past(task_ids: Sequence[str]) -> str:
     )
 
 
-def nearest_mapped_group(group: TaskGroup | None) -> str | None:
-    """Id of the mapped task group that a group is, or is in; None if there is none."""
-    nearest = next(group.iter_mapped_task_groups(), None) if group is not None else None
-    return None if nearest is None else nearest.group_id
-
-
 def _source(
     fan_in: BaseOperator,
     task: AnyOperator,
@@ -204,7 +198,10 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) 
     known = {fan_in.task_id, *helpers}
     known |= fan_in.get_flat_relative_ids(upstream=True) | fan_in.get_flat_relative_ids(upstream=False)
     strays = [
-        task_id for task_id in fan_in.dag.task_dict if task_id.startswith(prefix) and task_id not in known
+        task_id
+        for task_id, task in fan_in.dag.task_dict.items()
+        # A teardown of a branch comes after it, beside the fan-in.
+        if task_id.startswith(prefix) and task_id not in known and not task.is_teardown
     ]
     if strays:
         message = (

@@ -7,7 +7,9 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, TaskGroup, task
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.sensors.bash import BashSensor
+from airflow.sdk import DAG, TaskGroup, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
 
@@ -33,6 +35,32 @@ def length(item: str, text: str = "", *, unit: str = "characters") -> str:
 
 def shout(text: str) -> str:
     return text.upper()
+
+
+@task
+def each(word: str) -> str:
+    return word
+
+
+@task_group
+def read(path: str, text: str = "") -> Any:
+    prepared = load.override(task_id="prepare")()
+    words = each.expand(word=[path, text])
+    prepared >> words
+    with TaskGroup("steps"):
+        done = process("words")
+    words >> done >> load.override(task_id="clear_up")().as_teardown(setups=prepared)
+    return done
+
+
+@task_group
+def nested_fan_out(index: int) -> Any:
+    parts = FanOutGroup("parts", branch=read.partial(path=str(index)), items=["x", "y"])
+    return FanInOperator(task_id="collect", fan_out=parts).output
+
+
+def before_each(context: Context) -> None:
+    print(context["task"])
 
 
 def after_each(context: Context, result: Any) -> None:
@@ -71,6 +99,25 @@ with DAG(
     names = [f"{'many' * 15}_{number * 37 % 200}" for number in range(200)]
     many = FanOutGroup("many", branch=shout, items=dict.fromkeys(names, "text"))
 
+    several = FanOutGroup("several", branch=read, items=["a", "b", "c"], stop_after_failures=2)
+    FanOutGroup("within", branch=nested_fan_out, count=2)
+    before: Any = {"pre_execute": before_each}
+    commands = FanOutGroup(
+        "commands",
+        branch=functools.partial(BashOperator, env={"b": "1", "a": "2"}),
+        items=[{"bash_command": "ls"}, {"bash_command": "pwd"}],
+        stop_after_failures=1,
+        default_args=before,
+    )
+    sensor = functools.partial(BashSensor, bash_command="true", mode="reschedule")
+    piped: list[Any] = [shout, functools.partial(length, unit="letters")]
+    FanOutGroup("piped", branch=piped, items=["a", "bb"])
+    mixed_branches = {"pipe": [load.function, *piped], "read": read.partial(path="p"), "wait": sensor}
+    mixed = FanOutGroup("mixed", branch=mixed_branches)
+
+    FanInOperator(task_id="over_several", fan_out=several, min_success=1)
+    FanInOperator(task_id="over_commands", fan_out=commands)
+    FanInOperator(task_id="over_mixed", fan_out=mixed)
     FanInOperator(
         task_id="combine",
         fan_out=count,

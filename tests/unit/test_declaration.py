@@ -211,3 +211,126 @@ def test_a_description_is_one_line_of_ascii_json() -> None:
     assert described.isascii()
     assert "\n" not in described
     assert json.loads(described)["key"] == "schlüssel\n"
+
+
+AIRFLOWS_LIMIT = 4_096
+
+
+def several(
+    names: list[str], kinds: list[tuple[str, ...]], *, prefix: str = "many.", limit: int | None = None
+) -> DeclaredGroup:
+    """A group whose branches have tasks with these endings, in turn."""
+    return DeclaredGroup(
+        group_id="many",
+        prefix=prefix,
+        branches=tuple(
+            DeclaredBranch(
+                name=name,
+                index=index,
+                task_ids=tuple(f"{prefix}{name}{ending}" for ending in kinds[index % len(kinds)]),
+            )
+            for index, name in enumerate(names)
+        ),
+        stop_after_failures=limit,
+    )
+
+
+def read_again(group: DeclaredGroup, *others: str) -> DeclaredGroup | None:
+    """The group from its description, with what a serialized Dag tells of the tasks."""
+    text = describe_fan_in(key="return_value", policy=Policy(), group=group)
+    assert len(text) < AIRFLOWS_LIMIT
+    lasts = [branch.last_task_id for branch in group.branches]
+    return read_fan_in(text, task_ids=task_ids_of(group, *others), upstream_task_ids=lasts)[0]
+
+
+ETL = (".extract", ".transform", ".load")
+LONG = tuple(f".{'step' * 20}_{index}" for index in range(60))
+
+
+@pytest.mark.parametrize("prefix", ["many.", ""], ids=["prefixed", "unprefixed"])
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        pytest.param(list(indexed_names("process", 1000)), [ETL], id="all alike"),
+        pytest.param(["a", "b", "c"], [ETL, ("",), (".only",)], id="different endings"),
+        pytest.param(["a.b", "c"], [("",), ETL], id="a name with a dot beside a task group"),
+        pytest.param(long_names(400), [ETL], id="long names"),
+        pytest.param(long_names(200), [ETL, ("",)], id="long names, different endings"),
+        pytest.param(list(indexed_names("process", 400)), [(".steps.extract", ".load")], id="inner groups"),
+    ],
+)
+def test_branches_of_several_tasks_survive(
+    names: list[str], kinds: list[tuple[str, ...]], prefix: str
+) -> None:
+    group = several(names, kinds, prefix=prefix)
+
+    assert read_again(group, "load", "combine", "zzz_after") == group
+
+
+@pytest.mark.parametrize("limit", [None, 1, 7])
+def test_the_number_of_failures_that_stops_a_group_survives(limit: int | None) -> None:
+    group = several(["a", "b"], [ETL], limit=limit)
+
+    assert read_again(group) == group
+
+
+@given(
+    names=st.lists(st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=8), unique=True),
+    kinds=st.lists(st.sampled_from([("",), ETL, (".load",), (".a.b", ".c"), (".é", ".x")]), min_size=1),
+    limit=st.none() | st.integers(1, 9),
+)
+def test_whatever_branches_there_are_they_survive(
+    names: list[str], kinds: list[tuple[str, ...]], limit: int | None
+) -> None:
+    group = several(names, kinds, limit=limit)
+
+    assert read_again(group) == group
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        pytest.param(list(indexed_names("process", 3)), [LONG], id="many long steps"),
+        pytest.param(long_names(300), [LONG], id="many long steps and long names"),
+        pytest.param(
+            list(indexed_names("process", 100)),
+            [(f".extract_{index}", f".load_{index}") for index in range(100)],
+            id="steps that are named after their branch",
+        ),
+        pytest.param(
+            long_names(300),
+            [(f".extract_{index}", f".load_{index}") for index in range(300)],
+            id="the same with long names",
+        ),
+        pytest.param(list(indexed_names("process", 3000)), [ETL, ("",)], id="3,000 of two kinds"),
+        pytest.param(long_names(600), [ETL, ("",)], id="600 of two kinds with long names"),
+    ],
+)
+def test_of_what_is_too_much_to_say_names_last_tasks_and_all_tasks_survive(
+    names: list[str], kinds: list[tuple[str, ...]]
+) -> None:
+    group = several(names, kinds)
+
+    read = read_again(group, "load", "many_other.x", "combine")
+
+    assert read is not None
+    by_name = {branch.name: branch for branch in read.branches}
+    assert sorted(by_name) == sorted(names)
+    for branch in group.branches:
+        assert by_name[branch.name].last_task_id == branch.last_task_id
+        assert sorted(by_name[branch.name].task_ids) == sorted(branch.task_ids)
+
+
+def test_without_a_prefix_other_tasks_are_no_branches_of_even_more_names() -> None:
+    names = long_names(2000)
+
+    read = read_again(several(names, [("",)], prefix=""), "load", "combine")
+
+    assert read is not None
+    assert [branch.name for branch in read.branches] == sorted(names, key=natural_key)
+
+
+def test_a_teardown_is_not_among_the_tasks_where_they_are_said() -> None:
+    group = several(["a", "b"], [ETL])
+
+    assert read_again(group, "many.a.clear_up", "many.b.clear_up") == group

@@ -610,6 +610,113 @@ class TestRequests:
         assert len(verdict.reader.method_calls) + len(["report"]) <= 33
 
 
+class TestBranchesOfSeveralTasks:
+    @pytest.fixture
+    def fan_in(self) -> FanInOperator:
+        @task_group
+        def branch() -> None:
+            step = task(work)
+            step.override(task_id="last")(step.override(task_id="first")())
+
+        return fan_in_of(3, group={"branch": branch, "stop_after_failures": 1}, min_success=1)
+
+    def run_of(self, **states: tuple[str, str]) -> FakeRun:
+        run = FakeRun()
+        for name, its in states.items():
+            for step, state in zip(("first", "last"), its, strict=True):
+                task_id = f"process.{name}.{step}"
+                if state == "failed":
+                    run.fail(task_id, f"E: {step} of {name}", duration=2.0)
+                elif state == "success":
+                    run.succeed(task_id, f"{name} {step}", duration=2.0)
+                elif state == "stopped":
+                    run.add(task_id, "skipped", record={"state": "stopped", "error": "not started: 1 of 3"})
+                else:
+                    run.add(task_id, state, duration=None)
+        return run
+
+    def test_the_value_is_that_of_the_last_task(self, fan_in: FanInOperator) -> None:
+        run = self.run_of(**{f"process_{index}": ("success", "success") for index in range(3)})
+
+        assert run_fan_in(fan_in, run).value == {
+            f"process_{index}": f"process_{index} last" for index in range(3)
+        }
+
+    def test_a_branch_is_one_problem_with_the_error_of_its_task(self, fan_in: FanInOperator) -> None:
+        run = self.run_of(
+            process_0=("success", "success"),
+            process_1=("failed", "upstream_failed"),
+            process_2=("success", "failed"),
+        )
+
+        report = run_fan_in(fan_in, run).report
+
+        assert report is not None
+        assert (report["expected"], report["succeeded"], report["failed"]) == (3, 1, 2)
+        assert report["problems"] == [
+            {"name": "process_1", "state": "failed", "error": "E: first of process_1"},
+            {"name": "process_2", "state": "failed", "error": "E: last of process_2"},
+        ]
+        assert report["longest_branch_seconds"] == 4.0
+
+    def test_requests_are_one_for_each_branch_and_a_few(self, fan_in: FanInOperator) -> None:
+        run = self.run_of(
+            process_0=("success", "success"),
+            process_1=("failed", "upstream_failed"),
+            process_2=("stopped", "skipped"),
+        )
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert len(verdict.reader.method_calls) + len(["report"]) <= 3 + 3
+
+    def test_the_stopped_count_and_are_skipped_with_the_reason(self, fan_in: FanInOperator) -> None:
+        seen: list[FanInResults] = []
+        fan_in.python_callable = seen.append
+        run = self.run_of(
+            process_0=("success", "success"),
+            process_1=("failed", "upstream_failed"),
+            process_2=("stopped", "skipped"),
+        )
+
+        report = run_fan_in(fan_in, run).report
+
+        assert report is not None
+        assert (report["expected"], report["counted"], report["skipped"]) == (3, 3, 1)
+        assert report["degraded"] is True
+        (results,) = seen
+        assert results.skipped["process_2"].error == "not started: 1 of 3"
+
+    def test_too_few_say_how_many_were_stopped(self, fan_in: FanInOperator) -> None:
+        run = self.run_of(
+            process_0=("failed", "upstream_failed"),
+            process_1=("stopped", "skipped"),
+            process_2=("stopped", "skipped"),
+        )
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert verdict.message.startswith(
+            "0 of 3 branches succeeded, 1 needed, 2 stopped by stop_after_failures (min_success=1)."
+        )
+
+    def test_if_the_dag_file_lost_a_branch_it_is_one_that_was_removed(self, fan_in: FanInOperator) -> None:
+        run = self.run_of(**{f"process_{index}": ("success", "success") for index in range(5)})
+        seen: list[FanInResults] = []
+        fan_in.python_callable = seen.append
+
+        report = run_fan_in(fan_in, run).report
+
+        assert report is not None
+        assert report["expected"] == 3
+        (results,) = seen
+        assert [(o.name, o.state, o.duration) for o in results.missing.values()] == [
+            ("process_3", "removed", 4.0),
+            ("process_4", "removed", 4.0),
+        ]
+
+
 class TestInAMappedTaskGroup:
     """Groups in a mapped task group."""
 

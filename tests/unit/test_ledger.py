@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.declaration import DeclaredGroup
+from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import BranchesRunningError
-from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.ledger import (
     GONE,
     MARKED_BY_HAND,
     RETURN_VALUE,
     Source,
+    branch_source,
     collect,
     instances_of,
     removed_branches,
@@ -541,3 +542,238 @@ class TestRemovedBranches:
         gone = removed_branches(run.states, GROUP, [], map_index=map_index, index=0)
 
         assert [(outcome.name, outcome.map_index) for outcome in gone] == [("a", map_index)]
+
+    def test_a_branch_of_several_tasks_is_one_outcome(self) -> None:
+        run = FakeRun().add("p.b.load", duration=2.0).add("p.b.extract", duration=1.0).add("p.b.clear_up")
+        run.add("p.b.each", map_index=0).add("p.b.each", map_index=1)
+
+        (gone,) = removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1)
+
+        assert (gone.name, gone.task_id, gone.map_index, gone.state) == ("b", "p.b.load", -1, "removed")
+        assert gone.duration == 6.0
+
+    def test_its_task_is_its_last_whatever_that_is_called(self) -> None:
+        its = DeclaredBranch(name="a", index=0, task_ids=("p.a.z_first", "p.a.a_last"))
+        group = DeclaredGroup(group_id="p", prefix="p.", branches=(its,))
+        run = FakeRun().add("p.b.a_last").add("p.b.z_first")
+
+        (gone,) = removed_branches(run.states, group, its.task_ids, map_index=-1, index=1)
+
+        assert (gone.name, gone.task_id) == ("b", "p.b.a_last")
+
+    def test_several_branches_of_several_tasks_are_told_apart(self) -> None:
+        run = FakeRun()
+        for name in ("b_10", "b_9", "b"):
+            for step in ("load", "extract", "clear_up"):
+                run.add(f"p.{name}.{step}", "failed")
+
+        gone = removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1)
+
+        assert [(outcome.name, outcome.index) for outcome in gone] == [("b", 1), ("b_9", 2), ("b_10", 3)]
+
+    def test_a_task_that_a_branch_has_lost_is_no_branch(self) -> None:
+        run = FakeRun().add("p.a.extract").add("p.a.load").add("p.a.lost").add("p.a.clear_up")
+
+        assert removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1) == []
+
+    def test_one_that_was_a_single_task_is_one_beside_those_of_several(self) -> None:
+        run = FakeRun().add("p.b").add("p.c.extract").add("p.c.load")
+
+        gone = removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1)
+
+        assert [(outcome.name, outcome.task_id) for outcome in gone] == [("b", "p.b"), ("c", "p.c.load")]
+
+    def test_in_a_mapped_task_group_they_are_told_for_its_own_index(self) -> None:
+        run = FakeRun()
+        for map_index in (0, 1):
+            run.add("p.b.extract", map_index=map_index).add("p.b.load", map_index=map_index, duration=3.0)
+
+        (gone,) = removed_branches(run.states, SEVERAL, KNOWN, map_index=1, index=1)
+
+        assert (gone.name, gone.map_index, gone.duration) == ("b", 1, 4.0)
+
+
+KNOWN = ("p.a.extract", "p.a.each", "p.a.load", "p.a.clear_up")
+SEVERAL = DeclaredGroup(
+    group_id="p", prefix="p.", branches=(DeclaredBranch(name="a", index=0, task_ids=KNOWN[:3]),)
+)
+STEPS = branch_source(SEVERAL.branches[0], SEVERAL, -1)
+
+
+class TestABranchOfSeveralTasks:
+    def test_its_value_is_that_of_its_last_task(self) -> None:
+        run = FakeRun().succeed("p.a.extract", "first").succeed("p.a.each", "x", map_index=0)
+        run.succeed("p.a.load", "last")
+
+        outcome = one(run, STEPS)
+
+        assert said(outcome) == ("success", "last", None)
+        assert (outcome.name, outcome.task_id) == ("a", "p.a.load")
+
+    def test_its_duration_is_the_sum_of_its_tasks(self) -> None:
+        run = FakeRun().add("p.a.extract", duration=1.0).add("p.a.each", duration=2.0, map_index=0)
+        run.add("p.a.each", duration=4.0, map_index=1).succeed("p.a.load", "x", duration=8.0)
+        run.add("p.a.clear_up", duration=100.0)
+
+        assert one(run, STEPS).duration == 15.0
+
+    def test_what_did_not_run_adds_nothing_to_its_duration(self) -> None:
+        run = FakeRun().fail("p.a.extract", duration=1.0).add("p.a.each", "upstream_failed", duration=None)
+        run.add("p.a.load", "upstream_failed", duration=None)
+
+        assert one(run, STEPS).duration == 1.0
+
+    def test_if_nothing_ran_it_has_no_duration(self) -> None:
+        run = FakeRun()
+        for task_id in KNOWN[:3]:
+            run.add(task_id, "upstream_failed", duration=None)
+
+        assert one(run, STEPS).duration is None
+
+    def test_if_a_task_of_its_own_kept_its_last_from_running_it_failed_with_that_ones_error(self) -> None:
+        run = FakeRun().fail("p.a.extract", "KeyError: 'x'").add("p.a.each", "upstream_failed")
+        run.add("p.a.load", "upstream_failed")
+
+        outcome = one(run, STEPS)
+
+        assert said(outcome) == ("failed", None, "KeyError: 'x'")
+        assert (outcome.task_id, outcome.map_index) == ("p.a.extract", -1)
+
+    def test_of_a_mapped_task_within_the_instance_is_named(self) -> None:
+        run = FakeRun().succeed("p.a.extract").add("p.a.load", "upstream_failed")
+        run.succeed("p.a.each", map_index=0).fail("p.a.each", "E: second", map_index=1)
+        run.fail("p.a.each", "E: third", map_index=2)
+
+        outcome = one(run, STEPS)
+
+        assert said(outcome) == ("failed", None, "E: second")
+        assert (outcome.task_id, outcome.map_index) == ("p.a.each", 1)
+
+    def test_of_several_failed_tasks_the_first_is_named(self) -> None:
+        run = FakeRun().fail("p.a.each", "E: later").fail("p.a.extract", "E: first")
+        run.add("p.a.load", "upstream_failed")
+
+        assert one(run, STEPS).error == "E: first"
+
+    def test_an_inner_failure_without_a_record_says_so(self) -> None:
+        run = FakeRun().add("p.a.extract", "failed").add("p.a.load", "upstream_failed")
+
+        assert said(one(run, STEPS)) == ("failed", None, NO_EXCEPTION_RECORDED)
+
+    def test_if_what_failed_is_outside_it_was_not_started(self) -> None:
+        run = FakeRun().fail("outside").fail("p.a.clear_up").fail("p.b.extract")
+        for task_id in KNOWN[:3]:
+            run.add(task_id, "upstream_failed")
+
+        outcome = one(run, STEPS)
+
+        assert said(outcome) == ("upstream_failed", None, None)
+        assert outcome.task_id == "p.a.load"
+
+    def test_if_its_last_task_made_up_for_a_failure_it_succeeded(self) -> None:
+        run = FakeRun().fail("p.a.extract").add("p.a.each", "upstream_failed").succeed("p.a.load", "mended")
+
+        assert said(one(run, STEPS)) == ("success", "mended", None)
+
+    def test_if_its_last_task_failed_that_ones_error_counts(self) -> None:
+        run = FakeRun().fail("p.a.extract", "E: first").fail("p.a.load", "E: last")
+
+        assert said(one(run, STEPS)) == ("failed", None, "E: last")
+
+    def test_if_one_of_its_tasks_skipped_the_rest_it_is_skipped(self) -> None:
+        run = FakeRun().add("p.a.extract", "skipped").add("p.a.each", "skipped").add("p.a.load", "skipped")
+
+        assert said(one(run, STEPS)) == ("skipped", None, None)
+
+    def test_in_a_mapped_task_group_only_its_own_index_counts(self) -> None:
+        run = FakeRun()
+        for map_index in (0, 1):
+            run.fail("p.a.extract", f"E: {map_index}", map_index=map_index, duration=1.0 + map_index)
+            run.add("p.a.load", "upstream_failed", map_index=map_index, duration=None)
+
+        outcome = one(run, branch_source(SEVERAL.branches[0], SEVERAL, 1))
+
+        assert said(outcome) == ("failed", None, "E: 1")
+        assert (outcome.map_index, outcome.duration) == (1, 2.0)
+
+    @pytest.mark.parametrize(
+        ("state", "requests"),
+        [
+            pytest.param("success", 1, id="a value"),
+            pytest.param("failed", 1, id="a failure"),
+            pytest.param("upstream_failed", 0, id="not started"),
+            pytest.param("skipped", 0, id="skipped"),
+        ],
+    )
+    def test_it_takes_few_requests(self, state: str, requests: int) -> None:
+        run = FakeRun()
+        for task_id in KNOWN[:3]:
+            run.add(task_id, state, 1 if state == "success" else NOTHING)
+        reader = run.reader()
+
+        read(run, STEPS, reader=reader)
+
+        assert len(reader.method_calls) == 1 + requests
+
+
+class TestAStoppedBranch:
+    STOPPABLE = Source(
+        name="a", task_id="p.a.load", recorded=True, task_ids=("p.a.extract", "p.a.load"), stoppable=True
+    )
+    RECORD: ClassVar[dict[str, Any]] = {"state": STOPPED, "error": "not started: 2 of 4"}
+
+    def run(self, duration: float | None = 0.1, record: dict[str, Any] | None = None) -> FakeRun:
+        run = FakeRun().add("p.a.extract", "skipped", duration=duration, record=record)
+        return run.add("p.a.load", "skipped", duration=None)
+
+    def results(self, run: FakeRun, source: Source) -> FanInResults:
+        reader = run.reader()
+        return FanInResults(collect(reader, reader.states(), [source], RETURN_VALUE))
+
+    def test_it_is_skipped_with_the_reason(self) -> None:
+        results = self.results(self.run(record=self.RECORD), self.STOPPABLE)
+
+        assert said(results.outcomes["a"]) == ("skipped", None, "not started: 2 of 4")
+        assert results.stopped_count == 1
+
+    def test_of_one_task_too(self) -> None:
+        source = Source(name="a", task_id="p.a", recorded=True, task_ids=("p.a",), stoppable=True)
+        results = self.results(FakeRun().add("p.a", "skipped", record=self.RECORD), source)
+
+        assert said(results.outcomes["a"]) == ("skipped", None, "not started: 2 of 4")
+        assert results.stopped_count == 1
+
+    @pytest.mark.parametrize(
+        ("run", "source"),
+        [
+            pytest.param({"record": None}, STOPPABLE, id="it skipped itself"),
+            pytest.param(
+                {"record": {"state": "failed", "error": "E"}}, STOPPABLE, id="the record is of an earlier try"
+            ),
+            pytest.param({"record": RECORD, "duration": 0.0}, STOPPABLE, id="it was skipped unasked"),
+            pytest.param({"record": RECORD, "duration": None}, STOPPABLE, id="it never started"),
+            pytest.param({"record": RECORD}, STEPS, id="its group stops nobody"),
+        ],
+    )
+    def test_another_skip_is_none(self, run: dict[str, Any], source: Source) -> None:
+        results = self.results(self.run(**run), source)
+
+        assert said(results.outcomes["a"]) == ("skipped", None, None)
+        assert results.stopped_count == 0
+
+    def test_a_branch_whose_first_task_ran_was_not_stopped(self) -> None:
+        run = FakeRun().add("p.a.extract", record=self.RECORD).add("p.a.load", "skipped")
+
+        assert self.results(run, self.STOPPABLE).stopped_count == 0
+
+    def test_one_that_was_cleared_and_succeeded_was_not_stopped(self) -> None:
+        run = self.run(record=self.RECORD).succeed("p.a.extract").succeed("p.a.load", "late")
+        results = self.results(run, self.STOPPABLE)
+
+        assert (said(results.outcomes["a"]), results.stopped_count) == (("success", "late", None), 0)
+
+    def test_nothing_is_asked_where_airflow_skipped_it(self) -> None:
+        reader = self.run(duration=0.0).reader()
+        collect(reader, reader.states(), [self.STOPPABLE], RETURN_VALUE)
+
+        reader.record.assert_not_called()

@@ -132,3 +132,26 @@ def test_a_listing_is_bounded(count: int, end: str) -> None:
 
     assert said.endswith(end)
     assert said.count("'n_") == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        pytest.param("a.b", "'a.b' has a '.', which the id of a task group can't have", id="a dot"),
+        pytest.param("n" * 201, "has 201 characters; Airflow takes 200 for a task", id="201 characters"),
+    ],
+)
+def test_the_name_of_a_task_group_is_more_limited_than_that_of_a_task(name: str, reason: str) -> None:
+    assert unusable_because(name) is None
+    assert reason in (unusable_because(name, is_group=True) or "")
+
+
+@pytest.mark.parametrize("name", ["n" * 200, "name-1_x", "ärger", "1"], ids=lambda name: name[:10])
+def test_other_names_are_usable_for_a_task_group_too(name: str) -> None:
+    assert unusable_because(name, is_group=True) is None
+
+
+def test_for_a_task_group_the_length_of_the_whole_id_counts_too() -> None:
+    reason = unusable_because("n" * 200, prefix="p" * 50 + ".", is_group=True)
+
+    assert "makes a task id of 251 characters" in (reason or "")

@@ -347,3 +347,28 @@ def test_a_verdict_can_be_compared_and_not_changed() -> None:
     )
     with pytest.raises(AttributeError):
         verdict.state = "failed"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("found", "policy", "reason"),
+    [
+        pytest.param(
+            tally(success=10, failed=1, skipped=89, stopped=89),
+            Policy(min_success_ratio=0.9),
+            "10 of 100 branches succeeded, 90 needed, 89 stopped by stop_after_failures",
+            id="too few",
+        ),
+        pytest.param(
+            tally(success=2, failed=1, skipped=3, stopped=1),
+            Policy(min_success=2),
+            "2 of 4 branches succeeded, 2 needed, 1 stopped by stop_after_failures",
+            id="enough, others skipped",
+        ),
+    ],
+)
+def test_the_reason_says_how_many_were_stopped(found: Tally, policy: Policy, reason: str) -> None:
+    assert decide(found, policy).reason == reason
+
+
+def test_if_all_were_stopped_or_skipped_and_one_was_stopped_the_run_is_not_skipped() -> None:
+    assert decide(tally(skipped=3, stopped=1), Policy()).state == "failed"

@@ -121,6 +121,83 @@ def test_what_was_declared_is_known_without_the_dag_file(
     assert all(branch.last_task_id == prefix + branch.name for branch in group.branches)
 
 
+STEPS = ("prepare", "each", "steps.process")
+
+
+@pytest.mark.parametrize(
+    ("fan_in", "branches", "limit"),
+    [
+        pytest.param(
+            "over_several",
+            {
+                f"several_{index}": tuple(f"several.several_{index}.{step}" for step in STEPS)
+                for index in range(3)
+            },
+            2,
+            id="several tasks",
+        ),
+        pytest.param(
+            "over_commands",
+            {f"commands_{index}": (f"commands.commands_{index}",) for index in range(2)},
+            1,
+            id="operators",
+        ),
+        pytest.param(
+            "over_mixed",
+            {
+                "pipe": ("mixed.pipe",),
+                "read": tuple(f"mixed.read.{step}" for step in STEPS),
+                "wait": ("mixed.wait",),
+            },
+            None,
+            id="a mapping of different ones",
+        ),
+        pytest.param(
+            "within.within_1.collect",
+            {
+                f"parts_{index}": tuple(f"within.within_1.parts.parts_{index}.{step}" for step in STEPS)
+                for index in range(2)
+            },
+            None,
+            id="a group within a branch",
+        ),
+    ],
+)
+def test_tasks_of_each_branch_are_known_without_the_dag_file(
+    every_shape: dict[str, Any], fan_in: str, branches: dict[str, tuple[str, ...]], limit: int | None
+) -> None:
+    group: DeclaredGroup = read(every_shape, fan_in)[0]
+
+    assert {branch.name: branch.task_ids for branch in group.branches} == branches
+    assert group.stop_after_failures == limit
+
+
+def test_a_fan_in_waits_for_the_last_task_of_each_branch(every_shape: dict[str, Any]) -> None:
+    upstream = {
+        task_id
+        for task_id, its in tasks_of(every_shape).items()
+        if "over_several" in its.get("downstream_task_ids", ())
+    }
+
+    assert upstream == {f"several.several_{index}.steps.process" for index in range(3)}
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    [
+        pytest.param("several.several_0.prepare", id="ours alone"),
+        pytest.param("commands.commands_1", id="ours before the author's"),
+    ],
+)
+def test_the_hook_that_stops_takes_little_room(every_shape: dict[str, Any], task_id: str) -> None:
+    """Airflow stores its source alone, and nothing of the group that it is bound to."""
+    stored = tasks_of(every_shape)[task_id]["_pre_execute_hook"]
+
+    assert 0 < len(stored) < 300
+    assert "several_1" not in stored
+    assert "commands_0" not in stored
+
+
 def test_a_fan_in_by_prefix_is_known_too(every_shape: dict[str, Any]) -> None:
     group, prefix, key, _ = read(every_shape, "by_prefix")
 

@@ -331,12 +331,6 @@ BAD_INPUT = [
         id="item_concurrency without items_per_task",
     ),
     pytest.param(
-        {"count": 2, "items_per_task": 2, "item_concurrency": 2},
-        ValueError,
-        "items_per_task: is not built yet",
-        id="items_per_task",
-    ),
-    pytest.param(
         {"count": 2, "stop_after_failures": 2},
         ValueError,
         "stop_after_failures: 2 failures of 2 branches leave none to stop; choose a number below 2",

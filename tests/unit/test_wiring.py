@@ -157,6 +157,63 @@ class TestWhatAPrefixMatches:
         assert source.recorded is ours
 
 
+class TestBranchesOfSeveralTasks:
+    @pytest.fixture
+    def group(self) -> FanOutGroup:
+        @task
+        def step(item: str = "") -> str:
+            return item
+
+        @task_group
+        def branch() -> None:
+            prepared = step.override(task_id="prepare")()
+            first = step.override(task_id="first")("a")
+            last = step.override(task_id="last")(first)
+            clear_up = step.override(task_id="clear_up")().as_teardown(setups=prepared)
+            prepared >> first
+            last >> clear_up
+
+        return FanOutGroup("process", branch=branch, count=12, stop_after_failures=2)
+
+    def test_a_prefix_matches_their_last_tasks_in_natural_order(self, group: FanOutGroup) -> None:
+        """Their teardowns come after them, and wait for nobody's wire."""
+        fan_in = fan_in_by("process.process_")
+        group >> fan_in
+
+        assert matched(fan_in) == [f"process.process_{index}.last" for index in range(12)]
+
+    def test_all_that_is_known_of_a_branch_is_read(self, group: FanOutGroup) -> None:
+        fan_in = fan_in_by("process.")
+        group >> fan_in
+
+        source, *_ = sources_by_prefix(fan_in, "process.", -1)
+
+        assert source.task_id == "process.process_0.last"
+        assert source.task_ids == tuple(f"process.process_0.{i}" for i in ("prepare", "first", "last"))
+        assert (source.recorded, source.stoppable, source.mapped) == (True, True, False)
+
+    def test_a_step_that_is_wired_by_hand_is_a_branch_of_its_own(self, group: FanOutGroup) -> None:
+        fan_in = fan_in_by("process.process_0.")
+        fan_in << [fan_in.dag.get_task("process.process_0.first")]
+
+        (source,) = sources_by_prefix(fan_in, "process.process_0.first", -1)
+
+        assert (source.task_id, source.task_ids, source.stoppable) == ("process.process_0.first", (), False)
+
+    def test_a_task_further_up_failed_and_the_branch_did(self, group: FanOutGroup) -> None:
+        fan_in = fan_in_by("process.process_0", min_success=1)
+        fan_in << [fan_in.dag.get_task(f"process.process_{index}.last") for index in (0, 1)]
+        run = FakeRun().succeed("process.process_0.prepare").fail("process.process_0.first", "E: broken")
+        run.add("process.process_0.last", "upstream_failed").succeed("process.process_1.last", 1)
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert verdict.report is not None
+        assert verdict.report["problems"] == [
+            {"name": "process.process_0.last", "state": "failed", "error": "E: broken"}
+        ]
+
+
 class TestWhatAPrefixMustNot:
     @pytest.mark.parametrize("tolerance", [{}, {"min_success": 1}, {"on_empty": "succeed"}], ids=repr)
     def test_a_prefix_that_matches_nothing_fails_with_what_is_upstream(
