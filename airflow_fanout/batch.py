@@ -40,7 +40,9 @@ class Progress:
     def __str__(self) -> str:
         """Say it in a line for the log."""
         rate = (self.done - self.reused) / self.seconds if self.seconds else 0.0
-        left = f", about {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
+        left = (
+            f", about {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
+        )
         return f"{self.done} of {self.total} items done, {self.failed} failed, {rate:.1f}/s{left}"
 
 
@@ -240,4 +242,3 @@ def mutable(value: object) -> bool:
     if isinstance(value, tuple):
         return any(map(mutable, value))
     return not isinstance(value, str | int | float | complex | bytes | bool | None)
-

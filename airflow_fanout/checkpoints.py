@@ -93,9 +93,7 @@ class Checkpoints:
         while (piece := self._store.get(f"{KEY}_{self._pieces}")) is not None:
             self._pieces += 1
             for print_, state, value, error, seconds in piece:
-                found[print_] = Done(
-                    state=state, value=deserialize(value), error=error, seconds=seconds
-                )
+                found[print_] = Done(state=state, value=deserialize(value), error=error, seconds=seconds)
         return found
 
     def save(self, batch: Batch, *, keep_final_failures: bool) -> None:
@@ -120,7 +118,9 @@ class Checkpoints:
     def log_unsaved(self) -> None:
         """Say what a retry will have to do again."""
         for why, count in self._unsaved.items():
-            self._log.warning("%s results can't be kept for a retry, which runs those items again: %s", count, why)
+            self._log.warning(
+                "%s results can't be kept for a retry, which runs those items again: %s", count, why
+            )
 
     def _entries(
         self, batch: Batch, places: Iterable[int], *, keep_final_failures: bool

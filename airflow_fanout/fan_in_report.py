@@ -66,7 +66,7 @@ def fan_in_report(results: FanInResults, tally: Tally, verdict: Verdict, policy:
         total_branch_seconds=math.fsum(seconds for seconds, _ in timed),
         longest_branch=longest,
         longest_branch_seconds=longest_seconds,
-        problems=_problems(islice(results.outcomes_in(policy.problem_states), PROBLEMS_NAMED)),
+        problems=_problems(islice(results.problems(policy.problem_states), PROBLEMS_NAMED)),
     )
 
 

@@ -171,9 +171,9 @@ class FanInOperator(BaseOperator):
         return sources
 
     def _pass_on(self, verdict: Verdict, report: FanInReport, results: FanInResults) -> None:
+        skipped_too = self.policy.count_skipped == "failure"
         problem_count = report["failed"] + report["missing"]
-        if self.policy.count_skipped == "failure":
-            problem_count += report["skipped"]
+        problem_count += report["skipped"] if skipped_too else results.stopped_count
         named = problems_listing(report["problems"], problem_count)
         match verdict.state:
             case "skipped":
@@ -188,7 +188,7 @@ class FanInOperator(BaseOperator):
                     message,
                     needed=verdict.needed,
                     succeeded=verdict.succeeded,
-                    problems=list(results.outcomes_in(self.policy.problem_states)),
+                    problems=list(results.problems(self.policy.problem_states)),
                 )
             case "degraded":
                 self.log.warning("Degraded: %s%s.\n%s", verdict.reason, self._tolerance(), named)

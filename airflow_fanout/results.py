@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -255,6 +255,14 @@ class FanInResults(Mapping[str, Any]):
         """Outcomes of the branches in these states, in declared order, page by page."""
         wanted = frozenset(states)
         return map(self._ledger.__getitem__, self._ledger.places(wanted.__contains__))
+
+    def problems(self, states: Collection[State]) -> Iterator[BranchOutcome]:
+        """Outcomes of the branches in these states, and of the stopped, in declared order."""
+        wanted: set[State] = {*states, "skipped"} if self.stopped_count else {*states}
+        for outcome in self.outcomes_in(wanted):
+            # A skip has a reason only if it was a stop.
+            if outcome.state in states or outcome.error is not None:
+                yield outcome
 
     def states(self) -> Iterator[State]:
         """State of every declared branch, in declared order; reads no values."""

@@ -701,6 +701,24 @@ class TestBranchesOfSeveralTasks:
             "0 of 3 branches succeeded, 1 needed, 2 stopped by stop_after_failures (min_success=1)."
         )
 
+    def test_the_stopped_are_named_with_the_failed(self, fan_in: FanInOperator) -> None:
+        run = self.run_of(
+            process_0=("failed", "upstream_failed"),
+            process_1=("stopped", "skipped"),
+            process_2=("stopped", "skipped"),
+        )
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert verdict.report is not None
+        assert [problem["name"] for problem in verdict.report["problems"]] == [
+            "process_0",
+            "process_1",
+            "process_2",
+        ]
+        assert "  process_2: skipped: not started: 1 of 3" in verdict.message
+        assert "more" not in verdict.message
+
     def test_if_the_dag_file_lost_a_branch_it_is_one_that_was_removed(self, fan_in: FanInOperator) -> None:
         run = self.run_of(**{f"process_{index}": ("success", "success") for index in range(5)})
         seen: list[FanInResults] = []
