@@ -7,11 +7,13 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = ["FAILED", "PENDING", "SKIPPED", "STOPPED", "SUCCEEDED", "Batch", "Progress"]
 
@@ -56,7 +58,7 @@ class Batch:
     :param size: Number of items.
     :param call: Runs the item of a place, from 0; may return an awaitable.
     :param describe: Makes a text of an exception.
-    :param concurrency: How many run at once: in threads, or, if one of them is ``async def``, on an event loop.
+    :param concurrency: How many run at once: in threads, or, if one is ``async def``, on an event loop.
     :param is_async: Whether any of them is ``async def``.
     :param most_failures: Number of failures after which no further item starts; None for no limit.
     :param counts: Whether a failure counts for that: of an exception, by whether it is final.
@@ -182,7 +184,7 @@ class Batch:
         begin, cpu = time.perf_counter(), time.thread_time()
         try:
             value = self._call(place)
-        except BaseException as exception:  # noqa: BLE001 - an item's, which is kept
+        except BaseException as exception:
             self._note_exception(place, exception)
         else:
             self._note(place, SUCCEEDED, value=value)
@@ -195,7 +197,7 @@ class Batch:
             value = self._call(place)
             if inspect.isawaitable(value):
                 value = await value
-        except BaseException as exception:  # noqa: BLE001 - an item's, which is kept
+        except BaseException as exception:
             if isinstance(exception, asyncio.CancelledError) and self._closed.is_set():
                 raise
             self._note_exception(place, exception)

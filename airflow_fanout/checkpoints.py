@@ -1,17 +1,18 @@
-"""What a batch has done, kept in Airflow's task state store so that a retry need not do it again; on the worker."""
+"""What a batch has done, kept in Airflow's task state store for its next try; on the worker."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_fanout.batch import FAILED, SKIPPED, SUCCEEDED
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from airflow_fanout.batch import Batch
 
@@ -21,6 +22,7 @@ PIECE_SIZE = 60_000
 """Characters of one entry; Airflow warns above 65,536 bytes (``[state_store] max_value_storage_bytes``)."""
 
 KEY = "airflow_fanout"
+FINAL_KEY = f"{KEY}_final"
 
 
 class Store(Protocol):
@@ -80,40 +82,53 @@ class Checkpoints:
     def __init__(
         self, store: Store, fingerprint_of: Callable[[int], str | None], log: logging.Logger | Any
     ) -> None:
-        self._store, self._fingerprint_of, self._log = store, fingerprint_of, log
+        self._store, self.fingerprint_of, self._log = store, fingerprint_of, log
         self._pieces = 0
         self._saved = 0
         self._unsaved: dict[str, int] = {}
 
     def load(self) -> Mapping[str, Done]:
         """Return what earlier tries have saved, by fingerprint."""
-        from airflow.sdk.serde import deserialize
-
         found: dict[str, Done] = {}
         while (piece := self._store.get(f"{KEY}_{self._pieces}")) is not None:
             self._pieces += 1
-            for print_, state, value, error, seconds in piece:
-                found[print_] = Done(state=state, value=deserialize(value), error=error, seconds=seconds)
-        return found
+            found |= {entry[0]: _done(entry) for entry in piece}
+        return found | {entry[0]: _done(entry) for entry in self._store.get(FINAL_KEY) or []}
 
-    def save(self, batch: Batch, *, keep_final_failures: bool) -> None:
-        """
-        Save what has ended since the last time.
-
-        :param batch: The batch.
-        :param keep_final_failures: Whether a retry will come, which must not run them again.
-        """
+    def save(self, batch: Batch) -> None:
+        """Save what has succeeded, or was skipped, since the last time."""
         ended = batch.ended[self._saved :]
         self._saved += len(ended)
-        for piece in self._in_pieces(self._entries(batch, ended, keep_final_failures=keep_final_failures)):
-            self._store.set(f"{KEY}_{self._pieces}", piece)
-            self._pieces += 1
+        places = [place for place in ended if batch.states[place] in {SUCCEEDED, SKIPPED}]
+        for piece in self._in_pieces(self._entries(batch, places)):
+            if self._set(f"{KEY}_{self._pieces}", piece):
+                self._pieces += 1
+
+    def save_final_failures(self, batch: Batch) -> None:
+        """Save what failed for good, which the retry that comes must not run again."""
+        places = sorted(place for place in batch.final if batch.states[place] == FAILED)
+        for piece in islice(self._in_pieces(self._entries(batch, places)), 1):
+            self._set(FINAL_KEY, piece)
+
+    def forget_final_failures(self) -> None:
+        """Delete them: no retry will come, and whoever clears the batch has mended something."""
+        self._store.delete(FINAL_KEY)
+
+    def _set(self, key: str, piece: Any) -> bool:
+        """Keep an entry; a store that does not work costs a retry some work, and must not fail the batch."""
+        try:
+            self._store.set(key, piece)
+        except Exception as unfit:
+            self._log.warning("What is done can't be saved, a retry will do it again: %s", unfit)
+            return False
+        return True
 
     def forget(self) -> None:
         """Delete all: the batch has succeeded, and clearing it is to run all of it again."""
         for number in range(self._pieces):
             self._store.delete(f"{KEY}_{number}")
         self._pieces = 0
+        self.forget_final_failures()
 
     def log_unsaved(self) -> None:
         """Say what a retry will have to do again."""
@@ -122,19 +137,12 @@ class Checkpoints:
                 "%s results can't be kept for a retry, which runs those items again: %s", count, why
             )
 
-    def _entries(
-        self, batch: Batch, places: Iterable[int], *, keep_final_failures: bool
-    ) -> Iterator[tuple[list[Any], int]]:
+    def _entries(self, batch: Batch, places: Iterable[int]) -> Iterator[tuple[list[Any], int]]:
         from airflow.sdk.serde import serialize
 
         for place in places:
             state = batch.states[place]
-            kept = state in {SUCCEEDED, SKIPPED} or (
-                state == FAILED and place in batch.final and keep_final_failures
-            )
-            if not kept:
-                continue
-            print_ = self._fingerprint_of(place)
+            print_ = self.fingerprint_of(place)
             if print_ is None:
                 self._skip("the item, or an argument, can't be serialized")
                 continue
@@ -165,3 +173,10 @@ class Checkpoints:
             room -= size + 2
         if piece:
             yield piece
+
+
+def _done(entry: Sequence[Any]) -> Done:
+    from airflow.sdk.serde import deserialize
+
+    _, state, value, error, seconds = entry
+    return Done(state=state, value=deserialize(value), error=error, seconds=seconds)

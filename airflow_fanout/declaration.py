@@ -108,6 +108,17 @@ class DeclaredGroup:
         return [*self.each, *(task_id for branch in self.branches for task_id in branch.task_ids)]
 
 
+def describe_group(group: DeclaredGroup) -> str:
+    """
+    Put a mapped or batched group into one line of JSON that survives serialization and template rendering.
+
+    :param group: The group.
+    """
+    limits = {name: value for name in LIMITS if (value := getattr(group, name)) is not None}
+    said = {"mode": group.mode, "group": group.group_id, "prefix": group.prefix, **_pack_mapped(group)}
+    return _as_text({**said, "limits": limits} if limits else said)
+
+
 def describe_fan_in(
     *,
     key: str,
@@ -137,6 +148,10 @@ def describe_fan_in(
         "count_skipped": policy.count_skipped,
         "on_empty": policy.when_empty,
     }
+    return _as_text(said)
+
+
+def _as_text(said: Mapping[str, Any]) -> str:
     text = json.dumps(said, separators=(",", ":"), ensure_ascii=True)
     # Outside of strings JSON has no brace before '{', '%' or '#', so this changes strings alone.
     for opening in ("{{", "{%", "{#"):

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from airflow_fanout.results import BranchOutcome
 
 __all__ = [
+    "BatchFailedError",
     "BranchesRunningError",
     "DeclarationError",
     "DeclarationTypeError",
     "DeclarationValueError",
     "EmptyFanInError",
     "FanInError",
+    "FinalBatchFailedError",
     "ItemsError",
     "MergeConflictError",
     "PrefixError",
@@ -131,6 +133,20 @@ class MergeConflictError(ValueError):
         )
         super().__init__(f"Branches wrote the same name: {said}. Give each branch names of its own.")
         self.conflicts = {name: tuple(writers) for name, writers in conflicts.items()}
+
+
+class BatchFailedError(Exception):
+    """Raised by a batch of which items failed, after it has reported; Airflow's retries run those again."""
+
+    fan_out_recorded = True
+    """What became of each item is recorded already."""
+
+
+class FinalBatchFailedError(AirflowFailException):
+    """Raised by a batch all of whose failed items raised ``AirflowFailException``: no retry would help."""
+
+    fan_out_recorded = True
+    """What became of each item is recorded already."""
 
 
 class ItemsError(AirflowFailException):

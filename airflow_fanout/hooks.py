@@ -126,7 +126,7 @@ def record_failure(context: Context) -> None:
     Dag processor runs the callback for a killed process there is no exception and nothing to add.
     """
     exception = context.get("exception")
-    if exception is None:
+    if exception is None or getattr(exception, "fan_out_recorded", False):
         return
     record = {
         "state": "failed",
@@ -181,7 +181,7 @@ def _measured(context: Context) -> dict[str, float | int]:
     return {
         "seconds": round(time.perf_counter() - _start.seconds, 6),
         "cpu_seconds": round(_cpu_seconds() - _start.cpu_seconds, 6),
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
@@ -190,7 +190,8 @@ def _cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process or one of its children so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return (
         max(

@@ -6,9 +6,9 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
@@ -18,7 +18,6 @@ from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, va
 
 if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
-    from airflow_fanout.mapped_ledger import Naming
     from airflow_fanout.policy import State
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "failed_names",
     "instances_of",
     "read_one",
+    "read_record",
     "removed_branches",
     "unexpanded_state",
 ]
@@ -47,6 +47,22 @@ PLACEHOLDER = "no_branches"
 
 MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
 GONE = "it returned a value, which is no longer stored"
+
+
+class Naming(Protocol):
+    """How the instances, or the items, of a group of this package are called, and how they are read."""
+
+    def read(self, reader: RunReader, states: States, source: Source, key: str, index: int) -> Iterator[Page]:
+        """
+        Find the outcome of every branch of a mapped or batched group.
+
+        :param reader: Reads the run.
+        :param states: States of the run's finished instances.
+        :param source: The group's last task.
+        :param key: XCom key of each branch's value.
+        :param index: Place of the first of them.
+        :raises BranchesRunningError: If one of them is not finished.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +366,7 @@ def _sum(durations: Iterable[float | None]) -> float | None:
 def _why_failed(reader: RunReader, source: Source, task_id: str, map_index: int) -> str | None:
     if not source.recorded:
         return None
-    record = _record(reader, task_id, map_index)
+    record = read_record(reader, task_id, map_index)
     error = record.get("error") if record.get("state") == "failed" else None
     return error or NO_EXCEPTION_RECORDED
 
@@ -362,7 +378,7 @@ def _why_stopped(reader: RunReader, states: States, source: Source) -> str | Non
     first = states.get((source.task_ids[0], source.map_index))
     if first is None or first.state != "skipped" or not first.duration:
         return None  # Airflow skipped it, without a process of its own that could have asked
-    record = _record(reader, source.task_ids[0], source.map_index)
+    record = read_record(reader, source.task_ids[0], source.map_index)
     return record.get("error") if record.get("state") == STOPPED else None
 
 
@@ -379,7 +395,7 @@ def _read_value(
     return ("success", None, None) if why is None else ("missing", None, why)
 
 
-def _record(reader: RunReader, task_id: str, map_index: int) -> Mapping[str, Any]:
+def read_record(reader: RunReader, task_id: str, map_index: int) -> Mapping[str, Any]:
     """What a branch's task recorded of itself; nothing if it did not, or if that is gone."""
     try:
         return reader.record(task_id, map_index) or {}
@@ -394,7 +410,7 @@ def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: s
         pushed_none = source.map_index < 0 and reader.pushed_none(source.task_id, key)
         return None if pushed_none else f"it pushed nothing under the key {key!r}"
     if source.recorded:
-        record = _record(reader, source.task_id, source.map_index)
+        record = read_record(reader, source.task_id, source.map_index)
         if record.get("state") != "success":
             return MARKED_BY_HAND
         return GONE if record.get("has_value") else None
@@ -410,9 +426,7 @@ def _read_mapped(
         if source.naming is None:
             pages = _read_instances(reader, states, source, key, index)
         else:
-            from airflow_fanout.mapped_ledger import read_mapped_group
-
-            pages = read_mapped_group(reader, states, source, naming=source.naming, key=key, index=index)
+            pages = source.naming.read(reader, states, source, key, index)
         for page in pages:
             yield page
             index += len(page)
@@ -498,6 +512,17 @@ class _MappedPage:
             for map_index in self._map_indexes
         )
 
+    def peek(self, place: int) -> BranchOutcome:
+        map_index = self._map_indexes[place]
+        return BranchOutcome(
+            name=instance_name(self._source.name, map_index),
+            index=self._index + place,
+            state="success",
+            task_id=self._source.task_id,
+            map_index=map_index,
+            duration=self._duration(map_index),
+        )
+
     def read(self) -> Sequence[BranchOutcome]:
         task_id, count = self._source.task_id, len(self)
         try:
@@ -514,18 +539,7 @@ class _MappedPage:
                 "they were cleared while they were being read"
             )
             raise BranchesRunningError(message, names=[self._source.name])
-        return [
-            BranchOutcome(
-                name=instance_name(self._source.name, map_index),
-                index=self._index + place,
-                state="success",
-                value=value,
-                task_id=task_id,
-                map_index=map_index,
-                duration=self._duration(map_index),
-            )
-            for place, (map_index, value) in enumerate(zip(self._map_indexes, values, strict=True))
-        ]
+        return [replace(self.peek(place), value=value) for place, value in enumerate(values)]
 
     def _duration(self, map_index: int) -> float | None:
         return self._run[self._source.task_id, map_index].duration

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from airflow_fanout.policy import State
 
-__all__ = ["Naming", "read_mapped_group"]
+__all__ = ["InstanceNaming"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Naming:
+class InstanceNaming:
     """
     How the instances of a mapped group are called.
 
@@ -49,46 +49,35 @@ class Naming:
     names: Sequence[str] | None = None
     ask: Callable[[], tuple[Sequence[str] | None, int]] | None = None
 
+    def read(self, reader: RunReader, states: States, source: Source, key: str, index: int) -> Iterator[Page]:
+        """
+        Find the outcome of every instance.
 
-def read_mapped_group(
-    reader: RunReader, states: States, source: Source, *, naming: Naming, key: str, index: int
-) -> Iterator[Page]:
-    """
-    Find the outcome of every instance.
-
-    Requests: one that counts the values, one that asks for the items or counts the instances, and two for
-    each 500 instances, records and values; more only where somebody else has pushed or deleted values.
-
-    :param reader: Reads the run.
-    :param states: States of the run's finished instances.
-    :param source: The group's last task.
-    :param naming: How the instances are called.
-    :param key: XCom key of each branch's value.
-    :param index: Place of the first of them.
-    :raises BranchesRunningError: If an instance is not finished.
-    """
-    group = _MappedGroup(reader, states, source, naming)
-    if not group.map_indexes:
-        return
-    group.refuse_unfinished()
-    having_values = group.having_values(key)
-    for start in range(0, len(group.map_indexes), PAGE_SIZE):
-        places = group.map_indexes[start : start + PAGE_SIZE]
-        page: Page
-        if having_values is None:
-            page = ReadyPage(
-                [group.read_alone(each, key, index + start + n) for n, each in enumerate(places)]
-            )
-        else:
-            page = _GroupPage(group, key, places, index + start, having_values)
-        # A value that is gone has to be found out before the verdict.
-        yield ReadyPage(page.read(), stopped=page.stopped) if values_lie_elsewhere() else page
+        Requests: one that counts the values, one that asks for the items or counts the instances, and two for
+        each 500 instances, records and values; more only where somebody else has pushed or deleted values.
+        """
+        group = _MappedGroup(reader, states, source, self)
+        if not group.map_indexes:
+            return
+        group.refuse_unfinished()
+        having_values = group.having_values(key)
+        for start in range(0, len(group.map_indexes), PAGE_SIZE):
+            places = group.map_indexes[start : start + PAGE_SIZE]
+            page: Page
+            if having_values is None:
+                page = ReadyPage(
+                    [group.read_alone(each, key, index + start + n) for n, each in enumerate(places)]
+                )
+            else:
+                page = _GroupPage(group, key, places, index + start, having_values)
+            # A value that is gone has to be found out before the verdict.
+            yield ReadyPage(page.read(), stopped=page.stopped) if values_lie_elsewhere() else page
 
 
 class _MappedGroup:
     """The instances of a mapped group, with what they recorded."""
 
-    def __init__(self, reader: RunReader, states: States, source: Source, naming: Naming) -> None:
+    def __init__(self, reader: RunReader, states: States, source: Source, naming: InstanceNaming) -> None:
         self.reader, self.states, self.source, self._naming = reader, states, source, naming
         self.instances = instances_of(states, source.task_id)
         self.map_indexes = list(self.instances)
@@ -259,6 +248,9 @@ class _GroupPage:
 
     def durations(self) -> Iterator[tuple[str, float | None]]:
         return ((head.name, head.duration) for head in self._heads)
+
+    def peek(self, place: int) -> BranchOutcome:
+        return self._heads[place]
 
     def read(self) -> Sequence[BranchOutcome]:
         task_id, stop = self._group.source.task_id, self._start + len(self._having)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,10 @@ from airflow_fanout.names import listing
 from airflow_fanout.policy import FAILED_STATES, MISSING_STATES, State
 
 __all__ = ["BranchOutcome", "FanInResults", "Page", "ReadyPage"]
+
+
+OUTCOMES_HELD = 500
+"""Outcomes that are kept in memory where pages are smaller than that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,9 @@ class Page(Protocol):
     def durations(self) -> Iterator[tuple[str, float | None]]:
         """Yield name and duration of each branch, in order; known without reading a value."""
 
+    def peek(self, place: int) -> BranchOutcome:
+        """Return the outcome of a branch within the page, without its value; reads nothing."""
+
     def read(self) -> Sequence[BranchOutcome]:
         """Return the outcomes, values included, in order."""
 
@@ -94,27 +102,36 @@ class ReadyPage:
         """Yield name and duration of each branch."""
         return ((outcome.name, outcome.duration) for outcome in self._outcomes)
 
+    def peek(self, place: int) -> BranchOutcome:
+        """Return the outcome of a branch."""
+        return self._outcomes[place]
+
     def read(self) -> Sequence[BranchOutcome]:
         """Return the outcomes."""
         return self._outcomes
 
 
 class _Ledger:
-    """Pages as one sequence of outcomes, of which one page is in memory at a time."""
+    """Pages as one sequence of outcomes, of which one page is in memory at a time, or several small ones."""
 
     def __init__(self, pages: Sequence[Page]) -> None:
         self.pages = tuple(pages)
         self._starts = [0, *accumulate(len(page) for page in self.pages)]
-        self._held: tuple[int, Sequence[BranchOutcome]] | None = None
+        self._held: OrderedDict[int, Sequence[BranchOutcome]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def __getitem__(self, place: int) -> BranchOutcome:
         number = bisect_right(self._starts, place) - 1
-        if self._held is None or self._held[0] != number:
-            self._held = (number, self.pages[number].read())
-        return self._held[1][place - self._starts[number]]
+        page = self.pages[number]
+        if page.states[place - self._starts[number]] != "success":
+            return page.peek(place - self._starts[number])
+        if number not in self._held:
+            while self._held and sum(map(len, self._held.values())) + len(page) > OUTCOMES_HELD:
+                self._held.popitem(last=False)
+            self._held[number] = page.read()
+        return self._held[number][place - self._starts[number]]
 
     def states(self) -> Iterator[State]:
         for page in self.pages:
@@ -144,7 +161,7 @@ class _Outcomes(Mapping[str, BranchOutcome]):
         return self._ledger[place]
 
     def __iter__(self) -> Iterator[str]:
-        return (self._ledger[place].name for place in range(len(self._ledger)))
+        return (name for page in self._ledger.pages for name, _ in page.durations())
 
     def __len__(self) -> int:
         return len(self._ledger)

@@ -10,12 +10,15 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
+from airflow_fanout.batch_operator import BatchOperator
+from airflow_fanout.batch_work import BatchWork, batch_work
 from airflow_fanout.branches import NO_ITEM, Branch, as_branch, titles
 from airflow_fanout.capacity import Limit, describe, effective_concurrency
-from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
+from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup, describe_group
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.expansion import Expansion
+from airflow_fanout.expansion import EACH, Expansion
 from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time
+from airflow_fanout.hooks import record_failure
 from airflow_fanout.ledger import PLACEHOLDER
 from airflow_fanout.names import indexed_names, listing, unusable_because
 from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
@@ -87,6 +90,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     """Id of the task that keeps the order upstream -> fan-in where there are no branches."""
     split_task_id: str | None = attrs.field(init=False, default=None)
     """Id of the task that counts the branches at run time, or cuts their items into batches."""
+    work: BatchWork | None = attrs.field(init=False, default=None)
+    """What the items of a batched group run."""
     noted_names: dict[int, str | None] = attrs.field(init=False, factory=dict)
     """Names by map index, of items known only at run time, as far as this process knows; None in a list."""
 
@@ -103,8 +108,10 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             self._add_placeholder(branches)
         if self.mode == "static" or count == 0:
             self.declared = self._add_static(branches)
-        else:
+        elif self.mode == "mapped":
             self.declared = self._add_mapped(branches[""])
+        else:
+            self.declared = self._add_batched(branches)
         self._describe(list(branches.values()), count)
 
     @property
@@ -255,6 +262,52 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             add_stop(self.owner, tasks, declared)
         return declared
 
+    def _add_batched(self, branches: Mapping[str, Branch]) -> DeclaredGroup:
+        """Make one mapped task, each instance of which runs the items of a batch."""
+        known: dict[str, Any] | None = dict.fromkeys(branches, NO_ITEM)
+        if not isinstance(self.branch, Mapping):
+            known = self._known_items()
+        gives_index = self.items is None and "" in branches and branches[""].takes_index
+        self.work, settings = batch_work(self.owner, branches, known, gives_index=gives_index)
+        if self.max_concurrency is not None:
+            settings.setdefault("max_active_tis_per_dagrun", self.max_concurrency)
+        count = self._known_count()
+        is_named = isinstance(self.branch, Mapping) or isinstance(self.items, Mapping)
+        declared = DeclaredGroup(
+            group_id=str(self.group_id),
+            prefix=f"{self.group_id}.",
+            mode="batched",
+            label=self.label,
+            names=tuple(known) if is_named and known is not None else None,
+            count=count,
+            each=(self._child_id(EACH),),
+            stop_after_failures=self.stop_after_failures,
+            max_concurrency=self.max_concurrency,
+            items_per_task=self.items_per_task,
+            item_concurrency=self.item_concurrency,
+        )
+        items: Any = self.items
+        split = self._add_split(
+            count=count if known is not None else self.count,
+            items=items if known is None and items is not None else None,
+            items_per_task=self.items_per_task,
+        )
+        bound = {name: {**branch.bound, **(self.partial or {})} for name, branch in branches.items()}
+        each = BatchOperator.partial(
+            task_id=EACH,
+            task_group=self,
+            dag=self.dag,
+            op_kwargs=bound,
+            declaration=describe_group(declared),
+            **settings,
+        ).expand(batch=split.output)
+        each.partial_kwargs["on_failure_callback"] = [
+            record_failure,
+            *(each.partial_kwargs.get("on_failure_callback") or ()),
+        ]
+        XComArg.apply_upstream_relationship(each, list((known or {}).values()))
+        return declared
+
     def _add_split(self, **arguments: Any) -> SplitOperator:
         split = SplitOperator(
             task_id=SPLIT,
@@ -272,7 +325,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 "partial",
                 f"binds 'index', which count= gives to each branch of {branch.signature}; rename one of them",
             )
-        branch.check(self._bound(branch, 0), items, default_args=self._default_names())
+        # Airflow fills a function's parameters from default_args where it makes a task of its own.
+        default_args = () if self.mode == "batched" else self._default_names()
+        branch.check(self._bound(branch, 0), items, default_args=default_args)
 
     def _bound(self, branch: Branch, index: int) -> dict[str, Any]:
         given = dict(self.partial or {})

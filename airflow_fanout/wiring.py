@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_fanout.batched_ledger import BatchNaming
 from airflow_fanout.branch_tasks import nearest_mapped_group
 from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
 from airflow_fanout.items import names_and_items
 from airflow_fanout.ledger import Source, States, branch_source, unexpanded_state
-from airflow_fanout.mapped_ledger import Naming
+from airflow_fanout.mapped_ledger import InstanceNaming
 from airflow_fanout.names import listing, natural_key
 from airflow_fanout.task_group import FanOutGroup
 
@@ -48,6 +49,8 @@ def group_sources(
     if declared.mode == "static":
         return [branch_source(branch, declared, map_index) for branch in declared.branches]
     group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
+    if declared.mode == "batched":
+        return [_mapped_source(declared, _batch_naming(group))]
     items: Any = group.items
 
     def ask() -> tuple[Sequence[str] | None, int]:
@@ -56,11 +59,21 @@ def group_sources(
 
     # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
     may_be_a_mapping = isinstance(items, PlainXComArg) and not items.operator.is_mapped
-    naming = Naming(label=declared.label, names=declared.names, ask=ask if may_be_a_mapping else None)
+    naming = InstanceNaming(label=declared.label, names=declared.names, ask=ask if may_be_a_mapping else None)
     return [_mapped_source(declared, naming)]
 
 
-def _mapped_source(declared: DeclaredGroup, naming: Naming) -> Source:
+def _batch_naming(group: FanOutGroup, prefix: str = "") -> BatchNaming:
+    return BatchNaming(
+        prefix=prefix,
+        label=group.declared.label,
+        names=group.declared.names,
+        split_task_id=str(group.split_task_id),
+        may_be_named=group.items is not None and group.declared.count is None,
+    )
+
+
+def _mapped_source(declared: DeclaredGroup, naming: InstanceNaming | BatchNaming) -> Source:
     return Source(
         name=declared.each[-1],
         task_id=declared.each[-1],
@@ -167,7 +180,11 @@ def _source(
         if branch is not None and task.task_id == branch.last_task_id:
             return branch_source(branch, group, map_index, name=task.task_id)
     if own is not None and own[1] is None and task.task_id == own[0].each[-1]:
-        return _mapped_source(own[0], Naming(label=None))
+        declared = own[0]
+        if declared.mode == "mapped":
+            return _mapped_source(declared, InstanceNaming(label=None))
+        batched: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
+        return _mapped_source(declared, _batch_naming(batched, declared.prefix))
     return Source(
         name=task.task_id,
         task_id=task.task_id,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -33,6 +33,9 @@ class CountingPage:
 
     def durations(self) -> Iterator[tuple[str, float | None]]:
         return self._page.durations()
+
+    def peek(self, place: int) -> BranchOutcome:
+        return replace(self._page.peek(place), value=None)
 
     def read(self) -> Sequence[BranchOutcome]:
         outcomes = self._page.read()

@@ -1,0 +1,348 @@
+"""The task that runs the items of a batched group, so many in each instance: parsed, then executed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_fanout.arguments import NO_ITEM
+from airflow_fanout.batch import FAILED, STOPPED, SUCCEEDED, Batch
+from airflow_fanout.batch_record import BATCH, failures_of_others
+from airflow_fanout.checkpoints import Checkpoints, fingerprint
+from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
+from airflow_fanout.hooks import RECORD_KEY, peak_memory_bytes, redacted_error
+from airflow_fanout.ledger import RETURN_VALUE
+from airflow_fanout.splitting import batch_key
+from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_fanout.task_group import FanOutGroup
+
+__all__ = ["BatchOperator"]
+
+PROGRESS_EVERY = 5.0
+"""Seconds between two progress lines."""
+
+CHECKPOINT_EVERY = 2.0
+"""Seconds between two checkpoints; with the time that one takes, well below the 5 s that may be lost."""
+
+ERRORS_SHOWN = 5
+
+
+class BatchOperator(BaseOperator):
+    """
+    Run the items of one batch of a group with ``items_per_task``.
+
+    What became of each item is pushed before the verdict; the task fails if an item did, so that Airflow
+    retries it, and a retry runs only what has failed or not ended. Its value is ``{name: value}`` of the
+    items that succeeded.
+
+    :param batch: Places ``[start, stop]`` of its items among all.
+    :param op_kwargs: Bound arguments: ``{function's name: {parameter: value}}``, under "" for the only one.
+        (templated)
+    :param declaration: The group, as JSON.
+    """
+
+    template_fields: Sequence[str] = ("batch", "op_kwargs", "declaration")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py", "declaration": "json"}
+    ui_color = "#dae8fc"
+
+    def __init__(
+        self,
+        *,
+        batch: Sequence[int],
+        op_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
+        declaration: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+        self.op_kwargs = op_kwargs or {}
+        self.declaration = declaration
+        self._watch: _Watch | None = None
+
+    def execute(self, context: Context) -> Any:
+        """Run the items, report, and decide."""
+        ti: Any = context["ti"]
+        start, _ = self.batch
+        names, labels, items = self._items(context)
+        group: FanOutGroup = self._group
+        if group.work is None:
+            message = f"{self.task_id!r} has lost its group's functions"
+            raise TypeError(message)
+        batch = Batch(
+            len(items),
+            group.work.calls(labels, items, start=start, bound=self.op_kwargs, context=context),
+            describe=redacted_error,
+            concurrency=group.item_concurrency or (len(items) if "" not in group.work.functions else 1),
+            is_async=group.work.is_async,
+            most_failures=self._most_failures(group, context),
+            counts=lambda is_final: is_final or not _retries(ti),
+        )
+        checkpoints = self._checkpoints(context, labels, items)
+        self._reuse(batch, checkpoints)
+        self._watch = _Watch(self.log, batch, checkpoints)
+        begun = batch.progress
+        self.log.info("%s items to run, %s done by an earlier try", begun.total - begun.done, begun.reused)
+        unfinished = "it was not started, or had not ended, when the task ended"
+        try:
+            with self._watch:
+                batch.run()
+        except (AirflowTaskTimeout, KeyboardInterrupt) as ended:
+            batch.close()
+            self._report(ti, batch, names, labels, unfinished=f"{unfinished}: {type(ended).__name__}")
+            self._watch.save()
+            ended.fan_out_recorded = True  # type: ignore[union-attr]
+            raise
+        stopped = self._stop_reason(group) if batch.pending and not self._watch.killed else None
+        self._refuse_unserializable(batch, labels)
+        values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
+        return self._decide(ti, batch, labels, checkpoints, values)
+
+    def on_kill(self) -> None:
+        """Let no further item start, and save what was done."""
+        if self._watch is not None:
+            self._watch.kill()
+
+    @property
+    def _group(self) -> Any:
+        return self.task_group
+
+    def _items(self, context: Context) -> tuple[list[str] | None, list[str], list[Any]]:
+        """Names, if they are not numbered; what the items are called; and the items."""
+        start, stop = self.batch
+        group = self._group
+        ti: Any = context["ti"]
+        if group.work.known_items is not None:
+            all_names = list(group.work.known_items)
+            names = all_names[start:stop]
+            items = [self._rendered(group.work.known_items[name], context) for name in names]
+            return (None if group.declared.names is None else names), names, items
+        if group.items is None:  # a count
+            return (
+                None,
+                [f"{group.label}_{place}" for place in range(start, stop)],
+                [NO_ITEM] * (stop - start),
+            )
+        number = ti.map_index
+        payload = ti.xcom_pull(task_ids=group.split_task_id, key=batch_key(number), map_indexes=-1)
+        if not isinstance(payload, dict):
+            message = f"the items of batch {number} are no longer stored; clear {group.split_task_id!r}"
+            raise ItemsError(message)
+        names = payload["names"]
+        labels = names or [f"{group.label}_{place}" for place in range(start, stop)]
+        return names, labels, payload["items"]
+
+    def _rendered(self, item: Any, context: Context) -> Any:
+        """Render an item of the Dag file, as Airflow does those of a static group."""
+        return self.render_template(item, context) if _has_templates(item) else item
+
+    def _checkpoints(self, context: Any, labels: Sequence[str], items: Sequence[Any]) -> Checkpoints | None:
+        store = context.get("task_state_store")
+        if store is None:
+            if context["ti"].try_number > 1:
+                self.log.warning("This Airflow keeps no state of tasks (3.3 does): all items run again")
+            return None
+        base = fingerprint(self.op_kwargs)
+
+        def fingerprint_of(place: int) -> str | None:
+            item = items[place]
+            return (
+                None
+                if base is None
+                else fingerprint(base, labels[place], None if item is NO_ITEM else [item])
+            )
+
+        return Checkpoints(store, fingerprint_of, self.log)
+
+    def _reuse(self, batch: Batch, checkpoints: Checkpoints | None) -> None:
+        if checkpoints is None:
+            return
+        done = checkpoints.load()
+        if not done:
+            return
+        for place in range(len(batch.states)):
+            found = done.get(checkpoints.fingerprint_of(place) or "")
+            if found is not None:
+                batch.reuse(place, found.state, found.value, found.error, found.seconds)
+
+    def _most_failures(self, group: FanOutGroup, context: Any) -> int | None:
+        ti = context["ti"]
+        if group.stop_after_failures is None or ti.try_number > 1 or resumes(ti):
+            return None
+        return max(
+            group.stop_after_failures - failures_of_others(RunReader(ti), self.task_id, ti.map_index), 0
+        )
+
+    def _stop_reason(self, group: FanOutGroup) -> str:
+        return (
+            f"not started: {group.stop_after_failures} or more items of {group.declared.group_id!r} have "
+            f"failed (stop_after_failures={group.stop_after_failures})"
+        )
+
+    def _refuse_unserializable(self, batch: Batch, labels: Sequence[str]) -> None:
+        """Fail the items whose values Airflow can't store; the others keep theirs."""
+        from airflow.sdk.bases.xcom import BaseXCom
+
+        # Another backend may store what Airflow's own can't.
+        if values_lie_elsewhere() or _why_not_stored(list(batch.values.values()), BaseXCom) is None:
+            return
+        for place in list(batch.values):
+            if (unfit := _why_not_stored(batch.values[place], BaseXCom)) is not None:
+                self.log.error("The value of %s can't be stored: %s", labels[place], unfit)
+                batch.fail(place, f"its value can't be stored: {unfit}")
+
+    def _report(
+        self,
+        ti: Any,
+        batch: Batch,
+        names: list[str] | None,
+        labels: Sequence[str],
+        *,
+        unfinished: str,
+        stopped: str | None = None,
+    ) -> dict[str, Any]:
+        """Push what became of each item; return the values by name."""
+        for place in batch.pending:
+            if stopped is None:
+                batch.states[place], batch.errors[place] = FAILED, unfinished
+            else:
+                batch.states[place] = STOPPED
+        record = {
+            "state": BATCH,
+            "map_index": ti.map_index,
+            "start": self.batch[0],
+            "names": names,
+            "states": "".join(batch.states),
+            "errors": {str(place): batch.errors[place] for place in sorted(batch.errors)},
+            "stopped": stopped,
+            "seconds": [_rounded(each) for each in batch.seconds],
+            "cpu_seconds": [_rounded(each) for each in batch.cpu_seconds],
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        ti.xcom_push(RECORD_KEY, record)
+        self.log.info("%s", batch.progress)
+        values = {
+            labels[place]: batch.values[place]
+            for place, state in enumerate(batch.states)
+            if state == SUCCEEDED
+        }
+        if FAILED in batch.states:  # a failed task's value is not pushed by Airflow
+            ti.xcom_push(RETURN_VALUE, values)
+        return values
+
+    def _decide(
+        self,
+        ti: Any,
+        batch: Batch,
+        labels: Sequence[str],
+        checkpoints: Checkpoints | None,
+        values: dict[str, Any],
+    ) -> dict[str, Any]:
+        failed = [place for place, state in enumerate(batch.states) if state == FAILED]
+        if not failed:
+            if checkpoints is not None:
+                checkpoints.forget()
+            return values
+        if self._watch is not None:
+            self._watch.save()
+        all_final = batch.final.issuperset(failed)
+        if checkpoints is not None:
+            if _retries(ti) and not all_final:
+                checkpoints.save_final_failures(batch)
+            else:
+                checkpoints.forget_final_failures()
+            checkpoints.log_unsaved()
+        lines = [f"  {labels[place]}: {batch.errors.get(place)}" for place in failed[:ERRORS_SHOWN]]
+        if len(failed) > ERRORS_SHOWN:
+            lines.append(f"  and {len(failed) - ERRORS_SHOWN} more")
+        message = "\n".join([f"{len(failed)} of {len(batch.states)} items failed:", *lines])
+        if all_final:
+            raise FinalBatchFailedError(message)
+        raise BatchFailedError(message)
+
+
+class _Watch:
+    """A thread beside the items, which saves what is done and says how far the batch is."""
+
+    def __init__(self, log: Any, batch: Batch, checkpoints: Checkpoints | None) -> None:
+        self._log, self._batch, self._checkpoints = log, batch, checkpoints
+        self._end = threading.Event()
+        self._asked = threading.Event()
+        self._saved = threading.Event()
+        self._saving = threading.Lock()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="fan-out-watch")
+        self.killed = False
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *ended: object) -> None:
+        self._end.set()
+        self._asked.set()
+        self._thread.join(timeout=30)
+
+    def save(self) -> None:
+        """Save what has ended since the last time."""
+        if self._checkpoints is not None:
+            with self._saving:
+                self._checkpoints.save(self._batch)
+
+    def kill(self) -> None:
+        """Stop, from a signal handler: the main thread may be in the midst of a request."""
+        self.killed = True
+        self._batch.close()
+        self._saved.clear()
+        self._asked.set()
+        self._saved.wait(timeout=3)
+
+    def _run(self) -> None:
+        passed = 0.0
+        while not self._end.is_set():
+            asked = self._asked.wait(CHECKPOINT_EVERY)
+            self._asked.clear()
+            if self._end.is_set():
+                return
+            if self._checkpoints is not None:
+                with self._saving:
+                    self._checkpoints.save(self._batch)
+            self._saved.set()
+            passed += 0.0 if asked else CHECKPOINT_EVERY
+            if passed >= PROGRESS_EVERY:
+                passed = 0.0
+                self._log.info("%s", self._batch.progress)
+
+
+def _retries(ti: Any) -> bool:
+    """Whether Airflow will try this task again if it fails."""
+    return bool(ti.max_tries and ti.try_number <= ti.max_tries)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def _has_templates(value: object) -> bool:
+    """Whether Airflow's rendering could change a value."""
+    if isinstance(value, str):
+        return "{" in value
+    if isinstance(value, Mapping):
+        return any(map(_has_templates, value.values()))
+    if isinstance(value, list | tuple | set):
+        return any(map(_has_templates, value))
+    return isinstance(value, ResolveMixin)
+
+
+def _why_not_stored(value: Any, backend: Any) -> str | None:
+    try:
+        backend.serialize_value(value)
+    except (TypeError, ValueError, AttributeError, RecursionError) as unfit:
+        return f"{type(unfit).__name__}: {unfit}"[:200]
+    return None

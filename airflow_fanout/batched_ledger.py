@@ -1,0 +1,220 @@
+"""Items of a batched group -> one outcome each, by what their batches recorded; runs on the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_fanout.batch import SKIPPED, STOPPED, SUCCEEDED
+from airflow_fanout.batch_record import BATCH
+from airflow_fanout.exceptions import BranchesRunningError
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
+from airflow_fanout.ledger import (
+    GONE,
+    MARKED_BY_HAND,
+    RETURN_VALUE,
+    Source,
+    States,
+    instances_of,
+    read_record,
+    unexpanded_state,
+)
+from airflow_fanout.names import listing
+from airflow_fanout.results import BranchOutcome, Page
+from airflow_fanout.splitting import batch_key
+from airflow_fanout.xcom import NOTHING, RunReader
+
+if TYPE_CHECKING:
+    from airflow_fanout.policy import State
+
+__all__ = ["BatchNaming"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNaming:
+    """
+    How the items of a batched group are called.
+
+    :param prefix: What comes before each name; "" but for a fan-in by prefix.
+    :param label: What the names of items without one of their own begin with.
+    :param names: All names, if they are known from the Dag file and not numbered.
+    :param split_task_id: Id of the task that cut the items into batches.
+    :param may_be_named: Whether items that came at run time may have names.
+    """
+
+    prefix: str
+    label: str
+    names: Sequence[str] | None
+    split_task_id: str
+    may_be_named: bool
+
+    def read(self, reader: RunReader, states: States, source: Source, key: str, index: int) -> Iterator[Page]:
+        """
+        Find the outcome of every item.
+
+        Requests: one for the places of the batches, and two for each batch, its record and its values (or the
+        names of its items, if it died before it reported).
+        """
+        instances = instances_of(states, source.task_id)
+        if not instances or unexpanded_state(states, source.task_id) is not None:
+            return
+        places = reader.value(self.split_task_id, -1, RETURN_VALUE)
+        if places is NOTHING:
+            places = []
+        if missing := [number for number in range(len(places)) if number not in instances]:
+            names = [f"{source.task_id}[{number}]" for number in missing]
+            message = (
+                f"Batches are not finished: {listing(names)}. They were cleared after this fan-in had been "
+                "started. It takes them in when it runs again."
+            )
+            raise BranchesRunningError(message, names=names)
+        reading = _Reading(reader, source, self)
+        for number, (start, stop) in enumerate(places):
+            yield reading.page(number, instances[number].state, start, stop, index + start)
+
+
+class _Reading:
+    """Reads batch after batch, and remembers whether their items have names."""
+
+    def __init__(self, reader: RunReader, source: Source, naming: BatchNaming) -> None:
+        self._reader, self._source, self._naming = reader, source, naming
+        self._may_be_named = naming.may_be_named
+
+    def page(self, number: int, found: str, start: int, stop: int, index: int) -> Page:
+        """Account for the items of one batch."""
+        task_id, count = self._source.task_id, stop - start
+        record: Mapping[str, Any] = {}
+        if found in {"success", "failed"}:
+            record = read_record(self._reader, task_id, number)
+        reported = record.get("state") == BATCH and len(record["states"]) == count
+        letters = record["states"] if reported else ""
+        errors: dict[int, str] = {}
+        if reported:
+            errors = {int(place): error for place, error in record["errors"].items()}
+            states = [_state_of(letter, found) for letter in letters]
+            for place, letter in enumerate(letters):
+                if letter == SKIPPED:
+                    errors.pop(place, None)  # an outcome's error says that it was stopped
+                elif letter == STOPPED:
+                    errors[place] = record["stopped"] or "not started"
+                elif states[place] == "missing":
+                    errors[place] = MARKED_BY_HAND
+        else:
+            state, error = _state_of_all(found, record)
+            states = [state] * count
+            errors = {} if error is None else dict.fromkeys(range(count), error)
+        return _BatchPage(
+            reader=self._reader,
+            task_id=task_id,
+            map_index=number,
+            index=index,
+            names=self._names(record if reported else None, number, start, stop),
+            states=states,
+            errors=errors,
+            seconds=record["seconds"] if reported else [None] * count,
+            stopped=letters.count(STOPPED),
+            prefix_length=len(self._naming.prefix),
+        )
+
+    def _names(self, record: Mapping[str, Any] | None, number: int, start: int, stop: int) -> Sequence[str]:
+        naming = self._naming
+        names = None if naming.names is None else naming.names[start:stop]
+        if names is None and self._may_be_named:
+            if record is not None:
+                names = record["names"]
+            else:
+                payload = self._reader.value(naming.split_task_id, -1, batch_key(number))
+                names = payload["names"] if isinstance(payload, dict) else None
+            self._may_be_named = names is not None
+        if names is None:
+            names = [f"{naming.label}_{place}" for place in range(start, stop)]
+        return [naming.prefix + name for name in names] if naming.prefix else names
+
+
+def _state_of(letter: str, found: str) -> State:
+    """State of an item of a batch that has reported."""
+    if letter == SUCCEEDED:
+        return "success"
+    if letter in {SKIPPED, STOPPED}:
+        return "skipped"
+    # A batch that was marked success by hand: its failed items have left nothing.
+    return "failed" if found == "failed" else "missing"
+
+
+def _state_of_all(found: str, record: Mapping[str, Any]) -> tuple[State, str | None]:
+    """State and error of the items of a batch that has not reported."""
+    match found:
+        case "success":
+            return "missing", MARKED_BY_HAND
+        case "failed":
+            error = record.get("error") if record.get("state") == "failed" else None
+            return "failed", error or NO_EXCEPTION_RECORDED
+        case "upstream_failed" | "skipped" | "removed":
+            return found, None
+    message = f"a batch is finished in a state that is not known: {found!r}"
+    raise ValueError(message)
+
+
+class _BatchPage:
+    """The items of one batch, whose values are read when they are asked for."""
+
+    def __init__(
+        self,
+        *,
+        reader: RunReader,
+        task_id: str,
+        map_index: int,
+        index: int,
+        names: Sequence[str],
+        states: Sequence[State],
+        errors: Mapping[int, str],
+        seconds: Sequence[float | None],
+        stopped: int,
+        prefix_length: int,
+    ) -> None:
+        self._reader, self._task_id, self._map_index, self._index = reader, task_id, map_index, index
+        self._names, self._errors, self._seconds = names, errors, seconds
+        self.states, self.stopped = states, stopped
+        self._prefix_length = prefix_length
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def find(self, name: str) -> int | None:
+        return next((place for place, each in enumerate(self._names) if each == name), None)
+
+    def durations(self) -> Iterator[tuple[str, float | None]]:
+        return zip(self._names, self._seconds, strict=True)
+
+    def peek(self, place: int) -> BranchOutcome:
+        return self._outcome(place, None, None)
+
+    def read(self) -> Sequence[BranchOutcome]:
+        values: Any = {}
+        gone = None
+        if "success" in self.states:
+            try:
+                values = self._reader.value(self._task_id, self._map_index, RETURN_VALUE)
+            except FileNotFoundError as missing:  # the body of an object-storage XCom
+                values, gone = {}, f"{GONE}: {missing}"
+        if not isinstance(values, Mapping):
+            values, gone = {}, GONE
+        return [self._outcome(place, values, gone) for place in range(len(self))]
+
+    def _outcome(self, place: int, values: Mapping[str, Any] | None, gone: str | None) -> BranchOutcome:
+        name, state = self._names[place], self.states[place]
+        own = name[self._prefix_length :]
+        outcome = BranchOutcome(
+            name=name,
+            index=self._index + place,
+            state=state,
+            value=values.get(own) if values is not None and state == "success" else None,
+            error=self._errors.get(place),
+            task_id=self._task_id,
+            map_index=self._map_index,
+            duration=self._seconds[place],
+        )
+        if state == "success" and values is not None and own not in values:
+            return replace(outcome, state="missing", error=gone or GONE)
+        return outcome

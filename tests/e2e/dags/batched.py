@@ -1,0 +1,181 @@
+"""Batched groups: items of every origin, threads and event loops, failures, retries and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airflow_fanout import FanInOperator, FanOutGroup
+from tests.e2e.counting import CountingFanIn
+from tests.e2e.dump import dump
+
+SCRATCH = Path(os.environ.get("FANOUT_E2E_SCRATCH", "."))
+
+
+def note(group: str, item: Any) -> None:
+    """Append to a file which item ran."""
+    with (SCRATCH / f"batched-{group}").open("a") as file:
+        file.write(f"{item}\n")
+
+
+def act(fate: Any, ti: Any, group: str = "fates") -> Any:
+    """Succeed, fail or skip as it is told."""
+    note(group, fate)
+    match fate:
+        case "fails":
+            message = f"broken on try {ti.try_number}"
+            raise ValueError(message)
+        case "fails for good":
+            message = "no use"
+            raise AirflowFailException(message)
+        case "is skipped":
+            message = "nothing to do"
+            raise AirflowSkipException(message)
+        case "recovers" if ti.try_number == 1:
+            message = "not yet"
+            raise ValueError(message)
+        case "can't be stored":
+            return object()
+    return fate
+
+
+FATES = ["a", None, 0, "", "fails", "is skipped", "recovers", "fails for good", "can't be stored", "b"]
+
+
+@task
+def list_fates() -> list[Any]:
+    return FATES
+
+
+@task
+def name_fates() -> dict[str, Any]:
+    return {"north": "a", "south": "fails", "east": None, "west": "is skipped", "mid": "b"}
+
+
+@task
+def list_none() -> list[Any]:
+    return []
+
+
+@task
+def text() -> str:
+    return "no list"
+
+
+@task
+def one_of_many(number: int) -> int:
+    return number
+
+
+def number(index: int, base: list[int]) -> int:
+    base.append(index)  # each has a copy of its own
+    return sum(base)
+
+
+def meet(mark: str) -> str:
+    """Wait until both have come: only what runs at the same time can meet."""
+    here = SCRATCH / f"batched-meet-{mark}"
+    here.touch()
+    other = SCRATCH / f"batched-meet-{'b' if mark == 'a' else 'a'}"
+    give_up = time.monotonic() + 60
+    while not other.exists():
+        if time.monotonic() > give_up:
+            message = "the other has not come"
+            raise TimeoutError(message)
+        time.sleep(0.05)
+    return mark
+
+
+async def sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+def slow(item: int) -> int:
+    note("slow", item)
+    time.sleep(1)
+    return item
+
+
+def upper(document: str) -> str:
+    return document.upper()
+
+
+def words(document: str) -> int:
+    return len(document.split())
+
+
+def same(item: Any) -> Any:
+    return item
+
+
+once: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
+timeout: Any = {"execution_timeout": timedelta(seconds=4)}
+
+with DAG("batched", schedule=None, max_active_tasks=32, params={"branches": Param(5, type="integer")}) as dag:
+    fates = FanOutGroup("fates", branch=act, items=list_fates(), items_per_task=4, default_args=once)
+    CountingFanIn(task_id="collect_fates", fan_out=fates, min_success=1, python_callable=dump)
+    fates >> CountingFanIn(
+        task_id="fates_by_prefix", task_id_prefix="fates.", min_success=1, python_callable=dump
+    )
+
+    named = FanOutGroup(
+        "named", branch=functools.partial(act, group="named"), items=name_fates(), items_per_task=2
+    )
+    CountingFanIn(task_id="collect_named", fan_out=named, min_success=1, python_callable=dump)
+
+    counted = FanOutGroup(
+        "counted", branch=number, count=dag.param("branches"), partial={"base": [10]}, items_per_task=2
+    )
+    CountingFanIn(task_id="collect_counted", fan_out=counted)
+
+    literal = FanOutGroup(
+        "literal", branch=same, items={"x": "1", "run": "{{ run_id }}", "z": 3}, items_per_task=2
+    )
+    CountingFanIn(task_id="collect_literal", fan_out=literal)
+
+    meeting = FanOutGroup("meeting", branch=meet, items=["a", "b"], items_per_task=2, item_concurrency=2)
+    CountingFanIn(task_id="collect_meeting", fan_out=meeting)
+
+    sleeping = FanOutGroup("sleeping", branch=sleep, items=[0.5] * 40, items_per_task=40, item_concurrency=40)
+    CountingFanIn(task_id="collect_sleeping", fan_out=sleeping, python_callable=dump)
+
+    squashed = FanOutGroup(
+        "squashed",
+        branch={"upper": upper, "words": words, "piped": [upper, words]},
+        partial={"document": "two words"},
+        items_per_task=3,
+    )
+    CountingFanIn(task_id="collect_squashed", fan_out=squashed)
+
+    late = FanOutGroup("late", branch=slow, items=range(20), items_per_task=20, default_args=timeout)
+    CountingFanIn(task_id="collect_late", fan_out=late, min_success=1, python_callable=dump)
+
+    stopped = FanOutGroup(
+        "stopped",
+        branch=functools.partial(act, group="stopped"),
+        items=["a", "fails", "fails", "b", "c", "d"],
+        items_per_task=6,
+        stop_after_failures=2,
+    )
+    CountingFanIn(task_id="collect_stopped", fan_out=stopped, min_success=1, python_callable=dump)
+
+    none = FanOutGroup("none", branch=same, items=list_none(), items_per_task=2)
+    FanInOperator(task_id="collect_none", fan_out=none)
+    FanInOperator(task_id="tolerate_none", fan_out=none, min_success=1)
+
+    no_list = FanOutGroup("no_list", branch=same, items=text(), items_per_task=2)
+    FanInOperator(task_id="collect_no_list", fan_out=no_list, min_success=1)
+
+    from_mapped = FanOutGroup(
+        "from_mapped", branch=same, items=one_of_many.expand(number=[1, 2, 3]), items_per_task=2
+    )
+    FanInOperator(task_id="collect_from_mapped", fan_out=from_mapped)
