@@ -56,15 +56,18 @@ DEMO = ActionCommand(
     description=(
         "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs "
         "one of this package's example Dags on it, and shows the branches while they run, the combined "
-        "result and the speed-up. Your own Airflow's Dags, settings and database are neither used nor "
-        "changed. It takes about half a minute; afterwards nothing is left of it, also after Ctrl-C."
+        "result and the speed-up. Where there is a Dag that does the same one after another "
+        "(DAG_ID_sequential), that runs next, and both are shown side by side, whichever was faster. Your "
+        "own Airflow's Dags, settings and database are neither used nor changed. It takes half a minute to "
+        "two; afterwards nothing is left of it, also after Ctrl-C."
     ),
     epilog="Exit code: 0 if the run succeeded, 1 if it failed or was stopped, 2 for a wrong argument.",
     func=lazy_load_command("airflow_fanout.demo.command"),
     args=(
         _arg(
             "--dag",
-            help="Example Dag to run (default: %(default)s); a wrong one lists those there are",
+            help="Example Dag to run (default: %(default)s); a wrong one lists those there are. All but the "
+            'default need pip install "airflow-fanout[examples]"',
             default="fan_out_fan_in_pipeline",
             metavar="DAG_ID",
         ),
@@ -78,7 +81,8 @@ DEMO = ActionCommand(
         ),
         _arg(
             "--work-seconds",
-            help="Seconds that each branch waits, as if it called a service (default: %(default)g)",
+            help="Seconds that each branch waits, as if it called a service (default: %(default)g); "
+            "Dags whose branches have work of their own ignore it",
             type=wait_seconds,
             default=3.0,
             metavar="SECONDS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import time
@@ -15,13 +16,14 @@ import httpx
 from rich.console import Console
 
 from airflow_fanout import demo_view
+from airflow_fanout.declaration import read_fan_in
 from airflow_fanout.embedded import EmbeddedAirflow, EmbeddedAirflowError, PortTakenError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.rest import FINISHED_RUN_STATES, RestError
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from airflow_fanout.report import BranchTiming
 
@@ -29,6 +31,12 @@ __all__ = ["DemoError", "DemoOptions", "command", "run_demo"]
 
 AT_ONCE = 32
 """Tasks that may run at once, in all; ``[core] parallelism`` has the same default."""
+
+SEQUENTIAL = "_sequential"
+"""What the id of a Dag ends in that does one after another what another Dag does at the same time."""
+
+COUNT_VARIABLE = "AIRFLOW_FANOUT_DEMO_COUNT"
+WORK_SECONDS_VARIABLE = "AIRFLOW_FANOUT_DEMO_WORK_SECONDS"
 
 
 class DemoError(Exception):
@@ -57,8 +65,10 @@ class DemoOptions:
     def environment(self) -> dict[str, str]:
         """Environment variables of the embedded Airflow."""
         return {
-            "AIRFLOW_FANOUT_DEMO_COUNT": str(self.count),
-            "AIRFLOW_FANOUT_DEMO_WORK_SECONDS": f"{self.work_seconds:g}",
+            COUNT_VARIABLE: str(self.count),
+            WORK_SECONDS_VARIABLE: f"{self.work_seconds:g}",
+            # A file in the embedded Airflow's home, the working directory of its processes and tasks.
+            "AIRFLOW_CONN_FANOUT_WAREHOUSE": '{"conn_type": "sqlite", "host": "warehouse.db"}',
             "AIRFLOW__CORE__PARALLELISM": str(AT_ONCE),
             "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": str(AT_ONCE),
         }
@@ -126,57 +136,103 @@ def _examples_folder() -> Path:
 
 
 def _demo(options: DemoOptions, console: Console) -> int:
+    dag_file = example_file(options.dag_id)
+    source = dag_file.read_text(encoding="utf-8")
     airflow = EmbeddedAirflow(
-        dag_files=[example_file(options.dag_id)],
+        dag_files=[dag_file],
         env=options.environment,
         port=options.port,
         keep=options.keep,
     )
     began = time.monotonic()
+    code = 0
     try:
         with demo_view.waiting(console, "Starting Airflow"):
             airflow.start()
             airflow.wait_for_dag(options.dag_id)
         console.print(f"Airflow is up at {airflow.base_url} after {time.monotonic() - began:.0f} s")
-        if options.count > AT_ONCE:
+        if options.count > AT_ONCE and COUNT_VARIABLE in source:
             console.print(f"{options.count} branches, at most {AT_ONCE} at once: [core] parallelism")
         run_id = airflow.trigger(options.dag_id)
-        problem = _follow(airflow, options, run_id, console)
-        if problem is not None:
-            _complain(problem)
+        try:
+            branches = _show_run(airflow, options, run_id, console, waits=WORK_SECONDS_VARIABLE in source)
+            _show_comparison(airflow, options, branches, console)
+        except DemoError as error:
+            _complain(str(error))
+            code = 1
         _say_how_to_look(airflow, options, run_id, console)
         if options.keep:
             _keep_running(airflow)
     finally:
         airflow.stop()
-    return 0 if problem is None else 1
+    return code
 
 
-def _follow(airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console) -> str | None:
-    """Show the run until it has ended, then its result, or return why there is none."""
+def _show_run(
+    airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console, *, waits: bool
+) -> list[BranchTiming]:
+    """Show the run until it has ended, then its result, and return its branches."""
     branch_ids, fan_in_ids = _fan_ins(airflow, options.dag_id)
-    deadline = time.monotonic() + options.run_timeout
     with demo_view.progress(console) as show:
-        while True:
-            airflow.ensure_alive()
-            # The state first: what ended before it is in the instances that are read after it.
-            state = airflow.run(options.dag_id, run_id)["state"]
-            instances = airflow.task_instances(options.dag_id, run_id)
-            show([timing for _, timing in _branches(instances, branch_ids)])
-            if state in FINISHED_RUN_STATES:
-                break
-            if time.monotonic() > deadline:
-                return f"the run has not ended within {options.run_timeout:.0f} s"
-            time.sleep(0.3)
+        state, instances = _follow(
+            airflow, options.dag_id, run_id, show, timeout=options.run_timeout, shown=branch_ids
+        )
     if state == "failed":
-        return _why_failed(airflow, options.dag_id, run_id, instances, fan_in_ids)
+        raise DemoError(_why_failed(airflow, options.dag_id, run_id, instances, fan_in_ids))
     for fan_in_id in fan_in_ids:
         console.print(f"\n{fan_in_id} returned:")
         console.print(demo_view.result_text(_xcom(airflow, options.dag_id, run_id, fan_in_id)))
     console.print()
-    timings = _with_records(airflow, options.dag_id, run_id, _branches(instances, branch_ids))
-    console.print(demo_view.figures(timings, work_seconds=options.work_seconds))
-    return None
+    fan_ins = [airflow.task_instance(options.dag_id, run_id, task_id) for task_id in fan_in_ids]
+    tasks = _with_records(airflow, options.dag_id, run_id, instances)
+    timings = _whole_branches(fan_ins, tasks, branch_ids)
+    console.print(demo_view.figures(timings, work_seconds=options.work_seconds if waits else 0))
+    return timings
+
+
+def _show_comparison(
+    airflow: EmbeddedAirflow, options: DemoOptions, branches: Sequence[BranchTiming], console: Console
+) -> None:
+    """Run the same work one after another, if there is a Dag for that, and show both side by side."""
+    dag_id = f"{options.dag_id}{SEQUENTIAL}"
+    if all(dag["dag_id"] != dag_id for dag in airflow.pages("dags", "dags")):
+        return
+    console.print(f"\nThe same, one after another ({dag_id}):")
+    # It comes second, so that what the first run left in the disk's cache is to its advantage, not to ours.
+    run_id = airflow.trigger(dag_id)
+    step_ids = {branch.name for branch in branches}
+    with demo_view.progress(console) as show:
+        state, instances = _follow(airflow, dag_id, run_id, show, timeout=options.run_timeout, shown=step_ids)
+    if state == "failed":
+        raise DemoError(_why_failed(airflow, dag_id, run_id, instances, ()))
+    console.print()
+    steps = _timings(instances, step_ids)
+    console.print(demo_view.comparison(branches, steps, cores=os.cpu_count()))
+
+
+def _follow(
+    airflow: EmbeddedAirflow,
+    dag_id: str,
+    run_id: str,
+    show: Callable[[Sequence[BranchTiming]], None],
+    *,
+    shown: set[str],
+    timeout: float,
+) -> tuple[str, list[dict[str, Any]]]:
+    """Show the tasks with these ids until the run has ended; return its state and all its task instances."""
+    deadline = time.monotonic() + timeout
+    while True:
+        airflow.ensure_alive()
+        # The state first: what ended before it is in the instances that are read after it.
+        state = str(airflow.run(dag_id, run_id)["state"])
+        instances = airflow.task_instances(dag_id, run_id)
+        show(_timings(instances, shown))
+        if state in FINISHED_RUN_STATES:
+            return state, instances
+        if time.monotonic() > deadline:
+            msg = f"the run has not ended within {timeout:.0f} s"
+            raise DemoError(msg)
+        time.sleep(0.3)
 
 
 def _fan_ins(airflow: EmbeddedAirflow, dag_id: str) -> tuple[set[str], list[str]]:
@@ -187,26 +243,41 @@ def _fan_ins(airflow: EmbeddedAirflow, dag_id: str) -> tuple[set[str], list[str]
     return branches, sorted(fan_ins)
 
 
-def _branches(
-    instances: Sequence[dict[str, Any]], branch_ids: set[str]
-) -> list[tuple[dict[str, Any], BranchTiming]]:
-    found = [(ti, demo_view.timing_of(ti)) for ti in instances if ti["task_id"] in branch_ids]
-    return sorted(found, key=lambda pair: demo_view.in_order(pair[1]))
+def _timings(instances: Sequence[dict[str, Any]], task_ids: set[str]) -> list[BranchTiming]:
+    """Return the times of the tasks with these ids."""
+    found = [demo_view.timing_of(instance) for instance in instances if instance["task_id"] in task_ids]
+    return sorted(found, key=demo_view.in_order)
 
 
 def _with_records(
-    airflow: EmbeddedAirflow,
-    dag_id: str,
-    run_id: str,
-    branches: Sequence[tuple[dict[str, Any], BranchTiming]],
-) -> list[BranchTiming]:
-    """Add the work that the branches recorded."""
-    timings = []
-    for ti, timing in branches:
+    airflow: EmbeddedAirflow, dag_id: str, run_id: str, instances: Sequence[dict[str, Any]]
+) -> dict[str, list[BranchTiming]]:
+    """Return each task's times, one for each instance, with the work that it recorded."""
+    tasks: dict[str, list[BranchTiming]] = {}
+    for ti in instances:
         record = _xcom(airflow, dag_id, run_id, ti["task_id"], key=RECORD_KEY, map_index=ti["map_index"])
         seconds = record.get("seconds") if isinstance(record, dict) else None
-        timings.append(demo_view.with_work(timing, seconds))
-    return timings
+        timing = demo_view.with_work(demo_view.timing_of(ti), seconds)
+        tasks.setdefault(ti["task_id"], []).append(timing)
+    return tasks
+
+
+def _whole_branches(
+    fan_ins: Sequence[dict[str, Any]], tasks: dict[str, list[BranchTiming]], branch_ids: set[str]
+) -> list[BranchTiming]:
+    """Put each declared branch's tasks together; instances of mapped tasks stay as they are."""
+    declared: dict[tuple[str, ...], str] = {}
+    for fan_in in fan_ins:
+        text = fan_in["rendered_fields"]["declaration"]
+        group, *_ = read_fan_in(text, task_ids=tasks, upstream_task_ids=branch_ids)
+        declared |= {branch.task_ids: branch.name for branch in (group.branches if group else ())}
+    branches = [
+        demo_view.together(name, [timing for task_id in task_ids for timing in tasks[task_id]])
+        for task_ids, name in declared.items()
+    ]
+    mapped = branch_ids - {task_id for task_ids in declared for task_id in task_ids}
+    branches += [timing for task_id in mapped for timing in tasks.get(task_id, ())]
+    return sorted(branches, key=demo_view.in_order)
 
 
 def _xcom(airflow: EmbeddedAirflow, dag_id: str, run_id: str, task_id: str, **which: Any) -> Any:
@@ -223,16 +294,27 @@ def _why_failed(
     instances: Sequence[dict[str, Any]],
     fan_in_ids: Sequence[str],
 ) -> str:
-    problems: list[str] = []
-    for fan_in_id in fan_in_ids:
-        report = _xcom(airflow, dag_id, run_id, fan_in_id, key="fan_out_report")
-        problems += [
-            f"{problem['name']} {problem['state']} ({problem['error']})"
-            for problem in (report or {}).get("problems", [])
-        ]
+    reports = [_xcom(airflow, dag_id, run_id, fan_in_id, key="fan_out_report") for fan_in_id in fan_in_ids]
+    found = [problem for report in reports for problem in (report or {}).get("problems", [])]
+    # A branch that never started has no error of its own: what kept it from starting has.
+    problems = [f"{each['name']} {each['state']} ({each['error']})" for each in found if each["error"]]
     if not problems:
-        problems = [f"{demo_view.instance_name(ti)} failed" for ti in instances if ti["state"] == "failed"]
+        problems = [
+            f"{demo_view.instance_name(ti)} failed ({_logged_error(airflow, dag_id, run_id, ti)})"
+            for ti in instances
+            if ti["state"] == "failed" and ti["task_id"] not in fan_in_ids
+        ]
     return f"the run failed: {'; '.join(problems[:5])}"
+
+
+def _logged_error(airflow: EmbeddedAirflow, dag_id: str, run_id: str, ti: dict[str, Any]) -> str:
+    entries = airflow.log_entries(
+        dag_id, run_id, ti["task_id"], try_number=ti["try_number"], map_index=ti["map_index"]
+    )
+    errors = [
+        entry["error_detail"][0] for entry in entries if isinstance(entry, dict) and entry.get("error_detail")
+    ]
+    return f"{errors[-1]['exc_type']}: {errors[-1]['exc_value']}" if errors else "its log has no error"
 
 
 def _say_how_to_look(airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from airflow_fanout.report import GroupSummary
+
 __all__ = [
+    "comparison",
     "figures",
     "in_order",
     "instance_name",
@@ -30,6 +34,7 @@ __all__ = [
     "progress",
     "result_text",
     "timing_of",
+    "together",
     "waiting",
     "with_work",
 ]
@@ -57,6 +62,25 @@ def instance_name(instance: Mapping[str, Any]) -> str:
     """Name a task instance: its task's id, with the map index if it is mapped."""
     task_id: str = instance["task_id"]
     return task_id if instance["map_index"] < 0 else f"{task_id}[{instance['map_index']}]"
+
+
+def together(name: str, tasks: Sequence[BranchTiming]) -> BranchTiming:
+    """
+    Put the times of a branch's tasks together.
+
+    :param name: The branch's name.
+    :param tasks: Its tasks, in the order in which they run; at least one.
+    """
+    work = [task.work_seconds for task in tasks]
+    return BranchTiming(
+        name=name,
+        state=tasks[-1].state,
+        queued=min((task.queued for task in tasks if task.queued is not None), default=None),
+        started=min((task.started for task in tasks if task.started is not None), default=None),
+        ended=max((task.ended for task in tasks if task.ended is not None), default=None),
+        work_seconds=None if None in work else math.fsum(seconds for seconds in work if seconds is not None),
+        tries=tasks[-1].tries,
+    )
 
 
 def with_work(timing: BranchTiming, seconds: float | None) -> BranchTiming:
@@ -165,6 +189,60 @@ def figures(timings: Sequence[BranchTiming], *, work_seconds: float) -> str:
             "branches that compute share the machine's cores."
         )
     return "\n".join(lines)
+
+
+def comparison(
+    parallel: Sequence[BranchTiming], sequential: Sequence[BranchTiming], *, cores: int | None
+) -> str:
+    """
+    Write two runs of the same work side by side, whichever was faster.
+
+    :param parallel: Branches that could run at the same time.
+    :param sequential: Tasks of the same names that ran one after another.
+    :param cores: Number of the machine's cores; None if it isn't known.
+    """
+    seconds = {step.name: _elapsed(step) for step in sequential}
+    at_once, one_by_one = summarize(parallel), summarize(sequential)
+    rows: list[tuple[str, float | None, float | None]] = [
+        (branch.name, _elapsed(branch), seconds.get(branch.name)) for branch in parallel
+    ]
+    rows += [
+        ("Sum", at_once.elapsed_sum_seconds, one_by_one.elapsed_sum_seconds),
+        ("Wall", at_once.wall_seconds, one_by_one.wall_seconds),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'':<{width}}  {'in parallel':>12}  {'one by one':>12}"]
+    lines += [
+        f"{name:<{width}}  {format_seconds(left):>12}  {format_seconds(right):>12}"
+        for name, left, right in rows
+    ]
+    lines.append("Each from its start to its end; wall is from the first one queued to the last one's end.")
+    lines += _verdict(at_once, one_by_one, cores)
+    return "\n".join(lines)
+
+
+def _verdict(at_once: GroupSummary, one_by_one: GroupSummary, cores: int | None) -> list[str]:
+    if not at_once.wall_seconds or one_by_one.wall_seconds is None:
+        return []
+    ratio = one_by_one.wall_seconds / at_once.wall_seconds
+    said = format_ratio(ratio)
+    if said == format_ratio(1):
+        verdict = f"In parallel it took as long as one by one ({said})."
+    elif ratio > 1:
+        verdict = f"In parallel it was {said} as fast as one by one."
+    else:
+        verdict = (
+            f"In parallel it was slower, {said} as fast as one by one: starting tasks at the same time, or "
+            "sharing cores, cost more than it saved."
+        )
+    if cores is None or at_once.peak_concurrency <= cores:
+        return [verdict]
+    shared = f"{at_once.peak_concurrency} branches shared {cores} {'core' if cores == 1 else 'cores'}"
+    return [verdict, f"{shared}: those that compute then take longer, and so does their sum."]
+
+
+def _elapsed(timing: BranchTiming) -> float | None:
+    return summarize([timing]).elapsed_sum_seconds
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -22,6 +22,7 @@ __all__ = [
     "FinalBatchFailedError",
     "ItemsError",
     "MergeConflictError",
+    "MissingExtraError",
     "PrefixError",
     "TooFewBranchesError",
     "UpstreamFailedError",
@@ -151,3 +152,17 @@ class FinalBatchFailedError(AirflowFailException):
 
 class ItemsError(AirflowFailException):
     """Raised in a branch's or batch's own task when what came as items is no list and no mapping."""
+
+
+class MissingExtraError(AirflowFailException):
+    """
+    Raised when an example Dag runs without what it needs; not retried, for that would change nothing.
+
+    :param extra: Name of the extra that has it.
+    :param module: The module that can't be imported.
+    """
+
+    def __init__(self, extra: str, *, module: str) -> None:
+        super().__init__(f'{module!r} is not installed: pip install "airflow-fanout[{extra}]"')
+        self.extra = extra
+        self.module = module

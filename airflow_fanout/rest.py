@@ -198,6 +198,12 @@ class AirflowRest:
         # A page boundary can repeat an instance if one is added meanwhile.
         return list({(ti["task_id"], ti["map_index"]): ti for ti in found}.values())
 
+    def task_instance(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        """Return an unmapped task instance; with ``rendered_fields``, which the list on 3.2 lacks."""
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{_quoted(task_id)}"
+        instance: dict[str, Any] = self.request("GET", path)
+        return instance
+
     def xcom(
         self,
         dag_id: str,
@@ -223,6 +229,13 @@ class AirflowRest:
 
     def log(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1) -> str:
         """Return the log of one try of a task, a line for each event."""
+        entries = self.log_entries(dag_id, run_id, task_id, try_number=try_number, map_index=map_index)
+        return "\n".join(_log_line(entry) for entry in entries)
+
+    def log_entries(
+        self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
+    ) -> list[Any]:
+        """Return the events in the log of one try of a task: mappings with ``event``, or plain text."""
         path = f"{_run_path(dag_id, run_id)}/taskInstances/{_quoted(task_id)}/logs/{try_number}"
         answer = self.request(
             "GET",
@@ -230,7 +243,8 @@ class AirflowRest:
             params={"map_index": map_index, "full_content": True},
             headers={"accept": "application/json"},
         )
-        return "\n".join(_log_line(entry) for entry in answer["content"])
+        entries: list[Any] = answer["content"]
+        return entries
 
     def clear(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,44 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 TAG = "FANOUT_DEMO_TEST"
+
+TWINS = """
+from airflow.sdk import DAG, task
+from airflow_fanout import FanInOperator, FanOutGroup
+
+def one() -> int:
+    return 1
+
+with DAG("twins"):
+    both = FanOutGroup("process", branch={"a": one, "b": one})
+    FanInOperator(task_id="combine", fan_out=both)
+
+with DAG("twins_sequential"):
+
+    @task
+    def a() -> None:
+        raise ValueError("nothing to read")
+
+    a()
+"""
+
+UNPREPARED = """
+from airflow.sdk import DAG, task
+from airflow_fanout import FanInOperator, FanOutGroup
+
+def one() -> int:
+    return 1
+
+with DAG("unprepared"):
+
+    @task
+    def prepare() -> None:
+        raise ValueError("no warehouse")
+
+    both = FanOutGroup("process", branch={"a": one, "b": one})
+    prepare() >> both
+    FanInOperator(task_id="combine", fan_out=both)
+"""
 
 FAILING_DAG = """
 from airflow.sdk import DAG, task
@@ -112,6 +151,26 @@ def test_the_demo_shows_the_result_and_the_speed_up_and_leaves_nothing(
     assert list(running.temporary.iterdir()) == []
 
 
+def test_the_document_analysis_is_shown_beside_its_sequential_twin(start: Callable[..., RunningDemo]) -> None:
+    running = start("--dag", "document_analysis")
+
+    out, err = running.process.communicate(timeout=400)
+
+    assert (running.process.returncode, err) == (0, "")
+    assert "merge returned:" in out
+    lines = out.splitlines()
+    began = next(
+        number for number, line in enumerate(lines) if line.split() == ["in", "parallel", "one", "by", "one"]
+    )
+    table = {line.split()[0]: line for line in lines[began + 1 : began + 6]}
+    assert set(table) == {"entities", "sentiment", "topics", "Sum", "Wall"}
+    assert all(re.search(r"\d+(\.\d)? m?s .*\d+(\.\d)? m?s$", line) for line in table.values())
+    assert re.search(r"In parallel it (was|took) .*\d\.\d×", out)
+    assert "stands for a call" not in out
+    assert running.alive() == []
+    assert list(running.temporary.iterdir()) == []
+
+
 def test_ctrl_c_while_the_branches_run_leaves_nothing(start: Callable[..., RunningDemo]) -> None:
     running = start("--count", "3", "--work-seconds", "60")
     running.wait_until_said(": running")
@@ -161,3 +220,29 @@ def test_a_failed_run_is_said_in_one_line_with_the_branch_and_its_error(
     err = capsys.readouterr().err
     assert code == 1
     assert err == ("airflow fanout demo: the run failed: process_1 failed (ValueError: no service answers)\n")
+
+
+def test_a_sequential_twin_that_fails_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "twins.py").write_text(TWINS)
+    monkeypatch.setattr(demo, "_examples_folder", lambda: tmp_path)
+
+    code = demo.run_demo(demo.DemoOptions(dag_id="twins", count=2, work_seconds=0))
+
+    assert code == 1
+    err = capsys.readouterr().err
+    assert err == "airflow fanout demo: the run failed: a failed (ValueError: nothing to read)\n"
+
+
+def test_a_failed_run_names_the_task_that_kept_the_branches_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "unprepared.py").write_text(UNPREPARED)
+    monkeypatch.setattr(demo, "_examples_folder", lambda: tmp_path)
+
+    code = demo.run_demo(demo.DemoOptions(dag_id="unprepared", count=2, work_seconds=0))
+
+    err = capsys.readouterr().err
+    assert code == 1
+    assert err == "airflow fanout demo: the run failed: prepare failed (ValueError: no warehouse)\n"

@@ -24,6 +24,9 @@ if "airflow" in sys.modules:
 _home = tempfile.TemporaryDirectory(prefix="airflow-fanout-integration-", ignore_cleanup_errors=True)
 os.environ["AIRFLOW_HOME"] = _home.name
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW_CONN_FANOUT_WAREHOUSE"] = json.dumps(
+    {"conn_type": "sqlite", "host": str(Path(_home.name, "warehouse.db"))}
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -204,6 +204,94 @@ def test_work_that_was_not_recorded_is_a_dash() -> None:
     assert "stands for" not in text
 
 
+def test_a_branch_of_several_tasks_is_one_line_of_the_figures() -> None:
+    tasks = [
+        demo_view.with_work(branch("etl.eu.extract", "success", started=1, ended=3), 1.5),
+        demo_view.with_work(branch("etl.eu.load", "success", started=4, ended=6), 1.25),
+    ]
+
+    whole = demo_view.together("eu", tasks)
+
+    assert (whole.name, whole.state, whole.work_seconds) == ("eu", "success", 2.75)
+    assert (whole.started, whole.ended) == (tasks[0].started, tasks[1].ended)
+
+
+def test_a_branchs_work_is_not_guessed_if_one_of_its_tasks_recorded_none() -> None:
+    tasks = [
+        branch("etl.eu.extract", "success", started=1, ended=3),
+        demo_view.with_work(branch("etl.eu.load", "success", started=4, ended=6), 1.25),
+    ]
+
+    assert demo_view.together("eu", tasks).work_seconds is None
+
+
+ONE_BY_ONE = [
+    branch("topics", "success", started=0, ended=4),
+    branch("entities", "success", started=4, ended=10),
+]
+
+
+def test_both_ways_are_shown_side_by_side() -> None:
+    at_once = [
+        branch("topics", "success", started=0, ended=4.5),
+        branch("entities", "success", started=0, ended=6.5),
+    ]
+
+    text = demo_view.comparison(at_once, ONE_BY_ONE, cores=2)
+
+    lines = {line.split()[0]: line.split() for line in text.splitlines()}
+    assert lines["topics"] == ["topics", "4.5", "s", "4.0", "s"]
+    assert lines["entities"] == ["entities", "6.5", "s", "6.0", "s"]
+    assert lines["Sum"] == ["Sum", "11.0", "s", "10.0", "s"]
+    assert lines["Wall"] == ["Wall", "6.5", "s", "10.0", "s"]
+    assert text.endswith("In parallel it was 1.5× as fast as one by one.")
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        pytest.param(5, "it was 2.0× as fast as one by one", id="faster"),
+        pytest.param(10.1, "it took as long as one by one (1.0×)", id="no-difference"),
+        pytest.param(20, "it was slower, 0.5× as fast as one by one", id="slower"),
+    ],
+)
+def test_it_is_said_whichever_way_was_faster(ended: float, said: str) -> None:
+    at_once = [
+        branch("topics", "success", started=0, ended=2),
+        branch("entities", "success", started=0, ended=ended),
+    ]
+
+    assert said in demo_view.comparison(at_once, ONE_BY_ONE, cores=2)
+
+
+@pytest.mark.parametrize(
+    ("cores", "said"),
+    [
+        pytest.param(1, True, id="fewer-cores"),
+        pytest.param(2, False, id="enough-cores"),
+        pytest.param(None, False, id="unknown"),
+    ],
+)
+def test_shared_cores_are_named_where_there_were_fewer_than_branches(cores: int | None, said: bool) -> None:
+    at_once = [
+        branch("topics", "success", started=0, ended=2),
+        branch("entities", "success", started=0, ended=5),
+    ]
+
+    text = demo_view.comparison(at_once, ONE_BY_ONE, cores=cores)
+
+    assert ("2 branches shared 1 core:" in text) is said
+
+
+def test_a_way_whose_times_are_not_known_has_no_verdict() -> None:
+    at_once = [branch("topics", "success", started=0)]
+
+    text = demo_view.comparison(at_once, ONE_BY_ONE, cores=1)
+
+    assert "–" in text
+    assert "In parallel it" not in text
+
+
 def test_a_result_is_shown_by_branch_and_as_it_is() -> None:
     assert demo_view.result_text({"p_0": "[bold]x", "p_1": [1, None]}) == "  p_0: [bold]x\n  p_1: [1, null]"
     assert demo_view.result_text("one text") == "  one text"

@@ -7,14 +7,17 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_fanout import exceptions
 from airflow_fanout.exceptions import (
+    BatchFailedError,
     BranchesRunningError,
     DeclarationError,
     DeclarationTypeError,
     DeclarationValueError,
     EmptyFanInError,
     FanInError,
+    FinalBatchFailedError,
     ItemsError,
     MergeConflictError,
+    MissingExtraError,
     PrefixError,
     TooFewBranchesError,
     UpstreamFailedError,
@@ -35,10 +38,13 @@ EVERY_ERROR: list[Any] = [
     ),
     pytest.param(EmptyFanInError("nothing"), id="EmptyFanInError"),
     pytest.param(ItemsError("no list"), id="ItemsError"),
+    pytest.param(BatchFailedError("2 of 9"), id="BatchFailedError"),
+    pytest.param(FinalBatchFailedError("2 of 9"), id="FinalBatchFailedError"),
     pytest.param(UpstreamFailedError("failed", task_ids=["load"]), id="UpstreamFailedError"),
     pytest.param(PrefixError("no match", prefix="p", candidates=["q"]), id="PrefixError"),
     pytest.param(BranchesRunningError("running", names=["process_0"]), id="BranchesRunningError"),
     pytest.param(MergeConflictError({"a": ["process_0", "process_1"]}), id="MergeConflictError"),
+    pytest.param(MissingExtraError("examples", module="sklearn"), id="MissingExtraError"),
 ]
 
 

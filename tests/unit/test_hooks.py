@@ -151,7 +151,7 @@ class TestRecordOfASuccess:
             return mock.Mock(spec=["ru_utime", "ru_stime"], ru_utime=user, ru_stime=system)
 
         monkeypatch.setattr("airflow_fanout.hooks.resource.getrusage", usage)
-        monkeypatch.setattr(hooks, "_peak_memory_bytes", lambda: 0)
+        monkeypatch.setattr(hooks, "peak_memory_bytes", lambda: 0)
 
         assert pushed(run(declare()))["cpu_seconds"] == 0.75 + 2.5
 
