@@ -233,7 +233,7 @@ def _depth(task: AnyOperator, outermost: TaskGroup) -> int:
     """Count the groups between a task and one that it stands in."""
     depth = 0
     group: Any = task.task_group
-    while group is not outermost:
+    while group.group_id != outermost.group_id:  # tasks hold proxies of their groups
         group, depth = group.parent_group, depth + 1
     return depth
 

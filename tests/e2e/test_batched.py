@@ -160,3 +160,26 @@ def test_items_that_are_no_list_fail_before_anything_runs(run: Run) -> None:
 
 def test_items_may_be_what_a_mapped_task_returned(run: Run) -> None:
     assert run.xcom("collect_from_mapped") == {f"from_mapped_{index}": index + 1 for index in range(3)}
+
+
+def test_after_a_kill_every_item_is_done_and_few_of_them_twice(run: Run, scratch: Path) -> None:
+    assert run.instance("killed.each", 0).try_number == 2
+    assert run.xcom("collect_killed") == {f"killed_{index}": index for index in range(200)}
+    ran = Counter((scratch / "batched-killed").read_text().split())
+    assert len(ran) == 200
+    again = [item for item, times in ran.items() if times > 1]
+    assert again
+    assert len(again) * 0.1 < 5
+
+
+def test_items_of_a_batch_that_died_have_its_state(run: Run) -> None:
+    dead = run.collected("collect_dead")
+    assert dead.states == {f"dead_{n}": "success" if n < 5 else "failed" for n in range(10)}
+    assert run.report("collect_dead")["expected"] == 10
+    assert "no exception was recorded" in dead.outcomes["dead_5"]["error"]
+
+
+def test_items_that_succeeded_run_once_however_often_others_are_retried(run: Run, scratch: Path) -> None:
+    ran = Counter((scratch / "batched-mostly").read_text().split())
+    assert ran == {str(n): 3 if n % 70 == 50 else 1 for n in range(200)}
+    assert len(run.collected("collect_thrice").failed) == 3

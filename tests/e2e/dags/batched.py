@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -105,6 +106,29 @@ def slow(item: int) -> int:
     return item
 
 
+def step(index: int, ti: Any) -> int:
+    """A tenth of a second of work; the process is killed in the midst of its first try."""
+    note("killed", index)
+    time.sleep(0.1)
+    if index == 120 and ti.try_number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return index
+
+
+def die(index: int) -> int:
+    if index == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return index
+
+
+def mostly(index: int) -> int:
+    note("mostly", index)
+    if index % 70 == 50:
+        message = f"no {index}"
+        raise ValueError(message)
+    return index
+
+
 def upper(document: str) -> str:
     return document.upper()
 
@@ -118,6 +142,7 @@ def same(item: Any) -> Any:
 
 
 once: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
+twice: Any = {**once, "retries": 2}
 timeout: Any = {"execution_timeout": timedelta(seconds=4)}
 
 with DAG("batched", schedule=None, max_active_tasks=32, params={"branches": Param(5, type="integer")}) as dag:
@@ -167,6 +192,15 @@ with DAG("batched", schedule=None, max_active_tasks=32, params={"branches": Para
         stop_after_failures=2,
     )
     CountingFanIn(task_id="collect_stopped", fan_out=stopped, min_success=1, python_callable=dump)
+
+    killed = FanOutGroup("killed", branch=step, count=200, items_per_task=200, default_args=once)
+    CountingFanIn(task_id="collect_killed", fan_out=killed)
+
+    dead = FanOutGroup("dead", branch=die, count=10, items_per_task=5)
+    CountingFanIn(task_id="collect_dead", fan_out=dead, min_success=1, python_callable=dump)
+
+    thrice = FanOutGroup("thrice", branch=mostly, count=200, items_per_task=200, default_args=twice)
+    CountingFanIn(task_id="collect_thrice", fan_out=thrice, min_success=1, python_callable=dump)
 
     none = FanOutGroup("none", branch=same, items=list_none(), items_per_task=2)
     FanInOperator(task_id="collect_none", fan_out=none)
