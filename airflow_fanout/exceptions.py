@@ -24,6 +24,7 @@ __all__ = [
     "MergeConflictError",
     "MissingExtraError",
     "PrefixError",
+    "ResultTooLargeError",
     "TooFewBranchesError",
     "UpstreamFailedError",
 ]
@@ -148,6 +149,19 @@ class FinalBatchFailedError(AirflowFailException):
 
     fan_out_recorded = True
     """What became of each item is recorded already."""
+
+
+class ResultTooLargeError(AirflowFailException):
+    """
+    Raised by a fan-in without a function whose branches returned more than an XCom can hold.
+
+    :param message: What it is, and what to do.
+    :param size: Bytes as JSON, as far as they were counted.
+    """
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
 
 
 class ItemsError(AirflowFailException):

@@ -9,6 +9,7 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.checks import FanInChecks
+from airflow_fanout.collected import collected
 from airflow_fanout.declaration import DeclaredGroup, describe_fan_in
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
@@ -217,6 +218,6 @@ class FanInOperator(BaseOperator):
 
     def _combine(self, results: FanInResults, context: Context) -> Any:
         if self.python_callable is None:
-            return dict(results.items())
+            return collected(results)
         arguments = determine_kwargs(self.python_callable, [results], {**context, **self.op_kwargs})
         return self.python_callable(results, **arguments)

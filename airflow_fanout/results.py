@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
@@ -16,6 +18,11 @@ from airflow_fanout.policy import FAILED_STATES, MISSING_STATES, State
 
 __all__ = ["BranchOutcome", "FanInResults", "Page", "ReadyPage"]
 
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY = 5.0
+"""Seconds between two progress lines."""
 
 OUTCOMES_HELD = 500
 """Outcomes that are kept in memory where pages are smaller than that."""
@@ -118,6 +125,7 @@ class _Ledger:
         self.pages = tuple(pages)
         self._starts = [0, *accumulate(len(page) for page in self.pages)]
         self._held: OrderedDict[int, Sequence[BranchOutcome]] = OrderedDict()
+        self._told = 0.0
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -131,7 +139,16 @@ class _Ledger:
             while self._held and sum(map(len, self._held.values())) + len(page) > OUTCOMES_HELD:
                 self._held.popitem(last=False)
             self._held[number] = page.read()
+            self._tell(number)
         return self._held[number][place - self._starts[number]]
+
+    def _tell(self, number: int) -> None:
+        """Say how far a reader is that takes long."""
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_EVERY:
+            if self._told:
+                log.info("%s of %s branches read", self._starts[number + 1], len(self))
+            self._told = now
 
     def states(self) -> Iterator[State]:
         for page in self.pages:

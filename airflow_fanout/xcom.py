@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ __all__ = ["NOTHING", "PAGE_SIZE", "InstanceState", "RunReader", "resumes", "val
 
 PAGE_SIZE = 500
 """Mapped instances whose values are read in one request."""
+
+BODIES_AT_ONCE = 16
+"""Bodies of object-storage XComs that are read at the same time."""
 
 NOTHING: Any = object()
 """Stands where nothing was pushed; None is a value."""
@@ -124,7 +128,11 @@ class RunReader:
         )
         if not isinstance(answer, XComSequenceSliceResult):
             raise TypeError(_unexpected("XComSequenceSliceResult", answer))
-        return (XCom.deserialize_value(_XComWrapper(value)) for value in answer.root)
+        wrapped = map(_XComWrapper, answer.root)
+        if not values_lie_elsewhere():
+            return map(XCom.deserialize_value, wrapped)
+        with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="fan-in-bodies") as readers:
+            return iter(list(readers.map(XCom.deserialize_value, wrapped)))
 
     def _ask(self, message: Any) -> Any:
         from airflow.sdk.execution_time import task_runner

@@ -19,6 +19,7 @@ from airflow_fanout.exceptions import (
     MergeConflictError,
     MissingExtraError,
     PrefixError,
+    ResultTooLargeError,
     TooFewBranchesError,
     UpstreamFailedError,
 )
@@ -38,6 +39,7 @@ EVERY_ERROR: list[Any] = [
     ),
     pytest.param(EmptyFanInError("nothing"), id="EmptyFanInError"),
     pytest.param(ItemsError("no list"), id="ItemsError"),
+    pytest.param(ResultTooLargeError("too large", size=10**9), id="ResultTooLargeError"),
     pytest.param(BatchFailedError("2 of 9"), id="BatchFailedError"),
     pytest.param(FinalBatchFailedError("2 of 9"), id="FinalBatchFailedError"),
     pytest.param(UpstreamFailedError("failed", task_ids=["load"]), id="UpstreamFailedError"),

@@ -1,0 +1,182 @@
+"""
+Random groups of every mode and kind: the fan-in says what the branches say they did.
+
+The oracle knows of the package only what it promises. It reads what each branch wrote down before it acted,
+and what the tasks that said how many wrote, and works out states, values, counts and the verdict by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.truth_plan import Plan, plan_of, seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.e2e.run import Run
+
+pytestmark = pytest.mark.e2e
+
+
+@dataclass
+class Told:
+    """What the fan-in of a group said, after a phase."""
+
+    given: dict[str, Any] | None
+    report: dict[str, Any] | None
+    state: str
+    value: Any
+    events: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def told(finished_run: Callable[[str], Run], scratch: Path) -> dict[tuple[int, int], Told]:
+    """What every fan-in said, by seed and phase."""
+    run = finished_run("truth")
+    found = {(seed, 1): ask(run, plan_of(seed), scratch) for seed in seeds()}
+    (scratch / "truth-phase-2").touch()
+    run.clear(*sorted(to_clear(run)))
+    return found | {(seed, 2): ask(run, plan_of(seed), scratch) for seed in seeds()}
+
+
+def ask(run: Run, plan: Plan, scratch: Path) -> Told:
+    fan_in = f"collect_{plan.group_id}"
+    path = scratch / f"truth-{plan.group_id}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+
+    def xcom(key: str) -> Any:
+        try:
+            return run.xcom(fan_in, key)
+        except KeyError:
+            return None
+
+    return Told(
+        given=xcom("given"),
+        report=xcom("fan_out_report"),
+        state=run.instance(fan_in).state,
+        value=xcom("return_value"),
+        events=[json.loads(line) for line in lines],
+    )
+
+
+def to_clear(run: Run) -> set[str]:
+    """What is cleared: what said how many, every second branch of a static group, each mapped task."""
+    tasks = set()
+    for plan in map(plan_of, seeds()):
+        if plan.at_run_time:
+            tasks.add(f"tell_{plan.group_id}")
+        elif plan.mode == "static":
+            tasks |= {task for task in first_tasks(run, plan) if sum(map(ord, task)) % 2}
+        elif plan.names[1]:
+            tasks |= first_tasks(run, plan)
+    return tasks
+
+
+def first_tasks(run: Run, plan: Plan) -> set[str]:
+    """The tasks that act."""
+    inner = "by_index" if plan.origin == "count" else "by_item"
+    ids = {task_id for task_id, _ in run.instances if task_id.startswith(f"{plan.group_id}.")}
+    ids -= {f"{plan.group_id}.no_branches", f"{plan.group_id}.split"}
+    return {each for each in ids if plan.kind != "task_group" or each.endswith(f".{inner}")}
+
+
+def names_of(plan: Plan, events: list[dict[str, Any]]) -> list[str]:
+    """The branches that were declared last."""
+    said: list[list[str]] = [event["told"] for event in events if "told" in event]
+    return said[-1] if said else plan.names[1]
+
+
+def states_of(plan: Plan, events: list[dict[str, Any]]) -> dict[str, tuple[str, Any, str | None]]:
+    """State, value and error of every branch, from what was written down last."""
+    names = names_of(plan, events)
+    last = {event["name"]: event for event in events if "name" in event}
+    killed = killed_batches(plan, names, events) if plan.mode == "batched" else set()
+    found: dict[str, tuple[str, Any, str | None]] = {}
+    for place, name in enumerate(names):
+        if plan.mode == "batched" and place // plan.items_per_task in killed:
+            found[name] = ("failed", None, "no exception was recorded")
+            continue
+        event = last[name]
+        match event["does"]:
+            case "value":
+                found[name] = ("success", event["value"], None)
+            case "raise":
+                found[name] = ("failed", None, f"ValueError: {name} is told to")
+            case "give up":
+                found[name] = ("failed", None, f"AirflowFailException: {name} gives up")
+            case "skip":
+                found[name] = ("skipped", None, None)
+            case "die":
+                found[name] = ("failed", None, "no exception was recorded")
+    return found
+
+
+def killed_batches(plan: Plan, names: list[str], events: list[dict[str, Any]]) -> set[int]:
+    """Batches whose last process was killed."""
+    last_process: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if event.get("name") in names:
+            last_process[names.index(event["name"]) // plan.items_per_task] = event
+    return {
+        batch
+        for batch, event in last_process.items()
+        if any(each.get("pid") == event["pid"] and each.get("does") == "die" for each in events)
+    }
+
+
+def verdict_of(plan: Plan, states: list[str]) -> str:
+    """What the policy table says."""
+    policy = plan.policy
+    if not states:
+        return "failed" if policy else "success"
+    skipped, good = states.count("skipped"), states.count("success")
+    counts_as = policy.get("count_skipped", "exclude")
+    if skipped == len(states) and counts_as == "exclude":
+        return "skipped"
+    counted = len(states) - (skipped if counts_as == "exclude" else 0)
+    good += skipped if counts_as == "success" else 0
+    if not policy:
+        return "success" if good == counted else "failed"
+    needed = policy.get("min_success", 0)
+    if "min_success_ratio" in policy:
+        needed = max(needed, math.ceil(Fraction(str(policy["min_success_ratio"])) * counted))
+    return "success" if good >= needed else "failed"
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("seed", seeds())
+def test_the_fan_in_says_what_the_branches_did(
+    told: dict[tuple[int, int], Told], seed: int, phase: int
+) -> None:
+    plan, said = plan_of(seed), told[seed, phase]
+    states = states_of(plan, said.events)
+    assert said.given is not None
+    assert said.report is not None
+    outcomes = {each["name"]: each for each in said.given["outcomes"] if each["state"] != "removed"}
+
+    assert {name: each["state"] for name, each in outcomes.items()} == {
+        name: state for name, (state, _, _) in states.items()
+    }
+    assert list(outcomes) == list(states)
+    good = [[name, value] for name, (state, value, _) in states.items() if state == "success"]
+    assert said.given["items"] == good
+    for name, (_, _, error) in states.items():
+        assert (outcomes[name]["error"] or "").startswith(error or "")
+        assert (error is None) == (outcomes[name]["error"] is None)
+    counts = [state for state, _, _ in states.values()]
+    assert (said.report["expected"], said.report["succeeded"], said.report["failed"]) == (
+        len(states),
+        counts.count("success"),
+        counts.count("failed"),
+    )
+    assert said.state == verdict_of(plan, counts)
+    if said.state == "success":
+        assert said.value == dict(good)
