@@ -47,7 +47,7 @@ class AirflowRest:
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         # A proxy from the environment has no business between this process and loopback.
-        self._http = httpx.Client(base_url=base_url, timeout=30, trust_env=False)
+        self._http = httpx.Client(base_url=base_url, timeout=120, trust_env=False)
 
     def ensure_alive(self) -> None:
         """Raise if waiting any longer makes no sense; called between the requests of every wait."""

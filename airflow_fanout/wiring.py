@@ -230,11 +230,17 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) 
 
 
 def _had_no_items(fan_in: BaseOperator, states: States, task_id: str) -> bool:
+    """Whether a mapped task has no instances because there were no items, and not because of a skip."""
     task = fan_in.dag.get_task(task_id)
+    mapped_group = next(task.task_group.iter_mapped_task_groups(), None) if task.task_group else None
+    expanded: list[Any] = [task] if mapped_group is None else list(mapped_group.iter_tasks())
+    within = {each.task_id for each in expanded}
     return all(
         state == "success"
-        for upstream in task.upstream_list
-        for state in _states_of(states, upstream, task, -1)
+        for each in expanded
+        for upstream in each.upstream_list
+        if upstream.task_id not in within
+        for state in _states_of(states, upstream, each, -1)
     )
 
 

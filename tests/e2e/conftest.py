@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,15 +29,41 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Iterator[EmbeddedAirflow]:
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """
+    A database of this session's own: on the server that FANOUT_E2E_POSTGRES names, or else SQLite.
+
+    ``FANOUT_E2E_POSTGRES=postgresql://postgres@127.0.0.1:5432`` is a server on which databases may be made.
+    """
+    server = os.environ.get("FANOUT_E2E_POSTGRES")
+    if server is None:
+        # On a busy machine a writer may wait longer than 5 s, and the scheduler would end with "locked".
+        yield f"sqlite:///{tmp_path_factory.mktemp('database') / 'airflow.db'}?timeout=60"
+        return
+    import psycopg2
+
+    name = f"airflow_fanout_{secrets.token_hex(6)}"
+    with contextlib.closing(psycopg2.connect(f"{server}/postgres")) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
+            try:
+                yield f"postgresql+psycopg2{server.removeprefix('postgresql')}/{name}"
+            finally:
+                cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, scratch: Path, database_url: str
+) -> Iterator[EmbeddedAirflow]:
     """A scheduler, a Dag processor and an API server; their logs stay in pytest's temporary folders."""
     home = tmp_path_factory.mktemp("airflow")
     with EmbeddedAirflow(
         dag_files=[*sorted(DAGS.glob("*.py")), REPOSITORY / "dags" / "fan_out_fan_in_pipeline.py"],
         home=home,
-        # On a busy machine a writer may wait longer than 5 s, and the scheduler would end with "locked".
         triggerer=True,
-        database_url=f"sqlite:///{home / 'airflow.db'}?timeout=60",
+        database_url=database_url,
         env={
             "PYTHONPATH": str(REPOSITORY),
             "FANOUT_E2E_SCRATCH": str(scratch),

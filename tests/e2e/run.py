@@ -121,9 +121,9 @@ class Run:
         """Return what a task pushed."""
         return self.airflow.xcom(self.dag_id, self.run_id, task_id, key=key, map_index=map_index)
 
-    def collected(self, task_id: str) -> Collected:
-        """Return what the function of a fan-in was given, if that is ``tests.e2e.dump``."""
-        found = self.xcom(task_id)
+    def collected(self, task_id: str, key: str = "return_value") -> Collected:
+        """Return what the function of a fan-in was given, as ``tests.e2e.dump`` has put it under a key."""
+        found = self.xcom(task_id, key)
         return Collected(
             items=[(name, value) for name, value in found["items"]],
             outcomes={outcome["name"]: outcome for outcome in found["outcomes"]},

@@ -123,6 +123,7 @@ def test_one_is_a_mapping_of_one(run: Run) -> None:
 
 def test_nothing_reaches_on_empty(run: Run) -> None:
     assert run.xcom("collect_none") == {}
+    assert run.xcom("collect_no_chains") == {}
     assert run.instance("tolerate_none").state == "failed"
     assert "Nothing to fan in" in run.log("tolerate_none")
 

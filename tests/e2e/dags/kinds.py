@@ -82,11 +82,16 @@ def with_setup(text: str) -> None:
 
 
 class Deferring(BaseOperator):
-    """Waits a moment in the triggerer."""
+    """
+    Waits a moment in the triggerer.
+
+    Not too short a one: if a trigger fires before a busy scheduler has heard of the deferral, Airflow
+    takes the task for killed.
+    """
 
     def execute(self, context: Any) -> None:
         """Go away."""
-        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="resume")
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=10)), method_name="resume")
 
     def resume(self, context: Any, event: Any) -> str:
         """Come back."""

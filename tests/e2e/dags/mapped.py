@@ -136,6 +136,9 @@ with DAG("mapped", schedule=None, max_active_tasks=32, params={"branches": Param
         FanInOperator(task_id=f"collect_{name}", fan_out=group)
         FanInOperator(task_id=f"tolerate_{name}", fan_out=group, min_success=1)
 
+    no_chains = FanOutGroup("no_chains", branch=chain, items=list_none.override(task_id="list_no_chains")())
+    FanInOperator(task_id="collect_no_chains", fan_out=no_chains)
+
     chains = FanOutGroup("chains", branch=chain, items=["good", "fails", "is skipped"], mapped=True)
     CountingFanIn(task_id="collect_chains", fan_out=chains, min_success=1, python_callable=dump)
 

@@ -18,6 +18,7 @@ from airflow.sdk.execution_time.comms import CommsDecoder
 from airflow_fanout import FanOutGroup
 from tests.e2e.counting import CountingFanIn
 from tests.e2e.dump import dump
+from tests.e2e.telling import TellingFanIn
 
 SCRATCH = Path(os.environ.get("FANOUT_E2E_SCRATCH", "."))
 PATIENCE = 120.0
@@ -84,17 +85,17 @@ def poke() -> bool:
 
 
 class Deferring(BaseOperator):
-    """Waits in the triggerer, again and again, until the failure has come."""
+    """Waits in the triggerer, again and again, until the failure has come; not too short, see ``kinds``."""
 
     def execute(self, context: Any) -> None:
         """Go away."""
         mark("deferred")
-        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="resume")
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=8)), method_name="resume")
 
     def resume(self, context: Any, event: Any) -> str:
         """Come back, or go away again."""
         if not is_marked("failed"):
-            self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="resume")
+            self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=8)), method_name="resume")
         return "resumed"
 
 
@@ -116,6 +117,7 @@ def never() -> str:
 
 
 counts_requests: Any = {"pre_execute": push_requests}
+before_all_others: Any = {"priority_weight": 1000, "weight_rule": "absolute"}
 retries: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
 
 with DAG("stops", schedule=None, max_active_tasks=2):
@@ -136,7 +138,7 @@ with DAG("stops", schedule=None, max_active_tasks=2):
     CountingFanIn(task_id="collect_ratio", fan_out=plain, min_success_ratio=0.9)
 
     chains = FanOutGroup("chains", branch=chain, count=8, stop_after_failures=1)
-    CountingFanIn(task_id="collect_chains", fan_out=chains, min_success=1, python_callable=dump)
+    TellingFanIn(task_id="collect_chains", fan_out=chains)
 
     retried = FanOutGroup(
         "retried",
@@ -151,13 +153,14 @@ with DAG("stops", schedule=None, max_active_tasks=2):
         "waiting",
         branch={
             "sensor": functools.partial(
-                PythonSensor, python_callable=poke, mode="reschedule", poke_interval=1
+                PythonSensor, python_callable=poke, mode="reschedule", poke_interval=5
             ),
             "deferred": Deferring,
             "failing": fail_after_both_have_begun,
             "late": never,
         },
         stop_after_failures=1,
+        default_args=before_all_others,
     )
     CountingFanIn(task_id="collect_waiting", fan_out=waiting, min_success=1, python_callable=dump)
     tasks = waiting.children

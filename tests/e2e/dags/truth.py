@@ -7,17 +7,14 @@ import os
 import signal
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import DAG, BaseOperator, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_fanout import FanInOperator, FanOutGroup
-from tests.e2e.dump import dump
+from airflow_fanout import FanOutGroup
+from tests.e2e.telling import TellingFanIn
 from tests.e2e.truth_plan import Plan, plan_of, seeds
-
-if TYPE_CHECKING:
-    from airflow_fanout import FanInResults
 
 SCRATCH = Path(os.environ.get("FANOUT_E2E_SCRATCH", "."))
 PLANS = [plan_of(seed) for seed in seeds()]
@@ -63,14 +60,6 @@ def act(plan: Plan, name: str) -> Any:
     if does == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     return value
-
-
-class TellingFanIn(FanInOperator):
-    """A fan-in that tells what it was given whatever it decides."""
-
-    def _pass_on(self, verdict: Any, report: Any, results: FanInResults) -> None:
-        get_current_context()["ti"].xcom_push("given", dump(results))
-        super()._pass_on(verdict, report, results)
 
 
 class Acting(BaseOperator):
