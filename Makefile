@@ -18,7 +18,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench test test-unit test-integration test-e2e
+.PHONY: help install install-dev demo bench soak test test-unit test-integration test-e2e
 .PHONY: lint types format build clean
 
 help: ## Show these explanations
@@ -49,6 +49,9 @@ test-e2e: ## Run the tests on a real scheduler, which they start
 
 $(addprefix test-,$(SUITES)): test-%: $(VENV)/.installed
 	@$(WITH_HOME) $(BIN)/pytest tests/$* $(ARGS)
+
+soak: $(VENV)/.installed ## Try 100 random groups, not 25: does a fan-in say what branches did?
+	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e/test_truth.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style and formatting
 	$(BIN)/ruff check

@@ -77,7 +77,7 @@ class Run:
 
     def wait(self) -> None:
         """Wait until the run has ended."""
-        self.airflow.wait_for_run(self.dag_id, self.run_id, timeout=180)
+        self.airflow.wait_for_run(self.dag_id, self.run_id, timeout=600)
 
     def clear(self, *task_ids: str) -> None:
         """Clear tasks and all that is downstream of them, and wait until the run has ended again."""
