@@ -53,16 +53,22 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         task's value is the branch's; an operator class, or ``functools.partial`` of one; a list of functions,
         one task that hands each one's value to the next; or a mapping ``{name: any of these}``, different
         work for each name.
-    :param count: Number of branches, 0 or more. A function with a parameter ``index`` is given 0, 1, ….
-    :param items: A list, or a mapping ``{name: item}``: one branch for each. The function gets its item as
+    :param count: Number of branches, 0 or more; a Dag param or the output of a task is a number known at run
+        time. A function with a parameter ``index`` is given 0, 1, ….
+    :param items: A list, or a mapping ``{name: item}``, or the output of a task that returns either at run
+        time: one branch for each. The function gets its item as
         its first parameter that is not bound; Airflow's context names (``ti``, ``ds``, …) don't count. For an
         operator class each item is a dict of the arguments to add.
     :param partial: Arguments that are bound in every branch; values may be XComArgs. In a list of functions
         they go to the first.
-    :param mapped: Whether one mapped task runs all branches. Not built yet: None or False.
-    :param max_concurrency: Branches of a mapped group that run at once. Not built yet.
-    :param items_per_task: Items that one task runs. Not built yet.
-    :param item_concurrency: Items of one task that run at once. Not built yet.
+    :param mapped: Whether all branches are instances of one mapped task ``<group_id>.each``; None: if their
+        number is known only at run time.
+    :param max_concurrency: Instances of that task that run at once. A static group can't be limited.
+    :param items_per_task: Number of items that one task runs, one after another or ``item_concurrency`` at a
+        time. The branches are then plain Python functions, and a retry runs only the items that failed or had
+        not ended (from Airflow 3.3 on). A task ``<group_id>.split`` cuts them into batches.
+    :param item_concurrency: Items of one task that run at once, in threads, or on an event loop if the
+        function is ``async def``. Default 1; for a mapping of functions all of a task's items.
     :param stop_after_failures: Number of failed branches after which those that have not started are
         skipped; each asks once before it starts, one request. What is retried or cleared runs. For the fan-in
         they are skipped with the reason, stay expected and count as failures, whatever ``count_skipped``
