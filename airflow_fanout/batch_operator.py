@@ -14,9 +14,9 @@ from airflow_fanout.arguments import NO_ITEM
 from airflow_fanout.batch import FAILED, STOPPED, SUCCEEDED, Batch
 from airflow_fanout.batch_record import BATCH, failures_of_others
 from airflow_fanout.checkpoints import Checkpoints, fingerprint
+from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.hooks import RECORD_KEY, peak_memory_bytes, redacted_error
-from airflow_fanout.ledger import RETURN_VALUE
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere
 

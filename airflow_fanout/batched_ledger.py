@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.batch import SKIPPED, STOPPED, SUCCEEDED
 from airflow_fanout.batch_record import BATCH
+from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
 from airflow_fanout.ledger import (
     GONE,
     MARKED_BY_HAND,
-    RETURN_VALUE,
     Source,
     States,
     instances_of,

@@ -6,14 +6,30 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import DeclarationValueError
+from airflow_fanout.names import listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow.sdk import BaseOperator, TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["nearest_mapped_group", "refuse_far_skipper", "refuse_skipper"]
+__all__ = ["nearest_mapped_group", "refuse_far_skipper", "refuse_skipper", "waiting_on_past", "waits_on_past"]
+
+
+def waits_on_past(task: AnyOperator) -> bool:
+    """Whether a task waits for its own success, or its downstream's, in the run before."""
+    return bool(task.depends_on_past or task.wait_for_downstream)
+
+
+def waiting_on_past(task_ids: Sequence[str]) -> str:
+    """Why a tolerance over such tasks is refused."""
+    return (
+        f"a tolerance over tasks with depends_on_past or wait_for_downstream ({listing(task_ids)}) would let "
+        "this run succeed and the next one wait for ever; take that off the branches, or tolerate nothing"
+    )
 
 
 def nearest_mapped_group(group: TaskGroup | None) -> str | None:

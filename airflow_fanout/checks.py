@@ -11,13 +11,12 @@ from typing import Any, NoReturn, get_args
 from airflow.sdk import BaseOperator, TaskGroup
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
-from airflow_fanout.branch_tasks import nearest_mapped_group
+from airflow_fanout.branch_tasks import nearest_mapped_group, waiting_on_past, waits_on_past
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.function_branches import is_task_function
 from airflow_fanout.names import listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.task_group import FanOutGroup
-from airflow_fanout.wiring import waiting_on_past, waits_on_past
 
 __all__ = ["FanInChecks"]
 

@@ -28,6 +28,15 @@ BUDGET = 3_000
 TASKS_BUDGET = 1_200
 """Of these, characters that the tasks within branches may take."""
 
+RETURN_VALUE = "return_value"
+"""XCom key of what a task returns."""
+
+REPORT_KEY = "fan_out_report"
+"""XCom key of a fan-in's report."""
+
+PLACEHOLDER = "no_branches"
+"""Name of the task that stands in a group of zero branches."""
+
 LIMITS = ("stop_after_failures", "max_concurrency", "items_per_task", "item_concurrency")
 _KINDS = string.digits + string.ascii_letters
 """One character for each kind of branch."""

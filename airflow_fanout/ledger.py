@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_fanout.declaration import PLACEHOLDER, RETURN_VALUE
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.names import instance_name, listing, natural_key
@@ -39,11 +40,6 @@ log = logging.getLogger(__name__)
 
 States = Mapping[tuple[str, int], InstanceState]
 """``{(task_id, map_index): state}`` of the finished instances of a run."""
-
-RETURN_VALUE = "return_value"
-
-PLACEHOLDER = "no_branches"
-"""Name of the task that stands in a group of zero branches."""
 
 MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
 GONE = "it returned a value, which is no longer stored"

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
 from airflow_fanout.ledger import (
     MARKED_BY_HAND,
-    RETURN_VALUE,
     Source,
     States,
     branch_duration,

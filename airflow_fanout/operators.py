@@ -5,25 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.bases.decorator import determine_kwargs
-from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.checks import FanInChecks
-from airflow_fanout.collected import collected
-from airflow_fanout.declaration import DeclaredGroup, describe_fan_in
-from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
-from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
-from airflow_fanout.ledger import RETURN_VALUE, Source, collect, removed_branches
-from airflow_fanout.policy import CountSkipped, OnEmpty, Policy, Tally, Verdict, decide
-from airflow_fanout.results import FanInResults, ReadyPage
-from airflow_fanout.wiring import (
-    group_sources,
-    pass_on_what_came_before,
-    sources_by_prefix,
-    waiting_on_past,
-    waits_on_past,
-)
-from airflow_fanout.xcom import RunReader
+from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE, DeclaredGroup, describe_fan_in
+from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +20,6 @@ if TYPE_CHECKING:
     from airflow_fanout.task_group import FanOutGroup
 
 __all__ = ["REPORT_KEY", "FanInOperator"]
-
-REPORT_KEY = "fan_out_report"
-"""XCom key of the fan-in's report."""
 
 
 class FanInOperator(BaseOperator):
@@ -133,91 +115,6 @@ class FanInOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Account for every branch, decide, and combine what came."""
-        ti: Any = context["ti"]
-        map_index = ti.map_index if ti.map_index is not None else -1
-        sources = self._sources(context, map_index)
-        reader = RunReader(ti)
-        states = reader.states()
-        pages = collect(reader, states, sources, self.key)
-        if self.group is not None and self.group.mode == "static" and self.group.prefix:
-            gone = removed_branches(
-                states,
-                self.group,
-                self.dag.task_dict,
-                map_index=map_index,
-                index=sum(map(len, pages)),
-            )
-            pages += [ReadyPage(gone)] if gone else []
-        results = FanInResults(pages)
-        tally = Tally.of(results.states(), stopped=results.stopped_count)
-        verdict = decide(tally, self.policy)
-        report = fan_in_report(results, tally, verdict, self.policy)
-        ti.xcom_push(REPORT_KEY, report)
-        try:
-            pass_on_what_came_before(self, states, sources, map_index)
-            self._pass_on(verdict, report, results)
-            return self._combine(results, context)
-        finally:
-            self._log_report(report, reader.requests + 1)
+        from airflow_fanout.accounting import account  # which parsing a Dag file need not wait for
 
-    def _sources(self, context: Context, map_index: int) -> list[Source]:
-        """Find what is to be collected, in order; raises before anything is read."""
-        if self.group is not None:
-            return group_sources(self, self.group, context, map_index)
-        sources = sources_by_prefix(self, self.task_id_prefix, map_index)
-        waiting = [s.task_id for s in sources if waits_on_past(self.dag.get_task(s.task_id))]
-        if self.policy.tolerant and waiting:
-            message = f"{self.task_id!r}: {waiting_on_past(waiting)}"
-            raise FanInError(message)
-        return sources
-
-    def _pass_on(self, verdict: Verdict, report: FanInReport, results: FanInResults) -> None:
-        skipped_too = self.policy.count_skipped == "failure"
-        problem_count = report["failed"] + report["missing"]
-        problem_count += report["skipped"] if skipped_too else results.stopped_count
-        named = problems_listing(report["problems"], problem_count)
-        match verdict.state:
-            case "skipped":
-                message = f"Skipped: {verdict.reason}"
-                raise AirflowSkipException(message)
-            case "failed" if verdict.empty:
-                message = f"Nothing to fan in: {verdict.reason}"
-                raise EmptyFanInError(message)
-            case "failed":
-                message = f"{verdict.reason}{self._tolerance()}.\n{named}"
-                raise TooFewBranchesError(
-                    message,
-                    needed=verdict.needed,
-                    succeeded=verdict.succeeded,
-                    problems=list(results.problems(self.policy.problem_states)),
-                )
-            case "degraded":
-                self.log.warning("Degraded: %s%s.\n%s", verdict.reason, self._tolerance(), named)
-
-    def _tolerance(self) -> str:
-        asked = {"min_success": self.policy.min_success, "min_success_ratio": self.policy.min_success_ratio}
-        said = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
-        return f" ({said})" if said else ""
-
-    def _log_report(self, report: FanInReport, requests: int) -> None:
-        parts = {
-            "succeeded": report["succeeded"],
-            "failed": report["failed"],
-            "skipped": report["skipped"],
-            "missing": report["missing"],
-        }
-        counts = ", ".join(f"{number} {part}" for part, number in parts.items() if number) or "none"
-        self.log.info("%s branches: %s (%s requests)", report["expected"], counts, requests)
-        if report["longest_branch"] is not None:
-            self.log.info(
-                "%.1f s in successful branches; the longest is %s with %.1f s",
-                report["total_branch_seconds"],
-                report["longest_branch"],
-                report["longest_branch_seconds"],
-            )
-
-    def _combine(self, results: FanInResults, context: Context) -> Any:
-        if self.python_callable is None:
-            return collected(results)
-        arguments = determine_kwargs(self.python_callable, [results], {**context, **self.op_kwargs})
-        return self.python_callable(results, **arguments)
+        return account(self, context)

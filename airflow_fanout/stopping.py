@@ -10,9 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_fanout.branch_tasks import nearest_mapped_group
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.hooks import RECORD_KEY, STOPPED, identity, in_front
-from airflow_fanout.ledger import failed_names
 from airflow_fanout.names import listing
-from airflow_fanout.xcom import RunReader, resumes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +69,9 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     :param group: The group.
     :raises AirflowSkipException: If enough have failed.
     """
+    from airflow_fanout.ledger import failed_names
+    from airflow_fanout.xcom import RunReader, resumes
+
     ti: Any = context["ti"]
     if ti.try_number > 1 or resumes(ti):
         return

@@ -10,22 +10,21 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
-from airflow_fanout.batch_operator import BatchOperator
-from airflow_fanout.batch_work import BatchWork, batch_work
 from airflow_fanout.branches import NO_ITEM, Branch, as_branch, titles
 from airflow_fanout.capacity import Limit, describe, effective_concurrency
-from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup, describe_group
+from airflow_fanout.declaration import PLACEHOLDER, DeclaredBranch, DeclaredGroup, describe_group
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.expansion import EACH, Expansion
 from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time
 from airflow_fanout.hooks import record_failure
-from airflow_fanout.ledger import PLACEHOLDER
 from airflow_fanout.names import indexed_names, listing, unusable_because
 from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
 from airflow_fanout.stopping import add_stop
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.param import DagParam
+
+    from airflow_fanout.batch_work import BatchWork
 
 __all__ = ["FanOutGroup"]
 
@@ -270,6 +269,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def _add_batched(self, branches: Mapping[str, Branch]) -> DeclaredGroup:
         """Make one mapped task, each instance of which runs the items of a batch."""
+        from airflow_fanout.batch_operator import BatchOperator  # not for every Dag file to wait for
+        from airflow_fanout.batch_work import batch_work
+
         known: dict[str, Any] | None = dict.fromkeys(branches, NO_ITEM)
         if not isinstance(self.branch, Mapping):
             known = self._known_items()

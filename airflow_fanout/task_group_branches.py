@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout.arguments import NO_ITEM, FunctionArguments
 from airflow_fanout.branch_tasks import nearest_mapped_group, refuse_far_skipper, refuse_skipper
+from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from airflow_fanout.expansion import Expansion
 
     AnyOperator = BaseOperator | MappedOperator
-
-RETURN_VALUE = "return_value"
 
 __all__ = ["TaskGroupBranch", "is_task_group_function", "task_group_branch"]
 

@@ -30,8 +30,6 @@ __all__ = [
     "group_sources",
     "pass_on_what_came_before",
     "sources_by_prefix",
-    "waiting_on_past",
-    "waits_on_past",
 ]
 
 
@@ -152,19 +150,6 @@ def pass_on_what_came_before(
             f"Marked by hand before it was expanded, so that nobody knows its branches: {listing(unexpanded)}"
         )
         raise UpstreamFailedError(message, task_ids=list(unexpanded))
-
-
-def waits_on_past(task: AnyOperator) -> bool:
-    """Whether a task waits for its own success, or its downstream's, in the run before."""
-    return bool(task.depends_on_past or task.wait_for_downstream)
-
-
-def waiting_on_past(task_ids: Sequence[str]) -> str:
-    """Why a tolerance over such tasks is refused."""
-    return (
-        f"a tolerance over tasks with depends_on_past or wait_for_downstream ({listing(task_ids)}) would let "
-        "this run succeed and the next one wait for ever; take that off the branches, or tolerate nothing"
-    )
 
 
 def _source(

@@ -9,8 +9,8 @@ from unittest import mock
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
+from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.hooks import RECORD_KEY
-from airflow_fanout.ledger import RETURN_VALUE
 from airflow_fanout.operators import REPORT_KEY
 from airflow_fanout.xcom import NOTHING, InstanceState, RunReader
 
@@ -142,7 +142,7 @@ def run_fan_in(fan_in: FanInOperator, run: FakeRun, *, map_index: int | None = -
     value, error = None, None
     with (
         mock.patch.object(ExecutorSafeguard, "test_mode", new=True),
-        mock.patch("airflow_fanout.operators.RunReader", return_value=reader),
+        mock.patch("airflow_fanout.accounting.RunReader", return_value=reader),
     ):
         try:
             value = fan_in.execute({"ti": ti, **context})  # type: ignore[typeddict-item]

@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
+from airflow_fanout.declaration import RETURN_VALUE, DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.ledger import (
     GONE,
     MARKED_BY_HAND,
-    RETURN_VALUE,
     Source,
     branch_source,
     collect,

@@ -87,7 +87,7 @@ class Asked:
         )
         self.reader = run.reader()
         self.reason: str | None = None
-        with mock.patch("airflow_fanout.stopping.RunReader", return_value=self.reader):
+        with mock.patch("airflow_fanout.xcom.RunReader", return_value=self.reader):
             try:
                 hook(
                     {"ti": ti, "task": mock.Mock(task_group=None)},

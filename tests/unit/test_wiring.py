@@ -7,8 +7,9 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.branch_tasks import waits_on_past
 from airflow_fanout.exceptions import FanInError, PrefixError
-from airflow_fanout.wiring import sources_by_prefix, waits_on_past
+from airflow_fanout.wiring import sources_by_prefix
 from tests.unit.fake_run import FakeRun, run_fan_in
 
 pytestmark = pytest.mark.usefixtures("dag")

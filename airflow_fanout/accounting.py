@@ -1,0 +1,131 @@
+"""What a fan-in does when it runs: reads what became of the branches, reports, decides; on the worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.bases.decorator import determine_kwargs
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_fanout.branch_tasks import waiting_on_past, waits_on_past
+from airflow_fanout.collected import collected
+from airflow_fanout.declaration import REPORT_KEY
+from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
+from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
+from airflow_fanout.ledger import Source, collect, removed_branches
+from airflow_fanout.policy import Policy, Tally, Verdict, decide
+from airflow_fanout.results import FanInResults, ReadyPage
+from airflow_fanout.wiring import group_sources, pass_on_what_came_before, sources_by_prefix
+from airflow_fanout.xcom import RunReader
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_fanout.operators import FanInOperator
+
+__all__ = ["account", "pass_on"]
+
+
+def account(fan_in: FanInOperator, context: Context) -> Any:
+    """
+    Account for every branch, push the report, decide, and combine what came.
+
+    :param fan_in: The fan-in that runs.
+    :param context: Its context.
+    :raises FanInError: If the verdict is against the run.
+    :raises AirflowSkipException: If it is that there is nothing to do.
+    """
+    ti: Any = context["ti"]
+    map_index = ti.map_index if ti.map_index is not None else -1
+    sources = _sources(fan_in, context, map_index)
+    reader = RunReader(ti)
+    states = reader.states()
+    pages = collect(reader, states, sources, fan_in.key)
+    if fan_in.group is not None and fan_in.group.mode == "static" and fan_in.group.prefix:
+        gone = removed_branches(
+            states,
+            fan_in.group,
+            fan_in.dag.task_dict,
+            map_index=map_index,
+            index=sum(map(len, pages)),
+        )
+        pages += [ReadyPage(gone)] if gone else []
+    results = FanInResults(pages)
+    tally = Tally.of(results.states(), stopped=results.stopped_count)
+    verdict = decide(tally, fan_in.policy)
+    report = fan_in_report(results, tally, verdict, fan_in.policy)
+    ti.xcom_push(REPORT_KEY, report)
+    try:
+        pass_on_what_came_before(fan_in, states, sources, map_index)
+        pass_on(fan_in, verdict, report, results)
+        return _combine(fan_in, results, context)
+    finally:
+        _log_report(fan_in, report, reader.requests + 1)
+
+
+def _sources(fan_in: FanInOperator, context: Context, map_index: int) -> list[Source]:
+    """Find what is to be collected, in order; raises before anything is read."""
+    if fan_in.group is not None:
+        return group_sources(fan_in, fan_in.group, context, map_index)
+    sources = sources_by_prefix(fan_in, fan_in.task_id_prefix, map_index)
+    waiting = [s.task_id for s in sources if waits_on_past(fan_in.dag.get_task(s.task_id))]
+    if fan_in.policy.tolerant and waiting:
+        message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"
+        raise FanInError(message)
+    return sources
+
+
+def pass_on(fan_in: FanInOperator, verdict: Verdict, report: FanInReport, results: FanInResults) -> None:
+    """Raise what a verdict against the run, or over nothing, is for Airflow."""
+    skipped_too = fan_in.policy.count_skipped == "failure"
+    problem_count = report["failed"] + report["missing"]
+    problem_count += report["skipped"] if skipped_too else results.stopped_count
+    named = problems_listing(report["problems"], problem_count)
+    match verdict.state:
+        case "skipped":
+            message = f"Skipped: {verdict.reason}"
+            raise AirflowSkipException(message)
+        case "failed" if verdict.empty:
+            message = f"Nothing to fan in: {verdict.reason}"
+            raise EmptyFanInError(message)
+        case "failed":
+            message = f"{verdict.reason}{_tolerance(fan_in.policy)}.\n{named}"
+            raise TooFewBranchesError(
+                message,
+                needed=verdict.needed,
+                succeeded=verdict.succeeded,
+                problems=list(results.problems(fan_in.policy.problem_states)),
+            )
+        case "degraded":
+            fan_in.log.warning("Degraded: %s%s.\n%s", verdict.reason, _tolerance(fan_in.policy), named)
+
+
+def _tolerance(policy: Policy) -> str:
+    asked = {"min_success": policy.min_success, "min_success_ratio": policy.min_success_ratio}
+    said = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+    return f" ({said})" if said else ""
+
+
+def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int) -> None:
+    parts = {
+        "succeeded": report["succeeded"],
+        "failed": report["failed"],
+        "skipped": report["skipped"],
+        "missing": report["missing"],
+    }
+    counts = ", ".join(f"{number} {part}" for part, number in parts.items() if number) or "none"
+    fan_in.log.info("%s branches: %s (%s requests)", report["expected"], counts, requests)
+    if report["longest_branch"] is not None:
+        fan_in.log.info(
+            "%.1f s in successful branches; the longest is %s with %.1f s",
+            report["total_branch_seconds"],
+            report["longest_branch"],
+            report["longest_branch_seconds"],
+        )
+
+
+def _combine(fan_in: FanInOperator, results: FanInResults, context: Context) -> Any:
+    if fan_in.python_callable is None:
+        return collected(results)
+    arguments = determine_kwargs(fan_in.python_callable, [results], {**context, **fan_in.op_kwargs})
+    return fan_in.python_callable(results, **arguments)
