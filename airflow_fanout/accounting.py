@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_fanout.branch_tasks import waiting_on_past, waits_on_past
+from airflow_fanout.batched_ledger import BatchNaming
+from airflow_fanout.branch_tasks import waiting_on_past, waits_on_past, without_key
 from airflow_fanout.collected import collected
-from airflow_fanout.declaration import REPORT_KEY
+from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
 from airflow_fanout.ledger import Source, collect, removed_branches
@@ -68,6 +69,10 @@ def _sources(fan_in: FanInOperator, context: Context, map_index: int) -> list[So
     if fan_in.group is not None:
         return group_sources(fan_in, fan_in.group, context, map_index)
     sources = sources_by_prefix(fan_in, fan_in.task_id_prefix, map_index)
+    batched = [s.task_id.rpartition(".")[0] for s in sources if isinstance(s.naming, BatchNaming)]
+    if batched and fan_in.key != RETURN_VALUE:
+        message = f"{fan_in.task_id!r}: key: {without_key(fan_in.key, batched[0])}"
+        raise FanInError(message)
     waiting = [s.task_id for s in sources if waits_on_past(fan_in.dag.get_task(s.task_id))]
     if fan_in.policy.tolerant and waiting:
         message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -58,8 +59,9 @@ class Batch:
     :param size: Number of items.
     :param call: Runs the item of a place, from 0; may return an awaitable.
     :param describe: Makes a text of an exception.
-    :param concurrency: How many run at once: in threads, or, if one is ``async def``, on an event loop.
-    :param is_async: Whether any of them is ``async def``.
+    :param concurrency: How many run at once: in threads, or, if one is ``async def``, on an event loop,
+        beside which the others have threads.
+    :param is_async: Tells of a place whether its item is ``async def``; None if none is.
     :param most_failures: Number of failures after which no further item starts; None for no limit.
     :param counts: Whether a failure counts for that: of an exception, by whether it is final.
     """
@@ -71,7 +73,7 @@ class Batch:
         *,
         describe: Callable[[BaseException], str],
         concurrency: int = 1,
-        is_async: bool = False,
+        is_async: Callable[[int], bool] | None = None,
         most_failures: int | None = None,
         counts: Callable[[bool], bool] = lambda is_final: True,  # noqa: ARG005
     ) -> None:
@@ -103,6 +105,11 @@ class Batch:
         )
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether enough items have failed for no further one to start."""
+        return self._left is not None and self._left <= 0
+
+    @property
     def pending(self) -> list[int]:
         """Places of the items that have not ended."""
         return [place for place, state in enumerate(self.states) if state == PENDING]
@@ -116,13 +123,14 @@ class Batch:
             self.errors[place] = error
         if state == FAILED:
             self.final.add(place)
+            self._failed += 1
         self.reused += 1
 
     def run(self) -> None:
         """Run the items that have not ended; whatever ends this early leaves them pending."""
         self._begin = time.monotonic()
         places = self._next_places()
-        if self._is_async:
+        if self._is_async is not None:
             asyncio.run(self._run_on_loop(places))
         elif self._concurrency == 1:
             for place in places:
@@ -144,9 +152,8 @@ class Batch:
     def _next_places(self) -> Iterator[int]:
         """Places of the items to run; asked by all threads."""
         pending = iter(self.pending)
-        while not self._closed.is_set() and (self._left is None or self._left > 0):
-            with self._lock:
-                place = next(pending, None)
+        while not self._closed.is_set() and not self.is_stopped:
+            place = next(pending, None)
             if place is None:
                 return
             yield place
@@ -162,66 +169,89 @@ class Batch:
                     return
                 self._run_one(place)
 
-        count = min(self._concurrency, len(self.states))
-        # Daemons: after a timeout nobody waits for them.
-        threads = [
-            threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
-            for _ in range(count)
-        ]
-        for thread in threads:
-            thread.start()
+        threads = [_start_thread(work) for _ in range(min(self._concurrency, len(self.states)))]
         for thread in threads:
             thread.join()
 
     async def _run_on_loop(self, places: Iterator[int]) -> None:
         async def work() -> None:
             for place in places:
-                await self._await_one(place)
+                if self._is_async is not None and self._is_async(place):
+                    await self._await_one(place)
+                else:
+                    await self._await_thread(place)
 
         await asyncio.gather(*(work() for _ in range(min(self._concurrency, len(self.states)))))
 
     def _run_one(self, place: int) -> None:
         begin, cpu = time.perf_counter(), time.thread_time()
+        value, raised = None, None
         try:
             value = self._call(place)
         except BaseException as exception:
-            self._note_exception(place, exception)
-        else:
-            self._note(place, SUCCEEDED, value=value)
-        self.seconds[place] = time.perf_counter() - begin
-        self.cpu_seconds[place] = time.thread_time() - cpu
+            self._close_if_ended(exception)
+            raised = exception
+        seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu
+        self._note(place, value, raised, seconds=seconds, cpu_seconds=cpu_seconds)
+
+    async def _await_thread(self, place: int) -> None:
+        """Run a plain function, which would hold up the loop, in a thread."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def work() -> None:
+            self._run_one(place)
+            with contextlib.suppress(RuntimeError):  # after a timeout there is no loop any more
+                loop.call_soon_threadsafe(ended.set)
+
+        _start_thread(work)
+        await ended.wait()
 
     async def _await_one(self, place: int) -> None:
         begin = time.perf_counter()
+        value, raised = None, None
+        try:
+            # A task of its own: an item that cancels itself cancels no other.
+            value, raised = await asyncio.create_task(self._call_on_loop(place))
+        except asyncio.CancelledError as cancelled:
+            worker = asyncio.current_task()
+            if worker is None or worker.cancelling():
+                raise  # the loop ends; this item has not ended
+            raised = cancelled
+        self._note(place, value, raised, seconds=time.perf_counter() - begin)
+
+    async def _call_on_loop(self, place: int) -> tuple[Any, BaseException | None]:
         try:
             value = self._call(place)
-            if inspect.isawaitable(value):
-                value = await value
-        except BaseException as exception:
-            if isinstance(exception, asyncio.CancelledError) and self._closed.is_set():
-                raise
-            self._note_exception(place, exception)
-        else:
-            self._note(place, SUCCEEDED, value=value)
-        self.seconds[place] = time.perf_counter() - begin
+            return (await value if inspect.isawaitable(value) else value), None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exception:  # SystemExit would end the loop
+            self._close_if_ended(exception)
+            return None, exception
 
-    def _note_exception(self, place: int, exception: BaseException) -> None:
-        if isinstance(exception, AirflowTaskTimeout | KeyboardInterrupt):  # the task's own end
+    def _close_if_ended(self, exception: BaseException) -> None:
+        """Raise what is not of the item: signals reach the main thread alone, whatever runs there."""
+        if not isinstance(exception, AirflowTaskTimeout | KeyboardInterrupt):
+            return
+        if threading.current_thread() is threading.main_thread():
             self.close()
             raise exception
-        if isinstance(exception, AirflowSkipException):
-            self._note(place, SKIPPED, error=str(exception) or None)
-            return
-        self._note(
-            place,
-            FAILED,
-            error=self._describe(exception),
-            is_final=isinstance(exception, AirflowFailException),
-        )
 
     def _note(
-        self, place: int, state: str, *, value: Any = None, error: str | None = None, is_final: bool = False
+        self,
+        place: int,
+        value: Any,
+        raised: BaseException | None,
+        *,
+        seconds: float,
+        cpu_seconds: float | None = None,
     ) -> None:
+        state, error, is_final = SUCCEEDED, None, False
+        if isinstance(raised, AirflowSkipException):
+            state, error = SKIPPED, str(raised) or None
+        elif raised is not None:
+            state, error = FAILED, self._describe(raised)
+            is_final = isinstance(raised, AirflowFailException)
         with self._lock:
             if self._closed.is_set():
                 return
@@ -235,8 +265,16 @@ class Batch:
                 self._failed += 1
                 if self._left is not None and self._counts(is_final):
                     self._left -= 1
+            self.seconds[place], self.cpu_seconds[place] = seconds, cpu_seconds
             self.states[place] = state
-            self.ended.append(place)
+            self.ended.append(place)  # last: whoever saves what has ended reads the rest without the lock
+
+
+def _start_thread(work: Callable[[], None]) -> threading.Thread:
+    """Start a thread that nobody waits for after a timeout: a daemon."""
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    return thread
 
 
 def mutable(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -13,12 +14,13 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow_fanout.arguments import NO_ITEM
 from airflow_fanout.batch import FAILED, STOPPED, SUCCEEDED, Batch
 from airflow_fanout.batch_record import BATCH, failures_of_others
+from airflow_fanout.batch_work import Unrendered
 from airflow_fanout.checkpoints import Checkpoints, fingerprint
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.hooks import RECORD_KEY, peak_memory_bytes, redacted_error
 from airflow_fanout.splitting import batch_key
-from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere
+from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere, whole
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -77,16 +79,20 @@ class BatchOperator(BaseOperator):
         if group.work is None:
             message = f"{self.task_id!r} has lost its group's functions"
             raise TypeError(message)
+        bound = {
+            function: {name: whole(value) for name, value in arguments.items()}
+            for function, arguments in self.op_kwargs.items()
+        }
         batch = Batch(
             len(items),
-            group.work.calls(labels, items, start=start, bound=self.op_kwargs, context=context),
+            group.work.calls(labels, items, start=start, bound=bound, context=context),
             describe=redacted_error,
             concurrency=group.item_concurrency or (len(items) if "" not in group.work.functions else 1),
-            is_async=group.work.is_async,
+            is_async=group.work.is_async(labels),
             most_failures=self._most_failures(group, context),
             counts=lambda is_final: is_final or not _retries(ti),
         )
-        checkpoints = self._checkpoints(context, labels, items)
+        checkpoints = self._checkpoints(context, labels, items, bound)
         self._reuse(batch, checkpoints)
         self._watch = _Watch(self.log, batch, checkpoints)
         begun = batch.progress
@@ -97,11 +103,12 @@ class BatchOperator(BaseOperator):
                 batch.run()
         except (AirflowTaskTimeout, KeyboardInterrupt) as ended:
             batch.close()
+            self._refuse_unserializable(batch, labels)
+            self._keep(ti, batch, checkpoints, all_final=False)
             self._report(ti, batch, names, labels, unfinished=f"{unfinished}: {type(ended).__name__}")
-            self._watch.save()
             ended.fan_out_recorded = True  # type: ignore[union-attr]
             raise
-        stopped = self._stop_reason(group) if batch.pending and not self._watch.killed else None
+        stopped = self._stop_reason(group) if batch.is_stopped else None
         self._refuse_unserializable(batch, labels)
         values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
         return self._decide(ti, batch, labels, checkpoints, values)
@@ -132,7 +139,9 @@ class BatchOperator(BaseOperator):
                 [NO_ITEM] * (stop - start),
             )
         number = ti.map_index
-        payload = ti.xcom_pull(task_ids=group.split_task_id, key=batch_key(number), map_indexes=-1)
+        payload = None
+        with suppress(FileNotFoundError):  # the body of an object-storage XCom
+            payload = ti.xcom_pull(task_ids=group.split_task_id, key=batch_key(number), map_indexes=-1)
         if not isinstance(payload, dict):
             message = f"the items of batch {number} are no longer stored; clear {group.split_task_id!r}"
             raise ItemsError(message)
@@ -142,25 +151,26 @@ class BatchOperator(BaseOperator):
 
     def _rendered(self, item: Any, context: Context) -> Any:
         """Render an item of the Dag file, as Airflow does those of a static group."""
-        return self.render_template(item, context) if _has_templates(item) else item
+        try:
+            return self.render_template(item, context) if _has_templates(item) else item
+        except Exception as broken:  # fails this item, when it is called
+            return Unrendered(broken)
 
-    def _checkpoints(self, context: Any, labels: Sequence[str], items: Sequence[Any]) -> Checkpoints | None:
+    def _checkpoints(
+        self, context: Any, labels: Sequence[str], items: Sequence[Any], bound: Mapping[str, Any]
+    ) -> Checkpoints | None:
         store = context.get("task_state_store")
         if store is None:
             if context["ti"].try_number > 1:
                 self.log.warning("This Airflow keeps no state of tasks (3.3 does): all items run again")
             return None
-        base = fingerprint(self.op_kwargs)
-
-        def fingerprint_of(place: int) -> str | None:
-            item = items[place]
-            return (
-                None
-                if base is None
-                else fingerprint(base, labels[place], None if item is NO_ITEM else [item])
-            )
-
-        return Checkpoints(store, fingerprint_of, self.log)
+        base = fingerprint(bound)
+        # Before anything runs, for a function may change its item.
+        prints = [
+            None if base is None else fingerprint(base, label, None if item is NO_ITEM else [item])
+            for label, item in zip(labels, items, strict=True)
+        ]
+        return Checkpoints(store, prints.__getitem__, self.log)
 
     def _reuse(self, batch: Batch, checkpoints: Checkpoints | None) -> None:
         if checkpoints is None:
@@ -177,9 +187,10 @@ class BatchOperator(BaseOperator):
         ti = context["ti"]
         if group.stop_after_failures is None or ti.try_number > 1 or resumes(ti):
             return None
-        return max(
-            group.stop_after_failures - failures_of_others(RunReader(ti), self.task_id, ti.map_index), 0
+        others = failures_of_others(
+            RunReader(ti), self.task_id, ti.map_index, split_task_id=str(group.split_task_id)
         )
+        return max(group.stop_after_failures - others, 0)
 
     def _stop_reason(self, group: FanOutGroup) -> str:
         return (
@@ -194,8 +205,9 @@ class BatchOperator(BaseOperator):
         # Another backend may store what Airflow's own can't.
         if values_lie_elsewhere() or _why_not_stored(list(batch.values.values()), BaseXCom) is None:
             return
-        for place in list(batch.values):
-            if (unfit := _why_not_stored(batch.values[place], BaseXCom)) is not None:
+        for place in sorted(batch.values):
+            # In a list: as deep as it is to lie beside the others.
+            if (unfit := _why_not_stored([batch.values[place]], BaseXCom)) is not None:
                 self.log.error("The value of %s can't be stored: %s", labels[place], unfit)
                 batch.fail(place, f"its value can't be stored: {unfit}")
 
@@ -251,15 +263,8 @@ class BatchOperator(BaseOperator):
             if checkpoints is not None:
                 checkpoints.forget()
             return values
-        if self._watch is not None:
-            self._watch.save()
         all_final = batch.final.issuperset(failed)
-        if checkpoints is not None:
-            if _retries(ti) and not all_final:
-                checkpoints.save_final_failures(batch)
-            else:
-                checkpoints.forget_final_failures()
-            checkpoints.log_unsaved()
+        self._keep(ti, batch, checkpoints, all_final=all_final)
         lines = [f"  {labels[place]}: {batch.errors.get(place)}" for place in failed[:ERRORS_SHOWN]]
         if len(failed) > ERRORS_SHOWN:
             lines.append(f"  and {len(failed) - ERRORS_SHOWN} more")
@@ -267,6 +272,18 @@ class BatchOperator(BaseOperator):
         if all_final:
             raise FinalBatchFailedError(message)
         raise BatchFailedError(message)
+
+    def _keep(self, ti: Any, batch: Batch, checkpoints: Checkpoints | None, *, all_final: bool) -> None:
+        """Save what the retry that comes, or whoever clears the batch, need not do again."""
+        if checkpoints is None:
+            return
+        if self._watch is not None:
+            self._watch.save()
+        if _retries(ti) and not all_final:
+            checkpoints.save_final_failures(batch)
+        else:
+            checkpoints.forget_final_failures()
+        checkpoints.log_unsaved()
 
 
 class _Watch:
@@ -279,7 +296,6 @@ class _Watch:
         self._saved = threading.Event()
         self._saving = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True, name="fan-out-watch")
-        self.killed = False
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -297,7 +313,6 @@ class _Watch:
 
     def kill(self) -> None:
         """Stop, from a signal handler: the main thread may be in the midst of a request."""
-        self.killed = True
         self._batch.close()
         self._saved.clear()
         self._asked.set()
@@ -343,6 +358,6 @@ def _has_templates(value: object) -> bool:
 def _why_not_stored(value: Any, backend: Any) -> str | None:
     try:
         backend.serialize_value(value)
-    except (TypeError, ValueError, AttributeError, RecursionError) as unfit:
+    except Exception as unfit:  # whatever a serializer of the author's raises
         return f"{type(unfit).__name__}: {unfit}"[:200]
     return None

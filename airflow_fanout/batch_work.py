@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from airflow_fanout.arguments import FunctionArguments
     from airflow_fanout.branches import Branch
 
-__all__ = ["BatchWork", "batch_work"]
+__all__ = ["BatchWork", "Unrendered", "batch_work"]
+
+
+@dataclass(frozen=True)
+class Unrendered:
+    """
+    Stands for an item of the Dag file that can't be rendered.
+
+    :param error: Why.
+    """
+
+    error: Exception
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +51,16 @@ class BatchWork:
     known_items: Mapping[str, Any] | None
     gives_index: bool
 
-    @property
-    def is_async(self) -> bool:
-        """Whether any of the functions is ``async def``."""
-        return any(inspect.iscoroutinefunction(each.function) for each in self.functions.values())
+    def is_async(self, names: Sequence[str]) -> Callable[[int], bool] | None:
+        """
+        Make what tells of an item, by its place, whether it is ``async def``; None if none is.
+
+        :param names: Names of the batch's items.
+        """
+        among = {name for name, each in self.functions.items() if inspect.iscoroutinefunction(each.function)}
+        if among.isdisjoint({"", *names}):
+            return None
+        return lambda place: "" in among or names[place] in among
 
     def calls(
         self,
@@ -69,8 +86,11 @@ class BatchWork:
         lone = prepared.get("")
 
         def call(place: int) -> Any:
+            item = items[place]
+            if isinstance(item, Unrendered):
+                raise item.error
             run = lone or prepared[names[place]]
-            return run(items[place], start + place if self.gives_index else None)
+            return run(item, start + place if self.gives_index else None)
 
         return call
 
@@ -90,7 +110,7 @@ def _prepare(
             if name in arguments.given_by_airflow and name in context and name not in bound
         }
     fixed = {**from_context, **bound}
-    own = [name for name, value in bound.items() if mutable(value)]
+    own = [name for name, value in bound.items() if mutable(value) and _can_be_copied(value)]
     parameter = arguments.item_parameter(given)
     by_name = parameter.name if parameter is not None and parameter.kind in _BY_NAME else None
     function = arguments.function
@@ -109,6 +129,15 @@ def _prepare(
         return function(**named)
 
     return run
+
+
+def _can_be_copied(value: object) -> bool:
+    """Whether an item can have its own; a client or a lock is for all of them."""
+    try:
+        copy.deepcopy(value)
+    except Exception:
+        return False
+    return True
 
 
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -153,6 +182,9 @@ def batch_work(
         }
         if odd := sorted(own.keys() - _SETTINGS):
             problem = f"{branch.title} sets {listing(odd)}, which a batch can't take; leave it out"
+            raise DeclarationValueError(owner, argument, problem)
+        if branch.decorator.multiple_outputs and not task(branch.decorator.function).multiple_outputs:  # type: ignore[attr-defined]
+            problem = f"{branch.title} sets multiple_outputs, and an item's value is kept whole; leave it out"
             raise DeclarationValueError(owner, argument, problem)
         if settings is not None and own != settings:
             problem = (

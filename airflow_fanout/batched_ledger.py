@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.batch import SKIPPED, STOPPED, SUCCEEDED
@@ -21,9 +23,9 @@ from airflow_fanout.ledger import (
     unexpanded_state,
 )
 from airflow_fanout.names import listing
-from airflow_fanout.results import BranchOutcome, Page
+from airflow_fanout.results import BranchOutcome, Page, ReadyPage
 from airflow_fanout.splitting import batch_key
-from airflow_fanout.xcom import NOTHING, RunReader
+from airflow_fanout.xcom import NOTHING, RunReader, values_lie_elsewhere
 
 if TYPE_CHECKING:
     from airflow_fanout.policy import State
@@ -60,8 +62,12 @@ class BatchNaming:
         if not instances or unexpanded_state(states, source.task_id) is not None:
             return
         places = reader.value(self.split_task_id, -1, RETURN_VALUE)
-        if places is NOTHING:
-            places = []
+        if places is NOTHING:  # its next try has begun, or somebody has deleted it
+            message = (
+                f"{self.split_task_id!r} no longer says which items there are; it was cleared after this "
+                "fan-in had been started, which takes them in when it runs again."
+            )
+            raise BranchesRunningError(message, names=[self.split_task_id])
         if missing := [number for number in range(len(places)) if number not in instances]:
             names = [f"{source.task_id}[{number}]" for number in missing]
             message = (
@@ -71,7 +77,9 @@ class BatchNaming:
             raise BranchesRunningError(message, names=names)
         reading = _Reading(reader, source, self)
         for number, (start, stop) in enumerate(places):
-            yield reading.page(number, instances[number].state, start, stop, index + start)
+            page = reading.page(number, instances[number].state, start, stop, index + start)
+            # A value that is gone has to be found out before the verdict.
+            yield ReadyPage(page.read(), stopped=page.stopped) if values_lie_elsewhere() else page
 
 
 class _Reading:
@@ -124,12 +132,20 @@ class _Reading:
             if record is not None:
                 names = record["names"]
             else:
-                payload = self._reader.value(naming.split_task_id, -1, batch_key(number))
+                payload: Any = NOTHING
+                with suppress(FileNotFoundError):  # the body of an object-storage XCom
+                    payload = self._reader.value(naming.split_task_id, -1, batch_key(number))
                 names = payload["names"] if isinstance(payload, dict) else None
+                if names is None and payload is NOTHING:
+                    return self._numbered(start, stop)  # which says nothing about the other batches
             self._may_be_named = names is not None
         if names is None:
-            names = [f"{naming.label}_{place}" for place in range(start, stop)]
+            return self._numbered(start, stop)
         return [naming.prefix + name for name in names] if naming.prefix else names
+
+    def _numbered(self, start: int, stop: int) -> Sequence[str]:
+        label = self._naming.prefix + self._naming.label
+        return [f"{label}_{place}" for place in range(start, stop)]
 
 
 def _state_of(letter: str, found: str) -> State:
@@ -182,7 +198,11 @@ class _BatchPage:
         return len(self.states)
 
     def find(self, name: str) -> int | None:
-        return next((place for place, each in enumerate(self._names) if each == name), None)
+        return self._places.get(name)
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {name: place for place, name in enumerate(self._names)}
 
     def durations(self) -> Iterator[tuple[str, float | None]]:
         return zip(self._names, self._seconds, strict=True)

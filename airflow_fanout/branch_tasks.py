@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["nearest_mapped_group", "refuse_far_skipper", "refuse_skipper", "waiting_on_past", "waits_on_past"]
+__all__ = [
+    "nearest_mapped_group",
+    "refuse_far_skipper",
+    "refuse_skipper",
+    "waiting_on_past",
+    "waits_on_past",
+    "without_key",
+]
 
 
 def waits_on_past(task: AnyOperator) -> bool:
@@ -29,6 +36,14 @@ def waiting_on_past(task_ids: Sequence[str]) -> str:
     return (
         f"a tolerance over tasks with depends_on_past or wait_for_downstream ({listing(task_ids)}) would let "
         "this run succeed and the next one wait for ever; take that off the branches, or tolerate nothing"
+    )
+
+
+def without_key(key: str, group_id: str) -> str:
+    """Why an XCom key of their own is refused for the items of a batched group."""
+    return (
+        f"found {key!r}, but the items of a batched group, {group_id!r}, have only what they return; "
+        "let them return it, in a dict with other values if need be, and leave key out"
     )
 
 

@@ -97,14 +97,16 @@ def pool_limit(name: str, slots: int, pool_slots: int) -> Limit | None:
     return Limit(name="pool", slots=slots // pool_slots, where=name, reason=reason)
 
 
-def describe(capacity: Capacity) -> str:
+def describe(capacity: Capacity, *, one: str = "branch", many: str = "branches") -> str:
     """
     Put a capacity into a sentence for a tooltip or a terminal, without a full stop.
 
     :param capacity: What :func:`effective_concurrency` found.
+    :param one: What one of the declared is called.
+    :param many: What several are called.
     :return: Such as ``50 branches, at most 16 at once: max_active_tasks of the Dag is 16``.
     """
-    branches = _counted(capacity.declared, "branch", "branches")
+    branches = _counted(capacity.declared, one, many)
     if capacity.limit is None:
         return f"{branches}, all at once" if capacity.declared > 1 else branches
     if capacity.effective == 0:

@@ -64,10 +64,20 @@ def fingerprint(*parts: Any) -> str | None:
     from airflow.sdk.serde import serialize
 
     try:
-        said = json.dumps(serialize(list(parts)), sort_keys=True)
-    except (TypeError, ValueError, AttributeError, RecursionError):
+        said = json.dumps(_in_order(serialize(list(parts))), sort_keys=True)
+    except Exception:  # whatever a serializer of the author's raises
         return None
     return hashlib.sha256(said.encode()).hexdigest()[:20]
+
+
+def _in_order(said: Any) -> Any:
+    """Put the members of sets, which every process orders as it likes, into one order."""
+    if isinstance(said, dict):
+        ordered = {name: _in_order(each) for name, each in said.items()}
+        if said.get("__classname__") in {"builtins.set", "builtins.frozenset"}:
+            ordered["__data__"] = sorted(ordered["__data__"], key=json.dumps)
+        return ordered
+    return [_in_order(each) for each in said] if isinstance(said, list) else said
 
 
 class Checkpoints:
@@ -89,11 +99,22 @@ class Checkpoints:
 
     def load(self) -> Mapping[str, Done]:
         """Return what earlier tries have saved, by fingerprint."""
-        found: dict[str, Done] = {}
-        while (piece := self._store.get(f"{KEY}_{self._pieces}")) is not None:
-            self._pieces += 1
-            found |= {entry[0]: _done(entry) for entry in piece}
-        return found | {entry[0]: _done(entry) for entry in self._store.get(FINAL_KEY) or []}
+        entries: list[Any] = []
+        try:
+            while (piece := self._store.get(f"{KEY}_{self._pieces}")) is not None:
+                self._pieces += 1
+                entries += piece
+            entries += self._store.get(FINAL_KEY) or []
+        except Exception as unfit:
+            self._log.warning("What an earlier try has done can't be read, all else runs again: %s", unfit)
+        return dict(self._read(entries))
+
+    def _read(self, entries: Iterable[Any]) -> Iterator[tuple[str, Done]]:
+        for entry in entries:
+            try:
+                yield entry[0], _done(entry)
+            except Exception as unfit:  # a class that may not be deserialized, or is no longer there
+                self._log.warning("A result of an earlier try can't be read, it runs again: %s", unfit)
 
     def save(self, batch: Batch) -> None:
         """Save what has succeeded, or was skipped, since the last time."""
@@ -112,7 +133,14 @@ class Checkpoints:
 
     def forget_final_failures(self) -> None:
         """Delete them: no retry will come, and whoever clears the batch has mended something."""
-        self._store.delete(FINAL_KEY)
+        self._delete([FINAL_KEY])
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        try:
+            for key in keys:
+                self._store.delete(key)
+        except Exception as unfit:
+            self._log.warning("What was saved can't be deleted, and may be used again: %s", unfit)
 
     def _set(self, key: str, piece: Any) -> bool:
         """Keep an entry; a store that does not work costs a retry some work, and must not fail the batch."""
@@ -125,10 +153,8 @@ class Checkpoints:
 
     def forget(self) -> None:
         """Delete all: the batch has succeeded, and clearing it is to run all of it again."""
-        for number in range(self._pieces):
-            self._store.delete(f"{KEY}_{number}")
+        self._delete([*(f"{KEY}_{number}" for number in range(self._pieces)), FINAL_KEY])
         self._pieces = 0
-        self.forget_final_failures()
 
     def log_unsaved(self) -> None:
         """Say what a retry will have to do again."""
@@ -150,7 +176,7 @@ class Checkpoints:
                 value = serialize(batch.values.get(place))
                 entry = [print_, state, value, batch.errors.get(place), batch.seconds[place]]
                 size = len(json.dumps(entry))
-            except (TypeError, ValueError, AttributeError, RecursionError) as unfit:
+            except Exception as unfit:  # whatever a serializer of the author's raises
                 self._skip(f"{type(unfit).__name__}: {unfit}"[:200])
                 continue
             if size > PIECE_SIZE:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn, get_args
 from airflow.sdk import BaseOperator, TaskGroup
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
-from airflow_fanout.branch_tasks import nearest_mapped_group, waiting_on_past, waits_on_past
+from airflow_fanout.branch_tasks import nearest_mapped_group, waiting_on_past, waits_on_past, without_key
+from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.function_branches import is_task_function
 from airflow_fanout.names import listing
@@ -127,8 +128,10 @@ class FanInChecks:
                 f"{policy.count_skipped!r} means something only with min_success= or min_success_ratio=",
             )
 
-    def check_against(self, group: FanOutGroup, policy: Policy) -> None:
-        """Check that the group can meet the tolerance."""
+    def check_against(self, group: FanOutGroup, policy: Policy, key: str) -> None:
+        """Check that the group has such values, and can meet the tolerance."""
+        if group.declared.mode == "batched" and key != RETURN_VALUE:
+            self._value("key", without_key(key, str(group.group_id)))
         count = group.declared.known_count
         if policy.min_success is not None and count and policy.min_success > count:
             self._value(

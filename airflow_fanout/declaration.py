@@ -78,6 +78,7 @@ class DeclaredGroup:
     :param mode: ``static``, ``mapped`` or ``batched``.
     :param label: What the names of branches without one of their own begin with.
     :param names: The names of a mapped or batched group, if it has some that are known at parse time.
+    :param names_untold: Whether they have such names, and a description had no room for them.
     :param count: The number of its branches, if it is known at parse time.
     :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
     :param stop_after_failures: Number of failed branches after which no more are started; None for no limit.
@@ -92,6 +93,7 @@ class DeclaredGroup:
     mode: Mode = "static"
     label: str = ""
     names: tuple[str, ...] | None = None
+    names_untold: bool = False
     count: int | None = None
     each: tuple[str, ...] = ()
     stop_after_failures: int | None = None
@@ -109,6 +111,8 @@ class DeclaredGroup:
         """Names of the branches, as far as they are known at parse time."""
         if self.mode == "static":
             return [branch.name for branch in self.branches]
+        if self.names_untold:
+            return []
         return self.names if self.names is not None else indexed_names(self.label, self.count or 0)
 
     @property
@@ -212,6 +216,7 @@ def read_fan_in(
             label=packed["label"],
             count=packed["count"],
             names=None if packed.get("names") is None else tuple(packed["names"]),
+            names_untold=packed.get("names_untold", False),
             each=tuple(said["each"]),
             **limits,
         )
@@ -251,7 +256,9 @@ def _pack_mapped(group: DeclaredGroup) -> dict[str, Any]:
     names = None if group.names is None else list(group.names)
     left = BUDGET - len(json.dumps(group.each))
     # Names too long for a template field are left to what the instances record.
-    told = {"names": names} if names is not None and len(json.dumps(names)) <= left else {}
+    told: dict[str, Any] = {}
+    if names is not None:
+        told = {"names": names} if len(json.dumps(names)) <= left else {"names_untold": True}
     return {"branches": {"label": group.label, "count": group.count, **told}, "each": list(group.each)}
 
 

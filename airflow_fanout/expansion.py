@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_fanout.group_checks import GroupChecks
 from airflow_fanout.items import BranchArguments
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class Expansion:
             # Rendered in the task's own process, which has parsed the Dag file.
             "map_index_template": f"{{{{ task.task_group{upward}.branch_name(ti.map_index) }}}}"
         }
+        GroupChecks(self.group).check_settings(given)
         if self.group.max_concurrency is not None:
             ours["max_active_tis_per_dagrun"] = self.group.max_concurrency
+        around = {**(self.group.dag.default_args or {}), **self.group.default_args}
+        if around.get("map_index_template") is not None:
+            del ours["map_index_template"]
         return {name: value for name, value in ours.items() if given.get(name) is None}

@@ -51,6 +51,35 @@ class GroupChecks:
         self._check_numbers()
         self._check_mode()
 
+    def check_names(self, names: Collection[object]) -> None:
+        """Check names that become no task ids: of instances, or of items of one task."""
+        argument = "branch" if isinstance(self._group.branch, Mapping) else "items"
+        if odd := [name for name in names if not isinstance(name, str)]:
+            self._type(argument, f"expected texts as names, found {typed(odd[0])}")
+        if "" in names:
+            self._value(argument, "expected names of at least one character, found ''")
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check that a function's or operator's own settings do not contradict the group's."""
+        name, ours = "max_active_tis_per_dagrun", self._group.max_concurrency
+        if ours is not None and settings.get(name) not in {None, ours}:
+            self._value(
+                "max_concurrency",
+                f"found {ours}, and branch sets {name}={settings[name]}; leave one of them out",
+            )
+
+    def check_keeps_values(self) -> None:
+        """Check that nobody keeps a batch from pushing the values of its items."""
+        group = self._group
+        # Airflow has merged those of the groups around it into its own.
+        around = {**(group.dag.default_args or {}), **group.default_args}
+        if not around.get("do_xcom_push", True):
+            self._value(
+                "default_args",
+                "do_xcom_push=False would lose the values of all items of a batch; leave it out, or let "
+                "the function return None",
+            )
+
     def check_stop(self, count: int | None) -> None:
         """Check that ``stop_after_failures`` can take effect on so many branches; None if nobody knows."""
         limit = self._group.stop_after_failures

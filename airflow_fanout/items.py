@@ -30,8 +30,9 @@ class BranchArguments(MapXComArg):
     :param shape: Makes of an item what Airflow is to be given for it.
     """
 
-    group: FanOutGroup = attrs.field(kw_only=True)
-    shape: Callable[[Any], Any] = attrs.field(kw_only=True)
+    # Airflow stores what repr() says of the arguments of a task in a mapped task group.
+    group: FanOutGroup = attrs.field(kw_only=True, repr=False)
+    shape: Callable[[Any], Any] = attrs.field(kw_only=True, repr=False)
 
     def resolve(self, context: Mapping[str, Any]) -> Sequence[Any]:
         """Return a sequence of what the instances are given."""

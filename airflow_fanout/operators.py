@@ -40,7 +40,7 @@ class FanInOperator(BaseOperator):
     :param task_id_prefix: Or: what the full ids of its direct upstream tasks start with, mapped ones or not,
         made by this package or not. A task that starts with it and is neither upstream nor downstream fails
         the fan-in. (templated)
-    :param key: XCom key to read of each branch.
+    :param key: XCom key to read of each branch; the items of a batched group have only what they return.
     :param python_callable: Called with the results, a :class:`~airflow_fanout.results.FanInResults`
         ``{name: value}``, then ``op_kwargs`` and the context values that it names (``ti``, ``ds``, …). Its
         value is the fan-in's. Without it, the fan-in returns ``{name: value}``.
@@ -87,7 +87,7 @@ class FanInOperator(BaseOperator):
         declared.check_callable(python_callable, op_kwargs)
         declared.check_policy(policy)
         if fan_out is not None:
-            declared.check_against(fan_out, policy)
+            declared.check_against(fan_out, policy, key)
         fail_fast = getattr(kwargs.get("dag"), "fail_fast", False)
         declared.check_trigger_rule(kwargs, policy, fail_fast=fail_fast)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})

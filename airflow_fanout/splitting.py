@@ -10,6 +10,7 @@ from airflow.sdk.configuration import conf
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.items import names_and_items
+from airflow_fanout.xcom import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,7 +82,7 @@ class SplitOperator(BaseOperator):
         items_per_task: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "do_xcom_push": True})  # whatever default_args say of the branches
         self.count = count
         self.items = items
         self.items_per_task = items_per_task
@@ -94,11 +95,7 @@ class SplitOperator(BaseOperator):
         if self.items is None:
             total = self._checked_count(owner)
             return list(range(total)) if self.items_per_task is None else self._places(owner, total)
-        found: Any = self.items.resolve(context)
-        if not isinstance(found, str | bytes | bytearray | dict | list | tuple) and hasattr(
-            found, "__getitem__"
-        ):
-            found = found[:]  # what a mapped task returned, in one request
+        found: Any = whole(self.items.resolve(context))
         names, items = names_and_items(owner, found)
         places = self._places(owner, len(items))
         ti: Any = context["ti"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from airflow_fanout.batch_work import BatchWork
 
 __all__ = ["FanOutGroup"]
+
+SHOWN_NAME_LENGTH = 250
+"""Longest name of an instance that Airflow's database takes."""
 
 NAMES_SHOWN = 20
 """Names that a group's documentation spells out."""
@@ -140,10 +144,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         """Name of an instance of a mapped group, as far as this process knows it."""
         names = self.declared.names
         if names is not None:
-            return names[map_index] if 0 <= map_index < len(names) else str(map_index)
-        if is_run_time(self.items) and map_index not in self.noted_names:
-            return str(map_index)
-        return self.noted_names.get(map_index) or f"{self.label}_{map_index}"
+            name = names[map_index] if 0 <= map_index < len(names) else str(map_index)
+        elif is_run_time(self.items) and map_index not in self.noted_names:
+            name = str(map_index)
+        else:
+            name = self.noted_names.get(map_index) or f"{self.label}_{map_index}"
+        return name if len(name) <= SHOWN_NAME_LENGTH else name[: SHOWN_NAME_LENGTH - 1] + "…"
 
     def iter_references(self) -> NoReturn:
         """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
@@ -230,6 +236,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 'make a pool and give default_args={"pool": …}, or leave it out',
             )
         known = self._known_items()
+        checks = GroupChecks(self)
+        checks.check_names(known or ())
         gives: Literal["item", "index", "nothing"] = "nothing"
         if self.items is not None:
             gives = "item"
@@ -275,8 +283,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         known: dict[str, Any] | None = dict.fromkeys(branches, NO_ITEM)
         if not isinstance(self.branch, Mapping):
             known = self._known_items()
+        checks = GroupChecks(self)
+        checks.check_names(known or ())
+        checks.check_keeps_values()
         gives_index = self.items is None and "" in branches and branches[""].takes_index
         self.work, settings = batch_work(self.owner, branches, known, gives_index=gives_index)
+        checks.check_settings(settings)
         if self.max_concurrency is not None:
             settings.setdefault("max_active_tis_per_dagrun", self.max_concurrency)
         count = self._known_count()
@@ -393,10 +405,17 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def _describe(self, branches: Sequence[Branch], count: int | None) -> None:
         limits = [Limit(name="max_active_tasks", slots=self.dag.max_active_tasks, where="the Dag")]
+        if self.max_concurrency is not None:
+            limits.insert(0, Limit(name="max_concurrency", slots=self.max_concurrency))
         if count is None:
             sentence = "as many branches as there are at run time"
         elif count == 0:
             sentence = "no branches"
+        elif self.items_per_task is not None:
+            tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
+            sentence = (
+                f"{count} {'item' if count == 1 else 'items'} in {describe(tasks, one='task', many='tasks')}"
+            )
         else:
             sentence = describe(effective_concurrency(count, limits))
         if not self.tooltip:

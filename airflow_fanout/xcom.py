@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-__all__ = ["NOTHING", "PAGE_SIZE", "InstanceState", "RunReader", "resumes", "values_lie_elsewhere"]
+__all__ = ["NOTHING", "PAGE_SIZE", "InstanceState", "RunReader", "resumes", "values_lie_elsewhere", "whole"]
 
 PAGE_SIZE = 500
 """Mapped instances whose values are read in one request."""
@@ -153,6 +153,13 @@ def values_lie_elsewhere() -> bool:
     from airflow.sdk.execution_time.xcom import XCom
 
     return XCom is not BaseXCom
+
+
+def whole(value: Any) -> Any:
+    """What a mapped task returned as a list, in one request, instead of one for each look at an element."""
+    from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
+
+    return value[:] if isinstance(value, LazyXComSequence) else value
 
 
 def _unexpected(expected: str, answer: object) -> str:

@@ -59,6 +59,19 @@ def nested_fan_out(index: int) -> Any:
     return FanInOperator(task_id="collect", fan_out=parts).output
 
 
+@task
+def count_words(words: list[str]) -> int:
+    return len(words)
+
+
+@task_group
+def steps(word: str) -> Any:
+    return process(each(word))
+
+
+SECRET = "an item that stays in the Dag file"
+
+
 def before_each(context: Context) -> None:
     print(context["task"])
 
@@ -114,6 +127,44 @@ with DAG(
     FanOutGroup("piped", branch=piped, items=["a", "bb"])
     mixed_branches = {"pipe": [load.function, *piped], "read": read.partial(path="p"), "wait": sensor}
     mixed = FanOutGroup("mixed", branch=mixed_branches)
+
+    @task
+    def list_words() -> list[str]:
+        return ["a", "b"]
+
+    words = list_words()
+    mapped: dict[str, FanOutGroup] = {
+        "mapped_items": FanOutGroup("mapped_items", branch=length, items=words, partial={"text": text}),
+        "mapped_names": FanOutGroup(
+            "mapped_names", branch=length, items={"x": "a", "y": "b"}, mapped=True, max_concurrency=2
+        ),
+        "mapped_count": FanOutGroup(
+            "mapped_count", branch=process, count=count_words(words), partial={"text": "t"}
+        ),
+        "mapped_group": FanOutGroup("mapped_group", branch=steps, items=words, stop_after_failures=1),
+        "mapped_commands": FanOutGroup(
+            "mapped_commands", branch=BashOperator, items=[{"bash_command": "ls"}], mapped=True
+        ),
+        "batched_items": FanOutGroup(
+            "batched_items",
+            branch=length,
+            items=words,
+            items_per_task=2,
+            item_concurrency=2,
+            default_args=small,
+        ),
+        "batched_names": FanOutGroup(
+            "batched_names", branch=shout, items={"x": SECRET, "y": "b"}, items_per_task=1
+        ),
+        "batched_functions": FanOutGroup(
+            "batched_functions",
+            branch={"shout": shout, "pipe": piped},
+            partial={"text": text},
+            items_per_task=2,
+        ),
+    }
+    for group_id, group in mapped.items():
+        FanInOperator(task_id=f"over_{group_id}", fan_out=group)
 
     FanInOperator(task_id="over_several", fan_out=several, min_success=1)
     FanInOperator(task_id="over_commands", fan_out=commands)

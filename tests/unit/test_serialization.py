@@ -67,6 +67,7 @@ def test_no_memory_address_is_stored(parsed_twice: tuple[dict[str, Any], ...], d
 def test_a_fan_out_group_is_stored_as_a_plain_task_group(every_shape: dict[str, Any]) -> None:
     groups = groups_of(every_shape["task_group"])
     plain = set(groups["outer"])
+    del groups["each"]  # the mapped one of Airflow's own
 
     assert {name for name in groups if set(groups[name]) - {"doc_md"} != plain - {"doc_md"}} == set()
 
@@ -196,6 +197,34 @@ def test_the_hook_that_stops_takes_little_room(every_shape: dict[str, Any], task
     assert 0 < len(stored) < 300
     assert "several_1" not in stored
     assert "commands_0" not in stored
+
+
+@pytest.mark.parametrize(
+    ("fan_in", "said"),
+    [
+        ("over_mapped_items", ("mapped", None, None, ("mapped_items.each",))),
+        ("over_mapped_names", ("mapped", 2, ("x", "y"), ("mapped_names.each",))),
+        ("over_mapped_count", ("mapped", None, None, ("mapped_count.each",))),
+        (
+            "over_mapped_group",
+            ("mapped", None, None, ("mapped_group.each.each", "mapped_group.each.process")),
+        ),
+        ("over_mapped_commands", ("mapped", 1, None, ("mapped_commands.each",))),
+        ("over_batched_items", ("batched", None, None, ("batched_items.each",))),
+        ("over_batched_names", ("batched", 2, ("x", "y"), ("batched_names.each",))),
+        ("over_batched_functions", ("batched", 2, ("shout", "pipe"), ("batched_functions.each",))),
+    ],
+)
+def test_mapped_and_batched_groups_are_known_without_the_dag_file(
+    every_shape: dict[str, Any], fan_in: str, said: tuple[Any, ...]
+) -> None:
+    group: DeclaredGroup = read(every_shape, fan_in)[0]
+
+    assert (group.mode, group.count, group.names, group.each) == said
+
+
+def test_literal_items_of_a_batch_stay_in_the_dag_file(every_shape: dict[str, Any]) -> None:
+    assert "an item that stays in the Dag file" not in json.dumps(every_shape)
 
 
 def test_a_fan_in_by_prefix_is_known_too(every_shape: dict[str, Any]) -> None:

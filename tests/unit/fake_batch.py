@@ -1,0 +1,111 @@
+"""A batch as Airflow would run it, without Airflow's server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from airflow.sdk.bases.operator import ExecutorSafeguard
+
+from airflow_fanout.declaration import RETURN_VALUE
+from airflow_fanout.hooks import RECORD_KEY
+from tests.unit.fake_run import TASK_INSTANCE, FakeRun
+
+if TYPE_CHECKING:
+    from airflow_fanout import FanOutGroup
+    from airflow_fanout.batch_operator import BatchOperator
+    from tests.unit.fake_store import FakeStore
+
+__all__ = ["Ran", "batch_operator", "run_batch", "task_instance"]
+
+
+@dataclass(kw_only=True)
+class Ran:
+    """
+    What a batch did.
+
+    :param value: What it returned, if it did.
+    :param error: What it raised instead.
+    :param pushed: ``{key: value}`` that it pushed itself, in that order.
+    :param ti: Its task instance.
+    """
+
+    value: Any
+    error: BaseException | None
+    pushed: dict[str, Any]
+    ti: Any
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What it recorded of its items."""
+        found: dict[str, Any] = self.pushed[RECORD_KEY]
+        return found
+
+    @property
+    def states(self) -> str:
+        """A letter for each item."""
+        said: str = self.record["states"]
+        return said
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What it leaves for the fan-in, whether it succeeded or not."""
+        found: dict[str, Any] = self.pushed[RETURN_VALUE] if self.error else self.value
+        return found
+
+    @property
+    def message(self) -> str:
+        """What the error says."""
+        return "" if self.error is None else str(self.error)
+
+
+def batch_operator(group: FanOutGroup, start: int, stop: int) -> BatchOperator:
+    """Make the instance of a group's mapped task that runs these items."""
+    each: Any = group.dag.get_task(f"{group.group_id}.each")
+    operator: BatchOperator = each.unmap({"batch": [start, stop]})
+    return operator
+
+
+def task_instance(*, map_index: int = 0, try_number: int = 1, retries: int = 0, payload: Any = None) -> Any:
+    """Make a task instance that notes what is pushed, and is given items."""
+    ti = mock.Mock(spec=TASK_INSTANCE)
+    ti.map_index, ti.try_number, ti.max_tries = map_index, try_number, retries
+    ti._ti_context_from_server = None
+    if isinstance(payload, Exception):
+        ti.xcom_pull.side_effect = payload
+    else:
+        ti.xcom_pull.return_value = payload
+    return ti
+
+
+def run_batch(
+    group: FanOutGroup,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    store: FakeStore | None = None,
+    run: FakeRun | None = None,
+    context: dict[str, Any] | None = None,
+    operator: BatchOperator | None = None,
+    **of_instance: Any,
+) -> Ran:
+    """Execute a batch of a group."""
+    size = group.declared.count or 0
+    operator = operator or batch_operator(group, start, size if stop is None else stop)
+    ti = task_instance(**of_instance)
+    given: Any = {"ti": ti, **(context or {})}
+    if store is not None:
+        given["task_state_store"] = store
+    value, error = None, None
+    reader = (run or FakeRun()).reader()
+    with (
+        mock.patch.object(ExecutorSafeguard, "test_mode", new=True),
+        mock.patch("airflow_fanout.batch_operator.RunReader", return_value=reader),
+    ):
+        try:
+            value = operator.execute(given)
+        except BaseException as raised:
+            error = raised
+    pushed = {call.args[0]: call.args[1] for call in ti.xcom_push.call_args_list}
+    return Ran(value=value, error=error, pushed=pushed, ti=ti)

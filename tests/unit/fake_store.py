@@ -1,0 +1,42 @@
+"""Airflow's task state store, without a server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["FakeStore"]
+
+
+@dataclass
+class FakeStore:
+    """
+    What one task instance keeps from try to try.
+
+    :param kept: ``{key: value}``.
+    :param broken: Names of the methods that fail.
+    """
+
+    kept: dict[str, Any] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+    def get(self, key: str) -> Any:
+        """Return what is kept under a key."""
+        self._answer("get")
+        return self.kept.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value, which has to be JSON."""
+        self._answer("set")
+        self.kept[key] = json.loads(json.dumps(value))
+
+    def delete(self, key: str) -> None:
+        """Forget a key."""
+        self._answer("delete")
+        self.kept.pop(key, None)
+
+    def _answer(self, method: str) -> None:
+        if method in self.broken:
+            message = "the server does not answer"
+            raise ConnectionError(message)
