@@ -66,8 +66,8 @@ DEMO = ActionCommand(
     args=(
         _arg(
             "--dag",
-            help="Example Dag to run (default: %(default)s); a wrong one lists those there are. All but the "
-            'default need pip install "airflow-fanout[examples]"',
+            help="Example Dag to run (default: %(default)s); a wrong one lists those there are. Some need "
+            'pip install "airflow-fanout[examples]", and say so',
             default="fan_out_fan_in_pipeline",
             metavar="DAG_ID",
         ),

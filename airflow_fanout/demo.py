@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import signal
@@ -16,14 +17,15 @@ import httpx
 from rich.console import Console
 
 from airflow_fanout import demo_view
-from airflow_fanout.declaration import read_fan_in
+from airflow_fanout.demo_branches import FanIn, Instance, group_runs, items_done
+from airflow_fanout.demo_plan import Plan, make_plan, shown
 from airflow_fanout.embedded import EmbeddedAirflow, EmbeddedAirflowError, PortTakenError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.rest import FINISHED_RUN_STATES, RestError
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from airflow_fanout.report import BranchTiming
 
@@ -48,7 +50,7 @@ class DemoOptions:
     """
     What to run and how.
 
-    :param dag_id: Id of an example Dag, which is also the name of its file.
+    :param dag_id: Id of an example Dag.
     :param count: Number of branches.
     :param work_seconds: Seconds that each branch waits.
     :param keep: Whether to leave Airflow running until Ctrl-C.
@@ -122,11 +124,28 @@ def example_file(dag_id: str, folder: Path | None = None) -> Path:
     :raises DemoError: If there is none; with those there are.
     """
     folder = folder or _examples_folder()
-    known = {file.stem: file for file in sorted(folder.glob("[!_]*.py"))}
+    files = sorted(folder.glob("[!_]*.py"))
+    known = {file.stem: file for file in files}
+    # A file is named after its first Dag; what its others are called is in it.
+    known |= {other: file for file in files for other in _dag_ids(file) if other not in known}
     if dag_id not in known:
         msg = f"no example Dag {dag_id!r}; there are: {', '.join(known) or 'none in ' + str(folder)}"
         raise DemoError(msg)
     return known[dag_id]
+
+
+def _dag_ids(file: Path) -> list[str]:
+    """Ids of the ``@dag`` functions of a file, without those that do the same one after another."""
+    return [
+        node.name
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        and not node.name.endswith(SEQUENTIAL)
+        and any(
+            isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "dag"
+            for each in node.decorator_list
+        )
+    ]
 
 
 def _examples_folder() -> Path:
@@ -172,22 +191,40 @@ def _show_run(
     airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console, *, waits: bool
 ) -> list[BranchTiming]:
     """Show the run until it has ended, then its result, and return its branches."""
-    branch_ids, fan_in_ids = _fan_ins(airflow, options.dag_id)
+    dag_id = options.dag_id
+    plan = make_plan(airflow.request("GET", f"dags/{dag_id}/tasks")["tasks"])
     with demo_view.progress(console) as show:
-        state, instances = _follow(
-            airflow, options.dag_id, run_id, show, timeout=options.run_timeout, shown=branch_ids
-        )
+        state, instances = _follow(airflow, dag_id, run_id, show, timeout=options.run_timeout, plan=plan)
     if state == "failed":
-        raise DemoError(_why_failed(airflow, options.dag_id, run_id, instances, fan_in_ids))
+        raise DemoError(_why_failed(airflow, dag_id, run_id, instances, plan.fan_ins))
+    began = {ti["task_id"]: ti["start_date"] or "" for ti in instances}
+    fan_in_ids = sorted(plan.fan_ins, key=lambda fan_in_id: began.get(fan_in_id, ""))
     for fan_in_id in fan_in_ids:
         console.print(f"\n{fan_in_id} returned:")
-        console.print(demo_view.result_text(_xcom(airflow, options.dag_id, run_id, fan_in_id)))
-    console.print()
-    fan_ins = [airflow.task_instance(options.dag_id, run_id, task_id) for task_id in fan_in_ids]
-    tasks = _with_records(airflow, options.dag_id, run_id, instances)
-    timings = _whole_branches(fan_ins, tasks, branch_ids)
-    console.print(demo_view.figures(timings, work_seconds=options.work_seconds if waits else 0))
-    return timings
+        console.print(demo_view.result_text(_xcom(airflow, dag_id, run_id, fan_in_id)))
+        problems = demo_view.problems_text(_xcom(airflow, dag_id, run_id, fan_in_id, key="fan_out_report"))
+        if problems is not None:
+            console.print(problems)
+    fan_ins = [
+        FanIn(
+            task_id=fan_in_id,
+            declaration=airflow.task_instance(dag_id, run_id, fan_in_id)["rendered_fields"]["declaration"],
+            upstream=plan.fan_ins[fan_in_id],
+        )
+        for fan_in_id in fan_in_ids
+    ]
+    recorded = [Instance(of=ti, record=_record(airflow, dag_id, run_id, ti)) for ti in instances]
+    runs = group_runs(fan_ins, recorded)
+    work_seconds = options.work_seconds if waits else 0
+    for run in runs:
+        console.print(f"\n{run.title}:" if len(runs) > 1 else "")
+        if run.items is not None:
+            console.print(demo_view.items_text(run.timings, run.items))
+        figures = demo_view.figures(
+            run.timings, work_seconds=work_seconds, items=run.items, cores=os.cpu_count()
+        )
+        console.print(figures)
+    return [timing for run in runs for timing in run.timings]
 
 
 def _show_comparison(
@@ -202,11 +239,12 @@ def _show_comparison(
     run_id = airflow.trigger(dag_id)
     step_ids = {branch.name for branch in branches}
     with demo_view.progress(console) as show:
-        state, instances = _follow(airflow, dag_id, run_id, show, timeout=options.run_timeout, shown=step_ids)
+        plan = Plan(shown=frozenset(step_ids))
+        state, instances = _follow(airflow, dag_id, run_id, show, timeout=options.run_timeout, plan=plan)
     if state == "failed":
         raise DemoError(_why_failed(airflow, dag_id, run_id, instances, ()))
     console.print()
-    steps = _timings(instances, step_ids)
+    steps = shown(instances, plan)
     console.print(demo_view.comparison(branches, steps, cores=os.cpu_count()))
 
 
@@ -214,19 +252,25 @@ def _follow(
     airflow: EmbeddedAirflow,
     dag_id: str,
     run_id: str,
-    show: Callable[[Sequence[BranchTiming]], None],
+    show: Callable[[Sequence[BranchTiming], Mapping[str, str]], None],
     *,
-    shown: set[str],
+    plan: Plan,
     timeout: float,
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Show the tasks with these ids until the run has ended; return its state and all its task instances."""
+    """Show what is to be shown until the run has ended; return its state and all its task instances."""
     deadline = time.monotonic() + timeout
+    notes: dict[str, str] = {}
     while True:
         airflow.ensure_alive()
         # The state first: what ended before it is in the instances that are read after it.
         state = str(airflow.run(dag_id, run_id)["state"])
         instances = airflow.task_instances(dag_id, run_id)
-        show(_timings(instances, shown))
+        for ti in instances:
+            name = demo_view.batch_name(ti)
+            if ti["task_id"] in plan.batched and ti["state"] in {"success", "failed"} and name not in notes:
+                record = _record(airflow, dag_id, run_id, ti)
+                notes[name] = items_done(record) or "with no record of its items"
+        show(shown(instances, plan), notes)
         if state in FINISHED_RUN_STATES:
             return state, instances
         if time.monotonic() > deadline:
@@ -235,49 +279,11 @@ def _follow(
         time.sleep(0.3)
 
 
-def _fan_ins(airflow: EmbeddedAirflow, dag_id: str) -> tuple[set[str], list[str]]:
-    """Return the ids of what the Dag's fan-ins wait for, and those of the fan-ins."""
-    tasks = airflow.request("GET", f"dags/{dag_id}/tasks")["tasks"]
-    fan_ins = [task["task_id"] for task in tasks if task["class_ref"]["class_name"] == "FanInOperator"]
-    branches = {task["task_id"] for task in tasks if set(task["downstream_task_ids"]) & set(fan_ins)}
-    return branches, sorted(fan_ins)
-
-
-def _timings(instances: Sequence[dict[str, Any]], task_ids: set[str]) -> list[BranchTiming]:
-    """Return the times of the tasks with these ids."""
-    found = [demo_view.timing_of(instance) for instance in instances if instance["task_id"] in task_ids]
-    return sorted(found, key=demo_view.in_order)
-
-
-def _with_records(
-    airflow: EmbeddedAirflow, dag_id: str, run_id: str, instances: Sequence[dict[str, Any]]
-) -> dict[str, list[BranchTiming]]:
-    """Return each task's times, one for each instance, with the work that it recorded."""
-    tasks: dict[str, list[BranchTiming]] = {}
-    for ti in instances:
-        record = _xcom(airflow, dag_id, run_id, ti["task_id"], key=RECORD_KEY, map_index=ti["map_index"])
-        seconds = record.get("seconds") if isinstance(record, dict) else None
-        timing = demo_view.with_work(demo_view.timing_of(ti), seconds)
-        tasks.setdefault(ti["task_id"], []).append(timing)
-    return tasks
-
-
-def _whole_branches(
-    fan_ins: Sequence[dict[str, Any]], tasks: dict[str, list[BranchTiming]], branch_ids: set[str]
-) -> list[BranchTiming]:
-    """Put each declared branch's tasks together; instances of mapped tasks stay as they are."""
-    declared: dict[tuple[str, ...], str] = {}
-    for fan_in in fan_ins:
-        text = fan_in["rendered_fields"]["declaration"]
-        group, *_ = read_fan_in(text, task_ids=tasks, upstream_task_ids=branch_ids)
-        declared |= {branch.task_ids: branch.name for branch in (group.branches if group else ())}
-    branches = [
-        demo_view.together(name, [timing for task_id in task_ids for timing in tasks[task_id]])
-        for task_ids, name in declared.items()
-    ]
-    mapped = branch_ids - {task_id for task_ids in declared for task_id in task_ids}
-    branches += [timing for task_id in mapped for timing in tasks.get(task_id, ())]
-    return sorted(branches, key=demo_view.in_order)
+def _record(
+    airflow: EmbeddedAirflow, dag_id: str, run_id: str, ti: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    record = _xcom(airflow, dag_id, run_id, ti["task_id"], key=RECORD_KEY, map_index=ti["map_index"])
+    return record if isinstance(record, dict) else None
 
 
 def _xcom(airflow: EmbeddedAirflow, dag_id: str, run_id: str, task_id: str, **which: Any) -> Any:
@@ -292,7 +298,7 @@ def _why_failed(
     dag_id: str,
     run_id: str,
     instances: Sequence[dict[str, Any]],
-    fan_in_ids: Sequence[str],
+    fan_in_ids: Collection[str],
 ) -> str:
     reports = [_xcom(airflow, dag_id, run_id, fan_in_id, key="fan_out_report") for fan_in_id in fan_in_ids]
     found = [problem for report in reports for problem in (report or {}).get("problems", [])]

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from airflow_fanout.report import GroupSummary
 
 __all__ = [
+    "batch_name",
     "comparison",
     "figures",
     "in_order",
     "instance_name",
+    "items_text",
     "lines_of_change",
+    "problems_text",
     "progress",
+    "rendered_name",
     "result_text",
     "timing_of",
     "together",
@@ -41,6 +45,9 @@ __all__ = [
 
 MOST_LINES = 20
 """Branches that get a line of their own; of more than that the states are counted."""
+
+MOST_PROBLEMS = 5
+"""Branches whose errors are shown after a run that went well without them."""
 
 WAITING = "waiting"
 STYLES = {"success": "green", "failed": "bold red", "upstream_failed": "red", "running": "cyan"}
@@ -59,9 +66,24 @@ def timing_of(instance: Mapping[str, Any]) -> BranchTiming:
 
 
 def instance_name(instance: Mapping[str, Any]) -> str:
-    """Name a task instance: its task's id, with the map index if it is mapped."""
+    """Name a task instance: its branch's name, or its task's id, with the map index if it is mapped."""
+    named = rendered_name(instance)
+    if named is not None:
+        return named
     task_id: str = instance["task_id"]
     return task_id if instance["map_index"] < 0 else f"{task_id}[{instance['map_index']}]"
+
+
+def rendered_name(instance: Mapping[str, Any]) -> str | None:
+    """Return what a mapped instance calls itself, since it has started; None for a mere index."""
+    named: str | None = instance.get("rendered_map_index")
+    return None if named in {None, str(instance["map_index"])} else named
+
+
+def batch_name(instance: Mapping[str, Any]) -> str:
+    """Name an instance of a batched group's task."""
+    group_id = str(instance["task_id"]).rpartition(".")[0]
+    return group_id if instance["map_index"] < 0 else f"{group_id} batch {instance['map_index']}"
 
 
 def together(name: str, tasks: Sequence[BranchTiming]) -> BranchTiming:
@@ -71,16 +93,22 @@ def together(name: str, tasks: Sequence[BranchTiming]) -> BranchTiming:
     :param name: The branch's name.
     :param tasks: Its tasks, in the order in which they run; at least one.
     """
-    work = [task.work_seconds for task in tasks]
     return BranchTiming(
         name=name,
         state=tasks[-1].state,
         queued=min((task.queued for task in tasks if task.queued is not None), default=None),
         started=min((task.started for task in tasks if task.started is not None), default=None),
         ended=max((task.ended for task in tasks if task.ended is not None), default=None),
-        work_seconds=None if None in work else math.fsum(seconds for seconds in work if seconds is not None),
+        work_seconds=_added_up([task.work_seconds for task in tasks]),
+        cpu_seconds=_added_up([task.cpu_seconds for task in tasks]),
         tries=tasks[-1].tries,
     )
+
+
+def _added_up(seconds: Sequence[float | None]) -> float | None:
+    """Add up; what one of them is not known, the sum is not known."""
+    known = [each for each in seconds if each is not None]
+    return math.fsum(known) if len(known) == len(seconds) else None
 
 
 def with_work(timing: BranchTiming, seconds: float | None) -> BranchTiming:
@@ -107,28 +135,37 @@ def waiting(console: Console, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[Callable[[Sequence[BranchTiming]], None]]:
-    """Give a function that shows the branches as they are: a redrawn table, or lines of what changed."""
+def progress(console: Console) -> Iterator[Callable[[Sequence[BranchTiming], Mapping[str, str]], None]]:
+    """
+    Give a function that shows the branches as they are: a redrawn table, or lines of what changed.
+
+    It takes the branches, and by name what else there is to say of them.
+    """
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda timings: live.update(branch_table(timings, datetime.now(UTC)), refresh=True)
+            yield lambda timings, notes: live.update(
+                branch_table(timings, datetime.now(UTC), notes), refresh=True
+            )
         return
     said: dict[str, str] = {}
 
-    def show(timings: Sequence[BranchTiming]) -> None:
-        for line in lines_of_change(said, timings):
+    def show(timings: Sequence[BranchTiming], notes: Mapping[str, str]) -> None:
+        for line in lines_of_change(said, timings, notes):
             console.print(line)
         said.update({timing.name: timing.state for timing in timings})
 
     yield show
 
 
-def branch_table(timings: Sequence[BranchTiming], now: datetime) -> RenderableType:
+def branch_table(
+    timings: Sequence[BranchTiming], now: datetime, notes: Mapping[str, str] | None = None
+) -> RenderableType:
     """
     Draw the branches as they are at one moment.
 
     :param timings: The branches, in their order.
     :param now: What running branches' seconds are counted to.
+    :param notes: What else there is to say of a branch, by its name.
     """
     if len(timings) > MOST_LINES:
         return Text(_counts(timings))
@@ -139,16 +176,20 @@ def branch_table(timings: Sequence[BranchTiming], now: datetime) -> RenderableTy
             timing.name,
             Text(timing.state, style=STYLES.get(timing.state, "dim")),
             "" if seconds is None else format_seconds(seconds),
+            (notes or {}).get(timing.name, ""),
         )
     return table
 
 
-def lines_of_change(said: Mapping[str, str], timings: Sequence[BranchTiming]) -> list[str]:
+def lines_of_change(
+    said: Mapping[str, str], timings: Sequence[BranchTiming], notes: Mapping[str, str] | None = None
+) -> list[str]:
     """
     Say what has changed, for output that can't be redrawn.
 
     :param said: State of each branch as last said.
     :param timings: The branches as they are now.
+    :param notes: What else there is to say of a branch, by its name.
     :return: A line for each branch whose state is another now, or one with the counts if there are many.
     """
     changed = [timing for timing in timings if timing.state != said.get(timing.name, WAITING)]
@@ -156,7 +197,8 @@ def lines_of_change(said: Mapping[str, str], timings: Sequence[BranchTiming]) ->
         return []
     if len(timings) > MOST_LINES:
         return [_counts(timings)]
-    return [_line(timing) for timing in changed]
+    notes = notes or {}
+    return [", ".join(filter(None, [_line(timing), notes.get(timing.name)])) for timing in changed]
 
 
 def result_text(value: Any) -> str:
@@ -166,28 +208,71 @@ def result_text(value: Any) -> str:
     return f"  {_short(value)}"
 
 
-def figures(timings: Sequence[BranchTiming], *, work_seconds: float) -> str:
+def items_text(batches: Sequence[BranchTiming], items: Sequence[BranchTiming]) -> str:
+    """
+    Write what came of the items of a batched group: a line for each, or of many how many in each state.
+
+    :param batches: Its batches.
+    :param items: The items of the batches that left a record.
+    """
+    head = f"{_states(items, 'items')}; in {len(batches)} {'batch' if len(batches) == 1 else 'batches'}"
+    if len(items) > MOST_LINES:
+        return head
+    lines = [f"  {item.name}: {item.state} after {format_seconds(item.work_seconds)}" for item in items]
+    return "\n".join([head, *lines])
+
+
+def problems_text(report: Mapping[str, Any] | None) -> str | None:
+    """Write what a fan-in did without, from its ``fan_out_report``; None if there is nothing."""
+    if not report or not report["problems"]:
+        return None
+    number = max(report["failed"] + report["missing"], len(report["problems"]))
+    lines = [f"  {each['name']}: {each['error'] or each['state']}" for each in report["problems"]]
+    more = [f"  and {number - MOST_PROBLEMS} more"] if number > MOST_PROBLEMS else []
+    head = f"without {number} of {report['expected']}:"
+    return "\n".join([head, *lines[:MOST_PROBLEMS], *more])
+
+
+def figures(
+    timings: Sequence[BranchTiming],
+    *,
+    work_seconds: float,
+    items: Sequence[BranchTiming] | None = None,
+    cores: int | None = None,
+) -> str:
     """
     Write what running in parallel brought.
 
-    :param timings: The branches of a finished run.
+    :param timings: The branches of a finished run, or its batches.
     :param work_seconds: Seconds that each branch waited.
+    :param items: What ran in the batches; None where there are none.
+    :param cores: Number of the machine's cores; None if it isn't known.
     """
     summary = summarize(timings, slowest=1)
-    told = f"what {summary.recorded} branches took inside their code, added up"
+    one, branches, what, parts = "branch", "branches", "branches", summary
+    if items is not None:
+        one, branches, what, parts = "batch", "batches", "items", summarize(items, slowest=1)
+    told = f"what {parts.recorded} {what} took inside their code, added up"
     rows = [
-        ("Work", format_seconds(summary.work_seconds), told),
-        ("Wall", format_seconds(summary.wall_seconds), "from the first branch queued to the last one's end"),
+        ("Work", format_seconds(parts.work_seconds), told),
+        ("Wall", format_seconds(summary.wall_seconds), f"from the first {one} queued to the last one's end"),
         ("Speed-up", format_ratio(summary.speed_up), "work / wall"),
-        ("At once", str(summary.peak_concurrency), f"of {summary.total} branches, at the busiest moment"),
+        ("At once", str(summary.peak_concurrency), f"of {summary.total} {branches}, at the busiest moment"),
     ]
-    rows += [("Slowest", format_seconds(branch.seconds), branch.name) for branch in summary.slowest]
+    rows += [("Slowest", format_seconds(branch.seconds), branch.name) for branch in parts.slowest]
+    computed = [timing.cpu_seconds for timing in timings if timing.cpu_seconds is not None]
+    if computed and not work_seconds:
+        note = "of the work was spent computing, the rest waiting"
+        rows.insert(1, ("Computed", format_seconds(math.fsum(computed)), note))
     lines = [f"{name:<9} {figure:>10}  {note}" for name, figure, note in rows]
     if work_seconds:
         lines.append(
             f"Each branch waited {format_seconds(work_seconds)}, which stands for a call to a service; "
             "branches that compute share the machine's cores."
         )
+    elif cores is not None and summary.peak_concurrency > cores:
+        shared = f"{summary.peak_concurrency} {branches} shared {cores} {'core' if cores == 1 else 'cores'}"
+        lines.append(f"{shared}: where they compute they wait for each other, and that counts as work too.")
     return "\n".join(lines)
 
 
@@ -263,9 +348,13 @@ def _line(timing: BranchTiming) -> str:
 
 
 def _counts(timings: Sequence[BranchTiming]) -> str:
+    return _states(timings, "branches")
+
+
+def _states(timings: Sequence[BranchTiming], what: str) -> str:
     counts = Counter(timing.state for timing in timings)
     said = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-    return f"{len(timings)} branches: {said}"
+    return f"{len(timings)} {what}: {said or 'none'}"
 
 
 def _short(value: Any, most: int = 2000) -> str:

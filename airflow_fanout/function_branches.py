@@ -16,6 +16,7 @@ from airflow_fanout.branch_tasks import refuse_skipper
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
+from airflow_fanout.items import storable
 from airflow_fanout.names import listing
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class FunctionBranch:
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> tuple[MappedOperator]:
         """Make the mapped task that all branches are instances of."""
-        _, bound = self.arguments.bind(partial)
+        bound = storable({**self.bound, **partial})
         parameter = None if expansion.gives == "nothing" else "index"
         if expansion.gives == "item":
             parameter = self.arguments.item_name(bound, because="a mapped task")

@@ -19,6 +19,7 @@ from airflow_fanout.exceptions import (
 )
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
+from airflow_fanout.items import storable
 from airflow_fanout.names import listing
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class OperatorBranch:
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> tuple[MappedOperator]:
         """Make the mapped task that all branches are instances of."""
-        bound = {**self.bound, **partial}
+        bound = storable({**self.bound, **partial})
         shape = self._arguments if expansion.gives == "item" else lambda _: {}
         try:
             mapped = self.operator_class.partial(

@@ -18,6 +18,7 @@ from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueErro
 from airflow_fanout.expansion import EACH, Expansion
 from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time
 from airflow_fanout.hooks import record_failure
+from airflow_fanout.items import storable
 from airflow_fanout.names import indexed_names, listing, unusable_because
 from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
 from airflow_fanout.stopping import add_stop
@@ -312,7 +313,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             items=items if known is None and items is not None else None,
             items_per_task=self.items_per_task,
         )
-        bound = {name: {**branch.bound, **(self.partial or {})} for name, branch in branches.items()}
+        bound = {
+            name: storable({**branch.bound, **(self.partial or {})}) for name, branch in branches.items()
+        }
         each = BatchOperator.partial(
             task_id=EACH,
             task_group=self,

@@ -15,6 +15,7 @@ from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
+from airflow_fanout.items import storable
 from airflow_fanout.names import listing
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class TaskGroupBranch:
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> Sequence[AnyOperator]:
         """Make the mapped task group that all branches are instances of."""
-        _, bound = self.arguments.bind(partial)
+        bound = storable({**self.bound, **partial})
         factory = self.factory.override(group_id=EACH, parent_group=task_group)
         try:
             if expansion.gives == "nothing":

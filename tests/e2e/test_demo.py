@@ -80,6 +80,31 @@ with DAG("failing"):
 """
 
 
+STEPS = """
+from airflow.sdk import DAG, task, task_group
+from airflow_fanout import FanInOperator, FanOutGroup
+
+@task
+def regions() -> dict[str, int]:
+    return {"eu": 1, "us": 2}
+
+@task
+def extract(number: int) -> int:
+    return number
+
+@task
+def load(number: int) -> int:
+    return 10 * number
+
+@task_group
+def etl(number: int):
+    return load(extract(number))
+
+with DAG("steps"):
+    FanInOperator(task_id="combine", fan_out=FanOutGroup("etl", branch=etl, items=regions()))
+"""
+
+
 class RunningDemo:
     """The command, and the processes that it has started."""
 
@@ -169,6 +194,57 @@ def test_the_document_analysis_is_shown_beside_its_sequential_twin(start: Callab
     assert "stands for a call" not in out
     assert running.alive() == []
     assert list(running.temporary.iterdir()) == []
+
+
+def test_batches_are_shown_with_their_items(start: Callable[..., RunningDemo]) -> None:
+    running = start("--dag", "dynamic_documents")
+
+    out, err = running.process.communicate(timeout=400)
+
+    assert (running.process.returncode, err) == (0, "")
+    batch = r"^documents batch 0: \w+ after .* s, \d+ of 100 items done, \d+ skipped"
+    assert re.search(batch, out, re.MULTILINE)
+    counts = r"^(\d+) items: (\d+) failed, (\d+) skipped, (\d+) success; in (\d+) batches$"
+    found = re.search(counts, out, re.MULTILINE)
+    assert found is not None
+    total, failed, skipped, succeeded, batches = map(int, found.groups())
+    assert total == failed + skipped + succeeded
+    assert batches == -(-total // 100)
+    assert f"  documents: {succeeded}\n" in out
+    assert f"without {failed} of {total}:\n" in out
+    assert f"what {total} items took inside their code" in out
+    assert f"of {batches} batches, at the busiest moment" in out
+    assert running.alive() == []
+    assert list(running.temporary.iterdir()) == []
+
+
+def test_mapped_branches_are_shown_by_name(start: Callable[..., RunningDemo]) -> None:
+    running = start("--dag", "fan_out_fan_in_chosen_count", "--count", "3", "--work-seconds", "1")
+
+    out, err = running.process.communicate(timeout=180)
+
+    assert (running.process.returncode, err) == (0, "")
+    ended = re.findall(r"^(\S+): success after", out, re.MULTILINE)
+    assert sorted(ended) == ["process_0", "process_1", "process_2"]
+    assert "process_2: Hello from Airflow! (part 2)" in out
+    assert re.search(r"^Work +[3-9]\.\d s  what 3 branches took", out, re.MULTILINE)
+    assert "of 3 branches, at the busiest moment" in out
+
+
+def test_mapped_branches_of_several_tasks_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "steps.py").write_text(STEPS)
+    monkeypatch.setattr(demo, "_examples_folder", lambda: tmp_path)
+
+    code = demo.run_demo(demo.DemoOptions(dag_id="steps", count=2, work_seconds=0))
+
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    assert "  eu: 10\n  us: 20\n" in out
+    assert "what 2 branches took inside their code" in out
+    assert "of 2 branches, at the busiest moment" in out
+    assert re.search(r"^Slowest .* (eu|us)$", out, re.MULTILINE)
 
 
 def test_ctrl_c_while_the_branches_run_leaves_nothing(start: Callable[..., RunningDemo]) -> None:

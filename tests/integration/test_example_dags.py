@@ -8,13 +8,14 @@ import json
 import logging
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_fanout.exceptions import MissingExtraError
 
@@ -29,7 +30,9 @@ FOLDER = Path(__file__).parents[2] / "dags"
 
 DAGS = {
     "document_analysis": {"document_analysis", "document_analysis_sequential"},
-    "fan_out_fan_in_pipeline": {"fan_out_fan_in_pipeline"},
+    "dynamic_documents": {"dynamic_documents"},
+    "fan_out_fan_in_pipeline": {"fan_out_fan_in_pipeline", "fan_out_fan_in_chosen_count"},
+    "hyperparameter_search": {"hyperparameter_search"},
     "nightly_validation": {"nightly_validation"},
     "regional_etl": {"regional_etl"},
 }
@@ -45,15 +48,25 @@ def parse(stem: str) -> DagBag:
     return DagBag(FOLDER / f"{stem}.py")
 
 
+def find(dag_id: str) -> Any:
+    (stem,) = (stem for stem, dag_ids in DAGS.items() if dag_id in dag_ids)
+    return parse(stem).dags[dag_id]
+
+
 class Ran:
     """A run that has ended, and what its tasks left."""
 
-    def __init__(self, dag_id: str) -> None:
-        self.run: Any = parse(dag_id.removesuffix("_sequential")).dags[dag_id].test()
+    def __init__(self, dag_id: str, **params: Any) -> None:
+        self.run: Any = find(dag_id).test(run_conf=params)
 
     @property
     def states(self) -> dict[str, str]:
         return {ti.task_id: str(ti.state) for ti in self.run.get_task_instances()}
+
+    def map_names(self, task_id: str) -> list[str]:
+        """Names of a mapped task's instances, in order."""
+        found = [ti for ti in self.run.get_task_instances() if ti.task_id == task_id]
+        return [str(ti.rendered_map_index) for ti in sorted(found, key=lambda ti: int(ti.map_index))]
 
     def xcom(self, task_id: str, key: str = "return_value") -> Any:
         return self.run.get_task_instance(task_id).xcom_pull(task_ids=task_id, key=key)
@@ -115,6 +128,14 @@ def test_a_task_says_how_to_install_what_it_lacks(dag_id: str, task_id: str, arg
         task.python_callable(*arguments)
 
 
+@pytest.mark.usefixtures("without_extra")
+def test_a_branch_of_a_mapped_group_says_how_to_install_what_it_lacks() -> None:
+    group = find("hyperparameter_search").task_group_dict["mapped"]
+
+    with pytest.raises(MissingExtraError, match=r'pip install "airflow-fanout\[examples\]"'):
+        group.branch.function({"C": 1, "gamma": 1}, folds="2")
+
+
 @pytest.mark.parametrize("dag_id", sorted(set().union(*DAGS.values())))
 def test_a_dag_runs_to_success(ran: Callable[[str], Ran], dag_id: str) -> None:
     assert ran(dag_id).run.state == "success"
@@ -156,6 +177,195 @@ class TestDocumentAnalysis:
         assert "apache-airflow" in names
         assert names == sorted(names)
         assert len(json.dumps(names)) < 48_000
+
+
+class TestDynamicDocuments:
+    @staticmethod
+    def analyse(path: Path) -> dict[str, Any]:
+        """Call what the items of a batch call."""
+        found: dict[str, Any] = find("dynamic_documents").task_group_dict["documents"].branch.function(path)
+        return found
+
+    def test_every_document_is_accounted_for(self, ran: Callable[[str], Ran]) -> None:
+        run = ran("dynamic_documents")
+
+        found, index, report = (
+            run.xcom("find_documents"),
+            run.xcom("index"),
+            run.xcom("index", key="fan_out_report"),
+        )
+        assert report["expected"] == len(found) > 100
+        assert index["documents"] + index["without_prose"] + index["unfit"] == len(found)
+        assert (report["succeeded"], report["skipped"]) == (index["documents"], index["without_prose"])
+        assert sum(index["kinds"].values()) == index["documents"]
+
+    def test_a_run_has_a_task_for_each_hundred_documents(self, ran: Callable[[str], Ran]) -> None:
+        run = ran("dynamic_documents")
+
+        batches = [ti for ti in run.run.get_task_instances() if ti.task_id == "documents.each"]
+        assert len(batches) == -(-len(run.xcom("find_documents")) // 100)
+
+    def test_descriptions_of_no_declared_type_are_unfit(self, ran: Callable[[str], Ran]) -> None:
+        undeclared = {
+            distribution.name
+            for distribution in distributions()
+            if "Description-Content-Type" not in distribution.metadata
+        }
+
+        report = ran("dynamic_documents").xcom("index", key="fan_out_report")
+
+        failed = {problem["name"].partition(":")[0] for problem in report["problems"]}
+        assert failed
+        assert failed <= undeclared
+        assert all("doesn't say whether" in problem["error"] for problem in report["problems"])
+        assert report["degraded"] is True
+
+    def test_the_longest_are_found_among_all_batches(self, ran: Callable[[str], Ran]) -> None:
+        run = ran("dynamic_documents")
+        paths = run.xcom("find_documents")
+
+        longest = run.xcom("index")["longest"]
+
+        analysed: dict[str, int] = {}
+        for name, path in paths.items():
+            with suppress(AirflowFailException, AirflowSkipException):
+                analysed[name] = self.analyse(path)["words"]
+        assert run.xcom("index")["words"] == sum(analysed.values())
+        assert list(longest.values()) == sorted(analysed.values(), reverse=True)[:5]
+        assert all(analysed[name] == words for name, words in longest.items())
+
+    def test_markup_is_no_prose(self, tmp_path: Path) -> None:
+        document = tmp_path / "README.md"
+        badge = "[![badge](https://img.example/badge.svg)](https://ci.example) "
+        document.write_text(badge * 50 + "real words here " * 20)
+
+        found = self.analyse(document)
+
+        assert found["kind"] == "text/markdown"
+        assert found["frequent"] == ["words"]
+        assert found["words"] == 60
+
+    @pytest.mark.parametrize(
+        ("name", "content", "error", "said"),
+        [
+            pytest.param("a.txt", b"caf\xe9 " * 60, AirflowFailException, "utf-8", id="undecodable"),
+            pytest.param(
+                "METADATA",
+                b"Name: a\nDescription-Content-Type: application/pdf\n\n" + b"word " * 60,
+                AirflowFailException,
+                "not application/pdf",
+                id="wrong-type",
+            ),
+            pytest.param(
+                "METADATA",
+                b"Name: a\n\n" + b"word " * 60,
+                AirflowFailException,
+                "doesn't say whether",
+                id="undeclared",
+            ),
+            pytest.param("a.txt", b"airflow_fanout\n", AirflowSkipException, "nothing", id="no-prose"),
+            pytest.param("METADATA", b"Name: a\n\nUNKNOWN\n", AirflowSkipException, "nothing", id="unknown"),
+        ],
+    )
+    def test_what_can_not_be_analysed_is_not_tried_again(
+        self, tmp_path: Path, name: str, content: bytes, error: type[Exception], said: str
+    ) -> None:
+        (tmp_path / name).write_bytes(content)
+
+        with pytest.raises(error, match=said):
+            self.analyse(tmp_path / name)
+
+    def test_a_file_that_is_not_there_is_tried_again(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            self.analyse(tmp_path / "gone.txt")
+
+
+class TestChosenCount:
+    @staticmethod
+    def combined(count: int) -> str:
+        return ", ".join(f"process_{n}: Hello from Airflow! (part {n})" for n in range(count))
+
+    def test_a_run_that_chooses_nothing_has_eight_branches(self, ran: Callable[[str], Ran]) -> None:
+        run = ran("fan_out_fan_in_chosen_count")
+
+        assert run.xcom("combine") == self.combined(8)
+        assert run.xcom("combine") == ran("fan_out_fan_in_pipeline").xcom("combine")
+
+    def test_a_run_has_as_many_branches_as_were_chosen(self) -> None:
+        run = Ran("fan_out_fan_in_chosen_count", parallel_count=11)
+
+        assert run.map_names("process.each") == [f"process_{n}" for n in range(11)]
+        assert run.xcom("combine") == self.combined(11)
+        assert run.xcom("combine", key="fan_out_report")["expected"] == 11
+
+    @pytest.mark.parametrize("count", [0, 201, "eight", 2.5])
+    def test_the_trigger_form_refuses_another_count(self, count: Any) -> None:
+        from airflow.sdk.exceptions import ParamValidationError
+
+        param = find("fan_out_fan_in_chosen_count").params.get_param("parallel_count")
+
+        with pytest.raises(ParamValidationError):
+            param.resolve(count)
+
+
+@pytest.fixture(scope="module")
+def searched() -> Ran:
+    return Ran("hyperparameter_search", penalties=[1, 10], gammas=[1e-4, 1e-3], folds=3)
+
+
+class TestHyperparameterSearch:
+    def test_the_best_is_what_scikit_learn_finds(self, searched: Ran) -> None:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import GridSearchCV
+        from sklearn.svm import SVC
+
+        search = GridSearchCV(SVC(), {"C": [1, 10], "gamma": [1e-4, 1e-3]}, cv=3)
+        search.fit(*load_digits(return_X_y=True))
+
+        compared = searched.xcom("compare")
+
+        assert compared["hyperparameters"] == search.best_params_
+        assert compared["score"] == round(search.best_score_, 4)
+
+    def test_both_ways_find_the_same(self, searched: Ran) -> None:
+        mapped, batched = searched.xcom("best_mapped"), searched.xcom("best_batched")
+
+        assert (mapped["hyperparameters"], mapped["score"]) == (batched["hyperparameters"], batched["score"])
+        assert mapped["name"].removeprefix("mapped") == batched["name"].removeprefix("batched")
+        assert searched.xcom("compare")["agree"] is True
+
+    def test_the_grid_is_every_combination(self, searched: Ran) -> None:
+        grid = searched.xcom("make_grid")
+
+        assert grid == [{"C": penalty, "gamma": gamma} for penalty in (1, 10) for gamma in (0.0001, 0.001)]
+        assert searched.map_names("mapped.each") == [f"mapped_{n}" for n in range(4)]
+        assert len(searched.map_names("batched.each")) == 1
+
+    def test_times_are_those_of_the_reports(self, searched: Ran) -> None:
+        compared = searched.xcom("compare")
+
+        assert compared["times"].keys() == {"mapped", "batched"}
+        assert compared["faster"] == min(
+            compared["times"], key=lambda way: compared["times"][way]["wall_seconds"]
+        )
+        for way, times in compared["times"].items():
+            report = searched.xcom(f"best_{way}", key="fan_out_report")
+            assert times["branch_seconds"] == round(report["total_branch_seconds"], 1)
+            assert times["succeeded"] == report["expected"] == 4
+            assert times["longest_branch"] == report["longest_branch"]
+        # dag.test() runs the mapped branches one after another, in no less time than they take together
+        assert compared["times"]["mapped"]["wall_seconds"] >= compared["times"]["mapped"]["branch_seconds"]
+
+    def test_a_combination_that_is_refused_fails_alone_and_at_once(self) -> None:
+        run = Ran("hyperparameter_search", penalties=[-1, 1], gammas=[1e-3], folds=2)
+
+        assert run.run.state == "success"
+        assert run.xcom("compare")["hyperparameters"] == {"C": 1, "gamma": 0.001}
+        for way in ("mapped", "batched"):
+            (problem,) = run.xcom(f"best_{way}", key="fan_out_report")["problems"]
+            assert problem["name"] == f"{way}_0"
+            assert "'C' parameter" in problem["error"]
+        assert {ti.try_number for ti in run.run.get_task_instances()} == {1}
 
 
 class TestNightlyValidation:

@@ -72,6 +72,16 @@ def steps(word: str) -> Any:
 SECRET = "an item that stays in the Dag file"
 
 
+@task
+def length_of(item: str, text: str) -> str:
+    return item + text
+
+
+@task_group
+def chosen_steps(word: str, text: str) -> Any:
+    return length_of(word, text)
+
+
 def before_each(context: Context) -> None:
     print(context["task"])
 
@@ -92,7 +102,7 @@ with DAG(
     "every_shape",
     schedule=None,
     default_args={"retries": 1, "on_failure_callback": on_failure, "post_execute": after_each},
-):
+) as dag:
     text = load()
     small: Any = {"pool": "small"}
     count = FanOutGroup("count", branch=process, count=12, partial={"text": text})
@@ -133,7 +143,15 @@ with DAG(
         return ["a", "b"]
 
     words = list_words()
+    chosen: Any = {"text": dag.param("chosen", "t")}
     mapped: dict[str, FanOutGroup] = {
+        "mapped_param": FanOutGroup("mapped_param", branch=length, items=words, partial=chosen),
+        "mapped_group_param": FanOutGroup(
+            "mapped_group_param", branch=chosen_steps, items=words, partial=chosen
+        ),
+        "batched_param": FanOutGroup(
+            "batched_param", branch=length, items=words, items_per_task=2, partial=chosen
+        ),
         "mapped_items": FanOutGroup("mapped_items", branch=length, items=words, partial={"text": text}),
         "mapped_names": FanOutGroup(
             "mapped_names", branch=length, items={"x": "a", "y": "b"}, mapped=True, max_concurrency=2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import io
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,23 @@ def test_the_default_dag_is_among_the_examples() -> None:
     assert example_file(parse().dag).is_file()
 
 
+@pytest.mark.parametrize(
+    ("dag_id", "file"),
+    [
+        ("fan_out_fan_in_pipeline", "fan_out_fan_in_pipeline.py"),
+        ("fan_out_fan_in_chosen_count", "fan_out_fan_in_pipeline.py"),
+        ("document_analysis", "document_analysis.py"),
+    ],
+)
+def test_a_dag_is_found_whatever_its_file_is_called(dag_id: str, file: str) -> None:
+    assert example_file(dag_id).name == file
+
+
+def test_what_only_serves_for_comparison_is_no_example() -> None:
+    with pytest.raises(DemoError, match="no example Dag 'document_analysis_sequential'"):
+        example_file("document_analysis_sequential")
+
+
 def test_a_problem_is_one_line_on_standard_error_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     code = run_demo(DemoOptions(dag_id="nope", count=1, work_seconds=0))
 
@@ -164,6 +182,14 @@ def test_only_what_changed_is_said() -> None:
     assert demo_view.lines_of_change(said, now) == ["p_0: success after 3.0 s", "p_2: queued"]
 
 
+def test_what_else_there_is_to_say_of_a_branch_ends_its_line() -> None:
+    now = [branch("docs batch 0", "success", started=0, ended=3), branch("docs batch 1", "running")]
+
+    lines = demo_view.lines_of_change({}, now, {"docs batch 0": "9 of 10 items done"})
+
+    assert lines == ["docs batch 0: success after 3.0 s, 9 of 10 items done", "docs batch 1: running"]
+
+
 def test_many_branches_are_counted_instead_of_listed() -> None:
     now = [branch(f"p_{index}", "running" if index < 5 else "queued") for index in range(21)]
 
@@ -202,6 +228,84 @@ def test_work_that_was_not_recorded_is_a_dash() -> None:
     work, _, speed_up = (line.split()[1] for line in text.splitlines()[:3])
     assert work == speed_up == "–"
     assert "stands for" not in text
+
+
+def item(name: str, state: str, seconds: float | None) -> BranchTiming:
+    return BranchTiming(name=name, state=state, queued=None, started=None, ended=None, work_seconds=seconds)
+
+
+BATCHES = [
+    demo_view.with_work(branch(f"docs batch {index}", "success", started=1, ended=5), 6.0)
+    for index in range(2)
+]
+
+
+def test_the_figures_of_batches_are_about_their_items() -> None:
+    items = [item("a", "success", 2.0), item("b", "success", 7.0), item("c", "skipped", 3.0)]
+
+    text = demo_view.figures(BATCHES, work_seconds=0, items=items)
+
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert "12.0 s  what 3 items took" in lines["Work"]
+    assert "5.0 s  from the first batch queued" in lines["Wall"]
+    assert "2.4×" in lines["Speed-up"]
+    assert "of 2 batches" in lines["At"]
+    assert lines["Slowest"].endswith("7.0 s  b")
+
+
+def test_few_items_have_a_line_each() -> None:
+    text = demo_view.items_text(BATCHES, [item("a", "success", 2.0), item("b", "failed", None)])
+
+    assert text.splitlines() == [
+        "2 items: 1 failed, 1 success; in 2 batches",
+        "  a: success after 2.0 s",
+        "  b: failed after –",
+    ]
+
+
+def test_many_items_are_counted_instead_of_listed() -> None:
+    items = [item(f"docs_{index}", "success" if index else "skipped", 1.0) for index in range(21)]
+
+    assert demo_view.items_text(BATCHES[:1], items) == "21 items: 1 skipped, 20 success; in 1 batch"
+
+
+def test_computing_is_told_from_waiting() -> None:
+    timings = [replace(each, cpu_seconds=1.5) for each in BATCHES]
+
+    line = demo_view.figures(timings, work_seconds=0).splitlines()[1]
+
+    assert line.split()[:3] == ["Computed", "3.0", "s"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "said"),
+    [
+        pytest.param(1, True, id="fewer-cores"),
+        pytest.param(2, False, id="enough-cores"),
+        pytest.param(None, False, id="unknown"),
+    ],
+)
+def test_figures_say_that_work_is_longer_where_cores_are_shared(cores: int | None, said: bool) -> None:
+    text = demo_view.figures(BATCHES, work_seconds=0, cores=cores)
+
+    assert ("2 branches shared 1 core:" in text) is said
+
+
+def test_a_success_names_what_it_did_without() -> None:
+    problems = [{"name": f"docs_{index}", "state": "failed", "error": "ValueError: no"} for index in range(7)]
+
+    text = demo_view.problems_text({"expected": 9, "failed": 7, "missing": 0, "problems": problems})
+
+    assert text is not None
+    first, *named, last = text.splitlines()
+    assert first == "without 7 of 9:"
+    assert named == [f"  docs_{index}: ValueError: no" for index in range(5)]
+    assert last == "  and 2 more"
+
+
+@pytest.mark.parametrize("report", [None, {"expected": 1, "failed": 0, "missing": 0, "problems": []}])
+def test_a_whole_success_did_without_nothing(report: dict[str, Any] | None) -> None:
+    assert demo_view.problems_text(report) is None
 
 
 def test_a_branch_of_several_tasks_is_one_line_of_the_figures() -> None:
@@ -295,6 +399,20 @@ def test_a_way_whose_times_are_not_known_has_no_verdict() -> None:
 def test_a_result_is_shown_by_branch_and_as_it_is() -> None:
     assert demo_view.result_text({"p_0": "[bold]x", "p_1": [1, None]}) == "  p_0: [bold]x\n  p_1: [1, null]"
     assert demo_view.result_text("one text") == "  one text"
+
+
+@pytest.mark.parametrize(
+    ("rendered", "name"),
+    [
+        pytest.param("eu", "eu", id="named"),
+        pytest.param("2", "load.each[2]", id="index-alone"),
+        pytest.param(None, "load.each[2]", id="not-yet"),
+    ],
+)
+def test_an_instance_goes_by_the_name_it_gave_itself(rendered: str | None, name: str) -> None:
+    instance = {"task_id": "load.each", "map_index": 2, "rendered_map_index": rendered}
+
+    assert demo_view.instance_name(instance) == name
 
 
 def test_a_retried_branchs_instance_becomes_its_timing() -> None:
