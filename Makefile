@@ -18,7 +18,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench soak test test-unit test-integration test-e2e
+.PHONY: help install install-dev demo bench soak test-demo test-truth test test-unit test-integration test-e2e
 .PHONY: lint types format build clean
 
 help: ## Show these explanations
@@ -41,17 +41,26 @@ test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long
 		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
-	printf "\n$$summary"; exit $$status
+	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-demo, make test-truth."; exit $$status
 
 test-unit: ## Run the tests of plain values and of Dags that are only built
 test-integration: ## Run the tests with dag.test(), one task after another
 test-e2e: ## Run the tests on a real scheduler, which they start
 
-$(addprefix test-,$(SUITES)): test-%: $(VENV)/.installed
+test-unit test-integration: test-%: $(VENV)/.installed
 	@$(WITH_HOME) $(BIN)/pytest tests/$* $(ARGS)
 
-soak: $(VENV)/.installed ## Try 100 random groups, not 25: does a fan-in say what branches did?
-	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e/test_truth.py $(ARGS)
+test-e2e: $(VENV)/.installed
+	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m "not demo and not truth" $(ARGS)
+
+test-demo: $(VENV)/.installed ## Run the tests of the demo; 5 minutes more, and not part of make test
+	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m demo $(ARGS)
+
+test-truth: $(VENV)/.installed ## Try 25 random groups: does a fan-in say what branches did? Not part of make test
+	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m truth $(ARGS)
+
+soak: $(VENV)/.installed ## The same with 100 random groups
+	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style and formatting
 	$(BIN)/ruff check

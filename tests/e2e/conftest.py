@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 TIMING_DAG = "timing"
-OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG})
+TRUTH_DAG = "truth"
+OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, TRUTH_DAG})
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.run import Run
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.truth]
 
 
 @dataclass
