@@ -32,14 +32,14 @@ def collected(run: Run) -> Collected:
 
 
 @pytest.fixture(scope="module")
-def rebuilt(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def rebuilt(run: Run, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The ledger, from a process that knows the database and nothing else of the run."""
     home = tmp_path_factory.mktemp("without_dags")
     env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     env |= {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{run.airflow.home / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url,
     }
     output = home / "ledger.json"
     command = [sys.executable, str(SCRIPT), str(output), run.dag_id, run.run_id, "tolerate"]
