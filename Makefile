@@ -18,7 +18,8 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench soak test-demo test-truth test test-unit test-integration test-e2e
+.PHONY: help install install-dev demo bench bench-scale soak test-demo test-truth
+.PHONY: test test-unit test-integration test-e2e
 .PHONY: lint types format build clean
 
 help: ## Show these explanations
@@ -33,6 +34,9 @@ demo: $(VENV)/.installed ## Run the example pipeline on an embedded Airflow; ARG
 
 bench: $(VENV)/.installed ## Measure beside the same Dags written by hand; ARGS="--help" for its options
 	@$(WITH_HOME) $(BIN)/python -m benchmarks $(ARGS)
+
+bench-scale: $(VENV)/.installed ## The same up to a million items, which takes some minutes
+	@$(WITH_HOME) $(BIN)/python -m benchmarks --only scale $(ARGS)
 
 test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long each took
 	@summary=; status=0; \

@@ -326,8 +326,8 @@ class _Watch:
             if self._end.is_set():
                 return
             if self._checkpoints is not None:
-                with self._saving:
-                    self._checkpoints.save(self._batch)
+                with self._saving:  # when all items have ended, the task itself decides what is worth keeping
+                    self._checkpoints.save(self._batch, give_up=self._end.is_set)
             self._saved.set()
             passed += 0.0 if asked else CHECKPOINT_EVERY
             if passed >= PROGRESS_EVERY:

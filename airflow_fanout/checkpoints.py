@@ -21,6 +21,9 @@ __all__ = ["Checkpoints", "Done", "Store", "fingerprint"]
 PIECE_SIZE = 60_000
 """Characters of one entry; Airflow warns above 65,536 bytes (``[state_store] max_value_storage_bytes``)."""
 
+ITEMS_AT_ONCE = 800
+"""Items after which to look whether the batch has ended: about an entry of the smallest results."""
+
 KEY = "airflow_fanout"
 FINAL_KEY = f"{KEY}_final"
 
@@ -116,14 +119,21 @@ class Checkpoints:
             except Exception as unfit:  # a class that may not be deserialized, or is no longer there
                 self._log.warning("A result of an earlier try can't be read, it runs again: %s", unfit)
 
-    def save(self, batch: Batch) -> None:
-        """Save what has succeeded, or was skipped, since the last time."""
-        ended = batch.ended[self._saved :]
-        self._saved += len(ended)
-        places = [place for place in ended if batch.states[place] in {SUCCEEDED, SKIPPED}]
-        for piece in self._in_pieces(self._entries(batch, places)):
-            if self._set(f"{KEY}_{self._pieces}", piece):
-                self._pieces += 1
+    def save(self, batch: Batch, *, give_up: Callable[[], bool] = lambda: False) -> None:
+        """
+        Save what has succeeded, or was skipped, since the last time.
+
+        :param batch: The batch.
+        :param give_up: Asked between entries whether to leave the rest for another time.
+        """
+        until = len(batch.ended)
+        while self._saved < until and not give_up():
+            ended = batch.ended[self._saved : min(self._saved + ITEMS_AT_ONCE, until)]
+            self._saved += len(ended)
+            places = [place for place in ended if batch.states[place] in {SUCCEEDED, SKIPPED}]
+            for piece in self._in_pieces(self._entries(batch, places)):
+                if self._set(f"{KEY}_{self._pieces}", piece):
+                    self._pieces += 1
 
     def save_final_failures(self, batch: Batch) -> None:
         """Save what failed for good, which the retry that comes must not run again."""

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from airflow_fanout.embedded import EmbeddedAirflowError
 from airflow_fanout.rest import RestError
+from benchmarks.in_process import measure_in_process
 from benchmarks.machine import machine_facts
 from benchmarks.parse import measure_parse
+from benchmarks.scale import measure_scale
 from benchmarks.scheduled import measure_runs
 from benchmarks.table import figures
 
@@ -23,18 +25,26 @@ if TYPE_CHECKING:
 
     from benchmarks.pairs import Comparison
 
-MEASUREMENTS = ("parse", "wall", "requests")
+USUAL = ("parse", "wall", "requests", "batch", "storage")
+MEASUREMENTS = (*USUAL, "scale")
+"""What takes longer than a few minutes has to be asked for."""
 
-WIDTH = 120
+WIDTH = 150
 """Columns of what is written to a file or a pipe."""
 
 DESCRIPTION = """
 Measure this package beside the same Dags written by hand in plain Airflow.
 
   parse     the Dag processor's import of a file with many branches, alone and with serialization
-  wall      a run on a real scheduler (SQLite, LocalExecutor), from the first queued task to the last end,
-            and the CPU seconds of all Airflow meanwhile
+  wall      a run on a real scheduler (LocalExecutor), from the first queued task to the last end, and the CPU
+            seconds of all Airflow meanwhile
   requests  what the fan-in asks of the API server meanwhile
+  batch     what a batch of items costs within its process: overhead, items at once, checkpoints
+  storage   reading values from object storage, where each takes its time
+  scale     hundreds to a million items, thousands of instances, memory, on a real scheduler; only on request
+
+The metadata database is SQLite, or made on the PostgreSQL server that FANOUT_E2E_POSTGRES names
+(postgresql://user@host:port).
 
 Both sides are measured in pairs, one right after the other, in an order that is swapped every time, after a
 warm-up that does not count. Ratios are the pairs' medians: on a busy machine they say more than seconds do.
@@ -58,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             comparisons += measure_parse(options.runs)
         if {"wall", "requests"} & {*options.only}:
             comparisons += measure_runs(options.runs, options.only, tell)
+        if {"batch", "storage"} & {*options.only}:
+            comparisons += measure_in_process(options.only, tell)
+        if "scale" in options.only:
+            comparisons += measure_scale(tell)
     except KeyboardInterrupt:
         progress.print("benchmarks: interrupted; all that was started is stopped")
         return 1
@@ -75,9 +89,9 @@ def _options(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--only",
         type=_measurements,
-        default=MEASUREMENTS,
+        default=USUAL,
         metavar="NAME,…",
-        help=f"some of {', '.join(MEASUREMENTS)}",
+        help=f"some of {', '.join(MEASUREMENTS)} (default: {', '.join(USUAL)})",
     )
     parser.add_argument("--runs", type=_positive, default=5, help="pairs of runs to measure (default: 5)")
     parser.add_argument(
@@ -112,7 +126,7 @@ def _show(comparisons: Sequence[Comparison], output: str) -> None:
     console.print(figures(comparisons))
     console.print(
         f"{facts['cores']} cores, {facts['system']}, Python {facts['python']}, Airflow {facts['airflow']}, "
-        f"Task SDK {facts['task_sdk']}, airflow-fanout {facts['airflow_fanout']}"
+        f"Task SDK {facts['task_sdk']}, {facts['database']}, airflow-fanout {facts['airflow_fanout']}"
     )
 
 

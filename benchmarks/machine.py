@@ -6,6 +6,8 @@ import os
 import platform
 from importlib.metadata import version
 
+from benchmarks.database import kind_of_database
+
 __all__ = ["machine_facts"]
 
 
@@ -18,5 +20,6 @@ def machine_facts() -> dict[str, str | int]:
         "python": platform.python_version(),
         "airflow": version("apache-airflow-core"),
         "task_sdk": version("apache-airflow-task-sdk"),
+        "database": kind_of_database(),
         "airflow_fanout": version("airflow-fanout"),
     }

@@ -12,6 +12,7 @@ import psutil
 
 from airflow_fanout.embedded import EmbeddedAirflow
 from benchmarks.counting import REQUESTS_KEY
+from benchmarks.database import metadata_database
 from benchmarks.pairs import Comparison, Pair, Target, alternated
 from benchmarks.twins import FAN_IN, FAN_OUT, MAPPED, environment
 
@@ -56,14 +57,18 @@ def measure_runs(runs: int, wanted: Collection[str], tell: Callable[[str], None]
     :param tell: Shows a line of progress.
     """
     tell("Airflow starts")
-    with EmbeddedAirflow(
-        dag_files=[FAN_OUT.ours, FAN_OUT.by_hand, MAPPED.ours, MAPPED.by_hand],
-        env={
-            **environment(branches=BRANCHES, numbers=NUMBERS),
-            # The files don't change, and parsing them beside the tasks would be measured too.
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
-        },
-    ) as airflow:
+    with (
+        metadata_database() as database_url,
+        EmbeddedAirflow(
+            database_url=database_url,
+            dag_files=[FAN_OUT.ours, FAN_OUT.by_hand, MAPPED.ours, MAPPED.by_hand],
+            env={
+                **environment(branches=BRANCHES, numbers=NUMBERS),
+                # The files don't change, and parsing them beside the tasks would be measured too.
+                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+            },
+        ) as airflow,
+    ):
         run = partial(_run, airflow, tell)
         timed = "wall" in wanted
         pairs = alternated(

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["figures"]
 
+SMALL = 0.2
+"""Ratios below are told as fractions."""
+
 
 def figures(comparisons: Iterable[Comparison]) -> Table:
     """Return one row for each measurement, ratios first."""
@@ -27,7 +30,7 @@ def figures(comparisons: Iterable[Comparison]) -> Table:
         low, high = comparison.ratio_range
         table.add_row(
             _times(comparison.ratio),
-            f"{low:.2f}–{high:.2f}",
+            _spread(low, high),
             comparison.name,
             _amount(comparison.ours, comparison.unit),
             _amount(comparison.by_hand, comparison.unit),
@@ -39,12 +42,19 @@ def figures(comparisons: Iterable[Comparison]) -> Table:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2f} ×"
+    """Say a ratio; a small one as a fraction: its decimals would say nothing."""
+    return f"1/{1 / ratio:.3g} ×" if ratio < SMALL else f"{ratio:.2f} ×"
+
+
+def _spread(low: float, high: float) -> str:
+    return f"{_times(low)[:-2]}–{_times(high)[:-2]}"
 
 
 def _amount(amount: float, unit: str) -> str:
+    if unit in {"µs", "MB"}:
+        return f"{amount:.3g} {unit}"
     if unit != "s":
-        return f"{amount:g}"
+        return f"{amount:,g}"
     return f"{amount * 1000:.0f} ms" if amount < 1 else f"{amount:.1f} s"
 
 
@@ -53,4 +63,4 @@ def _target(comparison: Comparison) -> str:
     if target is None:
         return ""
     limit = _times(target.at_most) if target.of == "ratio" else _amount(target.at_most, comparison.unit)
-    return f"≤ {limit}"
+    return f"≤ +{limit}" if target.of == "difference" else f"≤ {limit}"
