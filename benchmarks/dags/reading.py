@@ -32,7 +32,8 @@ def seconds_to_sum(values: Callable[[], Iterable[int]]) -> float:
 def reading() -> None:
     @task(trigger_rule="all_done")
     def combine(values: Any, ti: Any = None) -> list[list[float]]:
-        from airflow_fanout.ledger import RETURN_VALUE, Source, collect
+        from airflow_fanout.declaration import RETURN_VALUE
+        from airflow_fanout.ledger import Source, collect
         from airflow_fanout.results import FanInResults
         from airflow_fanout.xcom import RunReader
 
