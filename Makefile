@@ -51,14 +51,18 @@ test-unit: ## Run the tests of plain values and of Dags that are only built
 test-integration: ## Run the tests with dag.test(), one task after another
 test-e2e: ## Run the tests on a real scheduler, which they start
 
-test-unit test-integration: test-%: $(VENV)/.installed
-	@$(WITH_HOME) $(BIN)/pytest tests/$* $(ARGS)
+test-unit: $(VENV)/.installed
+	@$(WITH_HOME) $(BIN)/pytest tests/unit $(ARGS)
+
+test-integration: $(VENV)/.installed
+	@$(WITH_HOME) $(BIN)/pytest tests/integration -m "not demo" $(ARGS)
 
 test-e2e: $(VENV)/.installed
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m "not demo and not truth" $(ARGS)
 
-test-demo: $(VENV)/.installed ## Run the tests of the demo; 5 minutes more, and not part of make test
+test-demo: $(VENV)/.installed ## Run the demo's tests and the longest example; 5 minutes, not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m demo $(ARGS)
+	@$(WITH_HOME) $(BIN)/pytest tests/integration -m demo $(ARGS)
 
 test-truth: $(VENV)/.installed ## Try 25 random groups: does a fan-in say what branches did? Not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m truth $(ARGS)

@@ -136,11 +136,19 @@ def test_a_branch_of_a_mapped_group_says_how_to_install_what_it_lacks() -> None:
         group.branch.function({"C": 1, "gamma": 1}, folds="2")
 
 
-@pytest.mark.parametrize("dag_id", sorted(set().union(*DAGS.values())))
+@pytest.mark.parametrize(
+    "dag_id",
+    [
+        # More than half a minute of real analysis each.
+        pytest.param(dag_id, marks=[pytest.mark.demo] if dag_id in DAGS["document_analysis"] else [])
+        for dag_id in sorted(set().union(*DAGS.values()))
+    ],
+)
 def test_a_dag_runs_to_success(ran: Callable[[str], Ran], dag_id: str) -> None:
     assert ran(dag_id).run.state == "success"
 
 
+@pytest.mark.demo
 class TestDocumentAnalysis:
     def test_the_analyses_are_merged(self, ran: Callable[[str], Ran]) -> None:
         merged = ran("document_analysis").xcom("merge")
