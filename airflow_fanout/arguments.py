@@ -16,7 +16,7 @@ from airflow_fanout.names import listing
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["NO_ITEM", "FunctionArguments", "unwrap_partial"]
+__all__ = ["NO_ITEM", "CallingBranch", "FunctionArguments", "unwrap_partial"]
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -178,6 +178,37 @@ class FunctionArguments:
 
     def _refuse(self, argument: str, problem: str) -> NoReturn:
         raise DeclarationTypeError(self.owner, argument, problem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallingBranch:
+    """
+    What all kinds of branch that call a function have in common.
+
+    :param arguments: The arguments of the function.
+    """
+
+    arguments: FunctionArguments
+
+    @property
+    def title(self) -> str:
+        """How messages and the group's documentation name it."""
+        return self.arguments.title
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Arguments that the author has bound already."""
+        return self.arguments.bound
+
+    @property
+    def takes_index(self) -> bool:
+        """Whether it can be given its place."""
+        return "index" in self.arguments.parameters
+
+    @property
+    def signature(self) -> str:
+        """The function with its parameters' names, for messages."""
+        return self.arguments.signature
 
 
 def unwrap_partial(

@@ -1,4 +1,4 @@
-"""What a task of a branch may be, so that the fan-in after it runs; checked when the Dag is parsed."""
+"""What is asked, and what refused, of tasks that a fan-in collects from; at parse time and on the worker."""
 
 from __future__ import annotations
 

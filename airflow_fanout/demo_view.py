@@ -6,7 +6,6 @@ import json
 import math
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,6 @@ __all__ = [
     "timing_of",
     "together",
     "waiting",
-    "with_work",
 ]
 
 MOST_LINES = 20
@@ -109,11 +107,6 @@ def _added_up(seconds: Sequence[float | None]) -> float | None:
     """Add up; what one of them is not known, the sum is not known."""
     known = [each for each in seconds if each is not None]
     return math.fsum(known) if len(known) == len(seconds) else None
-
-
-def with_work(timing: BranchTiming, seconds: float | None) -> BranchTiming:
-    """Add the seconds that a branch recorded."""
-    return replace(timing, work_seconds=seconds)
 
 
 def in_order(timing: BranchTiming) -> Any:

@@ -11,13 +11,13 @@ from airflow.sdk import XComArg, get_current_context, task
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
-from airflow_fanout.arguments import NO_ITEM, FunctionArguments, unwrap_partial
+from airflow_fanout.arguments import NO_ITEM, CallingBranch, FunctionArguments, unwrap_partial
 from airflow_fanout.branch_tasks import refuse_skipper
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
-from airflow_fanout.items import storable
 from airflow_fanout.names import listing
+from airflow_fanout.stored_arguments import storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -42,7 +42,7 @@ def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionBranch:
+class FunctionBranch(CallingBranch):
     """
     A function as a branch: one Python task (or whatever task its decorator makes).
 
@@ -52,28 +52,7 @@ class FunctionBranch:
 
     is_group: ClassVar[bool] = False
 
-    arguments: FunctionArguments
     decorator: _TaskDecorator[Any, Any, Any]
-
-    @property
-    def title(self) -> str:
-        """How messages and the group's documentation name it."""
-        return self.arguments.title
-
-    @property
-    def bound(self) -> Mapping[str, Any]:
-        """Arguments that the author has bound already."""
-        return self.arguments.bound
-
-    @property
-    def takes_index(self) -> bool:
-        """Whether it can be given its place."""
-        return "index" in self.arguments.parameters
-
-    @property
-    def signature(self) -> str:
-        """The function with its parameters' names, for messages."""
-        return self.arguments.signature
 
     def check(
         self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import attrs
-from airflow.sdk.definitions.param import DagParam
-from airflow.sdk.definitions.xcom_arg import MapXComArg, ResolveMixin  # type: ignore[attr-defined]
+from airflow.sdk.definitions.xcom_arg import MapXComArg
 
 from airflow_fanout.exceptions import ItemsError
 
 if TYPE_CHECKING:
     from airflow_fanout.task_group import FanOutGroup
 
-__all__ = ["BranchArguments", "ParamArgument", "names_and_items", "storable"]
+__all__ = ["BranchArguments", "names_and_items"]
 
 
 @attrs.define(eq=False)
@@ -62,40 +61,6 @@ class _Arguments(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
-
-
-class ParamArgument(ResolveMixin):
-    """
-    A Dag param among the arguments of a mapped task.
-
-    Airflow stores these as texts, and that of a ``DagParam`` holds its address, so that each parse would make
-    a new version of the Dag.
-
-    :param param: The Dag param.
-    """
-
-    def __init__(self, param: DagParam) -> None:
-        self.param = param
-
-    def __repr__(self) -> str:
-        """Return the same text in every process."""
-        return f"DagParam({self.param._name!r})"  # noqa: SLF001 - there is no public way
-
-    def iter_references(self) -> Iterator[tuple[Any, str]]:
-        """Yield nothing: it comes from no task."""
-        return iter(())
-
-    def resolve(self, context: Any) -> Any:
-        """Return what was chosen for this run."""
-        return self.param.resolve(context)
-
-
-def storable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Make arguments of a mapped task such that Airflow stores the same at every parse."""
-    return {
-        name: ParamArgument(value) if isinstance(value, DagParam) else value
-        for name, value in arguments.items()
-    }
 
 
 def names_and_items(owner: str, found: object) -> tuple[Sequence[str] | None, Sequence[Any]]:

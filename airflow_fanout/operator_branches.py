@@ -19,8 +19,8 @@ from airflow_fanout.exceptions import (
 )
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
-from airflow_fanout.items import storable
 from airflow_fanout.names import listing
+from airflow_fanout.stored_arguments import storable
 
 if TYPE_CHECKING:
     from airflow.sdk import TaskGroup

@@ -18,10 +18,10 @@ from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueErro
 from airflow_fanout.expansion import EACH, Expansion
 from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time
 from airflow_fanout.hooks import record_failure
-from airflow_fanout.items import storable
 from airflow_fanout.names import indexed_names, listing, unusable_because
 from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
 from airflow_fanout.stopping import add_stop
+from airflow_fanout.stored_arguments import storable
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.param import DagParam

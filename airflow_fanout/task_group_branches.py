@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
-from airflow_fanout.arguments import NO_ITEM, FunctionArguments
+from airflow_fanout.arguments import NO_ITEM, CallingBranch, FunctionArguments
 from airflow_fanout.branch_tasks import nearest_mapped_group, refuse_far_skipper, refuse_skipper
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
-from airflow_fanout.items import storable
 from airflow_fanout.names import listing
+from airflow_fanout.stored_arguments import storable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +36,7 @@ def is_task_group_function(value: object) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskGroupBranch:
+class TaskGroupBranch(CallingBranch):
     """
     A task group as a branch: several tasks, the last of which gives the branch's value.
 
@@ -46,28 +46,7 @@ class TaskGroupBranch:
 
     is_group: ClassVar[bool] = True
 
-    arguments: FunctionArguments
     factory: Any
-
-    @property
-    def title(self) -> str:
-        """How messages and the group's documentation name it."""
-        return self.arguments.title
-
-    @property
-    def bound(self) -> Mapping[str, Any]:
-        """Arguments that the author has bound already."""
-        return self.arguments.bound
-
-    @property
-    def takes_index(self) -> bool:
-        """Whether it can be given its place."""
-        return "index" in self.arguments.parameters
-
-    @property
-    def signature(self) -> str:
-        """The function with its parameters' names, for messages."""
-        return self.arguments.signature
 
     def check(
         self,

@@ -1,4 +1,4 @@
-"""What stands upstream of a fan-in: asked of the Dag's tasks, when the fan-in is made and on the worker."""
+"""What stands upstream of a fan-in: asked of the Dag's tasks, on the worker."""
 
 from __future__ import annotations
 

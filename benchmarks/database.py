@@ -1,4 +1,4 @@
-"""The metadata database of a measured Airflow: PostgreSQL where there is a server for it, or else SQLite."""
+"""The metadata database of a measured or tested Airflow: PostgreSQL if a server is named, or else SQLite."""
 
 from __future__ import annotations
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_fanout.embedded import EmbeddedAirflow
+from benchmarks.database import metadata_database
 from tests.e2e.run import Run
 
 if TYPE_CHECKING:
@@ -36,22 +34,9 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     ``FANOUT_E2E_POSTGRES=postgresql://postgres@127.0.0.1:5432`` is a server on which databases may be made.
     """
-    server = os.environ.get("FANOUT_E2E_POSTGRES")
-    if server is None:
+    with metadata_database() as url:
         # On a busy machine a writer may wait longer than 5 s, and the scheduler would end with "locked".
-        yield f"sqlite:///{tmp_path_factory.mktemp('database') / 'airflow.db'}?timeout=60"
-        return
-    import psycopg2
-
-    name = f"airflow_fanout_{secrets.token_hex(6)}"
-    with contextlib.closing(psycopg2.connect(f"{server}/postgres")) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {name}")
-            try:
-                yield f"postgresql+psycopg2{server.removeprefix('postgresql')}/{name}"
-            finally:
-                cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        yield url or f"sqlite:///{tmp_path_factory.mktemp('database') / 'airflow.db'}?timeout=60"
 
 
 @pytest.fixture(scope="session")

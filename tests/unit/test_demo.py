@@ -208,7 +208,7 @@ def test_the_table_counts_a_running_branchs_seconds_up_to_now() -> None:
 
 def test_the_figures_are_made_from_what_the_branches_recorded() -> None:
     timings = [
-        demo_view.with_work(branch(f"p_{index}", "success", started=1, ended=5), 3.0 + index / 10)
+        replace(branch(f"p_{index}", "success", started=1, ended=5), work_seconds=3.0 + index / 10)
         for index in range(4)
     ]
 
@@ -235,7 +235,7 @@ def item(name: str, state: str, seconds: float | None) -> BranchTiming:
 
 
 BATCHES = [
-    demo_view.with_work(branch(f"docs batch {index}", "success", started=1, ended=5), 6.0)
+    replace(branch(f"docs batch {index}", "success", started=1, ended=5), work_seconds=6.0)
     for index in range(2)
 ]
 
@@ -310,8 +310,8 @@ def test_a_whole_success_did_without_nothing(report: dict[str, Any] | None) -> N
 
 def test_a_branch_of_several_tasks_is_one_line_of_the_figures() -> None:
     tasks = [
-        demo_view.with_work(branch("etl.eu.extract", "success", started=1, ended=3), 1.5),
-        demo_view.with_work(branch("etl.eu.load", "success", started=4, ended=6), 1.25),
+        replace(branch("etl.eu.extract", "success", started=1, ended=3), work_seconds=1.5),
+        replace(branch("etl.eu.load", "success", started=4, ended=6), work_seconds=1.25),
     ]
 
     whole = demo_view.together("eu", tasks)
@@ -323,7 +323,7 @@ def test_a_branch_of_several_tasks_is_one_line_of_the_figures() -> None:
 def test_a_branchs_work_is_not_guessed_if_one_of_its_tasks_recorded_none() -> None:
     tasks = [
         branch("etl.eu.extract", "success", started=1, ended=3),
-        demo_view.with_work(branch("etl.eu.load", "success", started=4, ended=6), 1.25),
+        replace(branch("etl.eu.load", "success", started=4, ended=6), work_seconds=1.25),
     ]
 
     assert demo_view.together("eu", tasks).work_seconds is None
