@@ -59,6 +59,7 @@ class Batch:
     :param size: Number of items.
     :param call: Runs the item of a place, from 0; may return an awaitable.
     :param describe: Makes a text of an exception.
+    :param tell: Told the place and the exception of each item that fails.
     :param concurrency: How many run at once: in threads, or, if one is ``async def``, on an event loop,
         beside which the others have threads.
     :param is_async: Tells of a place whether its item is ``async def``; None if none is.
@@ -72,6 +73,7 @@ class Batch:
         call: Callable[[int], Any],
         *,
         describe: Callable[[BaseException], str],
+        tell: Callable[[int, BaseException], None] = lambda place, exception: None,  # noqa: ARG005
         concurrency: int = 1,
         is_async: Callable[[int], bool] | None = None,
         most_failures: int | None = None,
@@ -85,7 +87,7 @@ class Batch:
         self.cpu_seconds: list[float | None] = [None] * size
         self.ended: list[int] = []  # places in the order in which items ended
         self.reused = 0
-        self._call, self._describe = call, describe
+        self._call, self._describe, self._tell = call, describe, tell
         self._concurrency, self._is_async = concurrency, is_async
         self._left, self._counts = most_failures, counts
         self._failed = 0
@@ -268,6 +270,8 @@ class Batch:
             self.seconds[place], self.cpu_seconds[place] = seconds, cpu_seconds
             self.states[place] = state
             self.ended.append(place)  # last: whoever saves what has ended reads the rest without the lock
+        if state == FAILED and raised is not None:
+            self._tell(place, raised)
 
 
 def _start_thread(work: Callable[[], None]) -> threading.Thread:

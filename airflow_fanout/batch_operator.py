@@ -23,6 +23,8 @@ from airflow_fanout.splitting import batch_key
 from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.sdk import Context
 
     from airflow_fanout.task_group import FanOutGroup
@@ -87,6 +89,7 @@ class BatchOperator(BaseOperator):
             len(items),
             group.work.calls(labels, items, start=start, bound=bound, context=context),
             describe=redacted_error,
+            tell=self._log_tracebacks(labels),
             concurrency=group.item_concurrency or (len(items) if "" not in group.work.functions else 1),
             is_async=group.work.is_async(labels),
             most_failures=self._most_failures(group, context),
@@ -155,6 +158,16 @@ class BatchOperator(BaseOperator):
             return self.render_template(item, context) if _has_templates(item) else item
         except Exception as broken:  # fails this item, when it is called
             return Unrendered(broken)
+
+    def _log_tracebacks(self, labels: Sequence[str]) -> Callable[[int, BaseException], None]:
+        """Log where the first items failed: the task's own exception tells no more than their messages."""
+        left = iter(range(ERRORS_SHOWN))
+
+        def tell(place: int, exception: BaseException) -> None:
+            if next(left, None) is not None:
+                self.log.error("%s failed", labels[place], exc_info=exception)
+
+        return tell
 
     def _checkpoints(
         self, context: Any, labels: Sequence[str], items: Sequence[Any], bound: Mapping[str, Any]

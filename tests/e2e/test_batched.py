@@ -183,3 +183,8 @@ def test_items_that_succeeded_run_once_however_often_others_are_retried(run: Run
     ran = Counter((scratch / "batched-mostly").read_text().split())
     assert ran == {str(n): 3 if n % 70 == 50 else 1 for n in range(200)}
     assert len(run.collected("collect_thrice").failed) == 3
+
+
+def test_the_log_of_a_batch_tells_where_an_item_failed(run: Run) -> None:
+    _, traceback = run.log("fates.each", 1).split("fates_4 failed", 1)
+    assert "batched.py" in traceback

@@ -434,3 +434,20 @@ def test_a_stop_runs_at_most_what_had_started(fails: list[bool], most: int, conc
     assert failed <= most - 1 + concurrency
     assert bool(batch.pending) <= batch.is_stopped
     assert len(batch.ended) + len(batch.pending) == len(fails)
+
+
+def test_each_failure_is_told_with_its_exception() -> None:
+    told: list[tuple[int, BaseException]] = []
+    broken = ValueError("broken")
+
+    def call(place: int) -> int:
+        if place == 1:
+            raise broken
+        if place == 2:
+            message = "nothing to do"
+            raise AirflowSkipException(message)
+        return place
+
+    run(4, call, tell=lambda place, exception: told.append((place, exception)))
+
+    assert told == [(1, broken)]
