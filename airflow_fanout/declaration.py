@@ -16,7 +16,14 @@ from airflow_fanout.policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["DeclaredBranch", "DeclaredGroup", "describe_fan_in", "read_fan_in"]
+__all__ = [
+    "DeclaredBranch",
+    "DeclaredGroup",
+    "describe_fan_in",
+    "describe_group",
+    "read_fan_in",
+    "read_group",
+]
 
 Mode = Literal["static", "mapped", "batched"]
 """How a group's branches are run: a task each, an instance of one mapped task each, or several in a task."""
@@ -205,22 +212,9 @@ def read_fan_in(
             said["key"],
             tolerance,
         )
-    prefix = said["prefix"]
-    limits = said.get("limits", {})
     if said["mode"] != "static":
-        packed = said["branches"]
-        group = DeclaredGroup(
-            group_id=said["group"],
-            prefix=prefix,
-            mode=said["mode"],
-            label=packed["label"],
-            count=packed["count"],
-            names=None if packed.get("names") is None else tuple(packed["names"]),
-            names_untold=packed.get("names_untold", False),
-            each=tuple(said["each"]),
-            **limits,
-        )
-        return group, None, said["key"], tolerance
+        return _unpack_mapped(said), None, said["key"], tolerance
+    prefix = said["prefix"]
     tasks = said.get("tasks", {})
     inner = [i.removeprefix(prefix) for i in task_ids if i.startswith(prefix)]
     upstream = {i.removeprefix(prefix) for i in upstream_task_ids if i.startswith(prefix)}
@@ -239,9 +233,33 @@ def read_fan_in(
             )
             for index, name in enumerate(_unpack_names(said["branches"], inner, tasks, upstream))
         ),
-        **limits,
+        **said.get("limits", {}),
     )
     return group, None, said["key"], tolerance
+
+
+def read_group(text: str) -> DeclaredGroup:
+    """
+    Read what :func:`describe_group` wrote.
+
+    :param text: The description.
+    """
+    return _unpack_mapped(json.loads(text))
+
+
+def _unpack_mapped(said: Mapping[str, Any]) -> DeclaredGroup:
+    packed = said["branches"]
+    return DeclaredGroup(
+        group_id=said["group"],
+        prefix=said["prefix"],
+        mode=said["mode"],
+        label=packed["label"],
+        count=packed["count"],
+        names=None if packed.get("names") is None else tuple(packed["names"]),
+        names_untold=packed.get("names_untold", False),
+        each=tuple(said["each"]),
+        **said.get("limits", {}),
+    )
 
 
 def _pack_static(group: DeclaredGroup) -> dict[str, Any]:
