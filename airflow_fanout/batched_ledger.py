@@ -30,7 +30,7 @@ from airflow_fanout.xcom import NOTHING, RunReader, values_lie_elsewhere
 if TYPE_CHECKING:
     from airflow_fanout.policy import State
 
-__all__ = ["BatchNaming"]
+__all__ = ["BatchNaming", "state_of_batch", "state_of_item"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class _Reading:
         errors: dict[int, str] = {}
         if reported:
             errors = {int(place): error for place, error in record["errors"].items()}
-            states = [_state_of(letter, found) for letter in letters]
+            states = [state_of_item(letter, found) for letter in letters]
             for place, letter in enumerate(letters):
                 if letter == SKIPPED:
                     errors.pop(place, None)  # an outcome's error says that it was stopped
@@ -109,7 +109,7 @@ class _Reading:
                 elif states[place] == "missing":
                     errors[place] = MARKED_BY_HAND
         else:
-            state, error = _state_of_all(found, record)
+            state, error = state_of_batch(found, record)
             states = [state] * count
             errors = {} if error is None else dict.fromkeys(range(count), error)
         return _BatchPage(
@@ -148,7 +148,7 @@ class _Reading:
         return [f"{label}_{place}" for place in range(start, stop)]
 
 
-def _state_of(letter: str, found: str) -> State:
+def state_of_item(letter: str, found: str) -> State:
     """State of an item of a batch that has reported."""
     if letter == SUCCEEDED:
         return "success"
@@ -158,7 +158,7 @@ def _state_of(letter: str, found: str) -> State:
     return "failed" if found == "failed" else "missing"
 
 
-def _state_of_all(found: str, record: Mapping[str, Any]) -> tuple[State, str | None]:
+def state_of_batch(found: str, record: Mapping[str, Any]) -> tuple[State, str | None]:
     """State and error of the items of a batch that has not reported."""
     match found:
         case "success":

@@ -204,6 +204,24 @@ class EmbeddedAirflow(AirflowRest):
         process.wait()
         del self.processes[name]
 
+    def command(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """
+        Run an ``airflow`` command in this Airflow's environment; its output comes back as text.
+
+        :param arguments: What comes after ``airflow``.
+        :param timeout: Seconds that it may take.
+        """
+        return subprocess.run(
+            [sys.executable, "-c", LAUNCH, *arguments],
+            cwd=self.home,
+            env={**self._env, reaper.MARKER: f"{self.marker}/command"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
     def pids(self) -> list[int]:
         """Return the ids of all living processes of this Airflow, workers and tasks included."""
         return sorted(process.pid for process in reaper.find(self.marker))

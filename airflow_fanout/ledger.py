@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from airflow_fanout.policy import State
 
 __all__ = [
+    "GONE",
+    "MARKED_BY_HAND",
     "Source",
     "States",
     "branch_duration",

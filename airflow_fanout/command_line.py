@@ -1,0 +1,55 @@
+"""What the commands that look at Dags and runs have in common; imported when one of them runs."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from sqlalchemy.exc import DBAPIError
+
+from airflow_fanout.metadata import UnknownDagError, UnknownRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.orm import Session
+
+__all__ = ["CANNOT_TELL", "metadata_session", "stop"]
+
+CANNOT_TELL = 2
+"""Exit code where there is nothing to say anything about."""
+
+
+@contextmanager
+def metadata_session(command: str) -> Iterator[Session]:
+    """
+    Give a session of the metadata database, which is committed at the end.
+
+    What can't be found, or a database that doesn't answer, ends the command: one line on standard error, and
+    exit code 2.
+
+    :param command: Name of the command.
+    """
+    from airflow.utils.session import create_session
+
+    try:
+        with create_session() as session:
+            yield session
+    except (UnknownDagError, UnknownRunError) as unknown:
+        stop(command, str(unknown))
+    except DBAPIError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        stop(command, f"the metadata database can't be read: {reason} (airflow db check, airflow db migrate)")
+
+
+def stop(command: str, problem: str, code: int = CANNOT_TELL) -> NoReturn:
+    """
+    End a command with one line on standard error.
+
+    :param command: Name of the command.
+    :param problem: The line.
+    :param code: Exit code.
+    """
+    print(f"airflow fanout {command}: {problem}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,222 @@
+"""The one place that reads runs from the metadata database; for CLI and UI, never on a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from airflow_fanout.branch_runs import RunFacts, TaskRun
+from airflow_fanout.declaration import RETURN_VALUE
+from airflow_fanout.hooks import RECORD_KEY
+from airflow_fanout.names import listing
+from airflow_fanout.outline import DagOutline, outline
+from airflow_fanout.splitting import SPLIT, batch_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy.orm import Session
+
+__all__ = ["UnknownDagError", "UnknownRunError", "find_run", "read_run"]
+
+CANDIDATES = 5
+"""Runs that an error names."""
+
+
+class UnknownDagError(LookupError):
+    """Raised when the database has no Dag of an id; its text is for people."""
+
+
+class UnknownRunError(LookupError):
+    """Raised when a Dag has no run of an id, or none at all; its text is for people."""
+
+
+def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:
+    """
+    Find a run.
+
+    :param dag_id: Id of the Dag.
+    :param run_id: Id of the run; None for the latest, as Airflow's UI has it: that with the latest
+        ``run_after``.
+    :param session: The database.
+    :raises UnknownDagError: If there is no such Dag.
+    :raises UnknownRunError: If it has no such run.
+    """
+    from airflow.models.dagrun import DagRun
+
+    its = select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc(), DagRun.id.desc())
+    found: DagRun | None = session.scalar(its.limit(1) if run_id is None else its.where(DagRun.run_id == run_id))
+    if found is not None:
+        return found
+    _refuse_unknown_dag(dag_id, session=session)
+    latest = session.scalars(its.limit(CANDIDATES)).all()
+    if not latest:
+        message = f"Dag {dag_id!r} has no run yet: airflow dags trigger {dag_id}"
+        raise UnknownRunError(message)
+    known = ", ".join(repr(run.run_id) for run in latest)
+    message = f"Dag {dag_id!r} has no run {run_id!r}; the latest ones are {known}"
+    raise UnknownRunError(message)
+
+
+def _refuse_unknown_dag(dag_id: str, *, session: Session) -> None:
+    from difflib import get_close_matches
+
+    from airflow.models.dag import DagModel
+
+    known = list(session.scalars(select(DagModel.dag_id)))
+    if dag_id in known:
+        return
+    close = get_close_matches(dag_id, known)
+    said = f"did you mean {listing(close)}?" if close else f"there are {listing(known, limit=CANDIDATES)}"
+    message = f"There is no Dag {dag_id!r} in the metadata database; {said}"
+    raise UnknownDagError(message)
+
+
+def read_run(dag_run: DagRun, *, session: Session) -> RunFacts:
+    """
+    Read all that is known of a run's branches: a number of queries that doesn't depend on theirs.
+
+    :param dag_run: The run.
+    :param session: The database.
+    :raises UnknownDagError: If the database no longer has the Dag as it was for the run.
+    """
+    dag = outline_of(dag_run, session=session)
+    task_runs = tuple(_task_runs(dag_run, session=session))
+    splits = {task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"}
+    return RunFacts(
+        dag_id=dag_run.dag_id,
+        run_id=dag_run.run_id,
+        state=str(dag_run.state),
+        outline=dag,
+        task_runs=task_runs,
+        prefixes=_prefixes(dag_run, dag, session=session),
+        places={
+            task_id: [(start, stop) for start, stop in value]
+            for (task_id, _), value in _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
+            if isinstance(value, list) and all(isinstance(place, list) for place in value)
+        },
+        batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, session=session)),
+    )
+
+
+def outline_of(dag_run: DagRun, *, session: Session) -> DagOutline:
+    """
+    Read the Dag of a run, in the version that the run has.
+
+    :param dag_run: The run.
+    :param session: The database.
+    :raises UnknownDagError: If the database no longer has it.
+    """
+    from airflow.models.dagbag import DBDagBag
+
+    dag = DBDagBag(load_op_links=False).get_dag_for_run(dag_run, session=session)
+    if dag is None:
+        message = f"The metadata database no longer has Dag {dag_run.dag_id!r} as it was for this run"
+        raise UnknownDagError(message)
+    return outline(dag)
+
+
+def _task_runs(dag_run: DagRun, *, session: Session) -> Iterator[TaskRun]:
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XComModel
+
+    records = dict(_xcoms(dag_run, RECORD_KEY, session=session))
+    with_value = {
+        (task_id, map_index)
+        for task_id, map_index in session.execute(
+            select(XComModel.task_id, XComModel.map_index).where(
+                XComModel.dag_id == dag_run.dag_id,
+                XComModel.run_id == dag_run.run_id,
+                XComModel.key == RETURN_VALUE,
+            )
+        )
+    }
+    # Columns alone: thousands of instances are not made into objects.
+    rows = session.execute(
+        select(
+            TaskInstance.task_id,
+            TaskInstance.map_index,
+            TaskInstance.state,
+            TaskInstance.queued_dttm,
+            TaskInstance.start_date,
+            TaskInstance.end_date,
+            TaskInstance.try_number,
+            TaskInstance._rendered_map_index,  # noqa: SLF001 - its property has a default
+            TaskInstance.hostname,
+        )
+        .where(TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id)
+        .order_by(TaskInstance.task_id, TaskInstance.map_index)
+    )
+    for task_id, map_index, state, queued, started, ended, tries, name, hostname in rows:
+        record = records.get((task_id, map_index))
+        yield TaskRun(
+            task_id=task_id,
+            map_index=map_index,
+            state=None if state is None else str(state),
+            queued=queued,
+            started=started,
+            ended=ended,
+            tries=tries,
+            rendered_name=None if name in {None, str(map_index)} else name,
+            hostname=hostname or "",
+            record=record if isinstance(record, dict) else None,
+            has_value=(task_id, map_index) in with_value,
+        )
+
+
+def _xcoms(
+    dag_run: DagRun, key: str, *, task_ids: Iterable[str] | None = None, session: Session
+) -> Iterator[tuple[tuple[str, int], Any]]:
+    from airflow.models.xcom import XComModel
+    from airflow.sdk.execution_time.xcom import XCom
+
+    wanted = select(XComModel.task_id, XComModel.map_index, XComModel.value).where(
+        XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == key
+    )
+    if task_ids is not None:
+        wanted = wanted.where(XComModel.task_id.in_(task_ids))
+    for row in session.execute(wanted):
+        try:
+            yield (row.task_id, row.map_index), XCom.deserialize_value(row)
+        except FileNotFoundError:  # the body of an object-storage XCom: as if it had not been pushed
+            continue
+
+
+def _prefixes(dag_run: DagRun, dag: DagOutline, *, session: Session) -> Mapping[str, str]:
+    """Prefixes as rendered; Airflow keeps those of a Dag's last runs only."""
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
+
+    templated = [fan_in.task_id for fan_in in dag.fan_ins if fan_in.is_templated]
+    if not templated:
+        return {}
+    rows = session.execute(
+        select(Rendered.task_id, Rendered.rendered_fields).where(
+            Rendered.dag_id == dag_run.dag_id,
+            Rendered.run_id == dag_run.run_id,
+            Rendered.task_id.in_(templated),
+        )
+    )
+    return {
+        task_id: fields["task_id_prefix"]
+        for task_id, fields in rows
+        if isinstance(fields.get("task_id_prefix"), str)
+    }
+
+
+def _names_of_silent_batches(
+    dag_run: DagRun, dag: DagOutline, task_runs: Iterable[TaskRun], *, session: Session
+) -> Iterator[tuple[tuple[str, int], list[str]]]:
+    """Names of the items of the batches that have left no record, where they came with the items."""
+    silent: dict[str, list[int]] = {}
+    of = {g.each[-1]: g.prefix + SPLIT for g in dag.groups.values() if g.mode == "batched" and not g.names}
+    for each in task_runs:
+        if each.task_id in of and each.map_index >= 0 and not each.told:
+            silent.setdefault(of[each.task_id], []).append(each.map_index)
+    for split, numbers in silent.items():
+        for number in numbers:
+            for _, value in _xcoms(dag_run, batch_key(number), task_ids=[split], session=session):
+                names = value.get("names") if isinstance(value, dict) else None
+                if names is not None:
+                    yield (split, number), [str(name) for name in names]
