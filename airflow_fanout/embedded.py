@@ -252,12 +252,16 @@ class EmbeddedAirflow(AirflowRest):
             return subprocess.Popen(
                 [sys.executable, "-c", LAUNCH, *arguments],
                 cwd=self.home,
-                env={**self._env, reaper.MARKER: f"{self.marker}/{name}"},
+                env={**self._env_of(name), reaper.MARKER: f"{self.marker}/{name}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for this process alone.
             )
+
+    def _env_of(self, name: str) -> dict[str, str]:
+        """Environment of one process."""
+        return self._env
 
     def _migrate(self) -> None:
         process = self.processes["db-migrate"] = self._spawn("db-migrate", ["db", "migrate"])
