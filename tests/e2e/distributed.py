@@ -1,4 +1,4 @@
-"""An Airflow with Celery workers, as in production, whose every part a test can stop, kill and start again."""
+"""An Airflow with Celery workers, as in production, whose every part a test can kill and start again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hostname() -> str:
 
 class DistributedAirflow(EmbeddedAirflow):
     """
-    An :class:`EmbeddedAirflow` with a ``CeleryExecutor``; its workers are processes ``worker-1``, ``worker-2``, ….
+    An :class:`EmbeddedAirflow` with a ``CeleryExecutor``, whose workers are the processes ``worker-1``, ….
 
     Each worker has a host name and a log server of its own, as if on a machine of its own.
 

@@ -1,4 +1,4 @@
-"""A Redis and a PostgreSQL that a test starts, stops and kills as it likes; on loopback, in a folder of its own."""
+"""A Redis and a PostgreSQL that a test starts, stops and kills as it likes, on loopback."""
 
 from __future__ import annotations
 
