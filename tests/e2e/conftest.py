@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_fanout.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
+from tests.e2e.distributed import DistributedAirflow
 from tests.e2e.run import Run
+from tests.e2e.servers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
+EXECUTOR = "FANOUT_E2E_EXECUTOR"
 TIMING_DAG = "timing"
 TRUTH_DAG = "truth"
 OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, TRUTH_DAG})
@@ -43,14 +48,17 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def airflow(
     tmp_path_factory: pytest.TempPathFactory, scratch: Path, database_url: str
 ) -> Iterator[EmbeddedAirflow]:
-    """A scheduler, a Dag processor and an API server; their logs stay in pytest's temporary folders."""
-    home = tmp_path_factory.mktemp("airflow")
-    with EmbeddedAirflow(
-        dag_files=[*sorted(DAGS.glob("*.py")), REPOSITORY / "dags" / "fan_out_fan_in_pipeline.py"],
-        home=home,
-        triggerer=True,
-        database_url=database_url,
-        env={
+    """
+    A scheduler, a Dag processor and an API server; their logs stay in pytest's temporary folders.
+
+    ``FANOUT_E2E_EXECUTOR=CeleryExecutor`` adds two Celery workers, which take five tasks each, and a Redis.
+    """
+    settings: dict[str, Any] = {
+        "dag_files": [*sorted(DAGS.glob("*.py")), REPOSITORY / "dags" / "fan_out_fan_in_pipeline.py"],
+        "home": tmp_path_factory.mktemp("airflow"),
+        "triggerer": True,
+        "database_url": database_url,
+        "env": {
             "PYTHONPATH": str(REPOSITORY),
             "FANOUT_E2E_SCRATCH": str(scratch),
             # More at once would only wait for each other.
@@ -58,8 +66,14 @@ def airflow(
             # The files don't change; parsing them all every 30 s would cost as much as the tasks.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         },
-    ) as embedded:
-        yield embedded
+    }
+    with ExitStack() as started:
+        if os.environ.get(EXECUTOR) == "CeleryExecutor":
+            broker = started.enter_context(RedisServer(tmp_path_factory.mktemp("redis")))
+            distributed = DistributedAirflow(broker_url=broker.url, **settings)
+            yield started.enter_context(distributed)
+        else:
+            yield started.enter_context(EmbeddedAirflow(**settings))
 
 
 @pytest.fixture(scope="session")
