@@ -19,7 +19,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev demo bench bench-scale soak test-demo test-truth
-.PHONY: test test-unit test-integration test-e2e
+.PHONY: test test-unit test-integration test-e2e test-distributed
 .PHONY: lint types format build clean
 
 help: ## Show these explanations
@@ -45,7 +45,7 @@ test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long
 		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
-	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-demo, make test-truth."; exit $$status
+	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-demo, make test-truth, make test-distributed."; exit $$status
 
 test-unit: ## Run the tests of plain values and of Dags that are only built
 test-integration: ## Run the tests with dag.test(), one task after another
@@ -66,6 +66,9 @@ test-demo: $(VENV)/.installed ## Run the demo's tests and the longest example; 5
 
 test-truth: $(VENV)/.installed ## Try 25 random groups: does a fan-in say what branches did? Not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m truth $(ARGS)
+
+test-distributed: $(VENV)/.installed-distributed ## Run what docker-compose.yaml says, on Celery workers, without containers
+	@$(WITH_HOME) $(BIN)/pytest tests/distributed $(ARGS)
 
 soak: $(VENV)/.installed ## The same with 100 random groups
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
@@ -105,6 +108,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+$(VENV)/.installed-distributed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-distributed]'
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-distributed $@

@@ -1,0 +1,126 @@
+"""The services of docker-compose.yaml do together what the file promises; here as plain processes."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from datetime import datetime
+from secrets import token_bytes, token_hex
+from shutil import which
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.distributed.compose_file import read, variables
+from tests.distributed.native_stack import NativeStack
+from tests.e2e.servers import missing_servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MISSING = [*missing_servers(), *(name for name in ("curl", "pg_isready", "redis-cli") if which(name) is None)]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+WORKERS = ("worker-1", "worker-2")
+ADMIN = ("admin", f"{token_hex(8)} with a space, $PATH and 'quotes\"")
+DAGS = ("fan_out_fan_in_pipeline", "fan_out_fan_in_chosen_count", "dynamic_documents")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeStack]:
+    """All services, two workers among them, started in the order that the file asks for."""
+    values = {found.name: token_hex(32) for found in variables(read()) if found.default is None}
+    values["AIRFLOW_FERNET_KEY"] = base64.urlsafe_b64encode(token_bytes(32)).decode()
+    values["AIRFLOW_ADMIN_PASSWORD"] = ADMIN[1]
+    # A worker has fewer slots than a group has branches.
+    values |= {"WORKER_CONCURRENCY": "4", "FAN_OUT_POOL_SLOTS": "7"}
+    more = {
+        # Long enough for branches to be seen side by side on a busy machine.
+        "AIRFLOW_FANOUT_DEMO_WORK_SECONDS": "4",
+        # The only runs are those that are triggered.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "false",
+    }
+    with NativeStack(tmp_path_factory.mktemp("stack"), values, more) as stack:
+        for server in ("postgres", "redis"):
+            stack.wait_until_healthy(server)
+        initialised = stack.run_to_end("init")
+        assert initialised.returncode == 0, initialised.stdout + initialised.stderr
+        for service in ("apiserver", "scheduler", "dag-processor", "triggerer"):
+            stack.start(service)
+        stack.wait_until_healthy("apiserver")
+        for worker in WORKERS:
+            stack.start("worker", worker)
+        for service in ("scheduler", "dag-processor", "triggerer"):
+            stack.wait_until_healthy(service)
+        for worker in WORKERS:
+            stack.wait_until_healthy("worker", worker)
+        answer = stack.log_in(*ADMIN)
+        assert answer.is_success, answer.text
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def runs(stack: NativeStack) -> dict[str, str]:
+    """Id of a run of each Dag, all of which have ended."""
+    found = {}
+    for dag_id in DAGS:
+        stack.wait_for_dag(dag_id, timeout=300)
+        stack.request("PATCH", f"dags/{dag_id}", json={"is_paused": False})
+        found[dag_id] = stack.trigger(dag_id)
+        stack.wait_for_run(dag_id, found[dag_id], timeout=900)
+    return found
+
+
+def branches(stack: NativeStack, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+    return [found for found in stack.task_instances(dag_id, run_id) if "process" in found["task_id"]]
+
+
+def side_by_side(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    starts = [datetime.fromisoformat(found["start_date"]) for found in (one, other)]
+    ends = [datetime.fromisoformat(found["end_date"]) for found in (one, other)]
+    return max(starts) < min(ends)
+
+
+def test_no_dag_file_has_an_import_error(stack: NativeStack, runs: dict[str, str]) -> None:
+    assert stack.import_errors() == []
+
+
+@pytest.mark.parametrize("dag_id", DAGS)
+def test_an_example_runs_to_its_end(stack: NativeStack, runs: dict[str, str], dag_id: str) -> None:
+    assert stack.run(dag_id, runs[dag_id])["state"] == "success"
+
+
+def test_the_fan_in_has_every_branch(stack: NativeStack, runs: dict[str, str]) -> None:
+    report = stack.xcom(DAGS[0], runs[DAGS[0]], "combine", key="fan_out_report")
+    assert (report["expected"], report["succeeded"]) == (8, 8)
+
+
+@pytest.mark.parametrize("dag_id", DAGS[:2])
+def test_the_branches_of_a_group_run_on_both_workers_at_the_same_time(
+    stack: NativeStack, runs: dict[str, str], dag_id: str
+) -> None:
+    found = branches(stack, dag_id, runs[dag_id])
+    assert {instance["hostname"] for instance in found} == set(WORKERS)
+    pairs = [pair for pair in itertools.combinations(found, 2) if side_by_side(*pair)]
+    assert any(one["hostname"] != other["hostname"] for one, other in pairs)
+
+
+def test_the_log_of_a_branch_can_be_read(stack: NativeStack, runs: dict[str, str]) -> None:
+    for instance in branches(stack, DAGS[0], runs[DAGS[0]]):
+        log = stack.log(DAGS[0], runs[DAGS[0]], instance["task_id"], try_number=instance["try_number"])
+        assert "Could not read served logs" not in log
+        assert "Done. Returned value was" in log
+
+
+def test_the_pool_has_the_slots_that_were_asked_for(stack: NativeStack) -> None:
+    assert stack.request("GET", "pools/fan_out")["slots"] == 7
+
+
+def test_a_wrong_password_is_refused(stack: NativeStack) -> None:
+    assert stack.log_in(ADMIN[0], "guessed").status_code == 401
+
+
+def test_the_init_job_can_run_again(stack: NativeStack) -> None:
+    again = stack.run_to_end("init")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert stack.log_in(*ADMIN).is_success
