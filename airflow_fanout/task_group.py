@@ -156,7 +156,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
         message = (
             f"{self.owner} was handed to a task as an argument, but a group has no single value. "
-            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…)"
+            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…), or "
+            "call a @task.fan_in function with it"
         )
         raise TypeError(message)
 
