@@ -20,6 +20,7 @@ from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.hooks import RECORD_KEY, peak_memory_bytes, redacted_error
 from airflow_fanout.splitting import batch_key
+from airflow_fanout.stopping import why_item_stopped
 from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere, whole
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class BatchOperator(BaseOperator):
             self._report(ti, batch, names, labels, unfinished=f"{unfinished}: {type(ended).__name__}")
             ended.fan_out_recorded = True  # type: ignore[union-attr]
             raise
-        stopped = self._stop_reason(group) if batch.is_stopped else None
+        stopped = why_item_stopped(group.declared) if batch.is_stopped else None
         self._refuse_unserializable(batch, labels)
         values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
         return self._decide(ti, batch, labels, checkpoints, values)
@@ -204,12 +205,6 @@ class BatchOperator(BaseOperator):
             RunReader(ti), self.task_id, ti.map_index, split_task_id=str(group.split_task_id)
         )
         return max(group.stop_after_failures - others, 0)
-
-    def _stop_reason(self, group: FanOutGroup) -> str:
-        return (
-            f"not started: {group.stop_after_failures} or more items of {group.declared.group_id!r} have "
-            f"failed (stop_after_failures={group.stop_after_failures})"
-        )
 
     def _refuse_unserializable(self, batch: Batch, labels: Sequence[str]) -> None:
         """Fail the items whose values Airflow can't store; the others keep theirs."""

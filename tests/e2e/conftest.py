@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 TIMING_DAG = "timing"
-TRUTH_DAG = "truth"
-OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, TRUTH_DAG})
+LONG_DAGS = {"truth", "simulated"}
+"""Files whose Dags only their own tests start."""
+OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, *LONG_DAGS})
 
 
 @pytest.fixture(scope="session")
