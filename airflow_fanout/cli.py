@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import CLICommand
@@ -101,14 +101,57 @@ DEMO = ActionCommand(
     ),
 )
 
+CHECK = ActionCommand(
+    name="check",
+    help="Say how many branches of a Dag can run at once, and why; and what would go wrong",
+    description=(
+        "Why do only 16 of my 50 branches run? For each fan-out group: how many branches are declared, how "
+        "many can run at once if nothing else does, and the one limit that sets that number: "
+        "max_concurrency, a pool, max_active_tasks, core.parallelism, or what the Celery workers that answer "
+        "have room for. For each fan-in: what it collects and when it succeeds. Problems are what would keep "
+        "tasks waiting for ever or fail the fan-in: a pool that doesn't exist or is too small, an executor "
+        "that isn't configured, a task_id_prefix that takes nothing or too much, a min_success that can't be "
+        "met. The Dag is taken from its file as it is now, or from the database if no file has it; nothing "
+        "is written."
+    ),
+    epilog=(
+        "Examples: airflow fanout check scores; airflow fanout check --all --output json. "
+        "Exit code: 0 if all is well, 1 if there is a problem, 2 if that can't be told: no such Dag, a file "
+        "that can't be imported, no database, a wrong argument. "
+        "JSON: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), problems "
+        "(their number), others (number of Dags without fan-out and fan-in), import_errors (file, error). "
+        "A group: group_id, mode, declared (branches or items; null if known only at run time), tasks (what "
+        "wants to run at once: branches or batches), effective (how many can), effective_items (batches: "
+        "items at once), limit (what sets it: name, slots, where, reason; its name is 'branches' if there "
+        "are no more than that), limits (all there are). A fan-in: task_id, group_id or prefix, matches "
+        "(task ids), count, key, threshold. A problem: kind, message, task_ids."
+    ),
+    func=lazy_load_command("airflow_fanout.check_command.command"),
+    args=(
+        _arg("dag_id", help="The Dag to check", nargs="?", metavar="DAG_ID"),
+        _arg("--all", help="Check every Dag that has a fan-out or a fan-in", action="store_true"),
+        _arg(
+            "-o",
+            "--output",
+            help="text (default) or json, whose keys are said below",
+            choices=("text", "json"),
+            default="text",
+        ),
+        ARG_VERBOSE,
+    ),
+)
+
 
 def get_fanout_cli_commands() -> list[CLICommand]:
     """Return what the provider adds to the ``airflow`` command."""
     return [
         GroupCommand(
             name="fanout",
-            help="Fan-out and fan-in: try it out",
-            description="Parallel branches that are all accounted for. Start with: airflow fanout demo",
-            subcommands=(DEMO,),
+            help="Fan-out and fan-in: try it out, check your Dags",
+            description=(
+                "Parallel branches that are all accounted for. Start with: airflow fanout demo. "
+                "Of your own Dags: airflow fanout check DAG_ID"
+            ),
+            subcommands=(DEMO, CHECK),
         )
     ]

@@ -306,7 +306,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             stop_after_failures=self.stop_after_failures,
             max_concurrency=self.max_concurrency,
             items_per_task=self.items_per_task,
-            item_concurrency=self.item_concurrency,
+            # All of a task's functions run at once unless told.
+            item_concurrency=self.item_concurrency
+            or (self.items_per_task if isinstance(self.branch, Mapping) else None),
         )
         items: Any = self.items
         split = self._add_split(
