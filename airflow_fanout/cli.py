@@ -141,17 +141,59 @@ CHECK = ActionCommand(
     ),
 )
 
+RERUN = ActionCommand(
+    name="rerun",
+    help="Run again the branches of a run that did not succeed, the fan-in and what comes after it",
+    description=(
+        "Clears, in one run: of every branch that is not a success (failed, upstream_failed, skipped, "
+        "stopped by stop_after_failures) all tasks that aren't; the fan-ins; everything downstream of them; "
+        "and the setups and teardowns of all these. Branches that succeeded are not touched, however many "
+        "there are. Batches run again only what their last try had not done. A branch that is a success "
+        "without a value, because somebody marked it so or its value is gone, runs its last task again. If "
+        "a failed task before the branches is the cause, that one is offered too; --yes takes it. What is "
+        "running, queued or waits for its retry is left alone. First it shows all that, and asks."
+    ),
+    epilog=(
+        "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
+        "'airflow fanout rerun my_dag my_run --group process --yes' clears one group's without a question. "
+        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no "
+        "such Dag, run or group, or nobody to ask."
+    ),
+    func=lazy_load_command("airflow_fanout.rerun_command.command"),
+    args=(
+        _arg("dag_id", help="Id of the Dag"),
+        _arg("run_id", help="Id of the run"),
+        _arg(
+            "--group",
+            help="Only this group, and what comes after its fan-ins; may be given several times. It is the "
+            "group's id, or, of branches that only a prefix brings together, their fan-in's",
+            action="append",
+            metavar="GROUP_ID",
+        ),
+        _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
+        _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
+        _arg("--yes", "-y", help="Don't ask; take the cause too, if there is one", action="store_true"),
+        _arg(
+            "--output",
+            help="text for people, or json with every task instance; json needs --yes or --dry-run "
+            "(default: %(default)s)",
+            choices=("text", "json"),
+            default="text",
+        ),
+    ),
+)
+
 
 def get_fanout_cli_commands() -> list[CLICommand]:
     """Return what the provider adds to the ``airflow`` command."""
     return [
         GroupCommand(
             name="fanout",
-            help="Fan-out and fan-in: try it out, check your Dags",
+            help="Fan-out and fan-in: try it out, check Dags before a run and run again what failed",
             description=(
                 "Parallel branches that are all accounted for. Start with: airflow fanout demo. "
                 "Of your own Dags: airflow fanout check DAG_ID"
             ),
-            subcommands=(DEMO, CHECK),
+            subcommands=(DEMO, CHECK, RERUN),
         )
     ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 TIMING_DAG = "timing"
-LONG_DAGS = {"truth", "simulated"}
+LONG_DAGS = {"truth", "simulated", "rerun_many"}
 """Files whose Dags only their own tests start."""
 LIMIT_DAGS = ("limits", "limits_of_the_dag")
 LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}
