@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def account(fan_in: FanInOperator, context: Context) -> Any:
         settle(fan_in, found, verdict, report)
         return combine(fan_in, results, context)
     finally:
-        _log_report(fan_in, report, reader.requests + 1)
+        _log_report(fan_in, report, reader.requests + 1, ti.run_id)
 
 
 def sources_of(fan_in: FanInOperator, context: Context, map_index: int) -> list[Source]:
@@ -160,7 +161,7 @@ def _tolerance(policy: Policy) -> str:
     return f" ({said})" if said else ""
 
 
-def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int) -> None:
+def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int, run_id: str) -> None:
     parts = {
         "succeeded": report["succeeded"],
         "failed": report["failed"],
@@ -169,13 +170,17 @@ def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int) -> No
     }
     counts = ", ".join(f"{number} {part}" for part, number in parts.items() if number) or "none"
     fan_in.log.info("%s branches: %s (%s requests)", report["expected"], counts, requests)
-    if report["longest_branch"] is not None:
+    total, longest = report["total_branch_seconds"], report["longest_branch_seconds"]
+    if longest:
         fan_in.log.info(
-            "%.1f s in successful branches; the longest is %s with %.1f s",
-            report["total_branch_seconds"],
+            "%.1f s in successful branches; the longest is %s with %.1f s: at best a speed-up of %.1f×",
+            total,
             report["longest_branch"],
-            report["longest_branch_seconds"],
+            longest,
+            total / longest,
         )
+    if report["expected"]:
+        fan_in.log.info("More: %s", shlex.join(["airflow", "fanout", "report", fan_in.dag_id, run_id]))
 
 
 def combine(fan_in: FanInOperator, results: FanInResults, context: Context) -> Any:

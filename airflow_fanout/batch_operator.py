@@ -18,7 +18,7 @@ from airflow_fanout.batch_work import Unrendered
 from airflow_fanout.checkpoints import Checkpoints, fingerprint
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
-from airflow_fanout.hooks import RECORD_KEY, peak_memory_bytes, redacted_error
+from airflow_fanout.hooks import RECORD_KEY, core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.stopping import why_item_stopped
 from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere, whole
@@ -246,6 +246,8 @@ class BatchOperator(BaseOperator):
             "seconds": [_rounded(each) for each in batch.seconds],
             "cpu_seconds": [_rounded(each) for each in batch.cpu_seconds],
             "peak_memory_bytes": peak_memory_bytes(),
+            "cores": core_count(),
+            "concurrency": batch.concurrency,
         }
         ti.xcom_push(RECORD_KEY, record)
         self.log.info("%s", batch.progress)

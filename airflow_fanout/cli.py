@@ -184,16 +184,50 @@ RERUN = ActionCommand(
 )
 
 
+REPORT = ActionCommand(
+    name="report",
+    help="Show what became of each branch of a run, what running in parallel brought, and what to change",
+    description=(
+        "For each group of a run: its branches on a time line with states, tries, work, CPU seconds and "
+        "memory, the speed-up and the share of overhead, how many ran at once and what limits them, the "
+        "slowest branches, errors, and advice that follows from these figures. Work is the time inside the "
+        "branches' own code, as each recorded it; a dash stands for what was not recorded. Of a run that is "
+        "still running these are the figures so far, without advice. It changes nothing."
+    ),
+    epilog=(
+        "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group. "
+        "JSON has all branches (of a batched group its batches, and a few of its items by name), times in "
+        "ISO 8601, durations in seconds, null for what was not recorded; its keys are listed in "
+        "airflow_fanout/run_report.py."
+    ),
+    func=lazy_load_command("airflow_fanout.report_command.command"),
+    args=(
+        _arg("dag_id", help="Id of the Dag", metavar="DAG_ID"),
+        _arg("run_id", help="Id of the run (default: the latest)", metavar="RUN_ID", nargs="?"),
+        _arg("--group", help="Only this group, or what this fan-in collects by prefix", metavar="GROUP_ID"),
+        _arg(
+            "--output",
+            "-o",
+            help="How to print it: %(choices)s (default: %(default)s)",
+            choices=("text", "json"),
+            default="text",
+        ),
+        ARG_VERBOSE,
+    ),
+)
+
+
 def get_fanout_cli_commands() -> list[CLICommand]:
     """Return what the provider adds to the ``airflow`` command."""
     return [
         GroupCommand(
             name="fanout",
-            help="Fan-out and fan-in: try it out, check Dags before a run and run again what failed",
+            help="Fan-out and fan-in: try it out, check Dags, report on runs, run again what failed",
             description=(
-                "Parallel branches that are all accounted for. Start with: airflow fanout demo. "
-                "Of your own Dags: airflow fanout check DAG_ID"
+                "Parallel branches that are all accounted for. Start with: airflow fanout demo. Of your own "
+                "Dags: airflow fanout check DAG_ID before a run, airflow fanout report DAG_ID after it, and "
+                "airflow fanout rerun DAG_ID RUN_ID for what failed."
             ),
-            subcommands=(DEMO, CHECK, RERUN),
+            subcommands=(DEMO, CHECK, REPORT, RERUN),
         )
     ]
