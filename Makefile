@@ -64,7 +64,7 @@ test-demo: $(VENV)/.installed ## Run the demo's tests and the longest example; 5
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m demo $(ARGS)
 	@$(WITH_HOME) $(BIN)/pytest tests/integration -m demo $(ARGS)
 
-test-truth: $(VENV)/.installed ## Try 25 random groups: does a fan-in say what branches did? Not part of make test
+test-truth: $(VENV)/.installed ## Do fan-ins say what branches did, and does simulate say so? Not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m truth $(ARGS)
 
 test-distributed: $(VENV)/.installed-distributed ## Run what docker-compose.yaml says, on Celery workers, without containers

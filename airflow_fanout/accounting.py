@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.decorator import determine_kwargs
@@ -13,18 +15,37 @@ from airflow_fanout.collected import collected
 from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
-from airflow_fanout.ledger import Source, collect, removed_branches
+from airflow_fanout.ledger import Source, States, collect, removed_branches
 from airflow_fanout.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.results import FanInResults, ReadyPage
 from airflow_fanout.wiring import group_sources, pass_on_what_came_before, sources_by_prefix
 from airflow_fanout.xcom import RunReader
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow.sdk import Context
 
     from airflow_fanout.operators import FanInOperator
 
-__all__ = ["account", "pass_on"]
+__all__ = ["Found", "account", "combine", "judge", "pass_on", "settle", "sources_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """
+    What a fan-in has found of its run.
+
+    :param sources: What it collects, in order.
+    :param map_index: Its own index in a mapped task group; -1 outside of one.
+    :param states: States of the run's finished instances.
+    :param results: Every branch's outcome.
+    """
+
+    sources: Sequence[Source]
+    map_index: int
+    states: States
+    results: FanInResults
 
 
 def account(fan_in: FanInOperator, context: Context) -> Any:
@@ -38,7 +59,7 @@ def account(fan_in: FanInOperator, context: Context) -> Any:
     """
     ti: Any = context["ti"]
     map_index = ti.map_index if ti.map_index is not None else -1
-    sources = _sources(fan_in, context, map_index)
+    sources = sources_of(fan_in, context, map_index)
     reader = RunReader(ti)
     states = reader.states()
     pages = collect(reader, states, sources, fan_in.key)
@@ -52,20 +73,24 @@ def account(fan_in: FanInOperator, context: Context) -> Any:
         )
         pages += [ReadyPage(gone)] if gone else []
     results = FanInResults(pages)
-    tally = Tally.of(results.states(), stopped=results.stopped_count)
-    verdict = decide(tally, fan_in.policy)
-    report = fan_in_report(results, tally, verdict, fan_in.policy)
+    verdict, report = judge(results, fan_in.policy)
     ti.xcom_push(REPORT_KEY, report)
     try:
-        pass_on_what_came_before(fan_in, states, sources, map_index)
-        pass_on(fan_in, verdict, report, results)
-        return _combine(fan_in, results, context)
+        found = Found(sources=sources, map_index=map_index, states=states, results=results)
+        settle(fan_in, found, verdict, report)
+        return combine(fan_in, results, context)
     finally:
-        _log_report(fan_in, report, reader.requests + 1)
+        _log_report(fan_in, report, reader.requests + 1, ti.run_id)
 
 
-def _sources(fan_in: FanInOperator, context: Context, map_index: int) -> list[Source]:
-    """Find what is to be collected, in order; raises before anything is read."""
+def sources_of(fan_in: FanInOperator, context: Context, map_index: int) -> list[Source]:
+    """
+    Find what is to be collected, in order; raises before anything is read.
+
+    :param fan_in: The fan-in.
+    :param context: Its context.
+    :param map_index: Its own index in a mapped task group; -1 outside of one.
+    """
     if fan_in.group is not None:
         return group_sources(fan_in, fan_in.group, context, map_index)
     sources = sources_by_prefix(fan_in, fan_in.task_id_prefix, map_index)
@@ -78,6 +103,31 @@ def _sources(fan_in: FanInOperator, context: Context, map_index: int) -> list[So
         message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"
         raise FanInError(message)
     return sources
+
+
+def judge(results: FanInResults, policy: Policy) -> tuple[Verdict, FanInReport]:
+    """
+    Decide by the branches alone, and report.
+
+    :param results: Every branch's outcome.
+    :param policy: The tolerance.
+    """
+    tally = Tally.of(results.states(), stopped=results.stopped_count)
+    verdict = decide(tally, policy)
+    return verdict, fan_in_report(results, tally, verdict, policy)
+
+
+def settle(fan_in: FanInOperator, found: Found, verdict: Verdict, report: FanInReport) -> None:
+    """
+    Raise what came before the branches, or else the verdict, is for Airflow.
+
+    :param fan_in: The fan-in.
+    :param found: What it has found.
+    :param verdict: What it has decided by the branches.
+    :param report: What it has reported.
+    """
+    pass_on_what_came_before(fan_in, found.states, found.sources, found.map_index)
+    pass_on(fan_in, verdict, report, found.results)
 
 
 def pass_on(fan_in: FanInOperator, verdict: Verdict, report: FanInReport, results: FanInResults) -> None:
@@ -111,7 +161,7 @@ def _tolerance(policy: Policy) -> str:
     return f" ({said})" if said else ""
 
 
-def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int) -> None:
+def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int, run_id: str) -> None:
     parts = {
         "succeeded": report["succeeded"],
         "failed": report["failed"],
@@ -120,16 +170,27 @@ def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int) -> No
     }
     counts = ", ".join(f"{number} {part}" for part, number in parts.items() if number) or "none"
     fan_in.log.info("%s branches: %s (%s requests)", report["expected"], counts, requests)
-    if report["longest_branch"] is not None:
+    total, longest = report["total_branch_seconds"], report["longest_branch_seconds"]
+    if longest:
         fan_in.log.info(
-            "%.1f s in successful branches; the longest is %s with %.1f s",
-            report["total_branch_seconds"],
+            "%.1f s in successful branches; the longest is %s with %.1f s: at best a speed-up of %.1f×",
+            total,
             report["longest_branch"],
-            report["longest_branch_seconds"],
+            longest,
+            total / longest,
         )
+    if report["expected"]:
+        fan_in.log.info("More: %s", shlex.join(["airflow", "fanout", "report", fan_in.dag_id, run_id]))
 
 
-def _combine(fan_in: FanInOperator, results: FanInResults, context: Context) -> Any:
+def combine(fan_in: FanInOperator, results: FanInResults, context: Context) -> Any:
+    """
+    Make the fan-in's value of what came.
+
+    :param fan_in: The fan-in, rendered.
+    :param results: Every branch's outcome.
+    :param context: Its context.
+    """
     if fan_in.python_callable is None:
         return collected(results)
     arguments = determine_kwargs(fan_in.python_callable, [results], {**context, **fan_in.op_kwargs})

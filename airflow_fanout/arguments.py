@@ -16,7 +16,7 @@ from airflow_fanout.names import listing
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["NO_ITEM", "CallingBranch", "FunctionArguments", "unwrap_partial"]
+__all__ = ["NO_ITEM", "CallingBranch", "FunctionArguments", "ItemFor", "unwrap_partial"]
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -35,6 +35,7 @@ class FunctionArguments:
     :param function: The function.
     :param bound: Arguments that the author has bound with ``.partial()`` or ``functools.partial``.
     :param given_by_airflow: Names of parameters that Airflow fills itself when the task runs.
+    :param item_for: Name of the parameter that the item goes to; None for the first that is not bound.
     """
 
     owner: str
@@ -42,6 +43,7 @@ class FunctionArguments:
     function: Callable[..., Any]
     bound: Mapping[str, Any]
     given_by_airflow: frozenset[str] = frozenset(KNOWN_CONTEXT_KEYS)
+    item_for: str | None = None
 
     @property
     def title(self) -> str:
@@ -150,7 +152,9 @@ class FunctionArguments:
         return parameter.name
 
     def item_parameter(self, bound: Collection[str]) -> Parameter | None:
-        """Parameter that an item goes to: the first that is not bound; None if there is none."""
+        """Parameter that an item goes to: the one named, or the first not bound; None if there is none."""
+        if self.item_for is not None:
+            return self.parameters.get(self.item_for) or Parameter(self.item_for, Parameter.KEYWORD_ONLY)
         by_name = False
         for name, parameter in self.parameters.items():
             if parameter.kind is Parameter.VAR_KEYWORD or (
@@ -209,6 +213,19 @@ class CallingBranch:
     def signature(self) -> str:
         """The function with its parameters' names, for messages."""
         return self.arguments.signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemFor:
+    """
+    A branch whose item goes to the parameter that the author has named, whatever its place.
+
+    :param branch: A function, plain or decorated.
+    :param parameter: Name of the parameter, which the function takes by name.
+    """
+
+    branch: Any
+    parameter: str
 
 
 def unwrap_partial(

@@ -88,7 +88,7 @@ class Batch:
         self.ended: list[int] = []  # places in the order in which items ended
         self.reused = 0
         self._call, self._describe, self._tell = call, describe, tell
-        self._concurrency, self._is_async = concurrency, is_async
+        self.concurrency, self._is_async = concurrency, is_async
         self._left, self._counts = most_failures, counts
         self._failed = 0
         self._closed = threading.Event()
@@ -134,7 +134,7 @@ class Batch:
         places = self._next_places()
         if self._is_async is not None:
             asyncio.run(self._run_on_loop(places))
-        elif self._concurrency == 1:
+        elif self.concurrency == 1:
             for place in places:
                 self._run_one(place)
         else:
@@ -171,7 +171,7 @@ class Batch:
                     return
                 self._run_one(place)
 
-        threads = [_start_thread(work) for _ in range(min(self._concurrency, len(self.states)))]
+        threads = [_start_thread(work) for _ in range(min(self.concurrency, len(self.states)))]
         for thread in threads:
             thread.join()
 
@@ -183,7 +183,7 @@ class Batch:
                 else:
                     await self._await_thread(place)
 
-        await asyncio.gather(*(work() for _ in range(min(self._concurrency, len(self.states)))))
+        await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(self.states)))))
 
     def _run_one(self, place: int) -> None:
         begin, cpu = time.perf_counter(), time.thread_time()

@@ -18,8 +18,9 @@ from airflow_fanout.batch_work import Unrendered
 from airflow_fanout.checkpoints import Checkpoints, fingerprint
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
-from airflow_fanout.hooks import RECORD_KEY, peak_memory_bytes, redacted_error
+from airflow_fanout.hooks import RECORD_KEY, core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.splitting import batch_key
+from airflow_fanout.stopping import why_item_stopped
 from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere, whole
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class BatchOperator(BaseOperator):
             self._report(ti, batch, names, labels, unfinished=f"{unfinished}: {type(ended).__name__}")
             ended.fan_out_recorded = True  # type: ignore[union-attr]
             raise
-        stopped = self._stop_reason(group) if batch.is_stopped else None
+        stopped = why_item_stopped(group.declared) if batch.is_stopped else None
         self._refuse_unserializable(batch, labels)
         values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
         return self._decide(ti, batch, labels, checkpoints, values)
@@ -205,12 +206,6 @@ class BatchOperator(BaseOperator):
         )
         return max(group.stop_after_failures - others, 0)
 
-    def _stop_reason(self, group: FanOutGroup) -> str:
-        return (
-            f"not started: {group.stop_after_failures} or more items of {group.declared.group_id!r} have "
-            f"failed (stop_after_failures={group.stop_after_failures})"
-        )
-
     def _refuse_unserializable(self, batch: Batch, labels: Sequence[str]) -> None:
         """Fail the items whose values Airflow can't store; the others keep theirs."""
         from airflow.sdk.bases.xcom import BaseXCom
@@ -251,6 +246,8 @@ class BatchOperator(BaseOperator):
             "seconds": [_rounded(each) for each in batch.seconds],
             "cpu_seconds": [_rounded(each) for each in batch.cpu_seconds],
             "peak_memory_bytes": peak_memory_bytes(),
+            "cores": core_count(),
+            "concurrency": batch.concurrency,
         }
         ti.xcom_push(RECORD_KEY, record)
         self.log.info("%s", batch.progress)

@@ -77,6 +77,16 @@ class TaskRun:
         return record if state in fits.get(self.state or "", ()) else {}
 
     @property
+    def cores(self) -> int | None:
+        """Cores that it could run on; None if it recorded none."""
+        return _positive(self.told.get("cores"))
+
+    @property
+    def item_concurrency(self) -> int | None:
+        """How many items of a batch could run at once; None if it recorded none."""
+        return _positive(self.told.get("concurrency"))
+
+    @property
     def timing(self) -> BranchTiming:
         """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
         return BranchTiming(
@@ -87,12 +97,12 @@ class TaskRun:
             ended=self.ended,
             work_seconds=_sum(self.told.get("seconds")),
             cpu_seconds=_sum(self.told.get("cpu_seconds")),
-            peak_memory_bytes=_bytes(self.told.get("peak_memory_bytes")),
+            peak_memory_bytes=_positive(self.told.get("peak_memory_bytes")),
             tries=self.tries,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BranchRun:
     """
     What became of one branch, one item or one batch.
@@ -461,7 +471,7 @@ def _sum(value: object) -> float | None:
     return math.fsum(known) if known else None
 
 
-def _bytes(value: object) -> int | None:
+def _positive(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
 
-from airflow_fanout.arguments import NO_ITEM, unwrap_partial
+from airflow_fanout.arguments import NO_ITEM, ItemFor, unwrap_partial
 from airflow_fanout.exceptions import DeclarationTypeError
 from airflow_fanout.function_branches import function_branch, is_function, is_task_function, pipe_branch
 from airflow_fanout.operator_branches import is_operator_class, operator_branch
@@ -95,6 +96,9 @@ def as_branch(owner: str, argument: str, branch: object) -> Branch:
         these in ``functools.partial``, or a list of functions.
     :raises DeclarationTypeError: If it is anything else.
     """
+    if isinstance(branch, ItemFor):
+        made: Any = as_branch(owner, argument, branch.branch)
+        return replace(made, arguments=replace(made.arguments, item_for=branch.parameter))  # type: ignore[no-any-return]
     if isinstance(branch, list | tuple):
         return pipe_branch(owner, argument, branch)
     innermost = branch
@@ -135,6 +139,8 @@ def _found(branch: object) -> str:
             f"the task {branch.task_id!r}; a branch is made once for each name: hand over "
             f"{type(branch).__name__}, with its arguments in functools.partial"
         )
+    if decorator := getattr(branch, "fan_decorator", None):
+        return f"a {decorator} function, which makes a group itself; call it, or hand over the plain function"
     if isinstance(operator_class := getattr(branch, "operator_class", None), type):
         name = operator_class.__name__
         return (

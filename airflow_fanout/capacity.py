@@ -36,6 +36,14 @@ class Limit:
             msg = f"Limit {self.name!r}: expected slots of 0 or more, not {self.slots}"
             raise ValueError(msg)
 
+    @property
+    def because(self) -> str:
+        """Clause that names the setting and its number."""
+        if self.reason:
+            return self.reason
+        setting = f"{self.name} of {self.where}" if self.where else self.name
+        return f"{setting} is {self.slots}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
@@ -110,15 +118,8 @@ def describe(capacity: Capacity, *, one: str = "branch", many: str = "branches")
     if capacity.limit is None:
         return f"{branches}, all at once" if capacity.declared > 1 else branches
     if capacity.effective == 0:
-        return f"{branches}, none can start: {_because(capacity.limit)}"
-    return f"{branches}, at most {capacity.effective} at once: {_because(capacity.limit)}"
-
-
-def _because(limit: Limit) -> str:
-    if limit.reason:
-        return limit.reason
-    setting = f"{limit.name} of {limit.where}" if limit.where else limit.name
-    return f"{setting} is {limit.slots}"
+        return f"{branches}, none can start: {capacity.limit.because}"
+    return f"{branches}, at most {capacity.effective} at once: {capacity.limit.because}"
 
 
 def _counted(number: int, singular: str, plural: str) -> str:

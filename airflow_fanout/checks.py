@@ -74,8 +74,12 @@ class FanInChecks:
                     "op_kwargs", f"binds {listing(op_kwargs)} and there is no python_callable to take it"
                 )
             return
-        if is_task_function(python_callable):
-            self._type("python_callable", "expected a plain function, found a @task; leave the decorator out")
+        own = getattr(python_callable, "fan_decorator", None)
+        decorator = "@task" if is_task_function(python_callable) else own
+        if isinstance(decorator, str):
+            self._type(
+                "python_callable", f"expected a plain function, found a {decorator}; leave the decorator out"
+            )
         if not callable(python_callable):
             self._type(
                 "python_callable",

@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import CLICommand
@@ -101,14 +101,133 @@ DEMO = ActionCommand(
     ),
 )
 
+CHECK = ActionCommand(
+    name="check",
+    help="Say how many branches of a Dag can run at once, and why; and what would go wrong",
+    description=(
+        "Why do only 16 of my 50 branches run? For each fan-out group: how many branches are declared, how "
+        "many can run at once if nothing else does, and the one limit that sets that number: "
+        "max_concurrency, a pool, max_active_tasks, core.parallelism, or what the Celery workers that answer "
+        "have room for. For each fan-in: what it collects and when it succeeds. Problems are what would keep "
+        "tasks waiting for ever or fail the fan-in: a pool that doesn't exist or is too small, an executor "
+        "that isn't configured, a task_id_prefix that takes nothing or too much, a min_success that can't be "
+        "met. The Dag is taken from its file as it is now, or from the database if no file has it; nothing "
+        "is written."
+    ),
+    epilog=(
+        "Examples: airflow fanout check scores; airflow fanout check --all --output json. "
+        "Exit code: 0 if all is well, 1 if there is a problem, 2 if that can't be told: no such Dag, a file "
+        "that can't be imported, no database, a wrong argument. "
+        "JSON: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), problems "
+        "(their number), others (number of Dags without fan-out and fan-in), import_errors (file, error). "
+        "A group: group_id, mode, declared (branches or items; null if known only at run time), tasks (what "
+        "wants to run at once: branches or batches), effective (how many can), effective_items (batches: "
+        "items at once), limit (what sets it: name, slots, where, reason; its name is 'branches' if there "
+        "are no more than that), limits (all there are). A fan-in: task_id, group_id or prefix, matches "
+        "(task ids), count, key, threshold. A problem: kind, message, task_ids."
+    ),
+    func=lazy_load_command("airflow_fanout.check_command.command"),
+    args=(
+        _arg("dag_id", help="The Dag to check", nargs="?", metavar="DAG_ID"),
+        _arg("--all", help="Check every Dag that has a fan-out or a fan-in", action="store_true"),
+        _arg(
+            "-o",
+            "--output",
+            help="text (default) or json, whose keys are said below",
+            choices=("text", "json"),
+            default="text",
+        ),
+        ARG_VERBOSE,
+    ),
+)
+
+RERUN = ActionCommand(
+    name="rerun",
+    help="Run again the branches of a run that did not succeed, the fan-in and what comes after it",
+    description=(
+        "Clears, in one run: of every branch that is not a success (failed, upstream_failed, skipped, "
+        "stopped by stop_after_failures) all tasks that aren't; the fan-ins; everything downstream of them; "
+        "and the setups and teardowns of all these. Branches that succeeded are not touched, however many "
+        "there are. Batches run again only what their last try had not done. A branch that is a success "
+        "without a value, because somebody marked it so or its value is gone, runs its last task again. If "
+        "a failed task before the branches is the cause, that one is offered too; --yes takes it. What is "
+        "running, queued or waits for its retry is left alone. First it shows all that, and asks."
+    ),
+    epilog=(
+        "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
+        "'airflow fanout rerun my_dag my_run --group process --yes' clears one group's without a question. "
+        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no "
+        "such Dag, run or group, or nobody to ask."
+    ),
+    func=lazy_load_command("airflow_fanout.rerun_command.command"),
+    args=(
+        _arg("dag_id", help="Id of the Dag"),
+        _arg("run_id", help="Id of the run"),
+        _arg(
+            "--group",
+            help="Only this group, and what comes after its fan-ins; may be given several times. It is the "
+            "group's id, or, of branches that only a prefix brings together, their fan-in's",
+            action="append",
+            metavar="GROUP_ID",
+        ),
+        _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
+        _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
+        _arg("--yes", "-y", help="Don't ask; take the cause too, if there is one", action="store_true"),
+        _arg(
+            "--output",
+            help="text for people, or json with every task instance; json needs --yes or --dry-run "
+            "(default: %(default)s)",
+            choices=("text", "json"),
+            default="text",
+        ),
+    ),
+)
+
+
+REPORT = ActionCommand(
+    name="report",
+    help="Show what became of each branch of a run, what running in parallel brought, and what to change",
+    description=(
+        "For each group of a run: its branches on a time line with states, tries, work, CPU seconds and "
+        "memory, the speed-up and the share of overhead, how many ran at once and what limits them, the "
+        "slowest branches, errors, and advice that follows from these figures. Work is the time inside the "
+        "branches' own code, as each recorded it; a dash stands for what was not recorded. Of a run that is "
+        "still running these are the figures so far, without advice. It changes nothing."
+    ),
+    epilog=(
+        "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group. "
+        "JSON has all branches (of a batched group its batches, and a few of its items by name), times in "
+        "ISO 8601, durations in seconds, null for what was not recorded; its keys are listed in "
+        "airflow_fanout/run_report.py."
+    ),
+    func=lazy_load_command("airflow_fanout.report_command.command"),
+    args=(
+        _arg("dag_id", help="Id of the Dag", metavar="DAG_ID"),
+        _arg("run_id", help="Id of the run (default: the latest)", metavar="RUN_ID", nargs="?"),
+        _arg("--group", help="Only this group, or what this fan-in collects by prefix", metavar="GROUP_ID"),
+        _arg(
+            "--output",
+            "-o",
+            help="How to print it: %(choices)s (default: %(default)s)",
+            choices=("text", "json"),
+            default="text",
+        ),
+        ARG_VERBOSE,
+    ),
+)
+
 
 def get_fanout_cli_commands() -> list[CLICommand]:
     """Return what the provider adds to the ``airflow`` command."""
     return [
         GroupCommand(
             name="fanout",
-            help="Fan-out and fan-in: try it out",
-            description="Parallel branches that are all accounted for. Start with: airflow fanout demo",
-            subcommands=(DEMO,),
+            help="Fan-out and fan-in: try it out, check Dags, report on runs, run again what failed",
+            description=(
+                "Parallel branches that are all accounted for. Start with: airflow fanout demo. Of your own "
+                "Dags: airflow fanout check DAG_ID before a run, airflow fanout report DAG_ID after it, and "
+                "airflow fanout rerun DAG_ID RUN_ID for what failed."
+            ),
+            subcommands=(DEMO, CHECK, REPORT, RERUN),
         )
     ]

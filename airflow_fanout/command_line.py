@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_fanout.metadata import UnknownDagError, UnknownRunError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-__all__ = ["CANNOT_TELL", "metadata_session", "stop"]
+__all__ = ["CANNOT_TELL", "metadata_session", "stop", "why_unreadable"]
 
 CANNOT_TELL = 2
 """Exit code where there is nothing to say anything about."""
@@ -38,9 +38,17 @@ def metadata_session(command: str) -> Iterator[Session]:
             yield session
     except (UnknownDagError, UnknownRunError) as unknown:
         stop(command, str(unknown))
-    except DBAPIError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        stop(command, f"the metadata database can't be read: {reason} (airflow db check, airflow db migrate)")
+    except SQLAlchemyError as error:
+        stop(command, why_unreadable(error))
+
+
+def why_unreadable(error: SQLAlchemyError) -> str:
+    """Say in one line that the metadata database can't be read, and why."""
+    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    return (
+        f"the metadata database can't be read: {reason}. Is it there (airflow db check), and up to date "
+        "(airflow db migrate)?"
+    )
 
 
 def stop(command: str, problem: str, code: int = CANNOT_TELL) -> NoReturn:

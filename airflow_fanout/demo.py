@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -17,17 +19,17 @@ import httpx
 from rich.console import Console
 
 from airflow_fanout import demo_view
-from airflow_fanout.demo_branches import FanIn, Instance, group_runs, items_done
 from airflow_fanout.demo_plan import Plan, make_plan, shown
 from airflow_fanout.embedded import EmbeddedAirflow, EmbeddedAirflowError, PortTakenError
 from airflow_fanout.hooks import RECORD_KEY
+from airflow_fanout.report import BranchTiming, format_seconds
 from airflow_fanout.rest import FINISHED_RUN_STATES, RestError
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from airflow_fanout.report import BranchTiming
+    from airflow_fanout.run_report import RunReport
 
 __all__ = ["DemoError", "DemoOptions", "command", "run_demo"]
 
@@ -36,6 +38,9 @@ AT_ONCE = 32
 
 SEQUENTIAL = "_sequential"
 """What the id of a Dag ends in that does one after another what another Dag does at the same time."""
+
+REPORT_TIMEOUT = 300
+"""Seconds that the report of the run may take: a few, and more where the machine is busy."""
 
 COUNT_VARIABLE = "AIRFLOW_FANOUT_DEMO_COUNT"
 WORK_SECONDS_VARIABLE = "AIRFLOW_FANOUT_DEMO_WORK_SECONDS"
@@ -174,8 +179,10 @@ def _demo(options: DemoOptions, console: Console) -> int:
             console.print(f"{options.count} branches, at most {AT_ONCE} at once: [core] parallelism")
         run_id = airflow.trigger(options.dag_id)
         try:
-            branches = _show_run(airflow, options, run_id, console, waits=WORK_SECONDS_VARIABLE in source)
-            _show_comparison(airflow, options, branches, console)
+            _show_run(airflow, options, run_id, console)
+            if WORK_SECONDS_VARIABLE in source and options.work_seconds:
+                _say_what_waiting_stands_for(options, console)
+            _show_comparison(airflow, options, run_id, console)
         except DemoError as error:
             _complain(str(error))
             code = 1
@@ -187,10 +194,8 @@ def _demo(options: DemoOptions, console: Console) -> int:
     return code
 
 
-def _show_run(
-    airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console, *, waits: bool
-) -> list[BranchTiming]:
-    """Show the run until it has ended, then its result, and return its branches."""
+def _show_run(airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console) -> None:
+    """Show the run until it has ended, then its result, and its report."""
     dag_id = options.dag_id
     plan = make_plan(airflow.request("GET", f"dags/{dag_id}/tasks")["tasks"])
     with demo_view.progress(console) as show:
@@ -198,42 +203,43 @@ def _show_run(
     if state == "failed":
         raise DemoError(_why_failed(airflow, dag_id, run_id, instances, plan.fan_ins))
     began = {ti["task_id"]: ti["start_date"] or "" for ti in instances}
-    fan_in_ids = sorted(plan.fan_ins, key=lambda fan_in_id: began.get(fan_in_id, ""))
-    for fan_in_id in fan_in_ids:
+    for fan_in_id in sorted(plan.fan_ins, key=lambda fan_in_id: began.get(fan_in_id, "")):
         console.print(f"\n{fan_in_id} returned:")
         console.print(demo_view.result_text(_xcom(airflow, dag_id, run_id, fan_in_id)))
         problems = demo_view.problems_text(_xcom(airflow, dag_id, run_id, fan_in_id, key="fan_out_report"))
         if problems is not None:
             console.print(problems)
-    fan_ins = [
-        FanIn(
-            task_id=fan_in_id,
-            declaration=airflow.task_instance(dag_id, run_id, fan_in_id)["rendered_fields"]["declaration"],
-            upstream=plan.fan_ins[fan_in_id],
-        )
-        for fan_in_id in fan_in_ids
-    ]
-    recorded = [Instance(of=ti, record=_record(airflow, dag_id, run_id, ti)) for ti in instances]
-    runs = group_runs(fan_ins, recorded)
-    work_seconds = options.work_seconds if waits else 0
-    for run in runs:
-        console.print(f"\n{run.title}:" if len(runs) > 1 else "")
-        if run.items is not None:
-            console.print(demo_view.items_text(run.timings, run.items))
-        figures = demo_view.figures(
-            run.timings, work_seconds=work_seconds, items=run.items, cores=os.cpu_count()
-        )
-        console.print(figures)
-    return [timing for run in runs for timing in run.timings]
+    console.print(f"\nairflow fanout report {dag_id}:")
+    console.print(_report(airflow, dag_id, run_id))
 
 
-def _show_comparison(
-    airflow: EmbeddedAirflow, options: DemoOptions, branches: Sequence[BranchTiming], console: Console
-) -> None:
+def _report(airflow: EmbeddedAirflow, dag_id: str, run_id: str, *options: str) -> str:
+    """Return what ``airflow fanout report`` prints of a run."""
+    try:
+        done = airflow.command("fanout", "report", dag_id, run_id, *options, timeout=REPORT_TIMEOUT)
+    except subprocess.TimeoutExpired as late:
+        msg = f"the run's report was not there within {REPORT_TIMEOUT} s"
+        raise DemoError(msg) from late
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        msg = f"the run's report failed with exit code {done.returncode}: {last}"
+        raise DemoError(msg)
+    return done.stdout.strip()
+
+
+def _say_what_waiting_stands_for(options: DemoOptions, console: Console) -> None:
+    console.print(
+        f"Each branch waited {format_seconds(options.work_seconds)}, which stands for a call to a service; "
+        "branches that compute share the machine's cores."
+    )
+
+
+def _show_comparison(airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console) -> None:
     """Run the same work one after another, if there is a Dag for that, and show both side by side."""
     dag_id = f"{options.dag_id}{SEQUENTIAL}"
     if all(dag["dag_id"] != dag_id for dag in airflow.pages("dags", "dags")):
         return
+    branches = _branches(json.loads(_report(airflow, options.dag_id, run_id, "--output", "json")))
     console.print(f"\nThe same, one after another ({dag_id}):")
     # It comes second, so that what the first run left in the disk's cache is to its advantage, not to ours.
     run_id = airflow.trigger(dag_id)
@@ -246,6 +252,21 @@ def _show_comparison(
     console.print()
     steps = shown(instances, plan)
     console.print(demo_view.comparison(branches, steps, cores=os.cpu_count()))
+
+
+def _branches(report: RunReport) -> list[BranchTiming]:
+    """Return when the branches of a report were queued and ran."""
+    return [
+        BranchTiming(
+            name=branch["name"],
+            state=branch["state"],
+            queued=demo_view.moment(branch["queued"]),
+            started=demo_view.moment(branch["started"]),
+            ended=demo_view.moment(branch["ended"]),
+        )
+        for group in report["groups"]
+        for branch in group["branches"]
+    ]
 
 
 def _follow(
@@ -269,7 +290,7 @@ def _follow(
             name = demo_view.batch_name(ti)
             if ti["task_id"] in plan.batched and ti["state"] in {"success", "failed"} and name not in notes:
                 record = _record(airflow, dag_id, run_id, ti)
-                notes[name] = items_done(record) or "with no record of its items"
+                notes[name] = demo_view.items_done(record) or "with no record of its items"
         show(shown(instances, plan), notes)
         if state in FINISHED_RUN_STATES:
             return state, instances

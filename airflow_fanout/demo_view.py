@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +13,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from airflow_fanout.batch import FAILED, SKIPPED, STOPPED, SUCCEEDED
+from airflow_fanout.batch_record import BATCH
 from airflow_fanout.names import natural_key
 from airflow_fanout.report import BranchTiming, format_ratio, format_seconds, summarize
 
@@ -27,17 +28,16 @@ if TYPE_CHECKING:
 __all__ = [
     "batch_name",
     "comparison",
-    "figures",
     "in_order",
     "instance_name",
-    "items_text",
+    "items_done",
     "lines_of_change",
+    "moment",
     "problems_text",
     "progress",
     "rendered_name",
     "result_text",
     "timing_of",
-    "together",
     "waiting",
 ]
 
@@ -56,9 +56,9 @@ def timing_of(instance: Mapping[str, Any]) -> BranchTiming:
     return BranchTiming(
         name=instance_name(instance),
         state=instance["state"] or WAITING,
-        queued=_moment(instance["queued_when"]),
-        started=_moment(instance["start_date"]),
-        ended=_moment(instance["end_date"]),
+        queued=moment(instance["queued_when"]),
+        started=moment(instance["start_date"]),
+        ended=moment(instance["end_date"]),
         tries=instance["try_number"],
     )
 
@@ -84,29 +84,17 @@ def batch_name(instance: Mapping[str, Any]) -> str:
     return group_id if instance["map_index"] < 0 else f"{group_id} batch {instance['map_index']}"
 
 
-def together(name: str, tasks: Sequence[BranchTiming]) -> BranchTiming:
-    """
-    Put the times of a branch's tasks together.
-
-    :param name: The branch's name.
-    :param tasks: Its tasks, in the order in which they run; at least one.
-    """
-    return BranchTiming(
-        name=name,
-        state=tasks[-1].state,
-        queued=min((task.queued for task in tasks if task.queued is not None), default=None),
-        started=min((task.started for task in tasks if task.started is not None), default=None),
-        ended=max((task.ended for task in tasks if task.ended is not None), default=None),
-        work_seconds=_added_up([task.work_seconds for task in tasks]),
-        cpu_seconds=_added_up([task.cpu_seconds for task in tasks]),
-        tries=tasks[-1].tries,
-    )
-
-
-def _added_up(seconds: Sequence[float | None]) -> float | None:
-    """Add up; what one of them is not known, the sum is not known."""
-    known = [each for each in seconds if each is not None]
-    return math.fsum(known) if len(known) == len(seconds) else None
+def items_done(record: Mapping[str, Any] | None) -> str | None:
+    """Say how many items of a batch that has ended are done; None if it left no record of them."""
+    if record is None or record.get("state") != BATCH:
+        return None
+    letters: str = record["states"]
+    rest = [
+        f"{letters.count(letter)} {said}"
+        for letter, said in ((SKIPPED, "skipped"), (FAILED, "failed"), (STOPPED, "stopped"))
+        if letter in letters
+    ]
+    return ", ".join([f"{letters.count(SUCCEEDED)} of {len(letters)} items done", *rest])
 
 
 def in_order(timing: BranchTiming) -> Any:
@@ -201,20 +189,6 @@ def result_text(value: Any) -> str:
     return f"  {_short(value)}"
 
 
-def items_text(batches: Sequence[BranchTiming], items: Sequence[BranchTiming]) -> str:
-    """
-    Write what came of the items of a batched group: a line for each, or of many how many in each state.
-
-    :param batches: Its batches.
-    :param items: The items of the batches that left a record.
-    """
-    head = f"{_states(items, 'items')}; in {len(batches)} {'batch' if len(batches) == 1 else 'batches'}"
-    if len(items) > MOST_LINES:
-        return head
-    lines = [f"  {item.name}: {item.state} after {format_seconds(item.work_seconds)}" for item in items]
-    return "\n".join([head, *lines])
-
-
 def problems_text(report: Mapping[str, Any] | None) -> str | None:
     """Write what a fan-in did without, from its ``fan_out_report``; None if there is nothing."""
     if not report or not report["problems"]:
@@ -224,49 +198,6 @@ def problems_text(report: Mapping[str, Any] | None) -> str | None:
     more = [f"  and {number - MOST_PROBLEMS} more"] if number > MOST_PROBLEMS else []
     head = f"without {number} of {report['expected']}:"
     return "\n".join([head, *lines[:MOST_PROBLEMS], *more])
-
-
-def figures(
-    timings: Sequence[BranchTiming],
-    *,
-    work_seconds: float,
-    items: Sequence[BranchTiming] | None = None,
-    cores: int | None = None,
-) -> str:
-    """
-    Write what running in parallel brought.
-
-    :param timings: The branches of a finished run, or its batches.
-    :param work_seconds: Seconds that each branch waited.
-    :param items: What ran in the batches; None where there are none.
-    :param cores: Number of the machine's cores; None if it isn't known.
-    """
-    summary = summarize(timings, slowest=1)
-    one, branches, what, parts = "branch", "branches", "branches", summary
-    if items is not None:
-        one, branches, what, parts = "batch", "batches", "items", summarize(items, slowest=1)
-    told = f"what {parts.recorded} {what} took inside their code, added up"
-    rows = [
-        ("Work", format_seconds(parts.work_seconds), told),
-        ("Wall", format_seconds(summary.wall_seconds), f"from the first {one} queued to the last one's end"),
-        ("Speed-up", format_ratio(summary.speed_up), "work / wall"),
-        ("At once", str(summary.peak_concurrency), f"of {summary.total} {branches}, at the busiest moment"),
-    ]
-    rows += [("Slowest", format_seconds(branch.seconds), branch.name) for branch in parts.slowest]
-    computed = [timing.cpu_seconds for timing in timings if timing.cpu_seconds is not None]
-    if computed and not work_seconds:
-        note = "of the work was spent computing, the rest waiting"
-        rows.insert(1, ("Computed", format_seconds(math.fsum(computed)), note))
-    lines = [f"{name:<9} {figure:>10}  {note}" for name, figure, note in rows]
-    if work_seconds:
-        lines.append(
-            f"Each branch waited {format_seconds(work_seconds)}, which stands for a call to a service; "
-            "branches that compute share the machine's cores."
-        )
-    elif cores is not None and summary.peak_concurrency > cores:
-        shared = f"{summary.peak_concurrency} {branches} shared {cores} {'core' if cores == 1 else 'cores'}"
-        lines.append(f"{shared}: where they compute they wait for each other, and that counts as work too.")
-    return "\n".join(lines)
 
 
 def comparison(
@@ -323,7 +254,8 @@ def _elapsed(timing: BranchTiming) -> float | None:
     return summarize([timing]).elapsed_sum_seconds
 
 
-def _moment(text: str | None) -> datetime | None:
+def moment(text: str | None) -> datetime | None:
+    """Read a moment in ISO 8601; None stays None."""
     return None if text is None else datetime.fromisoformat(text)
 
 
@@ -341,13 +273,9 @@ def _line(timing: BranchTiming) -> str:
 
 
 def _counts(timings: Sequence[BranchTiming]) -> str:
-    return _states(timings, "branches")
-
-
-def _states(timings: Sequence[BranchTiming], what: str) -> str:
     counts = Counter(timing.state for timing in timings)
     said = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-    return f"{len(timings)} {what}: {said or 'none'}"
+    return f"{len(timings)} branches: {said or 'none'}"
 
 
 def _short(value: Any, most: int = 2000) -> str:

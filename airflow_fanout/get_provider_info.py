@@ -25,5 +25,9 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_fanout.operators"],
             }
         ],
+        "task-decorators": [
+            {"name": "fan_out", "class-name": "airflow_fanout.decorators.fan_out"},
+            {"name": "fan_in", "class-name": "airflow_fanout.decorators.fan_in"},
+        ],
         "cli": ["airflow_fanout.cli.get_fanout_cli_commands"],
     }

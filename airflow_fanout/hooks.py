@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import resource
 import sys
 import time
@@ -25,7 +26,7 @@ __all__ = ["NO_EXCEPTION_RECORDED", "RECORD_KEY", "STOPPED", "add_hooks", "in_fr
 RECORD_KEY = "fan_out_branch"
 """
 XCom key of a branch's record: ``{"state": "success", "has_value": bool}`` or ``{"state": "failed", "error":
-str}``, with ``seconds``, ``cpu_seconds`` and ``peak_memory_bytes`` where they were measured; or
+str}``, with ``seconds``, ``cpu_seconds``, ``peak_memory_bytes`` and ``cores`` where they were measured; or
 ``{"state": "stopped", "error": str}`` of a branch that ``stop_after_failures`` did not let start. An instance
 of a mapped task adds ``map_index`` and, where its items came at run time, ``name`` (None in a list).
 """
@@ -182,12 +183,24 @@ def _measured(context: Context) -> dict[str, float | int]:
         "seconds": round(time.perf_counter() - _start.seconds, 6),
         "cpu_seconds": round(_cpu_seconds() - _start.cpu_seconds, 6),
         "peak_memory_bytes": peak_memory_bytes(),
+        "cores": core_count(),
     }
 
 
 def _cpu_seconds() -> float:
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def core_count() -> int:
+    """
+    Count the cores that this process may run on: of its machine, or as far as it is bound to some of them.
+
+    A container's quota of CPU time is not among what the kernel tells here.
+    """
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def peak_memory_bytes() -> int:

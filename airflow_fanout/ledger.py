@@ -36,6 +36,7 @@ __all__ = [
     "read_record",
     "removed_branches",
     "unexpanded_state",
+    "why_missing",
 ]
 
 log = logging.getLogger(__name__)
@@ -401,12 +402,17 @@ def read_record(reader: RunReader, task_id: str, map_index: int) -> Mapping[str,
         return {}
 
 
+def why_missing(key: str) -> str:
+    """Why a success that nothing else is known of has left no value."""
+    return MARKED_BY_HAND if key == RETURN_VALUE else f"it pushed nothing under the key {key!r}"
+
+
 def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: str) -> str | None:
     """Why a success has no value; None if it returned None, which Airflow does not push."""
     if key != RETURN_VALUE:
         # With a map_index, siblings push under the same key: a None pushed by hand can't be told apart.
         pushed_none = source.map_index < 0 and reader.pushed_none(source.task_id, key)
-        return None if pushed_none else f"it pushed nothing under the key {key!r}"
+        return None if pushed_none else why_missing(key)
     if source.recorded:
         record = read_record(reader, source.task_id, source.map_index)
         if record.get("state") != "success":

@@ -47,9 +47,8 @@ def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:
     from airflow.models.dagrun import DagRun
 
     its = select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc(), DagRun.id.desc())
-    found: DagRun | None = session.scalar(
-        its.limit(1) if run_id is None else its.where(DagRun.run_id == run_id)
-    )
+    wanted = its.limit(1) if run_id is None else its.where(DagRun.run_id == run_id)
+    found: DagRun | None = session.scalar(wanted)
     if found is not None:
         return found
     _refuse_unknown_dag(dag_id, session=session)

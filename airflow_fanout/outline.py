@@ -64,6 +64,16 @@ class TaskOutline:
             return self.task_id.endswith(PLACEHOLDER)
         return self.operator == "SplitOperator"
 
+    @property
+    def stands_for(self) -> str | None:
+        """Id that the first branch of its group would have, if it is there because there are none."""
+        if not self.is_helper or not self.task_id.endswith(PLACEHOLDER):
+            return None
+        before = self.task_id.removesuffix(PLACEHOLDER)
+        if before.endswith("_"):  # prefix_group_id=False
+            return f"{before}0"
+        return f"{before}{before[:-1].rpartition('.')[2]}_0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FanInOutline:
@@ -118,6 +128,19 @@ class DagOutline:
         before = self.tasks[fan_in.task_id].upstream
         found = [i for i in before if i.startswith(prefix) and not self.tasks[i].is_helper]
         return sorted(found, key=natural_key)
+
+    def stands_for_nothing(self, fan_in: FanInOutline, prefix: str) -> bool:
+        """
+        Whether a prefix would take the first branch of a group before its fan-in, which has none.
+
+        :param fan_in: The fan-in.
+        :param prefix: The prefix as rendered.
+        """
+        return any(
+            first.startswith(prefix)
+            for task_id in self.tasks[fan_in.task_id].upstream
+            if (first := self.tasks[task_id].stands_for) is not None
+        )
 
     def strays(self, fan_in: FanInOutline, prefix: str) -> list[str]:
         """

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from airflow_fanout.names import natural_key
@@ -17,9 +18,14 @@ __all__ = [
     "BranchTiming",
     "GroupSummary",
     "SlowBranch",
+    "Straggler",
+    "find_straggler",
+    "format_bytes",
     "format_ratio",
     "format_seconds",
     "format_share",
+    "median_overhead_seconds",
+    "share_computed",
     "summarize",
 ]
 
@@ -32,8 +38,10 @@ SHORTEST_IN_SECONDS = 100
 MINUTE = 60
 HOUR = 3600
 
+BYTES_OF_A_MB = 1_000_000
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BranchTiming:
     """
     When one branch (or item) was queued and ran, and what it recorded about itself.
@@ -117,6 +125,24 @@ class GroupSummary:
     elapsed_sum_seconds: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Straggler:
+    """
+    The slowest branch, and what the others were without it.
+
+    :param branch: The branch.
+    :param median_of_others: Median of what each of the others took, in seconds.
+    :param wall_of_others: From the first queued to the last end of the others, as they ran; what might have
+        started earlier without it is not moved up. None if that isn't known.
+    :param saved_seconds: By how much that is less than the wall of all; None if one isn't known.
+    """
+
+    branch: SlowBranch
+    median_of_others: float
+    wall_of_others: float | None
+    saved_seconds: float | None
+
+
 def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSummary:
     """
     Work out a group's figures; the order of the branches makes no difference.
@@ -151,6 +177,59 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
         peak_concurrency=_peak_concurrency(counted),
         elapsed_sum_seconds=math.fsum(elapsed) if elapsed else None,
     )
+
+
+def find_straggler(timings: Iterable[BranchTiming]) -> Straggler | None:
+    """
+    Find the slowest branch, and what would be left without it.
+
+    :param timings: The group's branches; all have ended.
+    :return: The slowest and the others' figures; None if not at least two took some time.
+    """
+    counted = [_last_try(timing) for timing in timings if timing.state != REMOVED]
+    slowest, *others = _slowest(counted) or (None,)
+    if slowest is None or not others:
+        return None
+    wall = _wall_seconds(counted)
+    rest = _wall_seconds([timing for timing in counted if timing.name != slowest.name])
+    return Straggler(
+        branch=slowest,
+        median_of_others=median(other.seconds for other in others),
+        wall_of_others=rest,
+        saved_seconds=None if wall is None or rest is None else wall - rest,
+    )
+
+
+def median_overhead_seconds(timings: Iterable[BranchTiming]) -> float | None:
+    """
+    Tell what a task takes on top of its work: the median of (end - queued) - work.
+
+    :param timings: The group's branches.
+    :return: Seconds; None if no branch has recorded its work and has both moments.
+    """
+    known = [
+        max(0.0, seconds - timing.work_seconds)
+        for timing in map(_last_try, timings)
+        if timing.state != REMOVED
+        and timing.work_seconds is not None
+        and (seconds := _seconds_between(timing.queued, timing.ended)) is not None
+    ]
+    return median(known) if known else None
+
+
+def share_computed(timings: Iterable[BranchTiming]) -> float | None:
+    """
+    Tell how much of their work branches spent computing: CPU seconds divided by work.
+
+    :param timings: The group's branches.
+    :return: The share, above 1 if they use several cores each; None if none recorded both.
+    """
+    known = [
+        (timing.cpu_seconds, timing.work_seconds)
+        for timing in timings
+        if timing.state != REMOVED and timing.cpu_seconds is not None and timing.work_seconds is not None
+    ]
+    return _ratio(math.fsum(cpu for cpu, _ in known), math.fsum(work for _, work in known))
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -195,6 +274,16 @@ def format_share(share: float | None) -> str:
     :return: Whole per cent such as ``34 %``, or a dash.
     """
     return NOT_RECORDED if share is None else f"{round(share * 100)} %"
+
+
+def format_bytes(number: int | None) -> str:
+    """
+    Write an amount of memory for people.
+
+    :param number: Bytes; None if they weren't recorded.
+    :return: Whole megabytes such as ``34 MB``, or a dash.
+    """
+    return NOT_RECORDED if number is None else f"{round(number / BYTES_OF_A_MB):,} MB"
 
 
 def _refuse_mixed_datetimes(timings: Sequence[BranchTiming]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["add_stop", "stop", "stop_if_enough_failed"]
+__all__ = ["add_stop", "stop", "stop_if_enough_failed", "why_item_stopped", "why_stopped"]
 
 
 def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> None:
@@ -78,10 +78,32 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     failed = failed_names(RunReader(ti).states(), group, -1 if ti.map_index is None else ti.map_index)
     if group.stop_after_failures is None or len(failed) < group.stop_after_failures:
         return
+    reason = why_stopped(group, failed)
+    ti.xcom_push(RECORD_KEY, {"state": STOPPED, "error": reason, **identity(context)})
+    raise AirflowSkipException(reason)
+
+
+def why_stopped(group: DeclaredGroup, failed: Sequence[str]) -> str:
+    """
+    Why a branch was not let start.
+
+    :param group: The group.
+    :param failed: Names of its branches that have failed.
+    """
     count = "" if group.known_count is None else f" of {group.known_count}"
-    reason = (
+    return (
         f"not started: {len(failed)}{count} branches of {group.group_id!r} have failed "
         f"(stop_after_failures={group.stop_after_failures}): {listing(failed, limit=5)}"
     )
-    ti.xcom_push(RECORD_KEY, {"state": STOPPED, "error": reason, **identity(context)})
-    raise AirflowSkipException(reason)
+
+
+def why_item_stopped(group: DeclaredGroup) -> str:
+    """
+    Why an item was not let start; its batch knows how many have failed, and not all their names.
+
+    :param group: The group.
+    """
+    return (
+        f"not started: {group.stop_after_failures} or more items of {group.group_id!r} have failed "
+        f"(stop_after_failures={group.stop_after_failures})"
+    )

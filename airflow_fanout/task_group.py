@@ -156,7 +156,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
         message = (
             f"{self.owner} was handed to a task as an argument, but a group has no single value. "
-            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…)"
+            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…), or "
+            "call a @task.fan_in function with it"
         )
         raise TypeError(message)
 
@@ -305,7 +306,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             stop_after_failures=self.stop_after_failures,
             max_concurrency=self.max_concurrency,
             items_per_task=self.items_per_task,
-            item_concurrency=self.item_concurrency,
+            # All of a task's functions run at once unless told.
+            item_concurrency=self.item_concurrency
+            or (self.items_per_task if isinstance(self.branch, Mapping) else None),
         )
         items: Any = self.items
         split = self._add_split(

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     AnyOperator = BaseOperator | MappedOperator
 
 __all__ = [
+    "before_expansion",
     "group_sources",
+    "no_branches",
+    "of_this_package",
     "pass_on_what_came_before",
     "sources_by_prefix",
 ]
@@ -95,7 +98,7 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
     if not isinstance(prefix, str) or not prefix:
         message = f"task_id_prefix: expected a prefix of task ids, not {prefix!r} (as rendered)"
         raise PrefixError(message, prefix=str(prefix), candidates=())
-    helpers, branches = _of_this_package(fan_in)
+    helpers, branches = of_this_package(fan_in)
     _refuse_strays(fan_in, prefix, helpers)
     upstream = [task for task in fan_in.upstream_list if task.task_id.startswith(prefix)]
     nothing = [i for i in fan_in.upstream_task_ids if i in helpers and helpers[i].is_stood_for(prefix)]
@@ -123,11 +126,9 @@ def pass_on_what_came_before(
     :raises UpstreamFailedError: If one of them failed.
     :raises AirflowSkipException: If one of them was skipped.
     """
-    collected = {source.task_id for source in sources}
     found = {
         task.task_id: set(_states_of(states, task, fan_in, map_index))
-        for task in fan_in.upstream_list
-        if task.task_id not in collected and not task.is_teardown
+        for task in no_branches(fan_in, sources)
     }
     unexpanded = {
         source.task_id: state
@@ -150,6 +151,17 @@ def pass_on_what_came_before(
             f"Marked by hand before it was expanded, so that nobody knows its branches: {listing(unexpanded)}"
         )
         raise UpstreamFailedError(message, task_ids=list(unexpanded))
+
+
+def no_branches(fan_in: BaseOperator, sources: Sequence[Source]) -> list[AnyOperator]:
+    """
+    Direct upstream tasks of a fan-in that it collects nothing from; teardowns say nothing of the run.
+
+    :param fan_in: The fan-in.
+    :param sources: What it collects.
+    """
+    collected = {source.task_id for source in sources}
+    return [task for task in fan_in.upstream_list if task.task_id not in collected and not task.is_teardown]
 
 
 def _source(
@@ -179,7 +191,7 @@ def _source(
     )
 
 
-def _of_this_package(
+def of_this_package(
     fan_in: BaseOperator,
 ) -> tuple[dict[str, FanOutGroup], dict[str, tuple[DeclaredGroup, DeclaredBranch | None]]]:
     """In the whole Dag: this package's helper tasks with their groups, and its branches by their tasks."""
@@ -216,17 +228,27 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) 
 
 def _had_no_items(fan_in: BaseOperator, states: States, task_id: str) -> bool:
     """Whether a mapped task has no instances because there were no items, and not because of a skip."""
+    return all(
+        state == "success"
+        for each, upstream in before_expansion(fan_in, task_id)
+        for state in _states_of(states, upstream, each, -1)
+    )
+
+
+def before_expansion(fan_in: BaseOperator, task_id: str) -> Iterator[tuple[AnyOperator, AnyOperator]]:
+    """
+    What a mapped task, or the mapped group that it is in, is expanded after.
+
+    :param fan_in: A task of the same Dag.
+    :param task_id: Id of the mapped task.
+    :returns: Pairs of a task that is expanded and one directly before it that is not.
+    """
     task = fan_in.dag.get_task(task_id)
     mapped_group = next(task.task_group.iter_mapped_task_groups(), None) if task.task_group else None
     expanded: list[Any] = [task] if mapped_group is None else list(mapped_group.iter_tasks())
     within = {each.task_id for each in expanded}
-    return all(
-        state == "success"
-        for each in expanded
-        for upstream in each.upstream_list
-        if upstream.task_id not in within
-        for state in _states_of(states, upstream, each, -1)
-    )
+    for each in expanded:
+        yield from ((each, upstream) for upstream in each.upstream_list if upstream.task_id not in within)
 
 
 def _causes(fan_in: BaseOperator, states: States, task_ids: Sequence[str]) -> list[str]:

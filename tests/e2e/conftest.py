@@ -22,8 +22,11 @@ REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 EXECUTOR = "FANOUT_E2E_EXECUTOR"
 TIMING_DAG = "timing"
-TRUTH_DAG = "truth"
-OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, TRUTH_DAG})
+LONG_DAGS = {"truth", "simulated", "rerun_many"}
+"""Files whose Dags only their own tests start."""
+LIMIT_DAGS = ("limits", "limits_of_the_dag")
+LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}
+OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, *LONG_DAGS, *LIMIT_DAGS})
 
 
 @pytest.fixture(scope="session")
@@ -100,16 +103,34 @@ def timing_run(airflow: EmbeddedAirflow, limits: dict[str, float]) -> Run:
 
 
 @pytest.fixture(scope="session")
+def limit_runs(airflow: EmbeddedAirflow) -> dict[str, Run]:
+    """
+    Runs in which groups are held back by limits, by Dag id: one after another, no other runs beside them.
+
+    All share ``[core] parallelism``; in company they would be held back by that.
+    """
+    for name, slots in LIMIT_POOLS.items():
+        airflow.request("POST", "pools", json={"name": name, "slots": slots})
+    runs = {}
+    for dag_id in LIMIT_DAGS:
+        airflow.wait_for_dag(dag_id)
+        runs[dag_id] = Run(airflow, dag_id, airflow.trigger(dag_id))
+        runs[dag_id].wait()
+    return runs
+
+
+@pytest.fixture(scope="session")
 def finished_run(airflow: EmbeddedAirflow, request: pytest.FixtureRequest) -> Callable[[str], Run]:
     """
     Call it with a Dag id to wait for that one's run.
 
-    Where most modules are tested, every Dag of the folder is started at once, after the timing run.
+    Where most modules are tested, every Dag of the folder is started at once, after those that run alone.
     """
     runs: dict[str, Run] = {}
     modules = {item.path for item in request.session.items}
     if len(modules) > len(OTHER_DAGS) // 2:
         request.getfixturevalue("timing_run")
+        request.getfixturevalue("limit_runs")
         runs |= {dag_id: Run(airflow, dag_id, airflow.trigger(dag_id)) for dag_id in OTHER_DAGS}
 
     def wait_for(dag_id: str) -> Run:

@@ -35,6 +35,7 @@ DAGS = {
     "hyperparameter_search": {"hyperparameter_search"},
     "nightly_validation": {"nightly_validation"},
     "regional_etl": {"regional_etl"},
+    "taskflow_fan_out": {"taskflow_fan_out"},
 }
 """Ids of the Dags that each file has."""
 
@@ -495,3 +496,34 @@ class TestRegionalEtl:
             load.execute({})
 
         assert self.rows(self.manifest(ran("regional_etl"))["warehouse"]) == before
+
+
+class TestTaskflowFanOut:
+    def test_every_large_package_is_surveyed_under_its_name(self, ran: Callable[[str], Ran]) -> None:
+        run = ran("taskflow_fan_out")
+
+        packages = run.xcom("packages")
+
+        assert {"asyncio", "email"} <= packages.keys()
+        assert run.map_names("survey.each") == list(packages)
+        assert run.xcom("least_documented", "fan_out_report")["succeeded"] == len(packages)
+
+    def test_the_least_documented_packages_are_looked_at_more_closely(
+        self, ran: Callable[[str], Ran]
+    ) -> None:
+        run = ran("taskflow_fan_out")
+
+        found, chosen = run.xcom("to_do"), run.xcom("least_documented")
+
+        assert len(chosen) == 3
+        assert run.map_names("look_closer.each") == list(found) == list(chosen)
+        assert all(names for names in found.values())
+
+    def test_what_has_a_docstring_is_not_on_the_list(self, tmp_path: Path) -> None:
+        (tmp_path / "shapes.py").write_text(
+            "class Circle: ...\n\ndef area():\n    'Its area.'\n\ndef _pi(): ...\n"
+        )
+
+        group = find("taskflow_fan_out").task_group_dict["look_closer"]
+
+        assert group.branch.branch.function(str(tmp_path)) == ["shapes.Circle"]

@@ -137,7 +137,7 @@ def run_fan_in(fan_in: FanInOperator, run: FakeRun, *, map_index: int | None = -
     :param context: More context values.
     """
     ti = mock.Mock(spec=TASK_INSTANCE)
-    ti.map_index = map_index
+    ti.map_index, ti.run_id = map_index, "the run"
     reader = run.reader()
     value, error = None, None
     with (

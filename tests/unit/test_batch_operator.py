@@ -75,6 +75,7 @@ class TestWhatItReports:
         seconds, cpu = ran.record.pop("seconds"), ran.record.pop("cpu_seconds")
         assert len(seconds) == len(cpu) == 3
         assert ran.record.pop("peak_memory_bytes") > 0
+        assert ran.record.pop("cores") > 0
         assert ran.record == {
             "state": "batch",
             "map_index": 0,
@@ -83,7 +84,22 @@ class TestWhatItReports:
             "states": "SSK",
             "errors": {"2": "nothing to do"},
             "stopped": None,
+            "concurrency": 1,
         }
+
+    @pytest.mark.parametrize(
+        ("arguments", "concurrency"),
+        [
+            pytest.param({"item_concurrency": 4}, 4, id="as-declared"),
+            pytest.param(
+                {"branch": dict.fromkeys("ab", lambda: 1), "items": None}, 2, id="a-mapping-all-at-once"
+            ),
+        ],
+    )
+    def test_it_says_how_many_items_could_run_at_once(
+        self, arguments: dict[str, Any], concurrency: int
+    ) -> None:
+        assert run_batch(group_of("a", "b", **arguments)).record["concurrency"] == concurrency
 
     def test_places_are_those_of_the_batch(self) -> None:
         ran = run_batch(group_of(*"abcdef"), 4, 6, map_index=2)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import argparse
 import io
 import socket
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -206,91 +205,6 @@ def test_the_table_counts_a_running_branchs_seconds_up_to_now() -> None:
     assert console.file.getvalue().split() == ["p_0", "running", "2.5", "s"]
 
 
-def test_the_figures_are_made_from_what_the_branches_recorded() -> None:
-    timings = [
-        replace(branch(f"p_{index}", "success", started=1, ended=5), work_seconds=3.0 + index / 10)
-        for index in range(4)
-    ]
-
-    text = demo_view.figures(timings, work_seconds=3)
-
-    lines = {line.split()[0]: line for line in text.splitlines()}
-    assert "12.6 s" in lines["Work"]
-    assert "5.0 s" in lines["Wall"]
-    assert "2.5×" in lines["Speed-up"]
-    assert "p_3" in lines["Slowest"]
-    assert "stands for a call to a service" in text
-
-
-def test_work_that_was_not_recorded_is_a_dash() -> None:
-    text = demo_view.figures([branch("p_0", "success", started=1, ended=5)], work_seconds=0)
-
-    work, _, speed_up = (line.split()[1] for line in text.splitlines()[:3])
-    assert work == speed_up == "–"
-    assert "stands for" not in text
-
-
-def item(name: str, state: str, seconds: float | None) -> BranchTiming:
-    return BranchTiming(name=name, state=state, queued=None, started=None, ended=None, work_seconds=seconds)
-
-
-BATCHES = [
-    replace(branch(f"docs batch {index}", "success", started=1, ended=5), work_seconds=6.0)
-    for index in range(2)
-]
-
-
-def test_the_figures_of_batches_are_about_their_items() -> None:
-    items = [item("a", "success", 2.0), item("b", "success", 7.0), item("c", "skipped", 3.0)]
-
-    text = demo_view.figures(BATCHES, work_seconds=0, items=items)
-
-    lines = {line.split()[0]: line for line in text.splitlines()}
-    assert "12.0 s  what 3 items took" in lines["Work"]
-    assert "5.0 s  from the first batch queued" in lines["Wall"]
-    assert "2.4×" in lines["Speed-up"]
-    assert "of 2 batches" in lines["At"]
-    assert lines["Slowest"].endswith("7.0 s  b")
-
-
-def test_few_items_have_a_line_each() -> None:
-    text = demo_view.items_text(BATCHES, [item("a", "success", 2.0), item("b", "failed", None)])
-
-    assert text.splitlines() == [
-        "2 items: 1 failed, 1 success; in 2 batches",
-        "  a: success after 2.0 s",
-        "  b: failed after –",
-    ]
-
-
-def test_many_items_are_counted_instead_of_listed() -> None:
-    items = [item(f"docs_{index}", "success" if index else "skipped", 1.0) for index in range(21)]
-
-    assert demo_view.items_text(BATCHES[:1], items) == "21 items: 1 skipped, 20 success; in 1 batch"
-
-
-def test_computing_is_told_from_waiting() -> None:
-    timings = [replace(each, cpu_seconds=1.5) for each in BATCHES]
-
-    line = demo_view.figures(timings, work_seconds=0).splitlines()[1]
-
-    assert line.split()[:3] == ["Computed", "3.0", "s"]
-
-
-@pytest.mark.parametrize(
-    ("cores", "said"),
-    [
-        pytest.param(1, True, id="fewer-cores"),
-        pytest.param(2, False, id="enough-cores"),
-        pytest.param(None, False, id="unknown"),
-    ],
-)
-def test_figures_say_that_work_is_longer_where_cores_are_shared(cores: int | None, said: bool) -> None:
-    text = demo_view.figures(BATCHES, work_seconds=0, cores=cores)
-
-    assert ("2 branches shared 1 core:" in text) is said
-
-
 def test_a_success_names_what_it_did_without() -> None:
     problems = [{"name": f"docs_{index}", "state": "failed", "error": "ValueError: no"} for index in range(7)]
 
@@ -306,27 +220,6 @@ def test_a_success_names_what_it_did_without() -> None:
 @pytest.mark.parametrize("report", [None, {"expected": 1, "failed": 0, "missing": 0, "problems": []}])
 def test_a_whole_success_did_without_nothing(report: dict[str, Any] | None) -> None:
     assert demo_view.problems_text(report) is None
-
-
-def test_a_branch_of_several_tasks_is_one_line_of_the_figures() -> None:
-    tasks = [
-        replace(branch("etl.eu.extract", "success", started=1, ended=3), work_seconds=1.5),
-        replace(branch("etl.eu.load", "success", started=4, ended=6), work_seconds=1.25),
-    ]
-
-    whole = demo_view.together("eu", tasks)
-
-    assert (whole.name, whole.state, whole.work_seconds) == ("eu", "success", 2.75)
-    assert (whole.started, whole.ended) == (tasks[0].started, tasks[1].ended)
-
-
-def test_a_branchs_work_is_not_guessed_if_one_of_its_tasks_recorded_none() -> None:
-    tasks = [
-        branch("etl.eu.extract", "success", started=1, ended=3),
-        replace(branch("etl.eu.load", "success", started=4, ended=6), work_seconds=1.25),
-    ]
-
-    assert demo_view.together("eu", tasks).work_seconds is None
 
 
 ONE_BY_ONE = [
@@ -429,3 +322,22 @@ def test_a_retried_branchs_instance_becomes_its_timing() -> None:
     )
 
     assert (timing.name, timing.state, timing.queued, timing.tries) == ("process.each[2]", "waiting", NOON, 2)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        pytest.param({"state": "batch", "states": "SSS"}, "3 of 3 items done", id="all"),
+        pytest.param(
+            {"state": "batch", "states": "SKFXF"},
+            "1 of 5 items done, 1 skipped, 2 failed, 1 stopped",
+            id="every-fate",
+        ),
+        pytest.param({"state": "failed", "error": "killed"}, None, id="not-of-items"),
+        pytest.param(None, None, id="nothing"),
+    ],
+)
+def test_it_is_said_how_many_items_of_a_batch_are_done(
+    record: dict[str, Any] | None, said: str | None
+) -> None:
+    assert demo_view.items_done(record) == said

@@ -342,10 +342,13 @@ class TestItsReport:
             run_fan_in(fan_in_of(3, min_success=1), run_of("success", "failed", "skipped"))
 
         said = [entry["event"] for entry in logged]
-        degraded, numbers, longest = said
+        degraded, numbers, longest, more = said
         assert degraded.startswith("Degraded: ")
         assert numbers.startswith("3 branches: 1 succeeded, 1 failed, 1 skipped (")
-        assert longest == "1.0 s in successful branches; the longest is process_0 with 1.0 s"
+        assert longest == (
+            "1.0 s in successful branches; the longest is process_0 with 1.0 s: at best a speed-up of 1.0×"
+        )
+        assert more == "More: airflow fanout report pipeline 'the run'"
 
     def test_the_log_says_that_there_are_no_branches(self) -> None:
         with capture_logs() as logged:

@@ -113,7 +113,14 @@ class TestRecordOfASuccess:
         record = pushed(run(declare()))
 
         assert (record["state"], record["has_value"]) == ("success", True)
-        assert set(record) == {"state", "has_value", "seconds", "cpu_seconds", "peak_memory_bytes"}
+        assert set(record) == {
+            "state",
+            "has_value",
+            "seconds",
+            "cpu_seconds",
+            "peak_memory_bytes",
+            "cores",
+        }
         assert 0 <= record["seconds"] < 10
         assert 0 <= record["cpu_seconds"] < 10
         assert 10**6 < record["peak_memory_bytes"] < 10**11
@@ -170,6 +177,12 @@ class TestRecordOfASuccess:
 
         assert pushed(run(declare()))["peak_memory_bytes"] == 7_000_000 * unit
 
+    @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no process is bound to cores here")
+    def test_cores_are_those_that_the_process_may_run_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("airflow_fanout.hooks.os.sched_getaffinity", lambda process: {0, 3, 5})
+
+        assert pushed(run(declare()))["cores"] == 3
+
     def test_the_clock_of_another_task_instance_is_not_taken(self) -> None:
         run(declare(group_id="first"), fake_ti())
         operator = declare(group_id="second")
@@ -197,7 +210,14 @@ class TestRecordOfAFailure:
 
         hooks.record_failure(context)
 
-        assert set(pushed(ti)) == {"state", "error", "seconds", "cpu_seconds", "peak_memory_bytes"}
+        assert set(pushed(ti)) == {
+            "state",
+            "error",
+            "seconds",
+            "cpu_seconds",
+            "peak_memory_bytes",
+            "cores",
+        }
 
     def test_without_an_exception_nothing_is_pushed(self, calls: list[str]) -> None:
         fail(declare())

@@ -87,7 +87,16 @@ class TestPublicNames:
 
 MODULES_WITHOUT_AIRFLOW = ["airflow_fanout"] + [
     f"airflow_fanout.{module}"
-    for module in ("capacity", "declaration", "get_provider_info", "names", "policy", "report")
+    for module in (
+        "advice",
+        "capacity",
+        "declaration",
+        "get_provider_info",
+        "host_load",
+        "names",
+        "policy",
+        "report",
+    )
 ]
 
 SHOW_AIRFLOW_MODULES = """

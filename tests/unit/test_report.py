@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from airflow_fanout.report import (
     BranchTiming,
     SlowBranch,
+    find_straggler,
+    format_bytes,
     format_ratio,
     format_seconds,
     format_share,
+    median_overhead_seconds,
+    share_computed,
     summarize,
 )
 
@@ -397,3 +401,71 @@ def test_ratios_are_written_for_people(ratio: float | None, text: str) -> None:
 @pytest.mark.parametrize(("share", "text"), [(None, "–"), (0.0, "0 %"), (0.344, "34 %"), (1.0, "100 %")])
 def test_shares_are_written_for_people(share: float | None, text: str) -> None:
     assert format_share(share) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(None, "–"), (147_400_000, "147 MB"), (2_345_600_000, "2,346 MB")]
+)
+def test_memory_is_written_for_people(number: int | None, text: str) -> None:
+    assert format_bytes(number) == text
+
+
+UNEVEN = [
+    timing("a", queued=0, started=1, ended=5, work=3),
+    timing("b", queued=0, started=1, ended=12, work=10),
+    timing("c", queued=2, started=3, ended=6, work=2),
+]
+
+
+def test_without_the_slowest_the_others_end_as_they_did() -> None:
+    found = find_straggler(UNEVEN)
+
+    assert found is not None
+    assert (found.branch.name, found.median_of_others) == ("b", 2.5)
+    assert (found.wall_of_others, found.saved_seconds) == (6, 6)
+
+
+def test_without_the_slowest_a_group_may_also_begin_later() -> None:
+    found = find_straggler([timing("a", queued=0, started=1, ended=9, work=5), *UNEVEN[2:]])
+
+    assert found is not None
+    assert (found.wall_of_others, found.saved_seconds) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    "branches", [[], UNEVEN[:1], [UNEVEN[0], timing("b")]], ids=["none", "one", "never-ran"]
+)
+def test_there_is_no_slowest_of_fewer_than_two(branches: list[BranchTiming]) -> None:
+    assert find_straggler(branches) is None
+
+
+def test_what_the_slowest_costs_is_unknown_if_the_wall_is() -> None:
+    found = find_straggler([*UNEVEN, timing("d", started=1, ended=2)])
+
+    assert found is not None
+    assert (found.wall_of_others, found.saved_seconds) == (None, None)
+
+
+def test_a_removed_branch_is_not_the_slowest() -> None:
+    found = find_straggler([replace(UNEVEN[1], state="removed"), UNEVEN[0], UNEVEN[2]])
+
+    assert found is not None
+    assert found.branch.name == "a"
+
+
+def test_the_median_of_the_overhead_is_over_what_recorded_its_work() -> None:
+    others = [timing("d", queued=0, started=1, ended=100), timing("e", started=1, ended=9, work=1)]
+
+    assert median_overhead_seconds([*UNEVEN, *others]) == 2
+    assert median_overhead_seconds(others) is None
+
+
+def test_overhead_of_more_work_than_time_is_none_and_not_less() -> None:
+    assert median_overhead_seconds([timing("a", queued=0, started=0, ended=1, work=5)]) == 0
+
+
+def test_what_was_computed_is_a_share_of_the_work_of_those_that_recorded_both() -> None:
+    both = [replace(UNEVEN[0], cpu_seconds=1.5), replace(UNEVEN[1], cpu_seconds=5.0)]
+
+    assert share_computed([*both, UNEVEN[2]]) == pytest.approx(0.5)
+    assert share_computed(UNEVEN) is None

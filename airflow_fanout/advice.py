@@ -1,0 +1,249 @@
+"""Figures of a group that has run -> advice that follows from them; for CLI and UI, when the run is over."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from airflow_fanout.capacity import describe
+from airflow_fanout.report import format_ratio, format_seconds, format_share
+
+if TYPE_CHECKING:
+    from airflow_fanout.capacity import Capacity
+    from airflow_fanout.declaration import Mode
+    from airflow_fanout.host_load import HostLoad
+    from airflow_fanout.report import Straggler
+
+__all__ = ["Advice", "Figures", "advise"]
+
+TOO_MUCH_OVERHEAD = 0.5
+"""Share of overhead above which it is worth while to run several items in one task."""
+
+GOOD_OVERHEAD = 0.2
+"""Share of overhead that the number of items in one task is chosen for."""
+
+MORE_ITEMS = 2
+"""How many times as many items a task has to run for a change to be worth while."""
+
+BIG_SAVING = 0.2
+"""Share of the wall that the slowest branch alone has to cost."""
+
+MUCH_SLOWER = 2.0
+"""How many times as long as the median of the others the slowest branch has to take."""
+
+COMPUTES = 0.7
+"""Share of the cores' time from which on branches are taken to compute, and not to wait."""
+
+ONLY_WAITS = 0.1
+"""Share of their work up to which what branches compute makes no difference."""
+
+Kind = Literal["overhead", "straggler", "limit", "cores", "waiting"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """
+    A piece of advice.
+
+    :param kind: Which rule it comes from.
+    :param text: What was seen, and what to do about it, in one or two sentences.
+    :param setting: The setting to change, such as ``items_per_task``; None if there is none.
+    :param value: What to set it to; None if the figures don't say.
+    """
+
+    kind: Kind
+    text: str
+    setting: str | None = None
+    value: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """
+    What advice is made from; None is what wasn't recorded, and no rule guesses it.
+
+    :param mode: The group's mode; None if only a prefix brings the branches together.
+    :param takes_batches: Whether ``items_per_task`` can be given to the group: its branches are functions.
+    :param tasks: Number of branches, or of batches.
+    :param parts: Number of branches, or of items.
+    :param peak: Greatest number of branches, or batches, that ran at one moment.
+    :param overhead_share: As in :class:`~airflow_fanout.report.GroupSummary`.
+    :param median_work: Median of the seconds that one branch, or item, took inside its code.
+    :param median_overhead: Median of the seconds that a task took on top of its work.
+    :param items_per_task: Items of one task; None if the group isn't batched.
+    :param item_concurrency: Of these, how many could run at once.
+    :param wall_seconds: From the first queued to the last end.
+    :param straggler: The slowest branch, or batch, and the others without it.
+    :param capacity: How many branches, or batches, can run at once.
+    :param hosts: The machines that they ran on.
+    :param share_computed: CPU seconds divided by work.
+    """
+
+    mode: Mode | None
+    takes_batches: bool = False
+    tasks: int
+    parts: int
+    peak: int
+    overhead_share: float | None = None
+    median_work: float | None = None
+    median_overhead: float | None = None
+    items_per_task: int | None = None
+    item_concurrency: int | None = None
+    wall_seconds: float | None = None
+    straggler: Straggler | None = None
+    capacity: Capacity | None = None
+    hosts: tuple[HostLoad, ...] = ()
+    share_computed: float | None = None
+
+    @property
+    def one(self) -> str:
+        """What one of the tasks is called."""
+        return "branch" if self.items_per_task is None else "batch"
+
+    @property
+    def many(self) -> str:
+        """What several of them are called."""
+        return "branches" if self.items_per_task is None else "batches"
+
+
+def advise(figures: Figures) -> list[Advice]:
+    """
+    Say what the figures of a group suggest.
+
+    :param figures: The group's figures.
+    :return: What each rule has to say, if it applies.
+    """
+    rules = (overhead, straggler, limit, cores, waiting)
+    return [advice for rule in rules if (advice := rule(figures)) is not None]
+
+
+def overhead(figures: Figures) -> Advice | None:
+    """
+    Advise to run more items in one task, where more than half of the tasks' time was no work.
+
+    As many that overhead falls to :data:`GOOD_OVERHEAD`, by the medians of work and of overhead; but no
+    more than leave as many tasks as ran at once.
+    """
+    work, extra = figures.median_work, figures.median_overhead
+    if (
+        not figures.takes_batches
+        or figures.overhead_share is None
+        or figures.overhead_share <= TOO_MUCH_OVERHEAD
+        or work is None
+        or extra is None
+        or figures.peak < 1
+    ):
+        return None
+    most = _most_items(figures.parts, figures.peak)
+    wanted = most
+    if work > 0:
+        wanted = math.ceil(round(extra / work * (1 - GOOD_OVERHEAD) / GOOD_OVERHEAD, 6))
+    items = min(wanted, most)
+    if items < MORE_ITEMS * (figures.items_per_task or 1):
+        return None
+    left = math.ceil(figures.parts / items)
+    expected = extra / (extra + items * work)
+    what = "item" if figures.items_per_task is not None else "branch"
+    text = (
+        f"{format_share(figures.overhead_share)} of the time was overhead: a task took "
+        f"{format_seconds(extra)} on top of its work, and {'an' if what == 'item' else 'a'} {what} "
+        f"{format_seconds(work)}. items_per_task={items} makes {left} {'task' if left == 1 else 'tasks'} of "
+        f"them, with about {format_share(expected)} of overhead."
+    )
+    return Advice(kind="overhead", text=text, setting="items_per_task", value=items)
+
+
+def _most_items(parts: int, at_once: int) -> int:
+    """Greatest number of items in one task that leaves at least as many tasks as run at once."""
+    return parts if at_once == 1 else math.ceil(parts / (at_once - 1)) - 1
+
+
+def straggler(figures: Figures) -> Advice | None:
+    """
+    Name a branch that everything waited for.
+
+    Without it the group would have ended by :data:`BIG_SAVING` sooner, and it took :data:`MUCH_SLOWER`
+    times as long as the median of the others.
+    """
+    found, wall = figures.straggler, figures.wall_seconds
+    if found is None or found.saved_seconds is None or wall is None or wall <= 0:
+        return None
+    slowest, usual = found.branch, found.median_of_others
+    share = found.saved_seconds / wall
+    if share < BIG_SAVING or slowest.seconds < MUCH_SLOWER * usual or slowest.seconds <= 0:
+        return None
+    times = f", {format_ratio(slowest.seconds / usual)} the median of the others" if usual > 0 else ""
+    text = (
+        f"{slowest.name} took {format_seconds(slowest.seconds)}{times}: without it all would have ended "
+        f"{format_seconds(found.saved_seconds)} ({format_share(share)}) sooner. Splitting it, or what it "
+        "waits for, shortens the run most."
+    )
+    return Advice(kind="straggler", text=text)
+
+
+def limit(figures: Figures) -> Advice | None:
+    """Name the limit that let fewer run at once than there were, if as many ran, or one fewer."""
+    capacity = _held_back_by(figures)
+    if capacity is None or capacity.limit is None:
+        return None
+    held_back = capacity.declared - capacity.effective
+    text = (
+        f"{describe(capacity, one=figures.one, many=figures.many)}. {held_back} "
+        f"{figures.one if held_back == 1 else figures.many} had to wait for a place ({figures.peak} ran at "
+        "once); raise it if there is room for more."
+    )
+    return Advice(kind="limit", text=text, setting=capacity.limit.name)
+
+
+def _held_back_by(figures: Figures) -> Capacity | None:
+    capacity = figures.capacity
+    if capacity is None or capacity.limit is None or capacity.effective >= capacity.declared:
+        return None
+    return capacity if figures.peak >= max(1, capacity.effective - 1) else None
+
+
+def cores(figures: Figures) -> Advice | None:
+    """Advise against more tasks at once than a machine has cores, where they compute :data:`COMPUTES`."""
+    crowded = [host for host in figures.hosts if host.peak > host.cores and host.busy_share >= COMPUTES]
+    if not crowded:
+        return None
+    worst = max(crowded, key=lambda host: host.peak / host.cores)
+    setting = "max_concurrency" if figures.mode in {"mapped", "batched"} else "pool"
+    way_out = (
+        f"max_concurrency={worst.cores}" if setting == "max_concurrency" else f"a pool of {worst.cores} slots"
+    )
+    text = (
+        f"{worst.peak} {figures.many} computed at once on {worst.hostname}, which has {worst.cores} "
+        f"{'core' if worst.cores == 1 else 'cores'}, and used {format_share(min(1.0, worst.busy_share))} of "
+        f"what these can give: each only took longer. Let fewer run at once ({way_out} for each such "
+        "machine), or give them more cores."
+    )
+    return Advice(kind="cores", text=text, setting=setting, value=worst.cores)
+
+
+def waiting(figures: Figures) -> Advice | None:
+    """Advise to run more at once, where branches only wait and a setting holds them back."""
+    share = figures.share_computed
+    if share is None or share > ONLY_WAITS:
+        return None
+    held_by: list[str] = []
+    setting: str | None = None
+    of_a_task = min(figures.items_per_task or 0, figures.parts)
+    if figures.item_concurrency is not None and figures.item_concurrency < of_a_task:
+        setting = "item_concurrency"
+        held_by.append(f"item_concurrency is {figures.item_concurrency} of the {of_a_task} items of a task")
+    capacity = _held_back_by(figures)
+    if capacity is not None and capacity.limit is not None:
+        setting = setting or capacity.limit.name
+        held_by.append(
+            f"{capacity.limit.name} lets {capacity.effective} of {capacity.declared} {figures.many} run"
+        )
+    if not held_by:
+        return None
+    what = "items" if figures.items_per_task is not None else "branches"
+    text = (
+        f"The {what} only waited: {format_share(share)} of their work was computing. More at once costs next "
+        f"to nothing: {', and '.join(held_by)}."
+    )
+    return Advice(kind="waiting", text=text, setting=setting)

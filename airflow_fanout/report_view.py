@@ -1,0 +1,292 @@
+"""Shows a run's report in a terminal; when ``airflow fanout report`` runs."""
+
+from __future__ import annotations
+
+import codecs
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from rich.cells import cell_len, set_cell_size
+from rich.table import Table
+from rich.text import Text
+
+from airflow_fanout.names import natural_key
+from airflow_fanout.report import format_bytes, format_ratio, format_seconds, format_share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import TextIO
+
+    from rich.console import Console
+
+    from airflow_fanout.run_report import BranchReport, GroupReport, ItemsReport, RunReport
+
+__all__ = ["show", "tolerate_any_encoding"]
+
+MOST_ROWS = 20
+"""Branches that get a row, or a line with their error, of their own."""
+
+TITLES = ["", "state", "tries", "work", "CPU", "memory"]
+"""Heads of the time line's columns, the bars' left out; one with nothing to say in it is left out too."""
+
+WIDEST = 120
+LONGEST_NAME = 24
+SHORTEST_NAME = 8
+SHORTEST_BAR = 10
+GAP = 2
+
+QUEUED, RUNNING = "░", "█"
+PLAIN = {QUEUED: ".", RUNNING: "#", "–": "-", "×": "x", "…": "~", "→": ">"}
+"""What stands for a character that a terminal hasn't got; one for one, so that tables keep their shape."""
+
+STYLES = {
+    "success": "green",
+    "failed": "bold red",
+    "upstream_failed": "red",
+    "missing": "red",
+    "running": "cyan",
+}
+PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
+
+
+def tolerate_any_encoding(stream: TextIO) -> None:
+    """
+    Have a stream write something similar for what its encoding lacks, instead of raising an error.
+
+    :param stream: Such as standard output.
+    """
+
+    def similar(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return "".join(PLAIN.get(each, "?") for each in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("airflow_fanout.similar", similar)
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:  # a stream that holds text alone encodes nothing
+        reconfigure(errors="airflow_fanout.similar")
+
+
+def show(report: RunReport, console: Console) -> None:
+    """
+    Show a report.
+
+    :param report: The report.
+    :param console: Where to; it has to have markup and highlighting off.
+    """
+    state = "" if report["is_finished"] else ": these are the figures so far"
+    console.print(f"{report['dag_id']}, run {report['run_id']}: {report['state']}{state}")
+    for group in report["groups"]:
+        console.print()
+        _show_group(group, console)
+    if report["rerun"] is not None:
+        console.print(f"\nTo run again what has failed: {report['rerun']}")
+
+
+def _show_group(group: GroupReport, console: Console) -> None:
+    one, many = ("branch", "branches") if group["items"] is None else ("batch", "batches")
+    if not group["total"] and group["unexpanded"] is not None:
+        console.print(f"{group['title']}: not expanded, {group['unexpanded']}")
+        return
+    unfinished = "" if group["is_finished"] else "; not all have ended"
+    console.print(f"{group['title']}: {_counts(group['states'], one, many)}{unfinished}")
+    if group["items"] is not None:
+        console.print(_items_head(group["items"], group["total"]))
+    for name, figure, note in _figures(group, one, many):
+        console.print(f"{name:<9} {figure:>10}  {note}")
+    _show_time_line(group, many, console)
+    if group["items"] is not None:
+        _show_items(group["items"], console)
+    _show_errors(group, many, console)
+    for advice in group["advice"]:
+        console.print(
+            Text("→ ", style="bold yellow").append(_clean(advice["text"]), style="not bold default")
+        )
+
+
+def _counts(states: Mapping[str, int], one: str, many: str) -> str:
+    total = sum(states.values())
+    said = ", ".join(f"{number:,} {state}" for state, number in states.items())
+    return f"{total:,} {one if total == 1 else many}: {said or 'none'}"
+
+
+def _items_head(items: ItemsReport, batches: int) -> str:
+    return (
+        f"{_counts(items['states'], 'item', 'items')}; in {batches} {'batch' if batches == 1 else 'batches'}"
+    )
+
+
+def _figures(group: GroupReport, one: str, many: str) -> Iterator[tuple[str, str, str]]:
+    what, recorded, total = many, group["recorded"], group["total"]
+    slowest = list(group["slowest"][:1])
+    if group["items"] is not None:
+        what, recorded, total = "items", group["items"]["recorded"], group["items"]["total"]
+    of = f"{recorded:,} {what}" if recorded == total else f"{recorded:,} of {total:,} {what}"
+    yield "Work", format_seconds(group["work_seconds"]), f"what {of} took inside their code, added up"
+    yield "Computed", format_seconds(group["cpu_seconds"]), "CPU time of that; the rest was spent waiting"
+    yield "Memory", format_bytes(group["peak_memory_bytes"]), f"at most, of one {one}'s process"
+    if group["is_finished"]:
+        wall = f"from the first {one} queued to the last one's end"
+    else:
+        wall = f"since the first {one} was queued"
+    yield "Wall", format_seconds(group["wall_seconds"]), wall
+    yield "Speed-up", format_ratio(group["speed_up"]), "work / wall"
+    yield "Overhead", format_share(group["overhead_share"]), "of the time from queued to end was no work"
+    yield "At once", str(group["peak_concurrency"]), f"of {group['total']} {many}, at the busiest moment"
+    if group["limit"] is not None:
+        yield "Limit", str(group["effective_concurrency"]), group["limit"]
+    elif group["effective_concurrency"] is not None:
+        yield "Limit", "none", f"keeps all {many} from running at once"
+    else:
+        yield "Limit", "–", ""
+    for slow in slowest:
+        yield "Slowest", format_seconds(slow["seconds"]), _clean(slow["name"])
+    if group["wall_without_slowest_seconds"] is not None:
+        saved = format_seconds(group["saved_without_slowest_seconds"])
+        note = f"wall without {_clean(slowest[0]['name'])}, {saved} less"
+        yield "", format_seconds(group["wall_without_slowest_seconds"]), note
+
+
+def _show_time_line(group: GroupReport, many: str, console: Console) -> None:
+    branches = [branch for branch in group["branches"] if branch["state"] != "removed"]
+    moments = [
+        datetime.fromisoformat(moment)
+        for branch in branches
+        for moment in (branch["queued"], branch["started"], branch["ended"])
+        if moment is not None
+    ]
+    if not moments:
+        return
+    first, span = min(moments), (max(moments) - min(moments)).total_seconds()
+    rows = _rows(branches)
+    cells = [_cells(branch) for branch in rows]
+    kept = [place for place in range(len(TITLES)) if any(row[place] for row in cells)]
+    widths = [max(cell_len(row[place]) for row in [TITLES, *cells]) for place in kept]
+    widths[0], bar = _fitted(widths, min(console.width, WIDEST))
+    table = Table.grid(padding=(0, GAP, 0, 0))
+    table.add_column(no_wrap=True, width=widths[0])
+    table.add_column(no_wrap=True, width=bar)
+    for place, width in zip(kept[1:], widths[1:], strict=True):
+        justify: Literal["left", "right"] = "left" if TITLES[place] == "state" else "right"
+        table.add_column(no_wrap=True, width=width, justify=justify)
+    scale = f"0 s{format_seconds(span):>{bar - 3}}"
+    table.add_row("", scale, *(TITLES[place] for place in kept[1:]), style="dim")
+    for branch, row in zip(rows, cells, strict=True):
+        style = STYLES.get(branch["state"], "")
+        line = _line(branch, first, span, bar)
+        others = (Text(row[i], style=style if TITLES[i] == "state" else "") for i in kept[1:])
+        table.add_row(_cut(row[0], widths[0]), Text(line, style=style), *others)
+    left = len(branches) - len(rows)
+    more = f"; {left} more {many}, neither slower nor failed" if left else ""
+    console.print()
+    console.print(table)
+    console.print(Text(f"{QUEUED} queued  {RUNNING} running{more}", style="dim"))
+
+
+def _fitted(widths: Sequence[int], room: int) -> tuple[int, int]:
+    """
+    Divide what a terminal has room for between names and bars.
+
+    Names give way to a bar of some length; where there is no room for both, lines are too long.
+    """
+    others = sum(widths[1:]) + GAP * (len(widths) + 1)
+    name = min(widths[0], LONGEST_NAME)
+    name = max(min(name, SHORTEST_NAME), min(name, room - others - SHORTEST_BAR))
+    return name, max(SHORTEST_BAR, room - others - name)
+
+
+def _rows(branches: Sequence[BranchReport]) -> list[BranchReport]:
+    """All branches; of many those that failed and the slowest, in their order."""
+    if len(branches) <= MOST_ROWS:
+        return list(branches)
+
+    def weight(place: int) -> tuple[bool, float, int]:
+        branch = branches[place]
+        return branch["state"] not in PROBLEMS, -(_seconds(branch) or 0.0), place
+
+    return [branches[place] for place in sorted(sorted(range(len(branches)), key=weight)[:MOST_ROWS])]
+
+
+def _seconds(branch: BranchReport) -> float | None:
+    if branch["work_seconds"] is not None:
+        return branch["work_seconds"]
+    if branch["started"] is None or branch["ended"] is None:
+        return None
+    return (
+        datetime.fromisoformat(branch["ended"]) - datetime.fromisoformat(branch["started"])
+    ).total_seconds()
+
+
+def _cells(branch: BranchReport) -> list[str]:
+    return [
+        _clean(branch["name"]),
+        "stopped" if branch["is_stopped"] else branch["state"],
+        str(branch["tries"]) if (branch["tries"] or 0) > 1 else "",
+        format_seconds(branch["work_seconds"]),
+        format_seconds(branch["cpu_seconds"]),
+        format_bytes(branch["peak_memory_bytes"]),
+    ]
+
+
+def _line(branch: BranchReport, first: datetime, span: float, width: int) -> str:
+    """Draw when a branch was queued and when it ran; what has no end goes on to the last moment known."""
+
+    def column(moment: str | None, otherwise: int) -> int:
+        if moment is None or span <= 0:
+            return otherwise
+        return round((datetime.fromisoformat(moment) - first).total_seconds() / span * width)
+
+    if branch["queued"] is None and branch["started"] is None:
+        return ""
+    end = column(branch["ended"], width)
+    start = column(branch["started"], end if branch["ended"] is not None else width)
+    queued = min(column(branch["queued"], start), start)
+    ran = max(end - start, 1) if branch["started"] is not None else 0
+    start = min(start, width - ran)
+    return f"{' ' * min(queued, start)}{QUEUED * max(0, start - queued)}{RUNNING * ran}"
+
+
+def _cut(text: str, width: int) -> str:
+    if cell_len(text) <= width:
+        return text
+    # Both ends tell long names apart.
+    tail = width // 3
+    return f"{set_cell_size(text, width - tail - 1)}…{text[-tail:]}"
+
+
+def _show_items(items: ItemsReport, console: Console) -> None:
+    if not items["slowest"]:
+        return
+    console.print(f"Slowest items (median {format_seconds(items['median_work_seconds'])}):")
+    for slow in items["slowest"]:
+        console.print(f"  {_clean(slow['name'])}: {format_seconds(slow['seconds'])}")
+
+
+def _show_errors(group: GroupReport, many: str, console: Console) -> None:
+    if group["items"] is not None:
+        problems = [(each["name"], each["state"], each["error"]) for each in group["items"]["problems"]]
+        count, many = group["items"]["problem_count"], "items"
+    else:
+        found = [branch for branch in group["branches"] if branch["state"] in PROBLEMS]
+        # What kept others from starting comes before these.
+        found.sort(key=lambda branch: (branch["error"] is None, natural_key(branch["name"])))
+        problems = [(branch["name"], branch["state"], branch["error"]) for branch in found[:MOST_ROWS]]
+        count = len(found)
+    if not count:
+        return
+    console.print(f"Without a value: {count:,} of {_total(group):,} {many}")
+    for name, state, error in problems:
+        said = f"{name}: {state}: {error}" if error else f"{name}: {state}"
+        console.print(Text(f"  {_clean(said)}", style=STYLES.get(state, "")))
+    if count > len(problems):
+        console.print(f"  and {count - len(problems):,} more")
+
+
+def _clean(text: str) -> str:
+    """Put text of somebody else's into one line, without what a terminal would take for a command."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+
+
+def _total(group: GroupReport) -> int:
+    """Return the number of a group's branches, or items."""
+    return group["total"] if group["items"] is None else group["items"]["total"]

@@ -1,0 +1,382 @@
+"""What became of a run's branches -> its report, as plain values that JSON can hold; for CLI and UI."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import shlex
+from collections import Counter
+from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING, TypedDict
+
+from airflow_fanout.advice import Figures, advise
+from airflow_fanout.branch_runs import FINISHED
+from airflow_fanout.capacity import describe
+from airflow_fanout.host_load import host_loads
+from airflow_fanout.names import natural_key
+from airflow_fanout.report import find_straggler, median_overhead_seconds, share_computed, summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from airflow_fanout.branch_runs import BranchRun, GroupRun, RunFacts
+    from airflow_fanout.capacity import Capacity
+    from airflow_fanout.outline import DagOutline
+    from airflow_fanout.report import BranchTiming, GroupSummary
+
+__all__ = ["BranchReport", "GroupReport", "ItemsReport", "RunReport", "run_report"]
+
+ENDED = FINISHED | {"missing"}
+"""States of branches that nothing more will become of."""
+
+PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
+"""States of branches that left no value, though they should have."""
+
+ENDED_RUN = frozenset({"success", "failed"})
+
+SLOWEST = 3
+"""Branches that are named as the slowest."""
+
+SLOWEST_ITEMS = 10
+"""Items that are: a batched group may have a million."""
+
+PROBLEM_ITEMS = 20
+"""Items without a value that are named; the rest are counted."""
+
+PYTHON_TASKS = frozenset({"_PythonDecoratedOperator", "PythonOperator"})
+"""Operators whose branches could run in batches too."""
+
+
+class Slow(TypedDict):
+    """A slow branch or item; ``measure`` is ``work`` or, where that isn't known, ``elapsed``."""
+
+    name: str
+    seconds: float
+    measure: str
+
+
+class Problem(TypedDict):
+    """An item that left no value, though it should have."""
+
+    name: str
+    state: str
+    error: str | None
+
+
+class AdviceReport(TypedDict):
+    """A piece of advice, as :class:`~airflow_fanout.advice.Advice` explains it."""
+
+    kind: str
+    text: str
+    setting: str | None
+    value: int | None
+
+
+class BranchReport(TypedDict):
+    """
+    A branch, or a batch; moments are ISO 8601, of the last try.
+
+    ``items`` is the number of a batch's items by state, None of a branch; ``host`` is where its last task
+    ran.
+    """
+
+    name: str
+    state: str
+    error: str | None
+    is_stopped: bool
+    queued: str | None
+    started: str | None
+    ended: str | None
+    tries: int | None
+    work_seconds: float | None
+    cpu_seconds: float | None
+    peak_memory_bytes: int | None
+    host: str | None
+    items: dict[str, int] | None
+
+
+class ItemsReport(TypedDict):
+    """
+    The items of a batched group: how many by state, how many recorded their work, and a few by name.
+
+    ``problems`` are the first that left no value, ``problem_count`` is how many did.
+    """
+
+    states: dict[str, int]
+    total: int
+    recorded: int
+    median_work_seconds: float | None
+    slowest: list[Slow]
+    problems: list[Problem]
+    problem_count: int
+
+
+class GroupReport(TypedDict):
+    """
+    A group; what its figures mean is in :class:`~airflow_fanout.report.GroupSummary`.
+
+    ``mode`` is ``static``, ``mapped``, ``batched`` or, of branches that only a prefix brings together,
+    ``prefix``. ``states``, ``total``, ``recorded`` and all that runs at once are about the branches, or the
+    batches of a batched group. While ``is_finished`` is false, figures are those up to the report's
+    ``read_at``, and there is no advice. ``effective_concurrency`` and ``limit`` are as things are now.
+    ``unexpanded`` is the state of a mapped group's task that was not expanded.
+    """
+
+    title: str
+    group_id: str | None
+    map_index: int
+    mode: str
+    fan_in_ids: list[str]
+    is_finished: bool
+    unexpanded: str | None
+    states: dict[str, int]
+    total: int
+    recorded: int
+    work_seconds: float | None
+    wall_seconds: float | None
+    speed_up: float | None
+    overhead_share: float | None
+    elapsed_sum_seconds: float | None
+    cpu_seconds: float | None
+    peak_memory_bytes: int | None
+    declared_concurrency: int
+    effective_concurrency: int | None
+    limit: str | None
+    peak_concurrency: int
+    slowest: list[Slow]
+    wall_without_slowest_seconds: float | None
+    saved_without_slowest_seconds: float | None
+    branches: list[BranchReport]
+    items: ItemsReport | None
+    advice: list[AdviceReport]
+
+
+class RunReport(TypedDict):
+    """
+    A run.
+
+    ``read_at`` is when it was read; ``rerun`` is the command that runs again what failed, if anything did.
+    """
+
+    dag_id: str
+    run_id: str
+    state: str
+    is_finished: bool
+    read_at: str
+    groups: list[GroupReport]
+    rerun: str | None
+
+
+def run_report(
+    facts: RunFacts,
+    runs: Iterable[GroupRun],
+    *,
+    now: datetime,
+    capacity_of: Callable[[GroupRun, int], Capacity | None],
+) -> RunReport:
+    """
+    Put a run's report together.
+
+    :param facts: The run.
+    :param runs: Its groups.
+    :param now: When it was read.
+    :param capacity_of: Tells how many of a group's branches, or batches, of which there are so many, can run
+        at once; None if that isn't known.
+    """
+    runs = list(runs)
+    is_finished = facts.state in ENDED_RUN
+    failed = any(b.state in PROBLEMS or b.is_stopped for run in runs for b in run.branches)
+    rerun = shlex.join(["airflow", "fanout", "rerun", facts.dag_id, facts.run_id])
+    return RunReport(
+        dag_id=facts.dag_id,
+        run_id=facts.run_id,
+        state=facts.state,
+        is_finished=is_finished,
+        read_at=now.isoformat(),
+        groups=[group_report(facts.outline, run, now=now, capacity_of=capacity_of) for run in runs],
+        rerun=rerun if failed and is_finished else None,
+    )
+
+
+def group_report(
+    outline: DagOutline,
+    run: GroupRun,
+    *,
+    now: datetime,
+    capacity_of: Callable[[GroupRun, int], Capacity | None],
+) -> GroupReport:
+    """
+    Put one group's report together.
+
+    :param outline: The Dag, as it was for the run.
+    :param run: The group.
+    :param now: When it was read.
+    :param capacity_of: As in :func:`run_report`.
+    """
+    is_finished = all(branch.state in ENDED for branch in run.ran) and _is_settled(run)
+    timings = [_so_far(branch.timing, now) for branch in run.ran]
+    summary = summarize(timings, slowest=SLOWEST)
+    straggler = find_straggler(timings)
+    overhead_share = _overhead_share(run, summary)
+    capacity = capacity_of(run, summary.total) if summary.total else None
+    items = None if run.batches is None else _items(run.branches)
+    works = [b.timing.work_seconds for b in run.branches if b.timing.work_seconds is not None]
+    figures = Figures(
+        mode=None if run.group is None else run.group.mode,
+        takes_batches=_takes_batches(outline, run),
+        tasks=summary.total,
+        parts=sum(branch.state != "removed" for branch in run.branches),
+        peak=summary.peak_concurrency,
+        overhead_share=overhead_share,
+        median_work=median(works) if works else None,
+        median_overhead=None if overhead_share is None else median_overhead_seconds(timings),
+        items_per_task=None if run.group is None else run.group.items_per_task,
+        item_concurrency=_item_concurrency(run),
+        wall_seconds=summary.wall_seconds,
+        straggler=straggler,
+        capacity=capacity,
+        hosts=host_loads(each for branch in run.ran for each in branch.task_runs),
+        share_computed=share_computed(branch.timing for branch in run.branches),
+    )
+    cpu = [t.cpu_seconds for t in timings if t.cpu_seconds is not None and t.state != "removed"]
+    memory = [t.peak_memory_bytes for t in timings if t.peak_memory_bytes is not None]
+    return GroupReport(
+        title=run.title,
+        group_id=None if run.group is None else run.group.group_id,
+        map_index=run.map_index,
+        mode="prefix" if run.group is None else run.group.mode,
+        fan_in_ids=list(run.fan_in_ids),
+        is_finished=is_finished,
+        unexpanded=None if run.unexpanded is None else run.unexpanded.timing.state,
+        states=summary.branches,
+        total=summary.total,
+        recorded=summary.recorded,
+        work_seconds=summary.work_seconds,
+        wall_seconds=summary.wall_seconds,
+        speed_up=summary.speed_up,
+        overhead_share=overhead_share,
+        elapsed_sum_seconds=summary.elapsed_sum_seconds,
+        cpu_seconds=math.fsum(cpu) if cpu else None,
+        peak_memory_bytes=max(memory, default=None),
+        declared_concurrency=summary.total,
+        effective_concurrency=None if capacity is None else capacity.effective,
+        limit=None if capacity is None or capacity.limit is None else _said(capacity, run),
+        peak_concurrency=summary.peak_concurrency,
+        slowest=[
+            Slow(name=slow.name, seconds=slow.seconds, measure=slow.measure) for slow in summary.slowest
+        ],
+        wall_without_slowest_seconds=None if straggler is None else straggler.wall_of_others,
+        saved_without_slowest_seconds=None if straggler is None else straggler.saved_seconds,
+        branches=_branches(run),
+        items=items,
+        advice=_advice(figures) if is_finished else [],
+    )
+
+
+def _advice(figures: Figures) -> list[AdviceReport]:
+    return [
+        AdviceReport(kind=each.kind, text=each.text, setting=each.setting, value=each.value)
+        for each in advise(figures)
+    ]
+
+
+def _is_settled(run: GroupRun) -> bool:
+    """Whether a mapped task that is not expanded never will be."""
+    return run.unexpanded is None or run.unexpanded.state in FINISHED
+
+
+def _said(capacity: Capacity, run: GroupRun) -> str:
+    one, many = ("branch", "branches") if run.batches is None else ("batch", "batches")
+    return describe(capacity, one=one, many=many)
+
+
+def _this_try(timing: BranchTiming) -> BranchTiming:
+    """Drop of a branch that has not ended what Airflow still has of its try before."""
+    if timing.state in ENDED or timing.queued is None or timing.ended is None:
+        return timing
+    if timing.ended >= timing.queued:
+        return timing
+    return replace(timing, started=timing.started if timing.state == "running" else None, ended=None)
+
+
+def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
+    """Count what has not ended up to the present."""
+    timing = _this_try(timing)
+    if timing.state in ENDED or timing.queued is None or timing.ended is not None:
+        return timing
+    return replace(timing, ended=now)
+
+
+def _overhead_share(run: GroupRun, summary: GroupSummary) -> float | None:
+    """Share of overhead; of batches only where their items ran one after another, and in the last try."""
+    share = summary.overhead_share
+    if run.batches is None or share is None:
+        return share
+    return share if _item_concurrency(run) == 1 and share >= 0 else None
+
+
+def _item_concurrency(run: GroupRun) -> int | None:
+    known = [each.item_concurrency for batch in run.batches or () for each in batch.task_runs]
+    return max((number for number in known if number is not None), default=None)
+
+
+def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
+    """Whether ``items_per_task`` can be given to a group, or a larger one."""
+    if run.group is None or run.map_index >= 0:
+        return False
+    if run.group.mode == "batched":
+        return True
+    steps = [run.group.each] if run.group.each else [branch.task_ids for branch in run.group.branches]
+    return all(len(ids) == 1 and outline.tasks[ids[0]].operator in PYTHON_TASKS for ids in steps)
+
+
+def _branches(run: GroupRun) -> list[BranchReport]:
+    items: dict[int, Counter[str]] = {}
+    if run.batches is not None:
+        for item in run.branches:
+            items.setdefault(item.task_runs[0].map_index, Counter())[item.state] += 1
+    found: list[BranchReport] = []
+    for branch in run.ran:
+        timing = _this_try(branch.timing)
+        counts = items.get(branch.task_runs[0].map_index, Counter()) if run.batches is not None else None
+        found.append(
+            BranchReport(
+                name=branch.name,
+                state=branch.state,
+                error=branch.error,
+                is_stopped=branch.is_stopped,
+                queued=_iso(timing.queued),
+                started=_iso(timing.started),
+                ended=_iso(timing.ended),
+                tries=timing.tries,
+                work_seconds=timing.work_seconds,
+                cpu_seconds=timing.cpu_seconds,
+                peak_memory_bytes=timing.peak_memory_bytes,
+                host=next((each.hostname for each in reversed(branch.task_runs) if each.hostname), None),
+                items=None if counts is None else dict(sorted(counts.items())),
+            )
+        )
+    return found
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _items(items: Sequence[BranchRun]) -> ItemsReport:
+    timed = [(seconds, item.name) for item in items if (seconds := item.timing.work_seconds) is not None]
+    slowest = heapq.nsmallest(SLOWEST_ITEMS, timed, key=lambda each: (-each[0], natural_key(each[1])))
+    problems = [item for item in items if item.state in PROBLEMS]
+    return ItemsReport(
+        states=dict(sorted(Counter(item.state for item in items).items())),
+        total=sum(item.state != "removed" for item in items),
+        recorded=len(timed),
+        median_work_seconds=median(seconds for seconds, _ in timed) if timed else None,
+        slowest=[Slow(name=name, seconds=seconds, measure="work") for seconds, name in slowest],
+        problems=[
+            Problem(name=item.name, state=item.state, error=item.error) for item in problems[:PROBLEM_ITEMS]
+        ],
+        problem_count=len(problems),
+    )

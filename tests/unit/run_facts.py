@@ -1,0 +1,147 @@
+"""Task instances of a run, and what was declared, as the commands that look at runs read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_fanout.branch_runs import RunFacts, TaskRun
+from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
+from airflow_fanout.outline import DagOutline, FanInOutline, TaskOutline
+from airflow_fanout.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "NOON",
+    "batch",
+    "batched",
+    "by_prefix",
+    "facts_of",
+    "mapped",
+    "of_group",
+    "ran",
+    "static",
+]
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def ran(
+    task_id: str, map_index: int = -1, state: str | None = "success", *, second: float = 0, **settings: Any
+) -> TaskRun:
+    """A task instance; what isn't a field of it goes into its record, which a success has anyway."""
+    fields = {"tries", "rendered_name", "hostname", "record", "has_value", "queued", "started", "ended"}
+    record = {name: settings.pop(name) for name in list(settings) if name not in fields}
+    if state in {"success", "failed"}:
+        record = {"state": state, **record}
+    began = NOON + timedelta(seconds=second)
+    return TaskRun(
+        **{
+            "task_id": task_id,
+            "map_index": map_index,
+            "state": state,
+            "queued": NOON,
+            "started": began,
+            "ended": began + timedelta(seconds=1),
+            "tries": 1,
+            "record": record or None,
+            "has_value": state == "success",
+            **settings,
+        }
+    )
+
+
+def facts_of(
+    task_runs: Iterable[TaskRun],
+    *groups: DeclaredGroup,
+    fan_ins: Iterable[FanInOutline] = (),
+    tasks: Mapping[str, TaskOutline] | None = None,
+    state: str = "success",
+    **settings: Any,
+) -> RunFacts:
+    """All of a run, with the groups and fan-ins of its Dag."""
+    task_runs = tuple(task_runs)
+    ids = {each.task_id for each in task_runs} | {i for group in groups for i in group.all_task_ids}
+    known = {task_id: TaskOutline(task_id=task_id) for task_id in ids}
+    return RunFacts(
+        dag_id="pipeline",
+        run_id="the run",
+        state=state,
+        outline=DagOutline(
+            dag_id="pipeline",
+            max_active_tasks=16,
+            groups={group.group_id: group for group in groups},
+            fan_ins=tuple(fan_ins),
+            tasks={**known, **(tasks or {})},
+        ),
+        task_runs=task_runs,
+        **settings,
+    )
+
+
+def static(*names: str, steps: tuple[str, ...] = ("",)) -> DeclaredGroup:
+    return DeclaredGroup(
+        group_id="etl",
+        prefix="etl.",
+        branches=tuple(
+            DeclaredBranch(
+                name=name, index=index, task_ids=tuple(f"etl.{name}{'.' * bool(s)}{s}" for s in steps)
+            )
+            for index, name in enumerate(names)
+        ),
+    )
+
+
+def mapped(*each: str, **settings: Any) -> DeclaredGroup:
+    """A mapped group."""
+    return DeclaredGroup(
+        group_id="load", prefix="load.", mode="mapped", label="load", each=each or ("load.each",), **settings
+    )
+
+
+def batched(**settings: Any) -> DeclaredGroup:
+    """A batched group; two items in a task unless told."""
+    return DeclaredGroup(
+        group_id="docs",
+        prefix="docs.",
+        mode="batched",
+        label="docs",
+        each=("docs.each",),
+        **{"items_per_task": 2, **settings},
+    )
+
+
+def batch(
+    number: int, states: str, *, state: str = "success", also: Mapping[str, Any] | None = None, **record: Any
+) -> TaskRun:
+    """A batch that left a record, of items in the states that letters stand for."""
+    return ran(
+        "docs.each",
+        number,
+        state,
+        record={
+            "state": "batch",
+            "map_index": number,
+            "start": 2 * number,
+            "names": None,
+            "states": states,
+            "errors": {},
+            "stopped": None,
+            "seconds": [1.0] * len(states),
+            "cpu_seconds": [0.25] * len(states),
+            **record,
+            **(also or {}),
+        },
+    )
+
+
+def by_prefix(prefix: str, task_id: str = "combine") -> FanInOutline:
+    """A fan-in that collects by prefix."""
+    return FanInOutline(task_id=task_id, group_id=None, prefix=prefix, key="return_value", policy=Policy())
+
+
+def of_group(group_id: str, task_id: str) -> FanInOutline:
+    """A fan-in of a group."""
+    return FanInOutline(task_id=task_id, group_id=group_id, prefix=None, key="return_value", policy=Policy())

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_fanout.branch_runs import group_runs
+from airflow_fanout.capacity import Capacity, Limit
+from airflow_fanout.outline import TaskOutline
+from airflow_fanout.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, GroupReport, RunReport, run_report
+from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, ran, static
+
+if TYPE_CHECKING:
+    from airflow_fanout.branch_runs import RunFacts, TaskRun
+    from airflow_fanout.declaration import DeclaredGroup
+
+pytestmark = pytest.mark.unit
+
+NOW = NOON + timedelta(seconds=60)
+PYTHON = "_PythonDecoratedOperator"
+
+
+def report_of(facts: RunFacts, capacity: Capacity | None = None) -> RunReport:
+    return run_report(facts, group_runs(facts), now=NOW, capacity_of=lambda run, count: capacity)
+
+
+def only(group: DeclaredGroup, *task_runs: TaskRun, capacity: Capacity | None = None) -> GroupReport:
+    tasks = {i: TaskOutline(task_id=i, operator=PYTHON) for i in group.all_task_ids}
+    (found,) = report_of(facts_of(task_runs, group, tasks=tasks), capacity)["groups"]
+    return found
+
+
+def at(seconds: float) -> str:
+    return (NOON + timedelta(seconds=seconds)).isoformat()
+
+
+def test_a_branch_has_all_that_is_known_of_it() -> None:
+    group = only(
+        static("eu", "us"),
+        ran("etl.eu", second=1, seconds=0.75, cpu_seconds=0.5, peak_memory_bytes=7, hostname="worker-1"),
+        ran("etl.us", second=2, state="failed", error="ValueError: no", tries=2),
+    )
+
+    assert group["branches"] == [
+        {
+            "name": "eu",
+            "state": "success",
+            "error": None,
+            "is_stopped": False,
+            "queued": at(0),
+            "started": at(1),
+            "ended": at(2),
+            "tries": 1,
+            "work_seconds": 0.75,
+            "cpu_seconds": 0.5,
+            "peak_memory_bytes": 7,
+            "host": "worker-1",
+            "items": None,
+        },
+        {
+            "name": "us",
+            "state": "failed",
+            "error": "ValueError: no",
+            "is_stopped": False,
+            "queued": at(0),
+            "started": at(2),
+            "ended": at(3),
+            "tries": 2,
+            "work_seconds": None,
+            "cpu_seconds": None,
+            "peak_memory_bytes": None,
+            "host": None,
+            "items": None,
+        },
+    ]
+
+
+def test_a_group_has_the_figures_of_its_branches() -> None:
+    group = only(
+        mapped(),
+        ran("load.each", 0, second=1, seconds=0.5, cpu_seconds=0.25, peak_memory_bytes=9),
+        ran("load.each", 1, second=3, seconds=1.0, cpu_seconds=0.5, peak_memory_bytes=7),
+    )
+
+    assert (group["mode"], group["is_finished"]) == ("mapped", True)
+    assert (group["states"], group["total"], group["recorded"]) == ({"success": 2}, 2, 2)
+    assert (group["work_seconds"], group["wall_seconds"], group["speed_up"]) == (1.5, 4.0, 0.375)
+    assert group["overhead_share"] == pytest.approx(1 - 1.5 / 6)
+    assert (group["cpu_seconds"], group["peak_memory_bytes"]) == (0.75, 9)
+    assert (group["declared_concurrency"], group["peak_concurrency"]) == (2, 1)
+    assert group["slowest"][0] == {"name": "load_1", "seconds": 1.0, "measure": "work"}
+    assert (group["wall_without_slowest_seconds"], group["saved_without_slowest_seconds"]) == (2.0, 2.0)
+
+
+def test_what_was_not_recorded_is_none() -> None:
+    group = only(static("eu"), ran("etl.eu", record=None, queued=None))
+
+    for name in ("work_seconds", "wall_seconds", "speed_up", "overhead_share", "cpu_seconds"):
+        assert group[name] is None
+    assert (group["effective_concurrency"], group["limit"], group["advice"]) == (None, None, [])
+
+
+def test_what_runs_at_once_and_what_limits_it_is_said() -> None:
+    capacity = Capacity(declared=2, effective=1, limit=Limit(name="pool", slots=1, where="small"))
+
+    group = only(static("a", "b"), ran("etl.a"), ran("etl.b", second=1), capacity=capacity)
+
+    assert (group["effective_concurrency"], group["limit"]) == (
+        1,
+        "2 branches, at most 1 at once: pool of small is 1",
+    )
+    assert [advice["kind"] for advice in group["advice"]] == ["limit"]
+
+
+class TestBatches:
+    def test_branches_are_the_batches_and_items_are_counted(self) -> None:
+        group = only(batched(), batch(0, "SK"), batch(1, "F", state="failed", errors={"0": "E: no"}))
+
+        assert [(each["name"], each["items"]) for each in group["branches"]] == [
+            ("docs batch 0", {"skipped": 1, "success": 1}),
+            ("docs batch 1", {"failed": 1}),
+        ]
+        items = group["items"]
+        assert items is not None
+        assert items["states"] == {"failed": 1, "skipped": 1, "success": 1}
+        assert (items["total"], items["recorded"], items["median_work_seconds"]) == (3, 3, 1.0)
+        assert (items["problem_count"], items["problems"]) == (
+            1,
+            [{"name": "docs_2", "state": "failed", "error": "E: no"}],
+        )
+
+    def test_of_many_items_only_a_few_are_named(self) -> None:
+        number = 1000
+        seconds = [float(place % 100) for place in range(number)]
+
+        group = only(batched(items_per_task=number), batch(0, "F" * number, state="failed", seconds=seconds))
+
+        items = group["items"]
+        assert items is not None
+        assert items["problem_count"] == number
+        assert (len(items["problems"]), len(items["slowest"])) == (PROBLEM_ITEMS, SLOWEST_ITEMS)
+        assert items["slowest"][0] == {"name": "docs_99", "seconds": 99.0, "measure": "work"}
+        assert len(json.dumps(group)) < 10_000
+
+    @pytest.mark.parametrize(
+        ("record", "is_known"),
+        [
+            pytest.param({"concurrency": 1}, True, id="one-after-another"),
+            pytest.param({"concurrency": 8}, False, id="at-once"),
+            pytest.param({}, False, id="not-recorded"),
+            pytest.param({"concurrency": 1, "seconds": [9.0]}, False, id="done-by-an-earlier-try"),
+        ],
+    )
+    def test_overhead_is_known_where_items_ran_one_after_another(
+        self, record: dict[str, Any], is_known: bool
+    ) -> None:
+        group = only(batched(items_per_task=1), batch(0, "S", **{"seconds": [0.25], **record}))
+
+        assert (group["overhead_share"] is not None) is is_known
+
+
+class TestAdvice:
+    def test_small_functions_are_advised_to_run_in_batches(self) -> None:
+        small = [ran("load.each", n, second=n, seconds=0.01) for n in range(9)]
+
+        (advice,) = only(mapped(), *small)["advice"]
+
+        assert (advice["kind"], advice["setting"], advice["value"]) == ("overhead", "items_per_task", 9)
+
+    @pytest.mark.parametrize(
+        ("group", "task_runs"),
+        [
+            pytest.param(
+                mapped("load.each.read", "load.each.write"),
+                [
+                    ran(f"load.each.{step}", n, second=2 * n + place, seconds=0.01)
+                    for n in range(9)
+                    for place, step in enumerate(["read", "write"])
+                ],
+                id="of-several-tasks",
+            ),
+            pytest.param(
+                static(*"abcdefghi"),
+                [ran(f"etl.{name}", 0, second=n, seconds=0.01) for n, name in enumerate("abcdefghi")],
+                id="in-a-mapped-task-group",
+            ),
+        ],
+    )
+    def test_branches_that_batches_cant_run_are_not(
+        self, group: DeclaredGroup, task_runs: list[TaskRun]
+    ) -> None:
+        tasks = {
+            i: TaskOutline(
+                task_id=i, operator=PYTHON, mapped_group="outer" if group.mode == "static" else None
+            )
+            for i in group.all_task_ids
+        }
+        (found,) = report_of(facts_of(task_runs, group, tasks=tasks))["groups"]
+
+        assert found["overhead_share"] is not None
+        assert found["advice"] == []
+
+    def test_operators_are_not(self) -> None:
+        facts = facts_of([ran("load.each", n, second=n, seconds=0.01) for n in range(9)], mapped())
+
+        assert report_of(facts)["groups"][0]["advice"] == []
+
+    def test_branches_that_crowd_a_machine_are_named_with_it(self) -> None:
+        busy = [
+            ran("load.each", n, seconds=1.0, cpu_seconds=0.5, cores=2, hostname="worker-1") for n in range(4)
+        ]
+
+        advice = only(mapped(), *busy)["advice"]
+
+        assert [(each["kind"], each["value"]) for each in advice] == [("cores", 2)]
+
+    def test_there_is_none_while_branches_run(self) -> None:
+        small = [ran("load.each", n, second=n, seconds=0.01) for n in range(9)]
+        last = ran("load.each", 9, "running", ended=None)
+
+        group = only(mapped(), *small, last)
+
+        assert (group["is_finished"], group["advice"]) == (False, [])
+
+
+class TestWhileItRuns:
+    def test_figures_are_those_so_far(self) -> None:
+        group = only(
+            mapped(), ran("load.each", 0, second=1, seconds=0.5), ran("load.each", 1, "running", ended=None)
+        )
+
+        assert group["wall_seconds"] == 60.0
+        assert group["peak_concurrency"] == 2
+        assert [branch["ended"] for branch in group["branches"]] == [at(2), None]
+
+    @pytest.mark.parametrize(
+        ("state", "started", "expected"),
+        [
+            pytest.param("queued", 1, None, id="queued"),
+            pytest.param("running", 11, at(11), id="running"),
+        ],
+    )
+    def test_a_retrys_branch_has_nothing_of_the_try_before(
+        self, state: str, started: float, expected: str | None
+    ) -> None:
+        moments = {"queued": NOON + timedelta(seconds=10), "ended": NOON + timedelta(seconds=5)}
+
+        group = only(mapped(), ran("load.each", 0, state, second=started, **moments))
+
+        (branch,) = group["branches"]
+        assert (branch["queued"], branch["started"], branch["ended"]) == (at(10), expected, None)
+
+    def test_a_task_that_may_yet_be_expanded_is_not_finished(self) -> None:
+        waiting = only(mapped(), ran("load.each", state=None))
+        for_good = only(mapped(), ran("load.each", state="upstream_failed"))
+
+        assert (waiting["is_finished"], waiting["unexpanded"]) == (False, "waiting")
+        assert (for_good["is_finished"], for_good["unexpanded"]) == (True, "upstream_failed")
+
+
+class TestRun:
+    @pytest.mark.parametrize(
+        ("state", "run_state", "is_offered"),
+        [
+            pytest.param("failed", "failed", True, id="failed"),
+            pytest.param("failed", "success", True, id="failed-and-tolerated"),
+            pytest.param("upstream_failed", "failed", True, id="upstream-failed"),
+            pytest.param("skipped", "success", False, id="skipped"),
+            pytest.param("success", "success", False, id="success"),
+            pytest.param("failed", "running", False, id="still-running"),
+        ],
+    )
+    def test_it_offers_to_run_again_what_failed(self, state: str, run_state: str, is_offered: bool) -> None:
+        facts = facts_of([ran("etl.eu", state=state)], static("eu"), state=run_state)
+
+        expected = "airflow fanout rerun pipeline 'the run'" if is_offered else None
+        assert report_of(facts)["rerun"] == expected
+
+    def test_it_offers_to_run_again_what_was_stopped(self) -> None:
+        stopped = ran("etl.eu", state="skipped", record={"state": "stopped", "error": "not started"})
+
+        assert report_of(facts_of([stopped], static("eu")))["rerun"] is not None
+
+    def test_a_run_without_a_fan_out_has_no_groups(self) -> None:
+        report = report_of(facts_of([ran("lone")]))
+
+        assert (report["groups"], report["rerun"]) == ([], None)
+
+    def test_it_is_json(self) -> None:
+        facts = facts_of([ran("etl.eu"), batch(0, "SF", state="failed")], static("eu"), batched())
+
+        report = report_of(facts)
+
+        assert json.loads(json.dumps(report)) == report
