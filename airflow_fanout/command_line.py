@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
+from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata import UnknownDagError, UnknownRunError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def metadata_session(command: str) -> Iterator[Session]:
             yield session
     except (UnknownDagError, UnknownRunError) as unknown:
         stop(command, str(unknown))
+    except UnreadableValueError as unreadable:
+        stop(command, str(unreadable))
     except DBAPIError as error:
         reason = str(error.orig).strip().partition("\n")[0]
         stop(command, f"the metadata database can't be read: {reason} (airflow db check, airflow db migrate)")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout import demo_view
 from airflow_fanout.batch import FAILED, SKIPPED, STOPPED, SUCCEEDED
-from airflow_fanout.batch_record import BATCH
 from airflow_fanout.declaration import read_fan_in
 from airflow_fanout.names import indexed_names
+from airflow_fanout.record_shapes import BATCH
 from airflow_fanout.report import BranchTiming
 
 if TYPE_CHECKING:
