@@ -20,7 +20,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .NOTPARALLEL:
 .PHONY: help install install-dev demo bench bench-scale soak test-demo test-truth
 .PHONY: test test-unit test-integration test-e2e test-distributed
-.PHONY: lint types format build clean
+.PHONY: lint types audit format build clean
 
 help: ## Show these explanations
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,10 @@ lint: $(VENV)/.installed-dev ## Check style and formatting
 types: $(VENV)/.installed-dev ## Check the types
 	@$(WITH_HOME) $(BIN)/mypy
 
+audit: $(VENV)-audit/bin/pip-audit ## Look for known vulnerabilities in constraints.txt, where the database is in reach
+	@$(BIN)/python .ci/audit.py $(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip \
+		--progress-spinner off --format json $(ARGS)
+
 format: $(VENV)/.installed-dev ## Mend what can be mended by itself
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -89,7 +93,7 @@ build: $(VENV)/.installed-dev ## Build the wheel and the source distribution int
 	$(BIN)/python -m build --no-isolation
 
 clean: ## Remove all that the other verbs made
-	rm -rf .venv .venv-airflow-3.2 build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-airflow-3.2 .venv-audit build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find airflow_fanout benchmarks dags tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -103,6 +107,11 @@ $(VENV)/bin/python:
 	done; \
 	echo "No Python from 3.11 to 3.14 among:" $(CANDIDATES)"." \
 		"Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1
+
+# In an environment of its own: what it needs is not what is audited.
+$(VENV)-audit/bin/pip-audit: | $(VENV)/bin/python
+	$(BIN)/python -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet 'pip-audit>=2.9'
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'

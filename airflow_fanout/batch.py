@@ -250,7 +250,8 @@ class Batch:
     ) -> None:
         state, error, is_final = SUCCEEDED, None, False
         if isinstance(raised, AirflowSkipException):
-            state, error = SKIPPED, str(raised) or None
+            kind = type(raised).__name__
+            state, error = SKIPPED, self._describe(raised).removeprefix(kind).removeprefix(": ") or None
         elif raised is not None:
             state, error = FAILED, self._describe(raised)
             is_final = isinstance(raised, AirflowFailException)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_fanout.arguments import NO_ITEM
 from airflow_fanout.batch import FAILED, STOPPED, SUCCEEDED, Batch
-from airflow_fanout.batch_record import BATCH, failures_of_others
+from airflow_fanout.batch_record import failures_of_others
 from airflow_fanout.batch_work import Unrendered
 from airflow_fanout.checkpoints import Checkpoints, fingerprint
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.hooks import RECORD_KEY, core_count, peak_memory_bytes, redacted_error
+from airflow_fanout.items import has_templates
+from airflow_fanout.record_shapes import BATCH, on_one_line
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.stopping import why_item_stopped
 from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow.sdk import Context
 
@@ -156,7 +156,7 @@ class BatchOperator(BaseOperator):
     def _rendered(self, item: Any, context: Context) -> Any:
         """Render an item of the Dag file, as Airflow does those of a static group."""
         try:
-            return self.render_template(item, context) if _has_templates(item) else item
+            return self.render_template(item, context) if has_templates(item) else item
         except Exception as broken:  # fails this item, when it is called
             return Unrendered(broken)
 
@@ -166,7 +166,7 @@ class BatchOperator(BaseOperator):
 
         def tell(place: int, exception: BaseException) -> None:
             if next(left, None) is not None:
-                self.log.error("%s failed", labels[place], exc_info=exception)
+                self.log.error("%s failed", on_one_line(labels[place]), exc_info=exception)
 
         return tell
 
@@ -216,7 +216,7 @@ class BatchOperator(BaseOperator):
         for place in sorted(batch.values):
             # In a list: as deep as it is to lie beside the others.
             if (unfit := _why_not_stored([batch.values[place]], BaseXCom)) is not None:
-                self.log.error("The value of %s can't be stored: %s", labels[place], unfit)
+                self.log.error("The value of %s can't be stored: %s", on_one_line(labels[place]), unfit)
                 batch.fail(place, f"its value can't be stored: {unfit}")
 
     def _report(
@@ -275,7 +275,9 @@ class BatchOperator(BaseOperator):
             return values
         all_final = batch.final.issuperset(failed)
         self._keep(ti, batch, checkpoints, all_final=all_final)
-        lines = [f"  {labels[place]}: {batch.errors.get(place)}" for place in failed[:ERRORS_SHOWN]]
+        lines = [
+            f"  {on_one_line(labels[place])}: {batch.errors.get(place)}" for place in failed[:ERRORS_SHOWN]
+        ]
         if len(failed) > ERRORS_SHOWN:
             lines.append(f"  and {len(failed) - ERRORS_SHOWN} more")
         message = "\n".join([f"{len(failed)} of {len(batch.states)} items failed:", *lines])
@@ -354,20 +356,9 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
 
 
-def _has_templates(value: object) -> bool:
-    """Whether Airflow's rendering could change a value."""
-    if isinstance(value, str):
-        return "{" in value
-    if isinstance(value, Mapping):
-        return any(map(_has_templates, value.values()))
-    if isinstance(value, list | tuple | set):
-        return any(map(_has_templates, value))
-    return isinstance(value, ResolveMixin)
-
-
 def _why_not_stored(value: Any, backend: Any) -> str | None:
     try:
         backend.serialize_value(value)
     except Exception as unfit:  # whatever a serializer of the author's raises
-        return f"{type(unfit).__name__}: {unfit}"[:200]
+        return redacted_error(unfit)[:200]
     return None

@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.batch import SKIPPED, STOPPED, SUCCEEDED
-from airflow_fanout.batch_record import BATCH
 from airflow_fanout.declaration import RETURN_VALUE
-from airflow_fanout.exceptions import BranchesRunningError
+from airflow_fanout.exceptions import BranchesRunningError, ItemsError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
 from airflow_fanout.ledger import (
     GONE,
@@ -20,9 +19,11 @@ from airflow_fanout.ledger import (
     States,
     instances_of,
     read_record,
+    recorded_error,
     unexpanded_state,
 )
 from airflow_fanout.names import listing
+from airflow_fanout.record_shapes import error_of, is_of_batch, seconds_of
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.xcom import NOTHING, RunReader, values_lie_elsewhere
@@ -61,7 +62,14 @@ class BatchNaming:
         instances = instances_of(states, source.task_id)
         if not instances or unexpanded_state(states, source.task_id) is not None:
             return
-        places = reader.value(self.split_task_id, -1, RETURN_VALUE)
+        try:
+            places = reader.value(self.split_task_id, -1, RETURN_VALUE)
+        except FileNotFoundError as gone:  # the body of an object-storage XCom
+            message = (
+                f"Nobody knows which items there are: what {self.split_task_id!r} returned is no longer "
+                f"stored ({gone}); clear it, with the batches that come after it"
+            )
+            raise ItemsError(message) from None
         if places is NOTHING:  # its next try has begun, or somebody has deleted it
             message = (
                 f"{self.split_task_id!r} no longer says which items there are; it was cleared after this "
@@ -95,19 +103,20 @@ class _Reading:
         record: Mapping[str, Any] = {}
         if found in {"success", "failed"}:
             record = read_record(self._reader, task_id, number)
-        reported = record.get("state") == BATCH and len(record["states"]) == count
+        reported = is_of_batch(record) and len(record["states"]) == count
         letters = record["states"] if reported else ""
         errors: dict[int, str] = {}
         if reported:
-            errors = {int(place): error for place, error in record["errors"].items()}
             states = [state_of_item(letter, found) for letter in letters]
+            stopped = error_of(record["stopped"]) or "not started"
             for place, letter in enumerate(letters):
-                if letter == SKIPPED:
-                    errors.pop(place, None)  # an outcome's error says that it was stopped
-                elif letter == STOPPED:
-                    errors[place] = record["stopped"] or "not started"
+                if letter == STOPPED:
+                    errors[place] = stopped
                 elif states[place] == "missing":
                     errors[place] = MARKED_BY_HAND
+                # A skipped item's is not looked at: an outcome's error says that it was stopped.
+                elif states[place] == "failed" and (error := error_of(record["errors"].get(str(place)))):
+                    errors[place] = error
         else:
             state, error = state_of_batch(found, record)
             states = [state] * count
@@ -120,7 +129,7 @@ class _Reading:
             names=self._names(record if reported else None, number, start, stop),
             states=states,
             errors=errors,
-            seconds=record["seconds"] if reported else [None] * count,
+            seconds=[seconds_of(each) for each in record["seconds"]] if reported else [None] * count,
             stopped=letters.count(STOPPED),
             prefix_length=len(self._naming.prefix),
         )
@@ -162,10 +171,9 @@ def state_of_batch(found: str, record: Mapping[str, Any]) -> tuple[State, str | 
     """State and error of the items of a batch that has not reported."""
     match found:
         case "success":
-            return "missing", MARKED_BY_HAND
+            return "missing", recorded_error(record, "success") or MARKED_BY_HAND
         case "failed":
-            error = record.get("error") if record.get("state") == "failed" else None
-            return "failed", error or NO_EXCEPTION_RECORDED
+            return "failed", recorded_error(record, "failed") or NO_EXCEPTION_RECORDED
         case "upstream_failed" | "skipped" | "removed":
             return found, None
     message = f"a batch is finished in a state that is not known: {found!r}"

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.batch import STOPPED as ITEM_STOPPED
-from airflow_fanout.batch_record import BATCH
 from airflow_fanout.batched_ledger import state_of_batch, state_of_item
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.ledger import GONE, MARKED_BY_HAND
 from airflow_fanout.names import instance_name, natural_key
+from airflow_fanout.record_shapes import BATCH, error_of, is_of_batch, seconds_of
 from airflow_fanout.report import BranchTiming
 from airflow_fanout.splitting import SPLIT
 
@@ -74,7 +74,7 @@ class TaskRun:
         record = self.record if isinstance(self.record, Mapping) else {}
         state = record.get("state")
         fits = {"success": {"success", BATCH}, "failed": {"failed", BATCH}, "skipped": {STOPPED}}
-        return record if state in fits.get(self.state or "", ()) else {}
+        return record if isinstance(state, str) and state in fits.get(self.state or "", ()) else {}
 
     @property
     def cores(self) -> int | None:
@@ -320,10 +320,10 @@ def _branch(name: str, its: Sequence[TaskRun], *, recorded: bool) -> BranchRun:
         state = "failed"
     if state == "failed":
         told = (last if last.state == "failed" or failed is None else failed).told
-        error = _text(told.get("error")) if told.get("state") == "failed" else None
+        error = error_of(told.get("error")) if told.get("state") == "failed" else None
         error = error or (NO_EXCEPTION_RECORDED if recorded else None)
     elif state == "skipped" and stopped is not None:
-        error = _text(stopped.get("error"))
+        error = error_of(stopped.get("error"))
     elif state == "success" and recorded and not last.has_value and last.told.get("has_value") is not False:
         state, error = "missing", GONE if last.told else MARKED_BY_HAND
     elif state not in FINISHED and any(each.state == "running" for each in its):
@@ -377,7 +377,7 @@ def _instance_name(group: DeclaredGroup, index: int, its: Sequence[TaskRun]) -> 
 def _items(facts: RunFacts, group: DeclaredGroup, batch: BranchRun) -> Iterator[BranchRun]:
     """Account for the items of one batch: by its record, or, if it left none, by its own state."""
     (its,) = batch.task_runs
-    record = its.told if _reported(its.told) else {}
+    record = its.told if is_of_batch(its.told) else {}
     if record:
         start = record["start"]
         count = len(record["states"])
@@ -398,7 +398,7 @@ def _item(name: str, its: TaskRun, record: Mapping[str, Any], place: int) -> Bra
     error: str | None = None
     if record:
         state: str = state_of_item(letter, its.state or "")
-        error = _text(record["errors"].get(str(place))) if state == "failed" else None
+        error = error_of(record["errors"].get(str(place))) if state == "failed" else None
         if state == "missing":
             error = MARKED_BY_HAND
     elif its.state in FINISHED:
@@ -406,15 +406,15 @@ def _item(name: str, its: TaskRun, record: Mapping[str, Any], place: int) -> Bra
     else:
         state = its.state or WAITING
     if letter == ITEM_STOPPED:
-        error = _text(record["stopped"]) or "not started"
+        error = error_of(record["stopped"]) or "not started"
     timing = BranchTiming(
         name=name,
         state=state,
         queued=None,
         started=None,
         ended=None,
-        work_seconds=_number(record["seconds"][place]) if record else None,
-        cpu_seconds=_number(record["cpu_seconds"][place]) if record else None,
+        work_seconds=seconds_of(record["seconds"][place]) if record else None,
+        cpu_seconds=seconds_of(record["cpu_seconds"][place]) if record else None,
         tries=its.tries,
     )
     return BranchRun(
@@ -438,42 +438,13 @@ def _place(facts: RunFacts, group: DeclaredGroup, number: int) -> tuple[int, int
     return start, size if group.count is None else max(0, min(size, group.count - start))
 
 
-def _reported(record: Mapping[str, Any]) -> bool:
-    """Whether a record is one of a batch, and whole: anybody may push under its key."""
-    states = record.get("states")
-    return (
-        record.get("state") == BATCH
-        and isinstance(states, str)
-        and isinstance(record.get("start"), int)
-        and isinstance(record.get("errors"), Mapping)
-        and "stopped" in record
-        and all(_is_list(record.get(name), len(states)) for name in ("seconds", "cpu_seconds"))
-        and (record.get("names") is None or _is_list(record["names"], len(states)))
-    )
-
-
-def _is_list(value: object, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length
-
-
-def _number(value: object) -> float | None:
-    """Seconds that were recorded; None of anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        return None
-    return float(value)
-
-
 def _sum(value: object) -> float | None:
     """Add up what is known of a batch's items; a task's own seconds stay as they are."""
     if not isinstance(value, list):
-        return _number(value)
-    known = [seconds for each in value if (seconds := _number(each)) is not None]
+        return seconds_of(value)
+    known = [seconds for each in value if (seconds := seconds_of(each)) is not None]
     return math.fsum(known) if known else None
 
 
 def _positive(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata import UnknownDagError, UnknownRunError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def metadata_session(command: str) -> Iterator[Session]:
             yield session
     except (UnknownDagError, UnknownRunError) as unknown:
         stop(command, str(unknown))
+    except UnreadableValueError as unreadable:
+        stop(command, str(unreadable))
     except SQLAlchemyError as error:
         stop(command, why_unreadable(error))
 

@@ -22,6 +22,7 @@ from airflow_fanout import demo_view
 from airflow_fanout.demo_plan import Plan, make_plan, shown
 from airflow_fanout.embedded import EmbeddedAirflow, EmbeddedAirflowError, PortTakenError
 from airflow_fanout.hooks import RECORD_KEY
+from airflow_fanout.record_shapes import on_one_line
 from airflow_fanout.report import BranchTiming, format_seconds
 from airflow_fanout.rest import FINISHED_RUN_STATES, RestError
 
@@ -341,7 +342,9 @@ def _logged_error(airflow: EmbeddedAirflow, dag_id: str, run_id: str, ti: dict[s
     errors = [
         entry["error_detail"][0] for entry in entries if isinstance(entry, dict) and entry.get("error_detail")
     ]
-    return f"{errors[-1]['exc_type']}: {errors[-1]['exc_value']}" if errors else "its log has no error"
+    if not errors:
+        return "its log has no error"
+    return on_one_line(f"{errors[-1]['exc_type']}: {errors[-1]['exc_value']}")
 
 
 def _say_how_to_look(airflow: EmbeddedAirflow, options: DemoOptions, run_id: str, console: Console) -> None:

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from airflow_fanout.batch import FAILED, SKIPPED, STOPPED, SUCCEEDED
-from airflow_fanout.batch_record import BATCH
 from airflow_fanout.names import natural_key
+from airflow_fanout.record_shapes import BATCH, on_one_line, printable
 from airflow_fanout.report import BranchTiming, format_ratio, format_seconds, summarize
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def lines_of_change(
 def result_text(value: Any) -> str:
     """Write what a fan-in returned, a line for each branch if it is a mapping."""
     if isinstance(value, dict) and value:
-        return "\n".join(f"  {name}: {_short(part)}" for name, part in value.items())
+        return "\n".join(f"  {on_one_line(name)}: {_short(part)}" for name, part in value.items())
     return f"  {_short(value)}"
 
 
@@ -279,5 +279,6 @@ def _counts(timings: Sequence[BranchTiming]) -> str:
 
 
 def _short(value: Any, most: int = 2000) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = "\n".join(map(printable, said.splitlines()))
     return text if len(text) <= most else f"{text[:most]} …"

@@ -26,6 +26,7 @@ __all__ = [
     "PrefixError",
     "ResultTooLargeError",
     "TooFewBranchesError",
+    "UnreadableValueError",
     "UpstreamFailedError",
 ]
 
@@ -120,6 +121,35 @@ class BranchesRunningError(Exception):
     def __init__(self, message: str, *, names: Sequence[str]) -> None:
         super().__init__(message)
         self.names = tuple(names)
+
+
+class UnreadableValueError(Exception):
+    """
+    Raised when a value is there and can't be read, so that nobody is given less than what was stored.
+
+    Its storage may not answer, for which a retry may help, or it may be of a class that Airflow is not
+    allowed to import (``[core] allowed_deserialization_classes``).
+
+    :param what: What can't be read, to begin a sentence with.
+    :param cause: What was raised.
+    """
+
+    def __init__(self, what: str, *, cause: Exception) -> None:
+        super().__init__(f"{what} can't be read: {type(cause).__name__}: {cause}")
+        self.is_of_storage = not isinstance(cause, _OF_THE_VALUE)
+        """Whether the storage is at fault, and not what was stored."""
+
+
+_OF_THE_VALUE = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What deserializing raises, if a value is no value of Airflow's."""
 
 
 class MergeConflictError(ValueError):

@@ -37,15 +37,18 @@ class Expansion:
     output: XComArg | None
     gives: Literal["item", "index", "nothing"]
 
-    def over(self, shape: Callable[[Any], Any]) -> Any:
+    def over(
+        self, shape: Callable[[Any], Any], *, as_data: Callable[[Any], Any] = lambda shaped: shaped
+    ) -> Any:
         """
         Make what Airflow is told to expand over.
 
         :param shape: Makes of an item what an instance is to be given for it.
+        :param as_data: Keeps Airflow from rendering that, where it came at run time and so is no template.
         """
         if self.output is None:
             return [shape(item) for item in self.items or ()]
-        return BranchArguments(self.output, [], group=self.group, shape=shape)
+        return BranchArguments(self.output, [], group=self.group, shape=lambda item: as_data(shape(item)))
 
     def settings(self, given: Mapping[str, Any], *, depth: int = 0) -> dict[str, Any]:
         """

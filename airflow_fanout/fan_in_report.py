@@ -6,6 +6,8 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict
 
+from airflow_fanout.record_shapes import on_one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -77,7 +79,10 @@ def problems_listing(problems: Iterable[Problem], total: int) -> str:
     :param problems: The first of them.
     :param total: How many there are.
     """
-    lines = [f"  {p['name']}: {p['state']}" + (f": {p['error']}" if p["error"] else "") for p in problems]
+    lines = [
+        f"  {on_one_line(p['name'])}: {p['state']}" + (f": {p['error']}" if p["error"] else "")
+        for p in problems
+    ]
     if total > len(lines):
         lines.append(f"  and {total - len(lines)} more")
     return "\n".join(lines)

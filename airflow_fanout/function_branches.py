@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
-from airflow.sdk import XComArg, get_current_context, task
+from airflow.sdk import XComArg, get_current_context, literal, task
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
@@ -84,7 +84,10 @@ class FunctionBranch(CallingBranch):
         decorator = self.decorator.override(task_id=EACH, task_group=task_group, dag=task_group.dag)
         decorator.kwargs.pop("op_kwargs", None)
         decorator.kwargs.update(expansion.settings(decorator.kwargs))
-        mapped: Any = decorator.partial(**bound).expand_kwargs(expansion.over(shape))
+        over = expansion.over(
+            shape, as_data=lambda given: {name: literal(each) for name, each in given.items()}
+        )
+        mapped: Any = decorator.partial(**bound).expand_kwargs(over)
         add_hooks(mapped.operator)
         return (mapped.operator,)
 

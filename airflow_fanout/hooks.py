@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from airflow_fanout.record_shapes import ERROR_LENGTH, on_one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -33,9 +35,6 @@ of a mapped task adds ``map_index`` and, where its items came at run time, ``nam
 
 STOPPED = "stopped"
 """State in the record of a branch that ``stop_after_failures`` did not let start; Airflow's is skipped."""
-
-ERROR_LENGTH = 500
-"""Characters that are kept of an error."""
 
 NO_EXCEPTION_RECORDED = "no exception was recorded: the task's process ended before it could report one"
 
@@ -155,7 +154,7 @@ def identity(context: Context) -> dict[str, Any]:
 
 def redacted_error(exception: BaseException | str) -> str:
     """
-    Put an exception into ``"ValueError: message"``, without secrets, in at most 500 characters.
+    Put an exception into ``"ValueError: message"``, without secrets, on one line of at most 500 characters.
 
     :param exception: The exception, or its text.
     """
@@ -167,13 +166,12 @@ def redacted_error(exception: BaseException | str) -> str:
         kind = type(exception).__name__
         try:
             message = str(exception)
-        except Exception as unreadable:
+        except (Exception, SystemExit) as unreadable:
             message = f"(its message can't be read: {type(unreadable).__name__})"
         said = f"{kind}: {message}" if message else kind
     # Cut before masking too, so that a message of many megabytes costs nothing; far enough out that no secret
     # is halved.
-    masked = str(redact(said[: 100 * ERROR_LENGTH]))
-    return masked if len(masked) <= ERROR_LENGTH else masked[: ERROR_LENGTH - 1] + "…"
+    return on_one_line(str(redact(said[: 100 * ERROR_LENGTH])))
 
 
 def _measured(context: Context) -> dict[str, float | int]:

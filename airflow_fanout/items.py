@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import attrs
-from airflow.sdk.definitions.xcom_arg import MapXComArg
+from airflow.sdk import literal
+from airflow.sdk.definitions.xcom_arg import MapXComArg, ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.exceptions import ItemsError
 
 if TYPE_CHECKING:
     from airflow_fanout.task_group import FanOutGroup
 
-__all__ = ["BranchArguments", "names_and_items"]
+__all__ = ["BranchArguments", "data", "has_templates", "names_and_items"]
 
 
 @attrs.define(eq=False)
@@ -61,6 +62,34 @@ class _Arguments(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
+
+
+def data(arguments: Mapping[str, Any], template_fields: Collection[str]) -> Mapping[str, Any]:
+    """
+    Keep Airflow from taking data for templates: ``expand_kwargs`` renders whatever a task has returned.
+
+    :param arguments: Arguments of an operator, as they came at run time.
+    :param template_fields: Those of the operator's that are rendered.
+    """
+    return {
+        name: literal(value) if name in template_fields and has_templates(value) else value
+        for name, value in arguments.items()
+    }
+
+
+def has_templates(value: object) -> bool:
+    """
+    Whether Airflow's rendering could change a value.
+
+    :param value: The value.
+    """
+    if isinstance(value, str):
+        return "{" in value
+    if isinstance(value, Mapping):
+        return any(map(has_templates, value.values()))
+    if isinstance(value, list | tuple | set):
+        return any(map(has_templates, value))
+    return isinstance(value, ResolveMixin)
 
 
 def names_and_items(owner: str, found: object) -> tuple[Sequence[str] | None, Sequence[Any]]:

@@ -11,11 +11,19 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_fanout.declaration import PLACEHOLDER, RETURN_VALUE
-from airflow_fanout.exceptions import BranchesRunningError
+from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.names import instance_name, listing, natural_key
+from airflow_fanout.record_shapes import error_of
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
-from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, values_lie_elsewhere
+from airflow_fanout.xcom import (
+    NOTHING,
+    PAGE_SIZE,
+    InstanceState,
+    RunReader,
+    at_once,
+    values_lie_elsewhere,
+)
 
 if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GONE",
     "MARKED_BY_HAND",
+    "NOT_STORED",
     "Source",
     "States",
     "branch_duration",
@@ -32,8 +41,10 @@ __all__ = [
     "failed_before_last",
     "failed_names",
     "instances_of",
+    "not_stored",
     "read_one",
     "read_record",
+    "recorded_error",
     "removed_branches",
     "unexpanded_state",
     "why_missing",
@@ -43,6 +54,9 @@ log = logging.getLogger(__name__)
 
 States = Mapping[tuple[str, int], InstanceState]
 """``{(task_id, map_index): state}`` of the finished instances of a run."""
+
+NOT_STORED = "not stored"
+"""State that stands in a record whose own body is gone."""
 
 MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
 GONE = "it returned a value, which is no longer stored"
@@ -290,13 +304,11 @@ def _refuse_unfinished(reader: RunReader, states: States, sources: Sequence[Sour
 def _read_unmapped(
     reader: RunReader, states: States, sources: Iterable[Source], key: str, index: int
 ) -> Iterator[Page]:
-    stopped = 0
-    outcomes: list[BranchOutcome] = []
-    for place, source in enumerate(sources, index):
-        outcome = read_one(reader, states, source, key, place)
-        outcomes.append(outcome)
-        # Airflow knows no reason of a skip; whatever there is says that it was stopped.
-        stopped += outcome.state == "skipped" and outcome.error is not None
+    outcomes = at_once(
+        lambda each: read_one(reader, states, each[1], key, each[0]), list(enumerate(sources, index))
+    )
+    # Airflow knows no reason of a skip; whatever there is says that it was stopped.
+    stopped = sum(outcome.state == "skipped" and outcome.error is not None for outcome in outcomes)
     yield ReadyPage(outcomes, stopped=stopped)
 
 
@@ -365,9 +377,7 @@ def _sum(durations: Iterable[float | None]) -> float | None:
 def _why_failed(reader: RunReader, source: Source, task_id: str, map_index: int) -> str | None:
     if not source.recorded:
         return None
-    record = read_record(reader, task_id, map_index)
-    error = record.get("error") if record.get("state") == "failed" else None
-    return error or NO_EXCEPTION_RECORDED
+    return recorded_error(read_record(reader, task_id, map_index), "failed") or NO_EXCEPTION_RECORDED
 
 
 def _why_stopped(reader: RunReader, states: States, source: Source) -> str | None:
@@ -377,8 +387,7 @@ def _why_stopped(reader: RunReader, states: States, source: Source) -> str | Non
     first = states.get((source.task_ids[0], source.map_index))
     if first is None or first.state != "skipped" or not first.duration:
         return None  # Airflow skipped it, without a process of its own that could have asked
-    record = read_record(reader, source.task_ids[0], source.map_index)
-    return record.get("error") if record.get("state") == STOPPED else None
+    return recorded_error(read_record(reader, source.task_ids[0], source.map_index), STOPPED)
 
 
 def _read_value(
@@ -398,8 +407,24 @@ def read_record(reader: RunReader, task_id: str, map_index: int) -> Mapping[str,
     """What a branch's task recorded of itself; nothing if it did not, or if that is gone."""
     try:
         return reader.record(task_id, map_index) or {}
-    except FileNotFoundError:  # the body of an object-storage XCom
-        return {}
+    except FileNotFoundError as gone:  # the body of an object-storage XCom
+        return not_stored(gone)
+
+
+def not_stored(gone: FileNotFoundError) -> Mapping[str, Any]:
+    """What stands in place of a record whose body is gone."""
+    return {"state": NOT_STORED, "error": f"what it recorded is no longer stored: {gone}"}
+
+
+def recorded_error(record: Mapping[str, Any], state: str) -> str | None:
+    """
+    Return the error of a record, if it is one of this state, or is gone.
+
+    :param record: What was found under the key of records, by whomever it was pushed.
+    :param state: The state that it should tell of.
+    """
+    # A tuple: what stands there need not be hashable.
+    return error_of(record.get("error")) if record.get("state") in (state, NOT_STORED) else None
 
 
 def why_missing(key: str) -> str:
@@ -416,7 +441,7 @@ def _why_nothing(reader: RunReader, found: InstanceState, source: Source, key: s
     if source.recorded:
         record = read_record(reader, source.task_id, source.map_index)
         if record.get("state") != "success":
-            return MARKED_BY_HAND
+            return recorded_error(record, "success") or MARKED_BY_HAND
         return GONE if record.get("has_value") else None
     # Airflow gives a task that never ran a duration of exactly 0 when it is marked success by hand, and an
     # EmptyOperator, which it does not run.
@@ -531,7 +556,7 @@ class _MappedPage:
         task_id, count = self._source.task_id, len(self)
         try:
             values = list(self._reader.page(task_id, self._key, self._start, self._start + count))
-        except FileNotFoundError:  # the body of an object-storage XCom; one by one tells whose
+        except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
             instances = [_instance(self._source, map_index) for map_index in self._map_indexes]
             return [
                 read_one(self._reader, self._run, instance, self._key, self._index + place)

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.declaration import RETURN_VALUE
-from airflow_fanout.exceptions import BranchesRunningError
-from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
+from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.ledger import (
     MARKED_BY_HAND,
     Source,
@@ -18,6 +18,8 @@ from airflow_fanout.ledger import (
     failed_before_last,
     instances_of,
     read_one,
+    read_record,
+    recorded_error,
 )
 from airflow_fanout.names import instance_name, listing
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
@@ -86,14 +88,37 @@ class _MappedGroup:
     def records(self, task_id: str) -> Mapping[int, Mapping[str, Any]]:
         """What the instances of one of the group's tasks recorded, by map index; read once."""
         if task_id not in self._records:
-            found: list[Any] = []
+            found: list[dict[str, Any] | None] = []
             for start in range(0, len(self.map_indexes), PAGE_SIZE):
-                page = list(self.reader.page(task_id, RECORD_KEY, start, start + PAGE_SIZE))
+                page = self.reader.record_page(task_id, start, start + PAGE_SIZE)
                 found += page
                 if len(page) < PAGE_SIZE:
                     break
-            self._records[task_id] = {each["map_index"]: each for each in found}
+            self._records[task_id] = self._by_instance(task_id, found)
         return self._records[task_id]
+
+    def _by_instance(
+        self, task_id: str, found: Sequence[dict[str, Any] | None]
+    ) -> Mapping[int, Mapping[str, Any]]:
+        """
+        Say whose each record is.
+
+        It says so itself, and the server gives them by map index: where the one doesn't go together with the
+        other, all are read one by one.
+        """
+        records: dict[int, Mapping[str, Any]] = {}
+        last = -1
+        for record in found:
+            claimed = None if record is None else record.get("map_index")
+            if not isinstance(claimed, int) or claimed <= last:
+                log.info("%s: a record is gone, or not its instance's; all are read one by one", task_id)
+                return {
+                    map_index: read_record(self.reader, task_id, map_index)
+                    for map_index in self.map_indexes
+                    if (task_id, map_index) in self.states
+                }
+            records[claimed], last = record or {}, claimed
+        return records
 
     @cached_property
     def own(self) -> Mapping[int, Mapping[str, Any]]:
@@ -105,9 +130,11 @@ class _MappedGroup:
         """What the task that returned the items says, where an instance's record doesn't tell its name."""
         if self._naming.ask is None or self._naming.label is None or self._naming.names is not None:
             return None
-        told = ["name" in self.own.get(map_index, {}) for map_index in self.map_indexes]
-        in_a_list = any(record.get("name", "") is None for record in self.own.values())
-        return None if all(told) or in_a_list else self._naming.ask()
+        told = [record["name"] for record in self.own.values() if "name" in record]
+        if told and all(name is None for name in told):
+            return None  # items in a list, all of which are numbered
+        names = {name for name in told if isinstance(name, str) and name}
+        return None if len(names) == len(self.map_indexes) else self._naming.ask()
 
     def name(self, map_index: int) -> str:
         """Name of an instance."""
@@ -118,7 +145,10 @@ class _MappedGroup:
             names = self._asked[0]
         if names is not None and map_index < len(names):
             return names[map_index]
-        return self.own.get(map_index, {}).get("name") or f"{self._naming.label}_{map_index}"
+        told = self.own.get(map_index, {}).get("name")
+        if self._naming.ask is not None and self._asked is None and isinstance(told, str) and told:
+            return told
+        return f"{self._naming.label}_{map_index}"
 
     def refuse_unfinished(self) -> None:
         """Refuse to account for instances of which some are running again."""
@@ -144,7 +174,7 @@ class _MappedGroup:
         """
         count = self.reader.value_count(self.source.task_id, key)
         if key == RETURN_VALUE:
-            having = sorted(n for n, record in self.own.items() if record.get("has_value"))
+            having = sorted(n for n, record in self.own.items() if record.get("has_value") is True)
         else:
             having = [n for n, found in self.instances.items() if found.state == "success"]
             having = having if len(having) == len(self.instances) else []
@@ -185,12 +215,10 @@ class _MappedGroup:
         task_ids, last = self.source.task_ids, self.source.task_id
         match self.instances[map_index].state:
             case "success":
-                recorded = self.own.get(map_index, {}).get("state") == "success" or key != RETURN_VALUE
-                return (
-                    ("success", None, last, map_index)
-                    if recorded
-                    else ("missing", MARKED_BY_HAND, last, map_index)
-                )
+                record = self.own.get(map_index, {})
+                recorded = record.get("state") == "success" or key != RETURN_VALUE
+                error = None if recorded else recorded_error(record, "success") or MARKED_BY_HAND
+                return "success" if recorded else "missing", error, last, map_index
             case "failed":
                 return "failed", self._error(last, map_index), last, map_index
             case "upstream_failed":
@@ -207,17 +235,14 @@ class _MappedGroup:
                 raise ValueError(message)
 
     def _error(self, task_id: str, map_index: int) -> str:
-        record = self.records(task_id).get(map_index, {})
-        error = record.get("error") if record.get("state") == "failed" else None
-        return error or NO_EXCEPTION_RECORDED
+        return recorded_error(self.records(task_id).get(map_index, {}), "failed") or NO_EXCEPTION_RECORDED
 
     def _why_stopped(self, map_index: int) -> str | None:
         first = self.source.task_ids[0]
         ran = self.states.get((first, map_index))
         if not self.source.stoppable or ran is None or ran.state != "skipped" or not ran.duration:
             return None
-        record = self.records(first).get(map_index, {})
-        return record.get("error") if record.get("state") == STOPPED else None
+        return recorded_error(self.records(first).get(map_index, {}), STOPPED)
 
 
 class _GroupPage:
@@ -258,7 +283,7 @@ class _GroupPage:
             values = (
                 list(self._group.reader.page(task_id, self._key, self._start, stop)) if self._having else []
             )
-        except FileNotFoundError:  # the body of an object-storage XCom; one by one tells whose
+        except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
             return [
                 self._group.read_alone(map_index, self._key, head.index)
                 for map_index, head in zip(self._map_indexes, self._heads, strict=True)

@@ -8,10 +8,12 @@ from sqlalchemy import select
 
 from airflow_fanout.branch_runs import RunFacts, TaskRun
 from airflow_fanout.declaration import RETURN_VALUE
+from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.names import listing
 from airflow_fanout.outline import DagOutline, outline
 from airflow_fanout.splitting import SPLIT, batch_key
+from airflow_fanout.xcom import deserialized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -171,7 +173,6 @@ def _xcoms(
     dag_run: DagRun, key: str, *, task_ids: Iterable[str] | None = None, session: Session
 ) -> Iterator[tuple[tuple[str, int], Any]]:
     from airflow.models.xcom import XComModel
-    from airflow.sdk.execution_time.xcom import XCom
 
     wanted = select(XComModel.task_id, XComModel.map_index, XComModel.value).where(
         XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == key
@@ -180,9 +181,14 @@ def _xcoms(
         wanted = wanted.where(XComModel.task_id.in_(task_ids))
     for row in session.execute(wanted):
         try:
-            yield (row.task_id, row.map_index), XCom.deserialize_value(row)
+            value = deserialized(row, f"What {row.task_id!r} pushed under {key!r}")
         except FileNotFoundError:  # the body of an object-storage XCom: as if it had not been pushed
             continue
+        except UnreadableValueError as unreadable:
+            if unreadable.is_of_storage:
+                raise
+            continue  # somebody else has pushed under a key of this package
+        yield (row.task_id, row.map_index), value
 
 
 def _prefixes(dag_run: DagRun, dag: DagOutline, *, session: Session) -> Mapping[str, str]:

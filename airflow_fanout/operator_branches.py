@@ -19,6 +19,7 @@ from airflow_fanout.exceptions import (
 )
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
+from airflow_fanout.items import data
 from airflow_fanout.names import listing
 from airflow_fanout.stored_arguments import storable
 
@@ -121,7 +122,7 @@ class OperatorBranch:
                 dag=task_group.dag,
                 **bound,
                 **expansion.settings(bound),
-            ).expand_kwargs(expansion.over(shape))
+            ).expand_kwargs(expansion.over(shape, as_data=self._data))
         except DeclarationError:
             raise
         except TypeError as unfit:
@@ -131,6 +132,10 @@ class OperatorBranch:
             raise DeclarationValueError(self.owner, self.argument, problem) from unfit
         add_hooks(mapped)
         return (mapped,)
+
+    def _data(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an instance adds, if a task has returned it."""
+        return data(arguments, self.operator_class.template_fields)
 
     def _arguments(self, item: Any) -> Mapping[str, Any]:
         """What an instance adds, asked at run time too."""

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airflow_fanout.names import natural_key
+from airflow_fanout.record_shapes import on_one_line
 from airflow_fanout.report import format_bytes, format_ratio, format_seconds, format_share
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _show_group(group: GroupReport, console: Console) -> None:
     _show_errors(group, many, console)
     for advice in group["advice"]:
         console.print(
-            Text("→ ", style="bold yellow").append(_clean(advice["text"]), style="not bold default")
+            Text("→ ", style="bold yellow").append(on_one_line(advice["text"]), style="not bold default")
         )
 
 
@@ -140,10 +141,10 @@ def _figures(group: GroupReport, one: str, many: str) -> Iterator[tuple[str, str
     else:
         yield "Limit", "–", ""
     for slow in slowest:
-        yield "Slowest", format_seconds(slow["seconds"]), _clean(slow["name"])
+        yield "Slowest", format_seconds(slow["seconds"]), on_one_line(slow["name"])
     if group["wall_without_slowest_seconds"] is not None:
         saved = format_seconds(group["saved_without_slowest_seconds"])
-        note = f"wall without {_clean(slowest[0]['name'])}, {saved} less"
+        note = f"wall without {on_one_line(slowest[0]['name'])}, {saved} less"
         yield "", format_seconds(group["wall_without_slowest_seconds"]), note
 
 
@@ -219,7 +220,7 @@ def _seconds(branch: BranchReport) -> float | None:
 
 def _cells(branch: BranchReport) -> list[str]:
     return [
-        _clean(branch["name"]),
+        on_one_line(branch["name"]),
         "stopped" if branch["is_stopped"] else branch["state"],
         str(branch["tries"]) if (branch["tries"] or 0) > 1 else "",
         format_seconds(branch["work_seconds"]),
@@ -259,7 +260,7 @@ def _show_items(items: ItemsReport, console: Console) -> None:
         return
     console.print(f"Slowest items (median {format_seconds(items['median_work_seconds'])}):")
     for slow in items["slowest"]:
-        console.print(f"  {_clean(slow['name'])}: {format_seconds(slow['seconds'])}")
+        console.print(f"  {on_one_line(slow['name'])}: {format_seconds(slow['seconds'])}")
 
 
 def _show_errors(group: GroupReport, many: str, console: Console) -> None:
@@ -277,14 +278,9 @@ def _show_errors(group: GroupReport, many: str, console: Console) -> None:
     console.print(f"Without a value: {count:,} of {_total(group):,} {many}")
     for name, state, error in problems:
         said = f"{name}: {state}: {error}" if error else f"{name}: {state}"
-        console.print(Text(f"  {_clean(said)}", style=STYLES.get(state, "")))
+        console.print(Text(f"  {on_one_line(said)}", style=STYLES.get(state, "")))
     if count > len(problems):
         console.print(f"  and {count - len(problems):,} more")
-
-
-def _clean(text: str) -> str:
-    """Put text of somebody else's into one line, without what a terminal would take for a command."""
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _total(group: GroupReport) -> int:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
+from airflow_fanout.names import instance_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-__all__ = ["NOTHING", "PAGE_SIZE", "InstanceState", "RunReader", "resumes", "values_lie_elsewhere", "whole"]
+__all__ = [
+    "NOTHING",
+    "PAGE_SIZE",
+    "InstanceState",
+    "RunReader",
+    "at_once",
+    "deserialized",
+    "resumes",
+    "values_lie_elsewhere",
+    "whole",
+]
 
 PAGE_SIZE = 500
 """Mapped instances whose values are read in one request."""
 
 BODIES_AT_ONCE = 16
 """Bodies of object-storage XComs that are read at the same time."""
+
+Thing = TypeVar("Thing")
+Read = TypeVar("Read")
 
 NOTHING: Any = object()
 """Stands where nothing was pushed; None is a value."""
@@ -49,6 +65,7 @@ class RunReader:
 
     def __init__(self, ti: RuntimeTaskInstance) -> None:
         self._ti = ti
+        self._counting = threading.Lock()
         self.requests = 0
 
     def states(self) -> dict[tuple[str, int], InstanceState]:
@@ -78,14 +95,51 @@ class RunReader:
         Value that one instance pushed; NOTHING if there is none.
 
         A None that was pushed by hand reads as NOTHING here; :meth:`pushed_none` tells.
+
+        :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
+        :raises UnreadableValueError: If it can't be read for another reason.
         """
-        self.requests += 1
-        return self._ti.xcom_pull(task_ids=task_id, map_indexes=map_index, key=key, default=NOTHING)
+        from airflow.sdk.execution_time.comms import GetXCom, XComResult
+
+        answer = self._ask(
+            GetXCom(
+                key=key,
+                dag_id=self._ti.dag_id,
+                run_id=self._ti.run_id,
+                task_id=task_id,
+                map_index=map_index,
+            )
+        )
+        if not isinstance(answer, XComResult):
+            raise TypeError(_unexpected("XComResult", answer))
+        if answer.value is None:
+            return NOTHING
+        name = task_id if map_index < 0 else instance_name(task_id, map_index)
+        return deserialized(answer, f"What {name!r} pushed under {key!r}")
 
     def record(self, task_id: str, map_index: int) -> dict[str, Any] | None:
-        """Record that a branch of this package pushed beside its value; None if there is none."""
-        found = self.value(task_id, map_index, RECORD_KEY)
+        """
+        Record that a branch of this package pushed beside its value; None if there is none.
+
+        :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
+        :raises UnreadableValueError: If the storage doesn't answer.
+        """
+        try:
+            found = self.value(task_id, map_index, RECORD_KEY)
+        except UnreadableValueError as unreadable:
+            if unreadable.is_of_storage:
+                raise
+            return None  # somebody else has pushed under its key
         return found if isinstance(found, dict) else None
+
+    def record_page(self, task_id: str, start: int, stop: int) -> list[dict[str, Any] | None]:
+        """
+        Records of a mapped task's instances, by map_index, of those that pushed one; None for what is none.
+
+        :param start: First position.
+        :param stop: Position after the last.
+        """
+        return [_record_of(found) for found in self._slice(task_id, RECORD_KEY, start, stop)]
 
     def pushed_none(self, task_id: str, key: str) -> bool:
         """Whether a task that is not mapped has pushed None under a key, which is not the same as nothing."""
@@ -110,10 +164,15 @@ class RunReader:
 
         :param start: First position.
         :param stop: Position after the last.
+        :raises FileNotFoundError: If one is an object-storage XCom whose body is gone.
+        :raises UnreadableValueError: If one can't be read for another reason.
         """
+        return map(_or_raise, self._slice(task_id, key, start, stop))
+
+    def _slice(self, task_id: str, key: str, start: int, stop: int) -> list[Any]:
+        """Values of a mapped task; in place of one that can't be read, why."""
         from airflow.sdk.execution_time.comms import GetXComSequenceSlice, XComSequenceSliceResult
         from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
-        from airflow.sdk.execution_time.xcom import XCom
 
         answer = self._ask(
             GetXComSequenceSlice(
@@ -128,17 +187,108 @@ class RunReader:
         )
         if not isinstance(answer, XComSequenceSliceResult):
             raise TypeError(_unexpected("XComSequenceSliceResult", answer))
-        wrapped = map(_XComWrapper, answer.root)
-        if not values_lie_elsewhere():
-            return map(XCom.deserialize_value, wrapped)
-        with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="fan-in-bodies") as readers:
-            return iter(list(readers.map(XCom.deserialize_value, wrapped)))
+
+        what = f"What an instance of {task_id!r} pushed under {key!r}"
+
+        def read(raw: Any) -> Any:
+            try:
+                return deserialized(_XComWrapper(raw), what)
+            except (FileNotFoundError, UnreadableValueError) as unreadable:
+                return _Unread(unreadable)
+
+        return at_once(read, answer.root)
 
     def _ask(self, message: Any) -> Any:
         from airflow.sdk.execution_time import task_runner
 
-        self.requests += 1
+        with self._counting:  # branches may be read in threads
+            self.requests += 1
         return task_runner.SUPERVISOR_COMMS.send(message)
+
+
+def at_once(read: Callable[[Thing], Read], things: Sequence[Thing]) -> list[Read]:
+    """
+    Read things in order: one after another, or so many at the same time if their values lie elsewhere.
+
+    :param read: Reads one of them; the requests that it sends still go one at a time.
+    :param things: What is to be read.
+    """
+    if not values_lie_elsewhere():
+        return [read(each) for each in things]
+    with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="fan-in-bodies") as readers:
+        return list(readers.map(read, things))
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """
+    Stands for a value that can't be read.
+
+    :param why: What was raised instead.
+    """
+
+    why: FileNotFoundError | UnreadableValueError
+
+
+def _or_raise(found: Any) -> Any:
+    if isinstance(found, _Unread):
+        raise found.why
+    return found
+
+
+def _record_of(found: Any) -> dict[str, Any] | None:
+    if isinstance(found, _Unread) and isinstance(found.why, UnreadableValueError) and found.why.is_of_storage:
+        raise found.why
+    return found if isinstance(found, dict) else None
+
+
+def deserialized(row: Any, what: str) -> Any:
+    """
+    Deserialize an XCom as the server, or the database, has it.
+
+    :param row: Has the serialized value, or the reference to it, as its ``value``.
+    :param what: What it is, to begin a sentence with.
+    :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
+    :raises UnreadableValueError: If it can't be read for another reason.
+    """
+    from airflow.sdk.execution_time.xcom import XCom
+
+    try:
+        value = XCom.deserialize_value(row)
+        if isinstance(value, str) and value == row.value and _is_reference(value):
+            _refuse_reference(value)
+    except FileNotFoundError:
+        raise
+    except Exception as cause:  # whatever a storage's client, or a deserializer of the author's, raises
+        raise UnreadableValueError(what, cause=cause) from cause
+    return value
+
+
+def _is_reference(text: str) -> bool:
+    """Whether a text is where Airflow's object-storage backend keeps a value."""
+    from airflow.sdk.configuration import conf
+
+    if not values_lie_elsewhere():
+        return False
+    base = conf.get("common.io", "xcom_objectstorage_path", fallback=None)
+    return bool(base) and text.startswith(base.rstrip("/") + "/")
+
+
+def _refuse_reference(reference: str) -> NoReturn:
+    """
+    Say why Airflow's backend gave the reference instead of the value, which it does without a word.
+
+    :raises FileNotFoundError: If the body is gone.
+    :raises ValueError: If it is there, but is not what was stored.
+    """
+    from airflow.sdk import ObjectStoragePath
+
+    try:
+        ObjectStoragePath(reference).open("rb").close()  # type: ignore[no-untyped-call]
+    except FileNotFoundError:
+        raise FileNotFoundError(reference) from None
+    message = f"{reference} is there, but is damaged"
+    raise ValueError(message)
 
 
 def resumes(ti: RuntimeTaskInstance) -> bool:

@@ -80,9 +80,13 @@ class FakeRun:
             self.xcoms.get((task_id, -1, key), NOTHING) is None
         )
         reader.value_count.side_effect = lambda task_id, key: len(list(self._pushed(task_id, key)))
-        reader.page.side_effect = lambda task_id, key, start, stop: iter(
-            list(self._pushed(task_id, key))[start:stop]
+        reader.page.side_effect = lambda task_id, key, start, stop: map(
+            _or_raise, list(self._pushed(task_id, key))[start:stop]
         )
+        reader.record_page.side_effect = lambda task_id, start, stop: [
+            found if isinstance(found, dict) else None
+            for found in list(self._pushed(task_id, RECORD_KEY))[start:stop]
+        ]
         return reader
 
     def _instance_count(self, task_ids: Iterable[str]) -> int:
@@ -90,9 +94,7 @@ class FakeRun:
 
     def _value(self, task_id: str, map_index: int, key: str) -> Any:
         found = self.xcoms.get((task_id, map_index, key))
-        if isinstance(found, Exception):
-            raise found
-        return NOTHING if found is None else found  # as xcom_pull has it
+        return NOTHING if found is None else _or_raise(found)  # as the server has it
 
     def _record(self, task_id: str, map_index: int) -> dict[str, Any] | None:
         found = self._value(task_id, map_index, RECORD_KEY)
@@ -103,6 +105,12 @@ class FakeRun:
         for (of, _, pushed_key), value in sorted(self.xcoms.items(), key=lambda xcom: xcom[0][:2]):
             if (of, pushed_key) == (task_id, key):
                 yield value
+
+
+def _or_raise(found: Any) -> Any:
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.declaration import RETURN_VALUE
-from airflow_fanout.exceptions import BranchesRunningError, TooFewBranchesError
+from airflow_fanout.exceptions import BranchesRunningError, ItemsError, TooFewBranchesError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY
 from airflow_fanout.ledger import GONE, MARKED_BY_HAND
 from airflow_fanout.splitting import batch_key
@@ -94,7 +94,14 @@ def requests(verdict: Verdict) -> int:
     reader = verdict.reader
     return sum(
         method.call_count
-        for method in (reader.states, reader.value, reader.record, reader.page, reader.value_count)
+        for method in (
+            reader.states,
+            reader.value,
+            reader.record,
+            reader.page,
+            reader.record_page,
+            reader.value_count,
+        )
     )
 
 
@@ -175,6 +182,27 @@ class TestItems:
 
         assert isinstance(verdict.error, BranchesRunningError)
         assert "'g.split' no longer says which items there are" in verdict.message
+
+    def test_places_whose_artifact_is_gone_fail_the_fan_in(self) -> None:
+        run = Batches().cut(2, 2).batch(0, "SS")
+        run.xcoms["g.split", -1, RETURN_VALUE] = FileNotFoundError("s3://gone")
+
+        verdict = collect(run)
+
+        assert isinstance(verdict.error, ItemsError)
+        assert "what 'g.split' returned is no longer stored (s3://gone); clear it" in verdict.message
+
+    @pytest.mark.parametrize(("state", "expected"), [("success", "missing"), ("failed", "failed")])
+    def test_a_record_whose_artifact_is_gone_is_said_to_be(self, state: str, expected: str) -> None:
+        run = Batches().cut(3, 2).batch(0, "SS", state=state).batch(1, "S")
+        run.xcoms["g.each", 0, RECORD_KEY] = FileNotFoundError("s3://gone")
+
+        why = "what it recorded is no longer stored: s3://gone"
+        assert list(outcomes(collect(run)).values()) == [
+            (expected, None, why),
+            (expected, None, why),
+            ("success", [1, 0], None),
+        ]
 
     def test_values_that_are_gone_are_missing(self) -> None:
         run = Batches().cut(2, 2).batch(0, "SS")

@@ -21,6 +21,7 @@ from airflow_fanout.exceptions import (
     PrefixError,
     ResultTooLargeError,
     TooFewBranchesError,
+    UnreadableValueError,
     UpstreamFailedError,
 )
 from airflow_fanout.results import BranchOutcome
@@ -45,6 +46,7 @@ EVERY_ERROR: list[Any] = [
     pytest.param(UpstreamFailedError("failed", task_ids=["load"]), id="UpstreamFailedError"),
     pytest.param(PrefixError("no match", prefix="p", candidates=["q"]), id="PrefixError"),
     pytest.param(BranchesRunningError("running", names=["process_0"]), id="BranchesRunningError"),
+    pytest.param(UnreadableValueError("What 'a' pushed", cause=OSError()), id="UnreadableValueError"),
     pytest.param(MergeConflictError({"a": ["process_0", "process_1"]}), id="MergeConflictError"),
     pytest.param(MissingExtraError("examples", module="sklearn"), id="MissingExtraError"),
 ]
@@ -68,8 +70,9 @@ def test_a_verdict_is_not_retried_by_airflow(error: type[Exception]) -> None:
     assert issubclass(error, AirflowFailException)
 
 
-def test_a_branch_that_runs_again_is_worth_a_retry() -> None:
-    assert not issubclass(BranchesRunningError, AirflowException)
+@pytest.mark.parametrize("error", [BranchesRunningError, UnreadableValueError])
+def test_what_may_pass_is_worth_a_retry(error: type[Exception]) -> None:
+    assert not issubclass(error, AirflowException)
 
 
 def test_declaration_errors_have_owner_argument_and_problem() -> None:

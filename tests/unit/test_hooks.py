@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_fanout import FanOutGroup, hooks
-from airflow_fanout.hooks import ERROR_LENGTH, RECORD_KEY, redacted_error
+from airflow_fanout.hooks import RECORD_KEY, redacted_error
+from airflow_fanout.record_shapes import ERROR_LENGTH
 from tests.unit.fake_run import TASK_INSTANCE
 
 if TYPE_CHECKING:

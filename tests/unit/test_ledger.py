@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from airflow_fanout.declaration import RETURN_VALUE, DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import BranchesRunningError
-from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
 from airflow_fanout.ledger import (
     GONE,
     MARKED_BY_HAND,
@@ -90,6 +90,15 @@ class TestABranchOfThisPackage:
         assert (state, value) == ("missing", None)
         assert error == f"{GONE}: s3://bucket/key"
 
+    @pytest.mark.parametrize("state", ["success", "failed"])
+    def test_a_record_whose_artifact_is_gone_is_said_to_be(self, state: str) -> None:
+        run = FakeRun().add(OURS.task_id, state)
+        run.xcoms[OURS.task_id, -1, RECORD_KEY] = FileNotFoundError("s3://bucket/key")
+
+        expected = "missing" if state == "success" else "failed"
+        why = "what it recorded is no longer stored: s3://bucket/key"
+        assert said(one(run, OURS)) == (expected, None, why)
+
     def test_another_error_of_the_store_is_not_hidden(self) -> None:
         run = FakeRun().succeed(OURS.task_id, PermissionError("s3://bucket/key"))
 
@@ -108,7 +117,6 @@ class TestABranchOfThisPackage:
             pytest.param({"state": "success", "has_value": True}, id="the record of an earlier success"),
             pytest.param({"state": "failed"}, id="a record without an error"),
             pytest.param({}, id="an empty record"),
-            pytest.param(FileNotFoundError("s3://bucket/key"), id="a record whose artifact is gone"),
         ],
     )
     def test_a_failure_without_a_recorded_exception_says_so(self, record: Any) -> None:

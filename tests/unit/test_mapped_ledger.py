@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import BranchesRunningError
-from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
 from airflow_fanout.ledger import MARKED_BY_HAND
 from airflow_fanout.xcom import NOTHING, PAGE_SIZE
 from tests.unit.fake_run import FakeRun, Verdict, run_fan_in
@@ -88,6 +88,7 @@ def requests(verdict: Verdict) -> int:
         reader.value,
         reader.record,
         reader.page,
+        reader.record_page,
         reader.value_count,
         reader.instance_count,
     )
@@ -185,6 +186,32 @@ class TestInstances:
 def outcomes_of_a_failure(run: FakeRun) -> Any:
     with DAG("again", schedule=None):
         return outcomes(collect(run))["g_0"][1]
+
+
+class TestRecordsThatAreGone:
+    def test_leave_the_others_where_they_are(self) -> None:
+        run = Instances().ok(0).ok(1, "b").bad(2).ok(3)
+        run.xcoms["g.each", 2, RECORD_KEY] = FileNotFoundError("s3://gone")
+
+        assert outcomes(collect(run, found=["", "", "", ""])) == {
+            "g_0": ("success", None, None),
+            "g_1": ("success", "b", None),
+            "g_2": ("failed", None, "what it recorded is no longer stored: s3://gone"),
+            "g_3": ("success", None, None),
+        }
+
+    def test_leave_the_value(self) -> None:
+        run = Instances().ok(0, "a").ok(1, "b")
+        run.xcoms["g.each", 0, RECORD_KEY] = FileNotFoundError("s3://gone")
+
+        assert outcomes(collect(run, found=["", ""]))["g_0"] == ("success", "a", None)
+
+    def test_leave_none_missing(self) -> None:
+        run = Instances().ok(0).ok(1, "b")
+        run.xcoms["g.each", 0, RECORD_KEY] = FileNotFoundError("s3://gone")
+
+        why = "what it recorded is no longer stored: s3://gone"
+        assert outcomes(collect(run, found=["", ""]))["g_0"] == ("missing", None, why)
 
 
 class TestNames:

@@ -141,7 +141,7 @@ def test_names_and_errors_give_the_terminal_no_commands() -> None:
     text = shown(facts)
 
     assert "\x1b" not in text
-    assert "  [31m0: failed: E: [2J\n" in text
+    assert "  \\x1b[31m0: failed: E: \\x1b[2J\n" in text
 
 
 MANY = [

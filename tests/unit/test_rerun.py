@@ -7,10 +7,10 @@ import pytest
 from airflow.sdk import task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.batch_record import BATCH
 from airflow_fanout.branch_runs import RunFacts, TaskRun
 from airflow_fanout.hooks import STOPPED
 from airflow_fanout.outline import outline
+from airflow_fanout.record_shapes import BATCH
 from airflow_fanout.rerun import RerunPlan, UnknownGroupError, plan_rerun
 
 if TYPE_CHECKING:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 from unittest import mock
 
 import pytest
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time import comms, task_runner
 from airflow.sdk.execution_time.comms import (
     CommsDecoder,
@@ -27,9 +31,10 @@ from airflow.sdk.execution_time.comms import (
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
+from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.operators import REPORT_KEY
-from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader
+from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,6 +272,145 @@ class TestReader:
 
         with pytest.raises(TypeError, match=f"expected {expected} from the supervisor, found 'no answer'"):
             ask(reader)
+
+
+class StorageBackend(BaseXCom):
+    """As Airflow's object-storage backend: a reference whose body is gone, or damaged, is its own value."""
+
+    @staticmethod
+    def deserialize_value(result: Any) -> Any:
+        if str(result.value).endswith("denied"):
+            message = "Forbidden"
+            raise PermissionError(message)
+        try:
+            return json.loads(Path(str(result.value).removeprefix("file://")).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return result.value
+
+
+class TestBodiesInStorage:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Where bodies lie; ``gone`` does not."""
+        monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", StorageBackend)
+        monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH", f"file://{tmp_path}/")
+        (tmp_path / "there").write_text('{"a": 1}', encoding="utf-8")
+        (tmp_path / "damaged").write_text('{"a": ', encoding="utf-8")
+        (tmp_path / "reference").write_text(f'"file://{tmp_path}/gone"', encoding="utf-8")
+        return tmp_path
+
+    def push(self, server: FakeServer, folder: Path, *bodies: str, key: str = "return_value") -> None:
+        for map_index, body in enumerate(bodies):
+            server.xcoms["work", map_index, key] = f"file://{folder}/{body}"
+
+    def test_are_read(self, server: FakeServer, reader: RunReader, folder: Path) -> None:
+        self.push(server, folder, "there")
+
+        assert reader.value("work", 0, "return_value") == {"a": 1}
+        assert list(reader.page("work", "return_value", 0, 1)) == [{"a": 1}]
+
+    def test_that_are_gone_are_no_values(self, server: FakeServer, reader: RunReader, folder: Path) -> None:
+        self.push(server, folder, "there", "gone")
+
+        with pytest.raises(FileNotFoundError, match=f"^file://{folder}/gone$"):
+            reader.value("work", 1, "return_value")
+        with pytest.raises(FileNotFoundError, match="gone"):
+            list(reader.page("work", "return_value", 0, 2))
+
+    @pytest.mark.parametrize(
+        ("body", "why"),
+        [
+            pytest.param("damaged", "ValueError: .*damaged is there, but is damaged", id="damaged"),
+            pytest.param("denied", "PermissionError: Forbidden", id="denied"),
+        ],
+    )
+    def test_that_cannot_be_read_are_errors_that_say_whose(
+        self, server: FakeServer, reader: RunReader, folder: Path, body: str, why: str
+    ) -> None:
+        self.push(server, folder, body)
+
+        said = rf"^What 'work\[0\]' pushed under 'return_value' can't be read: {why}"
+        with pytest.raises(UnreadableValueError, match=said) as raised:
+            reader.value("work", 0, "return_value")
+        assert raised.value.is_of_storage is (body == "denied")
+        with pytest.raises(UnreadableValueError, match=why):
+            list(reader.page("work", "return_value", 0, 1))
+
+    def test_may_say_where_another_lies(self, server: FakeServer, reader: RunReader, folder: Path) -> None:
+        self.push(server, folder, "reference")
+
+        assert reader.value("work", 0, "return_value") == f"file://{folder}/gone"
+
+    def test_a_text_that_is_no_reference_is_a_value(
+        self, server: FakeServer, reader: RunReader, folder: Path
+    ) -> None:
+        server.succeed("work", -1, f"file://{folder}-of-others/gone")
+
+        assert reader.value("work", -1, "return_value") == f"file://{folder}-of-others/gone"
+
+    def test_in_the_database_a_reference_is_a_text(
+        self, server: FakeServer, reader: RunReader, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", BaseXCom)
+        self.push(server, folder, "gone")
+
+        assert reader.value("work", 0, "return_value") == f"file://{folder}/gone"
+
+    def test_of_records_leave_a_place(self, server: FakeServer, reader: RunReader, folder: Path) -> None:
+        self.push(server, folder, "there", "gone", "damaged", "there", key=RECORD_KEY)
+
+        assert reader.record_page("work", 0, 9) == [{"a": 1}, None, None, {"a": 1}]
+        assert reader.record("work", 2) is None
+
+    def test_of_records_that_are_denied_are_errors(
+        self, server: FakeServer, reader: RunReader, folder: Path
+    ) -> None:
+        self.push(server, folder, "there", "denied", key=RECORD_KEY)
+
+        with pytest.raises(UnreadableValueError, match="PermissionError"):
+            reader.record_page("work", 0, 9)
+        with pytest.raises(UnreadableValueError, match="PermissionError"):
+            reader.record("work", 1)
+
+    def test_are_read_sixteen_at_once_and_no_more(self, folder: Path) -> None:
+        together, lock, now, peak = threading.Barrier(16), threading.Lock(), 0, 0
+
+        def read(number: int) -> int:
+            nonlocal now, peak
+            with lock:
+                now += 1
+                peak = max(peak, now)
+            together.wait(timeout=30)
+            with lock:
+                now -= 1
+            return number
+
+        assert at_once(read, range(32)) == list(range(32))
+        assert peak == 16
+
+    def test_of_static_branches_are_read_at_once(
+        self, dag: DAG, server: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        together, deserialize = threading.Barrier(16), StorageBackend.deserialize_value
+        process = FanOutGroup("process", branch=lambda: None, count=16)
+        fan_in = FanInOperator(task_id="combine", fan_out=process)
+        for index in range(16):
+            server.succeed(f"process.process_{index}", -1, index)
+            server.xcoms[f"process.process_{index}", -1, "return_value"] = f"file://{folder}/there"
+
+        def meet(row: Any) -> Any:
+            together.wait(timeout=30)
+            return deserialize(row)
+
+        monkeypatch.setattr(StorageBackend, "deserialize_value", staticmethod(meet))
+        with mock.patch.object(ExecutorSafeguard, "test_mode", new=True):
+            context: Any = {"ti": instance_of(fan_in)}
+            value = fan_in.execute(context)
+
+        assert value == {f"process_{index}": {"a": 1} for index in range(16)}
+
+    def test_in_the_database_values_are_read_by_one_thread(self) -> None:
+        assert set(at_once(lambda _: threading.get_ident(), range(9))) == {threading.get_ident()}
 
 
 class TestRequestsOfAFanIn:

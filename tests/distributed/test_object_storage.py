@@ -1,0 +1,307 @@
+"""XComs in object storage, in files and in a server that speaks S3, on a real scheduler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+
+from airflow_fanout.embedded import EmbeddedAirflow
+from benchmarks.database import metadata_database
+from tests.e2e.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+pytestmark = pytest.mark.distributed
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+BRANCHES = 64
+GONE = "it returned a value, which is no longer stored: "
+RECORD_GONE = "what it recorded is no longer stored: "
+BUCKET = "xcoms"
+BACKEND = "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
+
+
+class Storage:
+    """
+    Where the XComs of an Airflow lie.
+
+    :param base: What their references begin with.
+    :param env: What Airflow has to know besides.
+    :param read: Reads the body of a reference.
+    :param admin: Where to let it refuse everything, or nothing; "" if it can't.
+    """
+
+    def __init__(
+        self, base: str, env: Mapping[str, str], *, read: Callable[[str], bytes], admin: str = ""
+    ) -> None:
+        self.base, self.read, self.admin = base, read, admin
+        self.env = {
+            "AIRFLOW__CORE__XCOM_BACKEND": BACKEND,
+            "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": base,
+            "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "0",
+            **env,
+        }
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Storage]:
+    """A server that speaks S3, on loopback, with an empty bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        client = boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket=BUCKET)
+
+        def read(reference: str) -> bytes:
+            key = reference.partition(f"{BUCKET}/")[2]
+            body: bytes = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+            return body
+
+        connection = {
+            "conn_type": "aws",
+            "login": "key",
+            "password": "secret",
+            "extra": {"endpoint_url": url, "region_name": "us-east-1"},
+        }
+        yield Storage(
+            f"s3://aws_default@{BUCKET}/of/runs",
+            {"AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection)},
+            read=read,
+            admin=f"{url}/moto-api/reset-auth",
+        )
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    return Storage(
+        f"file://{tmp_path_factory.mktemp('xcoms')}",
+        {},
+        read=lambda reference: Path(reference.removeprefix("file://")).read_bytes(),
+    )
+
+
+@pytest.fixture(scope="module", params=["files", "s3"])
+def storage(request: pytest.FixtureRequest) -> Storage:
+    found: Storage = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Iterator[EmbeddedAirflow]:
+    with (
+        metadata_database() as url,
+        EmbeddedAirflow(
+            dags_folder=HERE / "dags_storage",
+            home=tmp_path_factory.mktemp("airflow"),
+            database_url=url,
+            env={
+                "PYTHONPATH": str(REPOSITORY),
+                "FANOUT_STORAGE_ADMIN": storage.admin,
+                "AIRFLOW__CORE__PARALLELISM": "8",
+                # A branch that fails meets the storage's client for the first time in its failure callback:
+                # on a busy machine its imports take longer than the 20 s after which Airflow kills it.
+                "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "300",
+                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+                **storage.env,
+            },
+        ) as embedded,
+    ):
+        embedded.wait_for_dag("storage_gone")
+        yield embedded
+
+
+class StoredRun(Run):
+    """A run whose XComs are references, as the API server has them."""
+
+    def __init__(self, airflow: EmbeddedAirflow, dag_id: str, storage: Storage) -> None:
+        super().__init__(airflow, dag_id, airflow.trigger(dag_id))
+        self._storage = storage
+        self.wait()
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        reference = super().xcom(task_id, key, map_index)
+        assert reference.startswith(self._storage.base)
+        return json.loads(self._storage.read(reference))
+
+
+@pytest.fixture(scope="module")
+def artifacts(airflow: EmbeddedAirflow, storage: Storage) -> Run:
+    return StoredRun(airflow, "storage_artifacts", storage)
+
+
+@pytest.fixture(scope="module")
+def gone(airflow: EmbeddedAirflow, storage: Storage) -> Run:
+    return StoredRun(airflow, "storage_gone", storage)
+
+
+def told(run: Run, group: str) -> dict[str, tuple[str, Any, str | None]]:
+    """State, value and error of every branch, as the group's fan-in was given them."""
+    given = run.collected(f"tell_{group}", "given")
+    return {
+        name: (outcome["state"], outcome["value"], outcome["error"])
+        for name, outcome in given.outcomes.items()
+    }
+
+
+class TestArtifacts:
+    def test_every_one_arrives_whole_and_in_order(self, artifacts: Run) -> None:
+        texts = (random.Random(index).randbytes(500_000).hex() for index in range(BRANCHES))
+        expected = [
+            [f"process_{index}", index, hashlib.sha256(text.encode()).hexdigest()]
+            for index, text in enumerate(texts)
+        ]
+
+        assert artifacts.xcom("combine") == expected
+
+    def test_requests_stay_within_their_budget(self, artifacts: Run) -> None:
+        sent = artifacts.xcom("combine", "requests")
+        sent.pop("MaskSecret", None)  # of the connection's: it stays with the supervisor
+
+        assert sum(sent.values()) <= BRANCHES + 3
+
+    def test_sixteen_bodies_are_read_at_once_each_of_them_once(self, artifacts: Run) -> None:
+        assert artifacts.xcom("combine", "bodies") == {"read": BRANCHES, "peak": 16}
+
+    def test_the_report_lies_there_too(self, artifacts: Run) -> None:
+        report = artifacts.report("combine")
+
+        assert (report["expected"], report["succeeded"], report["problems"]) == (BRANCHES, BRANCHES, [])
+
+    def test_a_value_that_looks_like_a_template_is_not_rendered(self, artifacts: Run) -> None:
+        assert artifacts.xcom("said") == "{{ 7 * 7 }}"
+
+
+class TestABodyThatIsGone:
+    def test_of_a_branch_is_missing_and_the_others_keep_theirs(self, gone: Run, storage: Storage) -> None:
+        found = told(gone, "kept")
+
+        assert (found["kept_0"], found["kept_2"]) == (("success", 0, None), ("success", 2, None))
+        state, value, error = found["kept_1"]
+        assert (state, value) == ("missing", None)
+        assert str(error).startswith(f"{GONE}{storage.base}/storage_gone/")
+
+    def test_of_an_instance_is_missing_and_the_others_keep_theirs(self, gone: Run) -> None:
+        found = told(gone, "each")
+
+        assert {name: value for name, (_, value, _) in found.items()} == {
+            "a": ["{{ 7 * 7 }}", 1],
+            "b": ["{{ 7 * 7 }}", 1],
+            "c": None,
+            "d": ["{{ 7 * 7 }}", 1],
+        }
+        assert found["c"][0] == "missing"
+        assert str(found["c"][2]).startswith(GONE)
+
+    def test_of_a_batch_its_items_are_missing_and_the_others_keep_theirs(self, gone: Run) -> None:
+        found = told(gone, "many")
+
+        assert [state for state, _, _ in found.values()] == ["missing", "missing", "success", "success"]
+        assert all(str(found[name][2]).startswith(GONE) for name in "ab")
+
+    def test_a_retry_takes_what_was_done_from_the_checkpoint(self, gone: Run) -> None:
+        assert [value for _, value, _ in told(gone, "many").values()] == [None, None, 2, 1]
+
+    @pytest.mark.parametrize("group", ["kept", "each", "many"])
+    def test_fails_a_fan_in_that_tolerates_nothing(self, gone: Run, group: str) -> None:
+        assert gone.instance(f"tell_{group}").state == "failed"
+        assert f"missing: {GONE}" in gone.log(f"tell_{group}")
+
+    def test_of_a_record_leaves_the_value(self, gone: Run) -> None:
+        found = told(gone, "silent")
+
+        assert found["silent_1"] == ("success", "said", None)
+        assert [found[f"silent_{n}"][0] for n in (0, 2)] == ["missing", "failed"]
+        assert all(str(found[f"silent_{n}"][2]).startswith(RECORD_GONE) for n in (0, 2))
+
+    def test_of_an_instances_record_changes_nothing_for_the_others(self, gone: Run) -> None:
+        found = told(gone, "silent_each")
+
+        assert found["silent_each_1"] == ("success", "said", None)
+        assert found["silent_each_3"] == ("success", None, None)
+        assert [found[f"silent_each_{n}"][0] for n in (0, 2)] == ["missing", "failed"]
+        assert all(str(found[f"silent_each_{n}"][2]).startswith(RECORD_GONE) for n in (0, 2))
+
+    def test_of_a_batchs_record_makes_its_items_missing(self, gone: Run) -> None:
+        found = told(gone, "silent_many")
+
+        assert [(state, value) for state, value, _ in found.values()] == [
+            ("missing", None),
+            ("missing", None),
+            ("success", 2),
+            ("success", 3),
+        ]
+        assert str(found["silent_many_0"][2]).startswith(RECORD_GONE)
+
+    def test_of_the_places_of_the_batches_fails_the_fan_in(self, gone: Run) -> None:
+        assert gone.instance("tell_lost").state == "failed"
+        assert "what 'lost.split' returned is no longer stored" in gone.log("tell_lost")
+
+    def test_the_metadata_reader_knows_what_is_recorded(
+        self, gone: Run, airflow: EmbeddedAirflow, tmp_path: Path
+    ) -> None:
+        answer = tmp_path / "branches.json"
+        subprocess.run(
+            [sys.executable, str(HERE / "read_run.py"), str(answer), gone.dag_id, gone.run_id],
+            env=airflow._env,
+            check=True,
+            timeout=120,
+            capture_output=True,
+        )
+        branches = json.loads(answer.read_text(encoding="utf-8"))
+
+        assert list(branches["many"]) == ["a", "b", "c", "d"]
+        assert branches["kept"]["kept_0"] == ["success", None]
+        assert branches["silent_each"]["silent_each_3"] == ["success", None]
+        assert branches["silent"]["silent_2"][0] == "failed"
+
+
+def test_a_damaged_body_fails_the_fan_in_by_name(gone: Run, storage: Storage) -> None:
+    log = gone.log("tell_damaged")
+
+    assert gone.instance("tell_damaged").state == "failed"
+    assert "What 'damaged.damaged_1' pushed under 'return_value' can't be read: ValueError: " in log
+    assert f"{storage.base}/storage_gone/" in log
+
+
+@pytest.fixture
+def denied(airflow: EmbeddedAirflow, storage: Storage) -> Iterator[Run]:
+    """A run during which the storage has begun to refuse everything; it gives in when the test has ended."""
+    try:
+        yield StoredRun(airflow, "storage_denied", storage)
+    finally:
+        httpx.post(storage.admin, content=b"inf").raise_for_status()
+
+
+@pytest.mark.parametrize("storage", ["s3"], indirect=True)
+def test_a_storage_that_refuses_fails_the_fan_in_until_it_gives_in(
+    denied: Run, airflow: EmbeddedAirflow, storage: Storage
+) -> None:
+    assert denied.instance("combine").state == "failed"
+    assert "can't be read: PermissionError: Forbidden" in denied.log("combine")
+
+    httpx.post(storage.admin, content=b"inf").raise_for_status()
+    denied.clear("combine")
+
+    assert denied.xcom("combine") == {"allowed_0": 0, "allowed_1": 1}
