@@ -11,6 +11,7 @@ from airflow.utils.cli import action_cli
 
 from airflow_fanout.clearing import clear, find_plan
 from airflow_fanout.command_line import metadata_session, stop
+from airflow_fanout.record_shapes import printable
 from airflow_fanout.rerun import UnknownGroupError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def command(args: Namespace) -> None:
     except UnknownGroupError as unknown:
         stop(COMMAND, str(unknown))
     if not is_json:
-        print("\n".join(lines(plan)))
+        print("\n".join(map(printable, lines(plan))))
     causes = bool(plan.causes)
     done: Clearing | None = None
     if plan.task_runs and not args.dry_run:
