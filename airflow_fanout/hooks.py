@@ -36,7 +36,9 @@ STOPPED = "stopped"
 ERROR_LENGTH = 500
 """Characters that are kept of an error."""
 
-NO_EXCEPTION_RECORDED = "no exception was recorded: the task's process ended before it could report one"
+NO_EXCEPTION_RECORDED = (
+    "no exception was recorded: the task's process never started, or ended before it could report one"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
