@@ -36,7 +36,9 @@ of a mapped task adds ``map_index`` and, where its items came at run time, ``nam
 STOPPED = "stopped"
 """State in the record of a branch that ``stop_after_failures`` did not let start; Airflow's is skipped."""
 
-NO_EXCEPTION_RECORDED = "no exception was recorded: the task's process ended before it could report one"
+NO_EXCEPTION_RECORDED = (
+    "no exception was recorded: the task's process never started, or ended before it could report one"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ class DistributedAirflow(EmbeddedAirflow):
     """
     An :class:`EmbeddedAirflow` with a ``CeleryExecutor``, whose workers are the processes ``worker-1``, ….
 
-    Each worker has a host name and a log server of its own, as if on a machine of its own.
+    Each worker has a host name and a log server of its own, as if on a machine of its own. Beside the queue
+    that all share it has one of its own, which has its name.
 
     :param broker_url: URL of the Redis that the workers get their tasks from.
     :param database_url: SQLAlchemy URL of the metadata database, which keeps Celery's results too.
@@ -72,6 +73,8 @@ class DistributedAirflow(EmbeddedAirflow):
                 "worker",
                 "--celery-hostname",
                 f"{name}@%h",
+                "--queues",
+                f"default,{name}",
                 "--without-gossip",
                 "--without-mingle",
             ]
