@@ -13,7 +13,7 @@ from airflow_fanout.collected import collected
 from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
-from airflow_fanout.ledger import Source, collect, removed_branches
+from airflow_fanout.ledger import Source, collect, refuse_cleared, removed_branches
 from airflow_fanout.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.results import FanInResults, ReadyPage
 from airflow_fanout.wiring import group_sources, pass_on_what_came_before, sources_by_prefix
@@ -53,6 +53,8 @@ def account(fan_in: FanInOperator, context: Context) -> Any:
         pages += [ReadyPage(gone)] if gone else []
     results = FanInResults(pages)
     tally = Tally.of(results.states(), stopped=results.stopped_count)
+    if tally.missing or reader.found_nothing:
+        refuse_cleared(reader, states, pages)
     verdict = decide(tally, fan_in.policy)
     report = fan_in_report(results, tally, verdict, fan_in.policy)
     ti.xcom_push(REPORT_KEY, report)

@@ -50,6 +50,8 @@ class RunReader:
     def __init__(self, ti: RuntimeTaskInstance) -> None:
         self._ti = ti
         self.requests = 0
+        self.found_nothing = False
+        """Whether somebody had pushed nothing where a value was looked for."""
 
     def states(self) -> dict[tuple[str, int], InstanceState]:
         """
@@ -80,7 +82,9 @@ class RunReader:
         A None that was pushed by hand reads as NOTHING here; :meth:`pushed_none` tells.
         """
         self.requests += 1
-        return self._ti.xcom_pull(task_ids=task_id, map_indexes=map_index, key=key, default=NOTHING)
+        found = self._ti.xcom_pull(task_ids=task_id, map_indexes=map_index, key=key, default=NOTHING)
+        self.found_nothing |= found is NOTHING
+        return found
 
     def record(self, task_id: str, map_index: int) -> dict[str, Any] | None:
         """Record that a branch of this package pushed beside its value; None if there is none."""
