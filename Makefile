@@ -70,8 +70,9 @@ test-truth: $(VENV)/.installed ## Do fan-ins say what branches did, and does sim
 test-distributed: $(VENV)/.installed-distributed ## Run what docker-compose.yaml says, on Celery workers, without containers
 	@$(WITH_HOME) $(BIN)/pytest tests/distributed $(ARGS)
 
-soak: $(VENV)/.installed ## The same with 100 random groups
+soak: $(VENV)/.installed-distributed ## The same with 100 random groups, then on Celery workers that are killed
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
+	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/distributed -m truth $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style and formatting
 	$(BIN)/ruff check

@@ -15,7 +15,7 @@ from airflow_fanout.collected import collected
 from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
-from airflow_fanout.ledger import Source, States, collect, removed_branches
+from airflow_fanout.ledger import Source, States, collect, refuse_cleared, removed_branches
 from airflow_fanout.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.results import FanInResults, ReadyPage
 from airflow_fanout.wiring import group_sources, pass_on_what_came_before, sources_by_prefix
@@ -73,6 +73,8 @@ def account(fan_in: FanInOperator, context: Context) -> Any:
         )
         pages += [ReadyPage(gone)] if gone else []
     results = FanInResults(pages)
+    if reader.found_nothing or "missing" in results.states():
+        refuse_cleared(reader, states, pages)
     verdict, report = judge(results, fan_in.policy)
     ti.xcom_push(REPORT_KEY, report)
     try:

@@ -20,6 +20,7 @@ from airflow_fanout.ledger import (
     instances_of,
     read_record,
     recorded_error,
+    refuse_cleared,
     unexpanded_state,
 )
 from airflow_fanout.names import listing
@@ -83,7 +84,7 @@ class BatchNaming:
                 "started. It takes them in when it runs again."
             )
             raise BranchesRunningError(message, names=names)
-        reading = _Reading(reader, source, self)
+        reading = _Reading(reader, states, source, self)
         for number, (start, stop) in enumerate(places):
             page = reading.page(number, instances[number].state, start, stop, index + start)
             # A value that is gone has to be found out before the verdict.
@@ -93,8 +94,8 @@ class BatchNaming:
 class _Reading:
     """Reads batch after batch, and remembers whether their items have names."""
 
-    def __init__(self, reader: RunReader, source: Source, naming: BatchNaming) -> None:
-        self._reader, self._source, self._naming = reader, source, naming
+    def __init__(self, reader: RunReader, states: States, source: Source, naming: BatchNaming) -> None:
+        self._reader, self._run, self._source, self._naming = reader, states, source, naming
         self._may_be_named = naming.may_be_named
 
     def page(self, number: int, found: str, start: int, stop: int, index: int) -> Page:
@@ -123,6 +124,7 @@ class _Reading:
             errors = {} if error is None else dict.fromkeys(range(count), error)
         return _BatchPage(
             reader=self._reader,
+            run=self._run,
             task_id=task_id,
             map_index=number,
             index=index,
@@ -187,6 +189,7 @@ class _BatchPage:
         self,
         *,
         reader: RunReader,
+        run: States,
         task_id: str,
         map_index: int,
         index: int,
@@ -197,7 +200,8 @@ class _BatchPage:
         stopped: int,
         prefix_length: int,
     ) -> None:
-        self._reader, self._task_id, self._map_index, self._index = reader, task_id, map_index, index
+        self._reader, self._run, self._index = reader, run, index
+        self._task_id, self._map_index = task_id, map_index
         self._names, self._errors, self._seconds = names, errors, seconds
         self.states, self.stopped = states, stopped
         self._prefix_length = prefix_length
@@ -228,6 +232,8 @@ class _BatchPage:
                 values, gone = {}, f"{GONE}: {missing}"
         if not isinstance(values, Mapping):
             values, gone = {}, GONE
+        if gone is not None:
+            refuse_cleared(self._reader, self._run, [self])
         return [self._outcome(place, values, gone) for place in range(len(self))]
 
     def _outcome(self, place: int, values: Mapping[str, Any] | None, gone: str | None) -> BranchOutcome:

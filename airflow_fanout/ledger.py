@@ -45,6 +45,7 @@ __all__ = [
     "read_one",
     "read_record",
     "recorded_error",
+    "refuse_cleared",
     "removed_branches",
     "unexpanded_state",
     "why_missing",
@@ -299,6 +300,32 @@ def _refuse_unfinished(reader: RunReader, states: States, sources: Sequence[Sour
             "started, or added to the Dag file after the run had. It takes them in when it runs again."
         )
         raise BranchesRunningError(message, names=unfinished)
+
+
+def refuse_cleared(reader: RunReader, states: States, pages: Iterable[Page]) -> None:
+    """
+    Refuse to take for None, or for missing, what a branch has lost because it runs again.
+
+    Airflow deletes what a task pushed when its next try starts; that try may have ended already.
+
+    :param reader: Reads the run.
+    :param states: States of the run's finished instances, as they were before any value was read.
+    :param pages: What was read.
+    :raises BranchesRunningError: If a branch is no longer what it was then.
+    """
+    now = reader.states()
+    heads = (page.peek(place) for page in pages for place in range(len(page)))
+    names = [
+        head.name
+        for head in heads
+        if now.get((head.task_id, head.map_index)) != states[head.task_id, head.map_index]
+    ]
+    if names:
+        message = (
+            f"Branches are not finished: {listing(names)}. They were cleared while this fan-in was reading. "
+            "It takes them in when it runs again."
+        )
+        raise BranchesRunningError(message, names=names)
 
 
 def _read_unmapped(

@@ -67,6 +67,8 @@ class RunReader:
         self._ti = ti
         self._counting = threading.Lock()
         self.requests = 0
+        self.found_nothing = False
+        """Whether somebody had pushed nothing where a value was looked for."""
 
     def states(self) -> dict[tuple[str, int], InstanceState]:
         """
@@ -113,6 +115,7 @@ class RunReader:
         if not isinstance(answer, XComResult):
             raise TypeError(_unexpected("XComResult", answer))
         if answer.value is None:
+            self.found_nothing = True
             return NOTHING
         name = task_id if map_index < 0 else instance_name(task_id, map_index)
         return deserialized(answer, f"What {name!r} pushed under {key!r}")

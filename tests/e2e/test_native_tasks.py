@@ -54,7 +54,8 @@ def test_one_by_one_reading_is_explained_in_the_log(run: Run) -> None:
 
 def test_one_by_one_reading_takes_one_request_for_each_success(run: Run) -> None:
     requests = run.xcom("collect_fates", "requests")
-    assert sum(requests.values()) <= 4 + 3
+    # And one asks whether the success that has left no value runs again.
+    assert sum(requests.values()) <= 4 + 3 + 1
 
 
 def test_a_task_that_is_not_mapped_has_its_plain_name(run: Run) -> None:

@@ -48,9 +48,13 @@ class Plan:
         return f"g{self.seed}"
 
 
-def seeds() -> range:
-    """The seeds of this run."""
-    first, count = os.environ.get("FANOUT_TRUTH_SEEDS", "0:25").split(":")
+def seeds(*, default: str = "0:25") -> range:
+    """
+    The seeds of this run: what FANOUT_TRUTH_SEEDS says, the first and how many.
+
+    :param default: Unless it is set.
+    """
+    first, count = os.environ.get("FANOUT_TRUTH_SEEDS", default).split(":")
     return range(int(first), int(first) + int(count))
 
 

@@ -33,11 +33,13 @@ class FakeRun:
     :param states: ``{(task_id, map_index): state}``.
     :param xcoms: ``{(task_id, map_index, key): value}``; an exception is raised when its value is read.
     :param unfinished: How many instances of mapped tasks are not finished.
+    :param running_again: Instances that are no longer finished when somebody asks for states once more.
     """
 
     states: dict[tuple[str, int], InstanceState] = field(default_factory=dict)
     xcoms: dict[tuple[str, int, str], Any] = field(default_factory=dict)
     unfinished: int = 0
+    running_again: set[tuple[str, int]] = field(default_factory=set)
 
     def add(
         self,
@@ -68,13 +70,31 @@ class FakeRun:
         """Add a branch of this package that failed, and told why."""
         return self.add(task_id, "failed", record={"state": "failed", "error": error}, **more)
 
+    def start_again(self, task_id: str, map_index: int = -1) -> FakeRun:
+        """Let an instance be cleared, and start, after the states were read and before its values are."""
+        self.running_again.add((task_id, map_index))
+        self.xcoms = {at: value for at, value in self.xcoms.items() if at[:2] != (task_id, map_index)}
+        return self
+
     def reader(self) -> Any:
         """A reader of this run, whose calls are noted; each would be one request."""
         reader = mock.Mock(spec=RunReader)
         reader.requests = 0
-        reader.states.side_effect = lambda: dict(self.states)
+        reader.found_nothing = False
+
+        def states() -> dict[tuple[str, int], InstanceState]:
+            lost = set() if reader.states.call_count == 1 else self.running_again
+            return {at: found for at, found in self.states.items() if at not in lost}
+
+        reader.states.side_effect = states
         reader.instance_count.side_effect = self._instance_count
-        reader.value.side_effect = self._value
+
+        def value(task_id: str, map_index: int, key: str) -> Any:
+            found = self._value(task_id, map_index, key)
+            reader.found_nothing |= found is NOTHING
+            return found
+
+        reader.value.side_effect = value
         reader.record.side_effect = self._record
         reader.pushed_none.side_effect = lambda task_id, key: (
             self.xcoms.get((task_id, -1, key), NOTHING) is None

@@ -177,6 +177,20 @@ class TestItems:
         assert isinstance(verdict.error, BranchesRunningError)
         assert r"'g.each[1]'" in verdict.message
 
+    def test_a_batch_that_starts_again_while_it_is_read_is_waited_for(self) -> None:
+        verdict = collect(Batches().cut(4, 2).batch(0, "SS").batch(1, "SS").start_again("g.each", 1))
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("g_2", "g_3")
+
+    def test_a_batch_that_starts_again_before_its_values_are_read_is_waited_for(self) -> None:
+        run = Batches().cut(2, 2).batch(0, "SS")
+        record = run.xcoms["g.each", 0, RECORD_KEY]
+        run.start_again("g.each", 0)
+        run.xcoms["g.each", 0, RECORD_KEY] = record
+
+        assert isinstance(collect(run).error, BranchesRunningError)
+
     def test_places_that_are_gone_are_no_empty_list(self) -> None:
         verdict = collect(Batches().batch(0, "SS").add("g.split").add("load"), min_success=None)
 

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, TaskGroup, task, task_group
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from structlog.testing import capture_logs
 
-from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
+from airflow_fanout import BranchOutcome, FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.exceptions import (
     BranchesRunningError,
     EmptyFanInError,
@@ -19,7 +19,9 @@ from airflow_fanout.exceptions import (
     UpstreamFailedError,
 )
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
+from airflow_fanout.ledger import refuse_cleared
 from airflow_fanout.operators import REPORT_KEY
+from airflow_fanout.results import ReadyPage
 from tests.unit.fake_run import FakeRun, run_fan_in
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -866,6 +868,44 @@ class TestBranchesThatAreNotFinished:
         verdict = run_fan_in(fan_in_of(3), run_of("success", "success"))
 
         verdict.reader.value.assert_not_called()
+
+
+class TestBranchesThatStartAgainWhileTheyAreRead:
+    def test_what_one_has_lost_is_not_missing(self) -> None:
+        run = run_of("success", "success", "success").start_again("process.process_1")
+
+        verdict = run_fan_in(fan_in_of(3, min_success=1), run)
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("process_1",)
+        assert verdict.report is None
+
+    def test_what_a_foreign_one_has_lost_is_not_none(self) -> None:
+        with DAG("d"):
+            fan_in = FanInOperator(task_id="combine", task_id_prefix="native_", min_success=1)
+            fan_in << [task(task_id=f"native_{n}")(work)() for n in range(2)]
+        run = FakeRun().add("native_0", value=0).add("native_1", value=1).start_again("native_1")
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("native_1",)
+
+    def test_one_that_has_already_ended_again_counts_too(self) -> None:
+        run = run_of("success", "success")
+        reader = run.reader()
+        first = reader.states()
+        run.add("process.process_1", "success", duration=2.0)
+
+        task_id = "process.process_1"
+        outcome = BranchOutcome(name="process_1", index=1, state="missing", task_id=task_id, map_index=-1)
+        with pytest.raises(BranchesRunningError, match="'process_1'"):
+            refuse_cleared(reader, first, [ReadyPage([outcome])])
+
+    def test_where_every_branch_has_a_value_nothing_more_is_asked(self) -> None:
+        verdict = run_fan_in(fan_in_of(3), run_of("success", "success", "success"))
+
+        assert verdict.reader.states.call_count == 1
 
 
 class TestWithoutOurGroup:

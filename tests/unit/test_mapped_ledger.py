@@ -301,3 +301,11 @@ def test_identity_is_never_a_position(fates: list[str]) -> None:
 
     for index, fate in enumerate(fates):
         assert verdict.value[f"g_{index}"][1] == (kept[fate].format(index) if fate in kept else None)
+
+
+def test_an_instance_that_starts_again_while_it_is_read_is_waited_for() -> None:
+    run = Instances().ok(0, "a").ok(1, "b").ok(2, "c").start_again("g.each", 1)
+    verdict = collect(run, found=["x", "y", "z"])
+
+    assert isinstance(verdict.error, BranchesRunningError)
+    assert verdict.error.names == ("g_1",)

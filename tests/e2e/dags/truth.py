@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tests.e2e.telling import TellingFanIn
 from tests.e2e.truth_plan import Plan, plan_of, seeds
 
 SCRATCH = Path(os.environ.get("FANOUT_E2E_SCRATCH", "."))
+RETRIES = int(os.environ.get("FANOUT_TRUTH_RETRIES", "1"))
+SECONDS = float(os.environ.get("FANOUT_TRUTH_SECONDS", "0"))
+"""How long each branch works, so that whoever kills workers finds them at work."""
 PLANS = [plan_of(seed) for seed in seeds()]
 
 
@@ -48,6 +52,7 @@ def act(plan: Plan, name: str) -> Any:
         does = "value" if has_tried(plan, name) else "raise"
     ti: Any = get_current_context()["ti"]
     write(plan, name=name, does=does, value=value, map_index=ti.map_index)
+    time.sleep(SECONDS)
     if does == "raise":
         message = f"{name} is told to"
         raise ValueError(message)
@@ -149,11 +154,11 @@ def add(plan: Plan) -> None:
         declared |= {"items_per_task": plan.items_per_task, "item_concurrency": plan.item_concurrency}
     elif plan.mode == "mapped" and not plan.at_run_time:
         declared |= {"mapped": True}
-    retries: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
-    group = FanOutGroup(plan.group_id, branch=branch_of(plan), default_args=retries, **declared)
+    group = FanOutGroup(plan.group_id, branch=branch_of(plan), **declared)
     TellingFanIn(task_id=f"collect_{plan.group_id}", fan_out=group, **plan.policy)
 
 
-with DAG("truth", schedule=None, max_active_tasks=32):
+retries: Any = {"retries": RETRIES, "retry_delay": timedelta(milliseconds=100)}
+with DAG("truth", schedule=None, max_active_tasks=32, default_args=retries):
     for each in PLANS:
         add(each)

@@ -1,0 +1,234 @@
+"""
+Random groups on Celery workers that are killed at random: the fan-in says what the database says.
+
+What a branch is told to do is known from its plan, so a value can only be its own. Whether it could do so, or
+was killed at each of its tries, is read from the database: the instances, and what a batch has pushed.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.distributed import DistributedAirflow
+from tests.e2e.run import Run
+from tests.e2e.servers import PostgresServer, RedisServer, missing_servers
+from tests.e2e.test_truth import verdict_of
+from tests.e2e.truth_plan import Plan, plan_of, seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MISSING = missing_servers()
+pytestmark = [
+    pytest.mark.truth,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
+
+REPOSITORY = Path(__file__).parents[2]
+DAG_FILE = REPOSITORY / "tests" / "e2e" / "dags" / "truth.py"
+SEEDS = seeds(default="0:10")
+PATIENCE = 600
+SECONDS_BETWEEN_KILLS = (10, 20)
+SECONDS_FOR_ALL = 120 + 120 * len(SEEDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """
+    What became of a group.
+
+    :param state: State of its fan-in.
+    :param given: What the fan-in's function was given, or would have been.
+    :param report: The fan-in's report.
+    :param value: The fan-in's value.
+    """
+
+    state: str
+    given: dict[str, Any] | None
+    report: dict[str, Any] | None
+    value: Any
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DistributedAirflow]:
+    """Two workers, and a Redis and a PostgreSQL that are nobody else's."""
+    with (
+        RedisServer(tmp_path_factory.mktemp("redis")) as broker,
+        PostgresServer(tmp_path_factory.mktemp("postgres")) as database,
+        DistributedAirflow(
+            broker_url=broker.url,
+            database_url=database.create_database("airflow"),
+            dag_files=[DAG_FILE],
+            home=tmp_path_factory.mktemp("airflow"),
+            start_timeout=PATIENCE,
+            env={
+                "PYTHONPATH": str(REPOSITORY),
+                "FANOUT_E2E_SCRATCH": str(tmp_path_factory.mktemp("scratch")),
+                "FANOUT_TRUTH_SEEDS": f"{SEEDS.start}:{len(SEEDS)}",
+                "FANOUT_TRUTH_RETRIES": "4",
+                "FANOUT_TRUTH_SECONDS": "2",
+                "AIRFLOW__CORE__PARALLELISM": "10",
+                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+                # What a killed worker ran is given up after so many seconds without a sign of life.
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "25",
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+            },
+        ) as started,
+    ):
+        yield started
+
+
+@pytest.fixture(scope="module")
+def kills() -> list[str]:
+    """Workers in the order in which they were killed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(airflow: DistributedAirflow, kills: list[str]) -> Run:
+    """The run of all groups, during which workers were killed; it has ended."""
+    airflow.wait_for_dag("truth", timeout=PATIENCE)
+    for worker in airflow.workers:
+        wait_until_ready(airflow, worker, times=1)
+    run = Run(airflow, "truth", airflow.trigger("truth"))
+    dice = random.Random(f"kills from {SEEDS.start}")
+    starts = dict.fromkeys(airflow.workers, 1)
+    deadline = time.monotonic() + SECONDS_FOR_ALL
+    while not ends_within(run, dice.uniform(*SECONDS_BETWEEN_KILLS)):
+        if time.monotonic() > deadline:
+            break  # without further kills it must come to an end
+        worker = dice.choice(airflow.workers)
+        airflow.stop_process(worker, signal.SIGKILL)
+        kills.append(worker)
+        airflow.start_process(worker)
+        starts[worker] += 1
+        wait_until_ready(airflow, worker, times=starts[worker])
+    run.wait()
+    return run
+
+
+def ends_within(run: Run, seconds: float) -> bool:
+    try:
+        run.airflow.wait_for_run(run.dag_id, run.run_id, timeout=seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def wait_until_ready(airflow: DistributedAirflow, worker: str, *, times: int) -> None:
+    """Wait until a worker has said so many times that it takes tasks."""
+    log = airflow.home / "logs" / f"{worker}.log"
+    airflow.poll(
+        lambda: log.read_text(errors="replace").count(" ready.") >= times or None,
+        timeout=PATIENCE,
+        what=lambda: f"{worker} does not start: {airflow.log_tail(worker)}",
+    )
+
+
+@pytest.fixture(scope="module")
+def told(run: Run) -> dict[int, Told]:
+    """What each fan-in said, by seed."""
+
+    def xcom(task_id: str, key: str) -> Any:
+        try:
+            return run.xcom(task_id, key)
+        except KeyError:
+            return None
+
+    return {
+        seed: Told(
+            state=run.instance(f"collect_g{seed}").state,
+            given=xcom(f"collect_g{seed}", "given"),
+            report=xcom(f"collect_g{seed}", "fan_out_report"),
+            value=xcom(f"collect_g{seed}", "return_value"),
+        )
+        for seed in SEEDS
+    }
+
+
+def states_in_the_database(run: Run, plan: Plan) -> dict[str, str]:
+    """State of every branch by name, in declared order."""
+    names = plan.names[1]
+    if plan.mode == "batched":
+        found: dict[str, str] = {}
+        for number, start in enumerate(range(0, len(names), plan.items_per_task)):
+            found |= states_of_batch(run, plan, number, names[start : start + plan.items_per_task])
+        return found
+    return {name: state_of_branch(run, plan, place) for place, name in enumerate(names)}
+
+
+def state_of_branch(run: Run, plan: Plan, place: int) -> str:
+    prefix = f"{plan.group_id}.{plan.names[1][place] if plan.mode == 'static' else 'each'}"
+    at = -1 if plan.mode == "static" else place
+    if plan.kind != "task_group":
+        return run.instance(prefix, at).state
+    first = run.instance(f"{prefix}.{'by_index' if plan.origin == 'count' else 'by_item'}", at).state
+    last = run.instance(f"{prefix}.same", at).state
+    return "failed" if (first, last) == ("failed", "upstream_failed") else last
+
+
+def states_of_batch(run: Run, plan: Plan, number: int, names: list[str]) -> Mapping[str, str]:
+    task_id = f"{plan.group_id}.each"
+    state = run.instance(task_id, number).state
+    try:
+        record = run.xcom(task_id, "fan_out_branch", number)
+    except KeyError:
+        record = {}
+    if state not in {"success", "failed"} or record.get("state") != "batch":
+        return dict.fromkeys(names, state)
+    values = run.xcom(task_id, map_index=number)
+    other = {"F": "failed", "K": "skipped"}
+    found = {}
+    for name, letter in zip(names, record["states"], strict=True):
+        found[name] = "success" if name in values else other[letter]
+    return found
+
+
+def test_workers_were_killed(run: Run, kills: list[str]) -> None:
+    assert kills
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_fan_in_says_what_the_database_says(run: Run, told: dict[int, Told], seed: int) -> None:
+    plan, said = plan_of(seed), told[seed]
+    before = [f"tell_g{seed}"] if plan.at_run_time else []
+    before += [f"g{seed}.split"] if plan.mode == "batched" and (f"g{seed}.split", -1) in run.instances else []
+    if any(run.instance(task_id).state != "success" for task_id in before):
+        assert said.state == "failed"
+        return
+    if said.given is None:
+        # Killed at its last try: it has said nothing, and nothing wrong.
+        assert (said.state, said.value) == ("failed", None)
+        assert run.instance(f"collect_g{seed}").try_number == 5
+        return
+    states = states_in_the_database(run, plan)
+    outcomes = {each["name"]: each for each in said.given["outcomes"]}
+    assert {name: each["state"] for name, each in outcomes.items()} == states
+    assert list(outcomes) == list(states)
+    good = [[name, plan.fates[1][name]["value"]] for name, state in states.items() if state == "success"]
+    assert said.given["items"] == good
+    assert all((outcomes[name]["error"] is not None) == (states[name] == "failed") for name in states)
+    assert said.report is not None
+    assert (said.report["expected"], said.report["succeeded"]) == (len(states), len(good))
+    assert said.state == verdict_of(plan, list(states.values()))
+    if said.state == "success":
+        assert said.value == dict(good)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_branch_ends_as_it_was_told_to_unless_it_was_killed(
+    run: Run, told: dict[int, Told], seed: int
+) -> None:
+    plan, said = plan_of(seed), told[seed]
+    as_told = {"value": "success", "recover": "success", "skip": "skipped"}
+    for each in (said.given or {"outcomes": []})["outcomes"]:
+        expected = as_told.get(plan.fates[1][each["name"]]["does"], "failed")
+        killed = each["state"] == "failed" and "no exception was recorded" in each["error"]
+        assert killed or each["state"] == expected, each["name"]
