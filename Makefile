@@ -118,14 +118,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-# By uv: over these 250 packages pip's resolver had not come to an end after eight minutes, though all are pinned.
-WITH_UV := $(BIN)/python -m pip install --quiet --constraint constraints.txt uv \
-	&& $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
-
 $(VENV)/.installed-distributed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(WITH_UV) --editable '.[test-distributed]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-distributed]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(WITH_UV) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(VENV)/.installed $(VENV)/.installed-distributed $@
