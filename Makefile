@@ -18,7 +18,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench bench-scale soak test-demo test-truth
+.PHONY: help install install-dev demo bench bench-scale soak test-commands test-demo test-truth
 .PHONY: test test-unit test-integration test-e2e test-distributed
 .PHONY: lint types audit format build clean
 
@@ -45,7 +45,7 @@ test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long
 		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
-	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-demo, make test-truth, make test-distributed."; exit $$status
+	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-commands, test-demo, test-truth, test-distributed."; exit $$status
 
 test-unit: ## Run the tests of plain values and of Dags that are only built
 test-integration: ## Run the tests with dag.test(), one task after another
@@ -55,10 +55,14 @@ test-unit: $(VENV)/.installed
 	@$(WITH_HOME) $(BIN)/pytest tests/unit $(ARGS)
 
 test-integration: $(VENV)/.installed
-	@$(WITH_HOME) $(BIN)/pytest tests/integration -m "not demo" $(ARGS)
+	@$(WITH_HOME) $(BIN)/pytest tests/integration -m "not demo and not commands" $(ARGS)
 
 test-e2e: $(VENV)/.installed
-	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m "not demo and not truth" $(ARGS)
+	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m "not demo and not truth and not commands" $(ARGS)
+
+test-commands: $(VENV)/.installed ## Run check, report and rerun against real runs; not part of make test
+	@$(WITH_HOME) $(BIN)/pytest tests/integration -m commands $(ARGS)
+	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m "commands and not truth" $(ARGS)
 
 test-demo: $(VENV)/.installed ## Run the demo's tests and the longest example; 5 minutes, not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m demo $(ARGS)

@@ -22,11 +22,11 @@ REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 EXECUTOR = "FANOUT_E2E_EXECUTOR"
 TIMING_DAG = "timing"
-LONG_DAGS = {"truth", "simulated", "rerun_many"}
-"""Files whose Dags only their own tests start."""
+OWN_DAGS = {"truth", "simulated", "reported", "rerun", "rerun_many"}
+"""Files whose Dags only their own tests start, in suites of their own."""
 LIMIT_DAGS = ("limits", "limits_of_the_dag")
 LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}
-OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, *LONG_DAGS, *LIMIT_DAGS})
+OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, *OWN_DAGS, *LIMIT_DAGS})
 
 
 @pytest.fixture(scope="session")
@@ -124,13 +124,12 @@ def finished_run(airflow: EmbeddedAirflow, request: pytest.FixtureRequest) -> Ca
     """
     Call it with a Dag id to wait for that one's run.
 
-    Where most modules are tested, every Dag of the folder is started at once, after those that run alone.
+    Where most modules are tested, every Dag of the folder is started at once, after the timing run.
     """
     runs: dict[str, Run] = {}
     modules = {item.path for item in request.session.items}
     if len(modules) > len(OTHER_DAGS) // 2:
         request.getfixturevalue("timing_run")
-        request.getfixturevalue("limit_runs")
         runs |= {dag_id: Run(airflow, dag_id, airflow.trigger(dag_id)) for dag_id in OTHER_DAGS}
 
     def wait_for(dag_id: str) -> Run:

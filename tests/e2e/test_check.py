@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from airflow_fanout.embedded import EmbeddedAirflow
     from tests.e2e.run import Instance, Run
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.commands]
 
 Case = tuple[str, str, int, int, tuple[str, str]]
 """Dag, group, how many are declared, how many tasks run at once, what sets that and where."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_fanout.embedded import EmbeddedAirflow
     from tests.e2e.run import Run
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.commands]
 
 INSTANCES = """
 SELECT task_id, map_index, state, queued_dttm, start_date, end_date, try_number

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.embedded import EmbeddedAirflow
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.commands]
 
 SCRIPT = Path(__file__).parent / "write_round.py"
 
