@@ -21,7 +21,8 @@ from airflow_fanout.items import has_templates
 from airflow_fanout.record_shapes import BATCH, on_one_line
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.stopping import why_item_stopped
-from airflow_fanout.xcom import RunReader, resumes, values_lie_elsewhere, whole
+from airflow_fanout.stored_values import values_lie_elsewhere
+from airflow_fanout.xcom import RunReader, resumes, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

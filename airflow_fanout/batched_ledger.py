@@ -27,7 +27,8 @@ from airflow_fanout.names import listing
 from airflow_fanout.record_shapes import error_of, is_of_batch, seconds_of
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
 from airflow_fanout.splitting import batch_key
-from airflow_fanout.xcom import NOTHING, RunReader, values_lie_elsewhere
+from airflow_fanout.stored_values import values_lie_elsewhere
+from airflow_fanout.xcom import NOTHING, RunReader
 
 if TYPE_CHECKING:
     from airflow_fanout.policy import State

@@ -12,25 +12,39 @@ from airflow_fanout.batch import STOPPED as ITEM_STOPPED
 from airflow_fanout.batched_ledger import state_of_batch, state_of_item
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.ledger import GONE, MARKED_BY_HAND
-from airflow_fanout.names import instance_name, natural_key
+from airflow_fanout.names import instance_name, listing, natural_key
 from airflow_fanout.record_shapes import BATCH, error_of, is_of_batch, seconds_of
 from airflow_fanout.report import BranchTiming
 from airflow_fanout.splitting import SPLIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from datetime import datetime
 
     from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
     from airflow_fanout.outline import DagOutline, FanInOutline
 
-__all__ = ["FINISHED", "WAITING", "BranchRun", "GroupRun", "RunFacts", "TaskRun", "group_runs"]
+__all__ = [
+    "FINISHED",
+    "WAITING",
+    "BranchRun",
+    "GroupRun",
+    "RunFacts",
+    "TaskRun",
+    "UnknownGroupError",
+    "chosen_group_runs",
+    "group_runs",
+]
 
 FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
 """States in which Airflow does no more with a task instance."""
 
 WAITING = "waiting"
 """State of what Airflow has none for: nothing has been decided yet."""
+
+
+class UnknownGroupError(LookupError):
+    """Raised when a run has no group of an id; its text is for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +231,30 @@ def group_runs(facts: RunFacts) -> list[GroupRun]:
         its = tuple(fan_ins.get(group.group_id, ()))
         runs += [replace(run, fan_in_ids=its) for run in _of_group(facts, group)]
     return sorted(runs, key=_began)
+
+
+def chosen_group_runs(facts: RunFacts, group_ids: Collection[str] | None) -> list[GroupRun]:
+    """
+    Put the branches of some groups together.
+
+    :param facts: The run.
+    :param group_ids: The groups, by their ids or titles; of branches that only a prefix brings together by
+        their fan-in's id. None for all.
+    :raises UnknownGroupError: If the run has no such group.
+    """
+    runs = group_runs(facts)
+    if group_ids is None:
+        return runs
+    names = [{run.title, run.fan_in_ids[0] if run.group is None else run.group.group_id} for run in runs]
+    known = set().union(*names)
+    unknown = sorted(set(group_ids) - known)
+    if unknown:
+        message = (
+            f"Dag {facts.dag_id!r} has no fan-out group {listing(unknown)} in this run; "
+            f"there are {listing(known)}"
+        )
+        raise UnknownGroupError(message)
+    return [run for run, its in zip(runs, names, strict=True) if not its.isdisjoint(group_ids)]
 
 
 def _lasts(group: DeclaredGroup) -> list[str]:

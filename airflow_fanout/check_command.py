@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_fanout.command_line import CANNOT_TELL, stop, why_unreadable
 from airflow_fanout.dag_check import check_dag
-from airflow_fanout.names import listing
+from airflow_fanout.names import close_to
 from airflow_fanout.outline import outline
 from airflow_fanout.surroundings import read_pools, read_surroundings
 
@@ -150,12 +149,7 @@ def _unknown(dag_id: str, found: Found) -> str:
 
     with create_session() as session:
         known = {*found.dags, *session.scalars(select(DagModel.dag_id))}
-    close = difflib.get_close_matches(dag_id, known, n=5)
-    message = f"there is no Dag {dag_id!r}; "
-    if close:
-        message += f"close to it: {listing(close)}"
-    else:
-        message += f"there are: {listing(known)}"
+    message = f"there is no Dag {dag_id!r}; {close_to(dag_id, known)}"
     return (
         _unparsed(f"{message}. It may be in a file that can't be imported", found.errors)
         if found.errors

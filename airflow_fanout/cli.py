@@ -50,6 +50,14 @@ def _arg(*flags: str, **settings: Any) -> Arg:
     return Arg(flags, **settings)  # type: ignore[no-untyped-call]
 
 
+OUTPUT = _arg(
+    "-o",
+    "--output",
+    help="text for people, or json for programs, of which more below (default: %(default)s)",
+    choices=("text", "json"),
+    default="text",
+)
+
 DEMO = ActionCommand(
     name="demo",
     help="Run an example pipeline on an Airflow of its own and show what running in parallel brings",
@@ -130,13 +138,7 @@ CHECK = ActionCommand(
     args=(
         _arg("dag_id", help="The Dag to check", nargs="?", metavar="DAG_ID"),
         _arg("--all", help="Check every Dag that has a fan-out or a fan-in", action="store_true"),
-        _arg(
-            "-o",
-            "--output",
-            help="text (default) or json, whose keys are said below",
-            choices=("text", "json"),
-            default="text",
-        ),
+        OUTPUT,
         ARG_VERBOSE,
     ),
 )
@@ -157,7 +159,8 @@ RERUN = ActionCommand(
         "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
         "'airflow fanout rerun my_dag my_run --group process --yes' clears one group's without a question. "
         "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no "
-        "such Dag, run or group, or nobody to ask."
+        "such Dag, run or group, or nobody to ask. JSON has every task instance, and needs --yes or "
+        "--dry-run."
     ),
     func=lazy_load_command("airflow_fanout.rerun_command.command"),
     args=(
@@ -173,13 +176,7 @@ RERUN = ActionCommand(
         _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
         _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
         _arg("--yes", "-y", help="Don't ask; take the cause too, if there is one", action="store_true"),
-        _arg(
-            "--output",
-            help="text for people, or json with every task instance; json needs --yes or --dry-run "
-            "(default: %(default)s)",
-            choices=("text", "json"),
-            default="text",
-        ),
+        OUTPUT,
     ),
 )
 
@@ -205,13 +202,7 @@ REPORT = ActionCommand(
         _arg("dag_id", help="Id of the Dag", metavar="DAG_ID"),
         _arg("run_id", help="Id of the run (default: the latest)", metavar="RUN_ID", nargs="?"),
         _arg("--group", help="Only this group, or what this fan-in collects by prefix", metavar="GROUP_ID"),
-        _arg(
-            "--output",
-            "-o",
-            help="How to print it: %(choices)s (default: %(default)s)",
-            choices=("text", "json"),
-            default="text",
-        ),
+        OUTPUT,
         ARG_VERBOSE,
     ),
 )

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import ResultTooLargeError
-from airflow_fanout.xcom import values_lie_elsewhere
+from airflow_fanout.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
     from airflow_fanout.results import FanInResults

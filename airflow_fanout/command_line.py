@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from airflow_fanout.branch_runs import UnknownGroupError
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata import UnknownDagError, UnknownRunError
 
@@ -37,7 +38,7 @@ def metadata_session(command: str) -> Iterator[Session]:
     try:
         with create_session() as session:
             yield session
-    except (UnknownDagError, UnknownRunError) as unknown:
+    except (UnknownDagError, UnknownGroupError, UnknownRunError) as unknown:
         stop(command, str(unknown))
     except UnreadableValueError as unreadable:
         stop(command, str(unreadable))

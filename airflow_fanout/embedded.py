@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["EmbeddedAirflow", "EmbeddedAirflowError", "PortTakenError", "port_is_free"]
+__all__ = ["EmbeddedAirflow", "EmbeddedAirflowError", "PortTakenError", "free_port", "port_is_free"]
 
 LAUNCH = """
 import gc, runpy
@@ -92,7 +92,7 @@ class EmbeddedAirflow(AirflowRest):
         start_timeout: float = 120,
     ) -> None:
         self._asked_port = port
-        self.port = _free_port() if port is None else port
+        self.port = free_port() if port is None else port
         super().__init__(f"http://{LOOPBACK}:{self.port}")
         self.marker = secrets.token_hex(8)
         self._throwaway = home is None and not keep
@@ -302,7 +302,8 @@ def port_is_free(port: int) -> bool:
         return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback interface on which nothing listens just now."""
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
         port: int = listener.getsockname()[1]

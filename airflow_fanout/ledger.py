@@ -16,13 +16,13 @@ from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.names import instance_name, listing, natural_key
 from airflow_fanout.record_shapes import error_of
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
+from airflow_fanout.stored_values import values_lie_elsewhere
 from airflow_fanout.xcom import (
     NOTHING,
     PAGE_SIZE,
     InstanceState,
     RunReader,
     at_once,
-    values_lie_elsewhere,
 )
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from airflow_fanout.ledger import (
 )
 from airflow_fanout.names import instance_name, listing
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
-from airflow_fanout.xcom import PAGE_SIZE, RunReader, values_lie_elsewhere
+from airflow_fanout.stored_values import values_lie_elsewhere
+from airflow_fanout.xcom import PAGE_SIZE, RunReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,10 +10,10 @@ from airflow_fanout.branch_runs import RunFacts, TaskRun
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
-from airflow_fanout.names import listing
+from airflow_fanout.names import close_to
 from airflow_fanout.outline import DagOutline, outline
 from airflow_fanout.splitting import SPLIT, batch_key
-from airflow_fanout.xcom import deserialized
+from airflow_fanout.stored_values import deserialized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -64,16 +64,12 @@ def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:
 
 
 def _refuse_unknown_dag(dag_id: str, *, session: Session) -> None:
-    from difflib import get_close_matches
-
     from airflow.models.dag import DagModel
 
     known = list(session.scalars(select(DagModel.dag_id)))
     if dag_id in known:
         return
-    close = get_close_matches(dag_id, known)
-    said = f"did you mean {listing(close)}?" if close else f"there are {listing(known, limit=CANDIDATES)}"
-    message = f"There is no Dag {dag_id!r} in the metadata database; {said}"
+    message = f"There is no Dag {dag_id!r} in the metadata database; {close_to(dag_id, known)}"
     raise UnknownDagError(message)
 
 

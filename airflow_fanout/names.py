@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
-__all__ = ["indexed_names", "instance_name", "listing", "natural_key", "unusable_because"]
+__all__ = ["close_to", "indexed_names", "instance_name", "listing", "natural_key", "unusable_because"]
 
 MAX_TASK_ID_LENGTH = 250
 """Longest task id that Airflow takes."""
@@ -87,3 +88,15 @@ def listing(names: Iterable[str], *, limit: int = 20) -> str:
         return "none"
     said = ", ".join(repr(name) for name in ordered[:limit])
     return f"{said} and {len(ordered) - limit} more" if len(ordered) > limit else said
+
+
+def close_to(name: str, known: Collection[str]) -> str:
+    """
+    Say what a name that is not known may have been meant to be.
+
+    :param name: The name.
+    :param known: All that are known.
+    :return: ``did you mean 'scores'?``, or ``there are 'load' and 3 more``.
+    """
+    close = get_close_matches(name, known)
+    return f"did you mean {listing(close)}?" if close else f"there are {listing(known, limit=5)}"

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from airflow.utils.cli import suppress_logs_and_warning
 
-from airflow_fanout.branch_runs import GroupRun, RunFacts, group_runs
+from airflow_fanout.branch_runs import chosen_group_runs
 from airflow_fanout.capacity import Capacity
-from airflow_fanout.command_line import metadata_session, stop
+from airflow_fanout.command_line import metadata_session
 from airflow_fanout.metadata import find_run, read_run
-from airflow_fanout.names import listing
 from airflow_fanout.run_report import RunReport, run_report
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.orm import Session
+
+    from airflow_fanout.branch_runs import GroupRun, RunFacts
 
 __all__ = ["command", "read_report"]
 
@@ -50,23 +51,11 @@ def read_report(
     :param session: The metadata database.
     :raises UnknownDagError: If there is no such Dag.
     :raises UnknownRunError: If it has no such run.
+    :raises UnknownGroupError: If the run has no such group.
     """
     facts = read_run(find_run(dag_id, run_id, session=session), session=session)
-    runs = group_runs(facts)
-    if group_id is not None:
-        runs = _only(group_id, runs)
+    runs = chosen_group_runs(facts, None if group_id is None else [group_id])
     return run_report(facts, runs, now=datetime.now(UTC), capacity_of=_capacity(facts))
-
-
-def _only(group_id: str, runs: list[GroupRun]) -> list[GroupRun]:
-    found = [run for run in runs if group_id in {run.title, _id(run)}]
-    if not found:
-        stop("report", f"the run has no group {group_id!r}; there is {listing({_id(run) for run in runs})}")
-    return found
-
-
-def _id(run: GroupRun) -> str:
-    return run.fan_in_ids[0] if run.group is None else run.group.group_id
 
 
 def _capacity(facts: RunFacts) -> Callable[[GroupRun, int], Capacity | None]:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_fanout.branch_runs import FINISHED, GroupRun, RunFacts, TaskRun, group_runs
+from airflow_fanout.branch_runs import FINISHED, GroupRun, RunFacts, TaskRun, chosen_group_runs
 from airflow_fanout.names import listing
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.branch_runs import BranchRun
 
-__all__ = ["BranchRerun", "GroupRerun", "RerunPlan", "UnknownGroupError", "plan_rerun"]
+__all__ = ["BranchRerun", "GroupRerun", "RerunPlan", "plan_rerun"]
 
 FAILED = frozenset({"failed", "upstream_failed"})
 NO_SUCCESS = FAILED | {"skipped"}
@@ -22,10 +22,6 @@ CLEARABLE = FINISHED - {"removed"}
 """States that clearing changes; whatever is in another one is on its way, or no longer declared."""
 
 Key = tuple[str, int]
-
-
-class UnknownGroupError(LookupError):
-    """Raised when a run has no group of an id; its text is for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +121,7 @@ def plan_rerun(
     :param downstream: Whether to clear what comes after the fan-ins, too.
     :raises UnknownGroupError: If the run has no such group.
     """
-    runs = _chosen(facts, group_ids)
+    runs = chosen_group_runs(facts, group_ids)
     fan_ins = [_fan_ins(facts, run) for run in runs]
     groups = [_group(facts, run, its) for run, its in zip(runs, fan_ins, strict=True)]
     of_groups = _by_key(each for group in groups for each in group.task_runs)
@@ -161,22 +157,6 @@ def _key(each: TaskRun) -> Key:
 
 def _by_key(task_runs: Iterable[TaskRun]) -> dict[Key, TaskRun]:
     return {_key(each): each for each in task_runs}
-
-
-def _chosen(facts: RunFacts, group_ids: Collection[str] | None) -> list[GroupRun]:
-    runs = group_runs(facts)
-    if group_ids is None:
-        return runs
-    names = [{run.title, run.title if run.group is None else run.group.group_id} for run in runs]
-    known = set().union(*names)
-    unknown = sorted(set(group_ids) - known)
-    if unknown:
-        message = (
-            f"Dag {facts.dag_id!r} has no fan-out group {listing(unknown)} in this run; "
-            f"there are {listing(known)}"
-        )
-        raise UnknownGroupError(message)
-    return [run for run, its in zip(runs, names, strict=True) if not its.isdisjoint(group_ids)]
 
 
 def _fan_ins(facts: RunFacts, run: GroupRun) -> list[TaskRun]:

@@ -12,7 +12,6 @@ from airflow.utils.cli import action_cli
 from airflow_fanout.clearing import clear, find_plan
 from airflow_fanout.command_line import metadata_session, stop
 from airflow_fanout.record_shapes import printable
-from airflow_fanout.rerun import UnknownGroupError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -45,17 +44,14 @@ def command(args: Namespace) -> None:
     if not (args.yes or args.dry_run or may_ask):
         why = "--output json" if is_json else "no terminal to ask at"
         stop(COMMAND, f"{why}: give --yes to clear without a question, or --dry-run to clear nothing")
-    try:
-        with metadata_session(COMMAND) as session:
-            plan = find_plan(
-                args.dag_id,
-                args.run_id,
-                group_ids=args.group,
-                downstream=not args.no_downstream,
-                session=session,
-            )
-    except UnknownGroupError as unknown:
-        stop(COMMAND, str(unknown))
+    with metadata_session(COMMAND) as session:
+        plan = find_plan(
+            args.dag_id,
+            args.run_id,
+            group_ids=args.group,
+            downstream=not args.no_downstream,
+            session=session,
+        )
     if not is_json:
         print("\n".join(map(printable, lines(plan))))
     causes = bool(plan.causes)

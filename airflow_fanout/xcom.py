@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.names import instance_name
+from airflow_fanout.stored_values import deserialized, values_lie_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,7 @@ __all__ = [
     "InstanceState",
     "RunReader",
     "at_once",
-    "deserialized",
     "resumes",
-    "values_lie_elsewhere",
     "whole",
 ]
 
@@ -245,67 +244,10 @@ def _record_of(found: Any) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def deserialized(row: Any, what: str) -> Any:
-    """
-    Deserialize an XCom as the server, or the database, has it.
-
-    :param row: Has the serialized value, or the reference to it, as its ``value``.
-    :param what: What it is, to begin a sentence with.
-    :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
-    :raises UnreadableValueError: If it can't be read for another reason.
-    """
-    from airflow.sdk.execution_time.xcom import XCom
-
-    try:
-        value = XCom.deserialize_value(row)
-        if isinstance(value, str) and value == row.value and _is_reference(value):
-            _refuse_reference(value)
-    except FileNotFoundError:
-        raise
-    except Exception as cause:  # whatever a storage's client, or a deserializer of the author's, raises
-        raise UnreadableValueError(what, cause=cause) from cause
-    return value
-
-
-def _is_reference(text: str) -> bool:
-    """Whether a text is where Airflow's object-storage backend keeps a value."""
-    from airflow.sdk.configuration import conf
-
-    if not values_lie_elsewhere():
-        return False
-    base = conf.get("common.io", "xcom_objectstorage_path", fallback=None)
-    return bool(base) and text.startswith(base.rstrip("/") + "/")
-
-
-def _refuse_reference(reference: str) -> NoReturn:
-    """
-    Say why Airflow's backend gave the reference instead of the value, which it does without a word.
-
-    :raises FileNotFoundError: If the body is gone.
-    :raises ValueError: If it is there, but is not what was stored.
-    """
-    from airflow.sdk import ObjectStoragePath
-
-    try:
-        ObjectStoragePath(reference).open("rb").close()  # type: ignore[no-untyped-call]
-    except FileNotFoundError:
-        raise FileNotFoundError(reference) from None
-    message = f"{reference} is there, but is damaged"
-    raise ValueError(message)
-
-
 def resumes(ti: RuntimeTaskInstance) -> bool:
     """Whether a task goes on with what it began before: after a deferral, or after a sensor's reschedule."""
     server: Any = ti._ti_context_from_server  # noqa: SLF001 - there is no public way
     return server is not None and bool(server.next_method or server.task_reschedule_count)
-
-
-def values_lie_elsewhere() -> bool:
-    """Whether values are not in the database, so that one can be gone that was pushed."""
-    from airflow.sdk.bases.xcom import BaseXCom
-    from airflow.sdk.execution_time.xcom import XCom
-
-    return XCom is not BaseXCom
 
 
 def whole(value: Any) -> Any:

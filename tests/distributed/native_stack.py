@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import psycopg2
 import redis
 
 from airflow_fanout import reaper
+from airflow_fanout.embedded import free_port
 from airflow_fanout.embedded_environment import LOOPBACK
 from airflow_fanout.rest import AirflowRest
 from tests.distributed.compose_file import REPOSITORY, interpolate, read
@@ -57,7 +57,7 @@ class NativeStack(AirflowRest):
 
     def __init__(self, folder: Path, variables: Mapping[str, str], more: Mapping[str, str]) -> None:
         self.marker = token_hex(8)
-        self._api_port, self._health_port = _free_port(), _free_port()
+        self._api_port, self._health_port = free_port(), free_port()
         super().__init__(f"http://{LOOPBACK}:{self._api_port}")
         self._folder, self._more, self._variables = folder, more, variables
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -187,8 +187,8 @@ class NativeStack(AirflowRest):
             # Containers have their ports to themselves.
             "AIRFLOW__API__PORT": str(self._api_port),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(self._health_port),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(_free_port()),
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(_free_port()),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
             "NO_PROXY": f"{LOOPBACK},localhost",
             "PYTHONPATH": f"{self._folder / 'site'}{os.pathsep}{REPOSITORY}",
@@ -252,10 +252,3 @@ def _entrypoint(command: str | list[str]) -> list[str]:
     """Return what the image's entrypoint runs: what is neither a shell nor Python is a command of Airflow."""
     words = shlex.split(command) if isinstance(command, str) else command
     return words if words[0] in {"bash", "python"} else ["airflow", *words]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        port: int = listener.getsockname()[1]
-        return port

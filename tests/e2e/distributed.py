@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout import reaper
-from airflow_fanout.embedded import EmbeddedAirflow
+from airflow_fanout.embedded import EmbeddedAirflow, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class DistributedAirflow(EmbeddedAirflow):
             **settings,
         )
         self.workers = tuple(f"worker-{number + 1}" for number in range(workers))
-        self._ports = {name: _free_port() for name in self.workers}
+        self._ports = {name: free_port() for name in self.workers}
         self._commands |= {
             # Without gossip and mingle: a worker need not wait for the others when it starts.
             name: [
@@ -93,10 +93,3 @@ class DistributedAirflow(EmbeddedAirflow):
             HOSTNAME: name,
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(self._ports[name]),
         }
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from airflow_fanout.embedded import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
@@ -35,19 +37,12 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class _Server:
     """A process that listens on a port; the same port again after every start."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -290,7 +290,9 @@ def test_a_run_without_a_fan_out_is_one_line(airflow: EmbeddedAirflow, run: Run)
         pytest.param(["no_such"], "There is no Dag 'no_such'", id="dag"),
         pytest.param(["reported", "no_such"], "Dag 'reported' has no run 'no_such'", id="run"),
         pytest.param(
-            ["reported", "--group", "no_such"], "the run has no group 'no_such'; there is ", id="group"
+            ["reported", "--group", "no_such"],
+            "Dag 'reported' has no fan-out group 'no_such' in this run; there are ",
+            id="group",
         ),
     ],
 )

@@ -155,7 +155,7 @@ def test_an_unknown_dag_is_told_what_is_close_to_it(folder: Path, check: Any) ->
     code, out, err = check("trouble")
 
     assert (code, out) == (2, "")
-    assert err.endswith("airflow fanout check: there is no Dag 'trouble'; close to it: 'troubled'\n")
+    assert err.endswith("airflow fanout check: there is no Dag 'trouble'; did you mean 'troubled'?\n")
 
 
 def test_a_dag_unknown_to_the_database_may_be_in_a_file_that_is_broken(folder: Path, check: Any) -> None:

@@ -29,7 +29,8 @@ from airflow_fanout.fan_in_report import Problem, problems_listing
 from airflow_fanout.hooks import RECORD_KEY, redacted_error
 from airflow_fanout.record_shapes import ERROR_LENGTH, is_of_batch, on_one_line
 from airflow_fanout.splitting import batch_key
-from airflow_fanout.xcom import NOTHING, deserialized
+from airflow_fanout.stored_values import deserialized
+from airflow_fanout.xcom import NOTHING
 from tests.unit.fake_batch import run_batch
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun, Verdict, run_fan_in
 

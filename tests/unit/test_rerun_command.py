@@ -10,11 +10,11 @@ import pytest
 from airflow.cli.cli_config import GroupCommand
 
 from airflow_fanout import rerun_command
-from airflow_fanout.branch_runs import BranchRun, TaskRun
+from airflow_fanout.branch_runs import BranchRun, TaskRun, UnknownGroupError
 from airflow_fanout.clearing import Clearing, clear
 from airflow_fanout.cli import get_fanout_cli_commands
 from airflow_fanout.report import BranchTiming
-from airflow_fanout.rerun import BranchRerun, GroupRerun, RerunPlan, UnknownGroupError
+from airflow_fanout.rerun import BranchRerun, GroupRerun, RerunPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -155,7 +155,7 @@ class TestCommand:
     def test_a_group_that_is_not_there_ends_it(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(rerun_command, "metadata_session", lambda command: nullcontext())
+        monkeypatch.setattr("airflow.utils.session.create_session", nullcontext)
         monkeypatch.setattr(rerun_command, "find_plan", Mock(side_effect=UnknownGroupError("no such group")))
 
         with pytest.raises(SystemExit, match="2"):
