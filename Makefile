@@ -18,7 +18,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench bench-scale bench-throughput soak test-commands test-demo test-truth
+.PHONY: help install install-dev demo bench bench-peers bench-scale bench-throughput soak test-commands test-demo test-truth
 .PHONY: test test-unit test-integration test-e2e test-distributed
 .PHONY: lint types audit format build clean
 
@@ -40,6 +40,9 @@ bench-scale: $(VENV)/.installed ## The same up to a million items, which takes s
 
 bench-throughput: $(VENV)/.installed ## Branches and items a second, and where the time goes; 15 minutes
 	@$(WITH_HOME) $(BIN)/python -m benchmarks.throughput $(ARGS)
+
+bench-peers: $(VENV)/.installed ## The same fan-out in Prefect, Dagster and ZenML, which it installs; half an hour
+	@$(WITH_HOME) $(BIN)/python -m benchmarks.peers $(ARGS)
 
 test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long each took
 	@summary=; status=0; \
@@ -101,7 +104,7 @@ build: $(VENV)/.installed-dev ## Build the wheel and the source distribution int
 	$(BIN)/python -m build --no-isolation
 
 clean: ## Remove all that the other verbs made
-	rm -rf .venv .venv-airflow-3.2 .venv-audit build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-airflow-3.2 .venv-audit .venv-peers build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find airflow_fanout benchmarks dags tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
