@@ -9,7 +9,7 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -139,7 +139,7 @@ def commands(block: Block) -> Iterator[list[str]]:
             continue
         found = re.search(r"(?:^|exec (?:-T )?\w+ |=\S+ )airflow (.*)", typed)
         if found:
-            yield shlex.split(found[1], comments=True)
+            yield list(takewhile(lambda word: word != "|", shlex.split(found[1], comments=True)))
 
 
 COMMANDS = {
