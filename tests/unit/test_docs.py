@@ -143,7 +143,10 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 COMMANDS = {
-    f"{block} {shlex.join(command)}": command for block in blocks("console") for command in commands(block)
+    f"{block} {shlex.join(command)}": command
+    for block in blocks("console")
+    for command in commands(block)
+    if command[0] != "users"  # the FAB provider's, which needn't be installed
 }
 
 
