@@ -20,7 +20,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .NOTPARALLEL:
 .PHONY: help install install-dev demo bench bench-peers bench-scale bench-throughput soak test-commands test-demo test-truth
 .PHONY: test test-unit test-integration test-e2e test-distributed
-.PHONY: lint types audit format build clean
+.PHONY: lint types audit format docs build clean
 
 help: ## Show these explanations
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -98,6 +98,9 @@ audit: $(VENV)-audit/bin/pip-audit ## Look for known vulnerabilities in constrai
 format: $(VENV)/.installed-dev ## Mend what can be mended by itself
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.installed-dev ## Write docs/reference.md from the docstrings and the commands' options
+	@$(WITH_HOME) $(BIN)/python docs/generate_reference.py
 
 build: $(VENV)/.installed-dev ## Build the wheel and the source distribution into dist/
 	rm -rf dist

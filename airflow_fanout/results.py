@@ -286,12 +286,20 @@ class FanInResults(Mapping[str, Any]):
                 yield outcome
 
     def outcomes_in(self, states: Iterable[State]) -> Iterator[BranchOutcome]:
-        """Outcomes of the branches in these states, in declared order, page by page."""
+        """
+        Outcomes of the branches in these states, in declared order, page by page.
+
+        :param states: The states.
+        """
         wanted = frozenset(states)
         return map(self._ledger.__getitem__, self._ledger.places(wanted.__contains__))
 
     def problems(self, states: Collection[State]) -> Iterator[BranchOutcome]:
-        """Outcomes of the branches in these states, and of the stopped, in declared order."""
+        """
+        Outcomes of the branches in these states, and of the stopped, in declared order.
+
+        :param states: The states.
+        """
         wanted: set[State] = {*states, "skipped"} if self.stopped_count else {*states}
         for outcome in self.outcomes_in(wanted):
             # A skip has a reason only if it was a stop.

@@ -634,18 +634,16 @@ def test_it_takes_milliseconds() -> None:
     assert (time.process_time() - begin) / 20 < 0.05
 
 
-def readme_example() -> str:
-    """The example of the README, which is a whole file."""
-    _, _, after = (
-        (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Test your failure policy")
-    )
-    return after.partition("```python\n")[2].partition("```")[0]
+def documented_example() -> str:
+    """The example of the documentation, which is a whole file."""
+    page = REPOSITORY / "docs" / "how-to" / "test-the-failure-policy.md"
+    return page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
 
 
 def test_the_example_passes_in_an_empty_home_and_makes_no_database(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    (tmp_path / "test_policy.py").write_text(readme_example(), encoding="utf-8")
+    (tmp_path / "test_policy.py").write_text(documented_example(), encoding="utf-8")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "test_policy.py"],
         cwd=tmp_path,

@@ -1,0 +1,350 @@
+"""Writes docs/reference.md from docstrings and command-line options; run by ``make docs``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.sdk import BaseOperator
+
+import airflow_fanout
+from airflow_fanout import exceptions
+from airflow_fanout.cli import get_fanout_cli_commands
+from airflow_fanout.decorator_options import FanInOptions, FanOutOptions, TaskSettings
+from airflow_fanout.decorators import fan_in, fan_out
+from airflow_fanout.testing import Simulation, simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from airflow.cli.cli_config import ActionCommand
+
+__all__ = [
+    "REFERENCE",
+    "Documentation",
+    "UndocumentedError",
+    "command",
+    "documentation",
+    "reference",
+    "section",
+]
+
+REFERENCE = Path(__file__).with_name("reference.md")
+WIDTH = 118
+FIELD = re.compile(r":(?:param (?P<param>\w+)|raises (?P<raises>\w+)):\s+(?P<text>.+)", re.DOTALL)
+CODE = re.compile(r"^\.\. code-block:: python\n((?:\n| .*\n?)+)", re.MULTILINE)
+ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
+
+HEAD = """
+What Dag authors write against: arguments, results, and the options of the commands. `make docs` makes this
+file from the docstrings, so that both say the same. How it all goes together is in [the guides](README.md).
+"""
+
+DECORATORS = """
+`from airflow.sdk import task` has them as `@task.fan_out` and `@task.fan_in`; `from airflow_fanout.decorators
+import fan_in, fan_out` are the same two, which an editor can complete. `.override(…)` takes the same options.
+"""
+
+
+class UndocumentedError(Exception):
+    """
+    Raised when a docstring leaves out an argument, or explains one that isn't there.
+
+    :param problems: Which, a line for each.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Documentation(NamedTuple):
+    """
+    A docstring, taken apart.
+
+    :param text: All but the fields, as Markdown, a block for each paragraph.
+    :param parameters: What ``:param name:`` says, by name.
+    :param raises: What ``:raises Error:`` says, by name.
+    """
+
+    text: list[str]
+    parameters: dict[str, str]
+    raises: dict[str, str]
+
+
+def documentation(thing: object) -> Documentation:
+    """
+    Take a docstring apart.
+
+    :param thing: Whose docstring.
+    """
+    found = Documentation([], {}, {})
+    for block in _blocks(inspect.getdoc(thing) or ""):
+        field = FIELD.fullmatch(block)
+        if field is None:
+            found.text.append(block)
+        elif name := field["param"]:
+            found.parameters[name] = field["text"]
+        else:
+            found.raises[field["raises"]] = field["text"]
+    return found
+
+
+def _blocks(docstring: str) -> Iterator[str]:
+    """Paragraphs, fields and code blocks, one after another, as Markdown."""
+    parts = CODE.split(re.sub(r"\n(?=:(?:param|raises) )", "\n\n", docstring))
+    for place, part in enumerate(parts):
+        if place % 2:
+            yield f"```python\n{textwrap.dedent(part).strip()}\n```"
+        else:
+            yield from (_prose(each) for each in re.split(r"\n\s*\n", part) if each.strip())
+
+
+def _prose(text: str) -> str:
+    return " ".join(ROLE.sub(r"`\1`", text).replace("``", "`").split())
+
+
+def section(title: str, signature: str, thing: object, expected: Collection[str]) -> Iterator[str]:
+    """
+    Yield the blocks of a section.
+
+    :param title: Its heading, with the hashes.
+    :param signature: How it is called.
+    :param thing: What has the docstring.
+    :param expected: Names of the parameters that the docstring has to explain.
+    :raises UndocumentedError: If it explains others.
+    """
+    said = documentation(thing)
+    _check(title, said.parameters, expected)
+    yield title
+    yield f"```text\n{signature}\n```"
+    yield from said.text
+    yield "\n".join(_bullet(f"`{name}`", said.parameters[name]) for name in expected)
+    if said.raises:
+        yield "\n".join(_bullet(f"Raises `{name}`", text) for name, text in said.raises.items())
+
+
+def _check(owner: str, documented: Collection[str], expected: Collection[str]) -> None:
+    problems = [f"{owner}: {name} is not documented" for name in expected if name not in documented]
+    problems += [f"{owner}: there is no {name}" for name in documented if name not in expected]
+    if problems:
+        raise UndocumentedError(problems)
+
+
+def _bullet(name: str, text: str) -> str:
+    return textwrap.fill(
+        f"- {name}: {text}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _signature(name: str, parameters: Iterable[inspect.Parameter]) -> str:
+    parameters = list(parameters)
+    kinds = [each.kind for each in parameters]
+    lines = [f"    {_parameter(each)}," for each in parameters]
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        lines.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "    *,")
+    return "\n".join([f"{name}(", *lines, ")"])
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        return f"**{parameter.name}"
+    default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    return f"{parameter.name}: {parameter.annotation}{default}"
+
+
+def _own_parameters(cls: type) -> list[inspect.Parameter]:
+    """Arguments that a class takes by itself; those of the class that it extends are Airflow's."""
+    taken = dict(inspect.signature(cls).parameters)
+    if issubclass(cls, BaseOperator):
+        taken = {
+            "task_id": inspect.Parameter("task_id", inspect.Parameter.KEYWORD_ONLY, annotation="str"),
+            **taken,
+        }
+    inherited = inspect.signature(cls.__mro__[1]).parameters
+    return [each for name, each in taken.items() if name in {"group_id", "task_id"} or name not in inherited]
+
+
+def _made_by(title: str, name: str, cls: type) -> Iterator[str]:
+    own = [each for each in _own_parameters(cls) if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    airflows = "operator_arguments" if issubclass(cls, BaseOperator) else "task_group_arguments"
+    signature = _signature(name, [*own, inspect.Parameter(airflows, inspect.Parameter.VAR_KEYWORD)])
+    yield from section(title, signature, cls, [each.name for each in own])
+
+
+def _fields(title: str, cls: type) -> Iterator[str]:
+    """Yield the blocks of a value's section: it is read, and nobody makes one."""
+    annotations = inspect.get_annotations(cls)
+    signature = "\n".join(f"{name}: {annotation}" for name, annotation in annotations.items())
+    yield from section(title, signature, cls, list(annotations))
+
+
+def _members(title: str, cls: type) -> Iterator[str]:
+    """Yield the blocks of a mapping's section: what it offers besides what every mapping does."""
+    said = documentation(cls)
+    mapping = {*dir(dict), "items", "values"}
+    public = {name: member for name, member in vars(cls).items() if name[0] != "_" and name not in mapping}
+    yield title
+    yield from said.text
+    bullets = []
+    for name, member in public.items():
+        function = getattr(member, "fget", None) or getattr(member, "func", None) or member
+        explained = documentation(function)
+        parameters = [each for each in inspect.signature(function).parameters if each != "self"]
+        _check(f"{cls.__name__}.{name}", explained.parameters, parameters)
+        if not explained.text:
+            raise UndocumentedError([f"{cls.__name__}.{name} is not documented"])
+        call = f"({', '.join(parameters)})" if function is member else ""
+        text = " ".join(
+            [*explained.text, *(f"`{each}`: {said}" for each, said in explained.parameters.items())]
+        )
+        raised = "".join(f" Raises `{error}`: {why}" for error, why in explained.raises.items())
+        bullets.append(_bullet(f"`{name}{call}`", text + raised))
+    yield "\n".join(bullets)
+
+
+def _decorator(title: str, function: Any, options: Any, explained: Mapping[str, str]) -> Iterator[str]:
+    """
+    Yield the blocks of a decorator's section: which options are explained elsewhere, and which are Airflow's.
+
+    :param explained: What explains an option, by its name.
+    """
+    said = documentation(function)
+    _check(title, said.parameters, ["function", "options"])
+    yield title
+    yield from said.text
+    yield "\n".join(_bullet(f"`{name}`", text) for name, text in said.parameters.items())
+    taken = options.__annotations__
+    airflows = {*TaskSettings.__annotations__, *_AIRFLOWS}
+    _check(title, [*explained, *airflows & taken.keys()], list(taken))
+    for where in dict.fromkeys(explained.values()):
+        names = [f"`{name}: {_annotation(taken[name])}`" for name, its in explained.items() if its == where]
+        yield _bullet(f"As in `{where}`", ", ".join(names))
+    settings = sorted(airflows & taken.keys())
+    yield _bullet("As in Airflow", ", ".join(f"`{name}`" for name in settings))
+
+
+_AIRFLOWS = {
+    "dag",
+    "default_args",
+    "doc_md",
+    "group_display_name",
+    "map_index_template",
+    "parent_group",
+    "prefix_group_id",
+    "show_return_value_in_logs",
+    "task_group",
+    "task_id",
+    "templates_dict",
+    "templates_exts",
+    "tooltip",
+    "trigger_rule",
+    "ui_color",
+    "ui_fgcolor",
+}
+"""Options that mean what they mean for Airflow's own tasks and task groups."""
+
+
+def _annotation(annotation: Any) -> str:
+    return str(getattr(annotation, "__forward_arg__", annotation))
+
+
+def command(action: ActionCommand) -> Iterator[str]:
+    """
+    Yield the blocks of a command's section.
+
+    :param action: The command.
+    :raises UndocumentedError: If one of its options says nothing of itself.
+    """
+    title = f"`airflow fanout {action.name}`"
+    yield f"### {title}"
+    yield f"{action.help}."
+    yield _wrapped(str(action.description))
+    bullets = []
+    for arg in action.args:
+        settings = dict(arg.kwargs)
+        if not settings.get("help"):
+            raise UndocumentedError([f"{title}: {arg.flags[0]} is not documented"])
+        takes_value = arg.flags[0].startswith("-") and settings.get("action") not in {"store_true", "count"}
+        choices = settings.get("choices")
+        value = settings.get("metavar") or (
+            "|".join(choices) if choices else arg.flags[-1].strip("-").upper()
+        )
+        names = ", ".join(arg.flags) if arg.flags[0].startswith("-") else value
+        help_ = " ".join(str(settings["help"] % {"default": settings.get("default")}).split())
+        bullets.append(_bullet(f"`{names} {value}`" if takes_value else f"`{names}`", help_))
+    yield "\n".join(bullets)
+    yield _wrapped(str(action.epilog))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _errors() -> Iterator[str]:
+    yield "## Errors"
+    yield (
+        "All are in `airflow_fanout.exceptions`. What a fan-in decides against a run is a `FanInError`; "
+        "the facts in a message are attributes, too."
+    )
+    bullets = []
+    for name in exceptions.__all__:
+        cls = getattr(exceptions, name)
+        said = documentation(cls)
+        facts = [
+            f"`{fact}`: {text}" for fact, text in said.parameters.items() if fact not in {"message", "cause"}
+        ]
+        bases = ", ".join(f"`{base.__name__}`" for base in cls.__bases__)
+        bullets.append(_bullet(f"`{name}` ({bases})", " ".join([said.text[0], *facts])))
+    yield "\n".join(bullets)
+
+
+def _blocks_of_all() -> Iterator[str]:
+    group, fan_in_ = airflow_fanout.FanOutGroup, airflow_fanout.FanInOperator
+    yield "# Reference"
+    yield HEAD.strip()
+    yield from _made_by("## FanOutGroup", "FanOutGroup", group)
+    yield from _made_by("## FanInOperator", "FanInOperator", fan_in_)
+    yield from _members("## FanInResults", airflow_fanout.FanInResults)
+    yield from _fields("## BranchOutcome", airflow_fanout.BranchOutcome)
+    yield "## Decorators"
+    yield DECORATORS.strip()
+    of_group = [each.name for each in _own_parameters(group) if each.name in FanOutOptions.__annotations__]
+    yield from _decorator("### @task.fan_out", fan_out, FanOutOptions, dict.fromkeys(of_group, "FanOutGroup"))
+    of_fan_in = [each.name for each in _own_parameters(fan_in_) if each.name in FanInOptions.__annotations__]
+    yield from _decorator("### @task.fan_in", fan_in, FanInOptions, dict.fromkeys(of_fan_in, "FanInOperator"))
+    yield "## Tests of your own"
+    parameters = inspect.signature(simulate).parameters.values()
+    signature = _signature("simulate", parameters)
+    yield from section("### simulate", signature, simulate, [each.name for each in parameters])
+    yield from _fields("### Simulation", Simulation)
+    yield "## Commands"
+    fanout: Any
+    (fanout,) = get_fanout_cli_commands()
+    yield _wrapped(str(fanout.description))
+    for action in fanout.subcommands:
+        yield from command(action)
+    yield from _errors()
+
+
+def reference() -> str:
+    """
+    Return the whole file.
+
+    :raises UndocumentedError: If a docstring leaves out what it has to explain.
+    """
+    blocks = list(_blocks_of_all())
+    titles = " ".join(block.lstrip("# ") for block in blocks if block.startswith("#"))
+    if left_out := [name for name in airflow_fanout.__all__ if name not in titles and name != "__version__"]:
+        raise UndocumentedError(f"{name} has no section" for name in left_out)
+    paragraphs = (
+        block if block.startswith(("#", "-", "```")) else _wrapped(block) for block in blocks if block
+    )
+    return "\n\n".join(paragraphs) + "\n"
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(reference(), encoding="utf-8")
