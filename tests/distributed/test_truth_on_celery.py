@@ -96,7 +96,7 @@ def run(airflow: DistributedAirflow, kills: list[str]) -> Run:
     """The run of all groups, during which workers were killed; it has ended."""
     airflow.wait_for_dag("truth", timeout=PATIENCE)
     for worker in airflow.workers:
-        wait_until_ready(airflow, worker, times=1)
+        airflow.wait_for_worker(worker, timeout=PATIENCE)
     run = Run(airflow, "truth", airflow.trigger("truth"))
     dice = random.Random(f"kills from {SEEDS.start}")
     starts = dict.fromkeys(airflow.workers, 1)
@@ -109,7 +109,7 @@ def run(airflow: DistributedAirflow, kills: list[str]) -> Run:
         kills.append(worker)
         airflow.start_process(worker)
         starts[worker] += 1
-        wait_until_ready(airflow, worker, times=starts[worker])
+        airflow.wait_for_worker(worker, starts=starts[worker], timeout=PATIENCE)
     run.wait()
     return run
 
@@ -120,16 +120,6 @@ def ends_within(run: Run, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def wait_until_ready(airflow: DistributedAirflow, worker: str, *, times: int) -> None:
-    """Wait until a worker has said so many times that it takes tasks."""
-    log = airflow.home / "logs" / f"{worker}.log"
-    airflow.poll(
-        lambda: log.read_text(errors="replace").count(" ready.") >= times or None,
-        timeout=PATIENCE,
-        what=lambda: f"{worker} does not start: {airflow.log_tail(worker)}",
-    )
 
 
 @pytest.fixture(scope="module")
