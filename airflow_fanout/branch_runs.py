@@ -31,6 +31,7 @@ __all__ = [
     "GroupRun",
     "RunFacts",
     "TaskRun",
+    "TaskTry",
     "UnknownGroupError",
     "chosen_group_runs",
     "group_runs",
@@ -47,6 +48,25 @@ class UnknownGroupError(LookupError):
     """Raised when a run has no group of an id; its text is for people."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskTry:
+    """
+    A try of a task instance that another one has followed.
+
+    :param number: Which one it was; the first is 1.
+    :param state: How it ended, in Airflow's words; None if that isn't known.
+    :param queued: When it was queued.
+    :param started: When it started.
+    :param ended: When it ended.
+    """
+
+    number: int
+    state: str | None
+    queued: datetime | None
+    started: datetime | None
+    ended: datetime | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskRun:
     """
@@ -59,6 +79,7 @@ class TaskRun:
     :param started: When that started.
     :param ended: When that ended.
     :param tries: Number of tries so far.
+    :param earlier: The tries before the last, in order, as far as Airflow keeps them.
     :param rendered_name: What it calls itself in the UI; None if that is its index.
     :param hostname: Where it ran.
     :param record: What it pushed beside its value; None if it pushed nothing.
@@ -72,6 +93,7 @@ class TaskRun:
     started: datetime | None = None
     ended: datetime | None = None
     tries: int = 0
+    earlier: tuple[TaskTry, ...] = ()
     rendered_name: str | None = None
     hostname: str = ""
     record: Mapping[str, Any] | None = None

@@ -29,5 +29,7 @@ def get_provider_info() -> dict[str, Any]:
             {"name": "fan_out", "class-name": "airflow_fanout.decorators.fan_out"},
             {"name": "fan_in", "class-name": "airflow_fanout.decorators.fan_in"},
         ],
+        "extra-links": ["airflow_fanout.ui.link.FanOutLink"],
+        "plugins": [{"name": "fan_out", "plugin-class": "airflow_fanout.ui.plugin.FanOutPlugin"}],
         "cli": ["airflow_fanout.cli.get_fanout_cli_commands"],
     }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from airflow_fanout.branch_runs import RunFacts, TaskRun
+from airflow_fanout.branch_runs import RunFacts, TaskRun, TaskTry
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
@@ -132,6 +132,7 @@ def _task_runs(dag_run: DagRun, *, session: Session) -> Iterator[TaskRun]:
             )
         )
     }
+    earlier = _earlier_tries(dag_run, session=session)
     # Columns alone: thousands of instances are not made into objects.
     rows = session.execute(
         select(
@@ -158,11 +159,41 @@ def _task_runs(dag_run: DagRun, *, session: Session) -> Iterator[TaskRun]:
             started=started,
             ended=ended,
             tries=tries,
+            earlier=tuple(earlier.get((task_id, map_index), ())),
             rendered_name=None if name in {None, str(map_index)} else name,
             hostname=hostname or "",
             record=record if isinstance(record, dict) else None,
             has_value=(task_id, map_index) in with_value,
         )
+
+
+def _earlier_tries(dag_run: DagRun, *, session: Session) -> dict[tuple[str, int], list[TaskTry]]:
+    from airflow.models.taskinstancehistory import TaskInstanceHistory as History
+
+    found: dict[tuple[str, int], list[TaskTry]] = {}
+    rows = session.execute(
+        select(
+            History.task_id,
+            History.map_index,
+            History.try_number,
+            History.state,
+            History.queued_dttm,
+            History.start_date,
+            History.end_date,
+        )
+        .where(History.dag_id == dag_run.dag_id, History.run_id == dag_run.run_id)
+        .order_by(History.try_number)
+    )
+    for task_id, map_index, number, state, queued, started, ended in rows:
+        its = TaskTry(
+            number=number,
+            state=None if state is None else str(state),
+            queued=queued,
+            started=started,
+            ended=ended,
+        )
+        found.setdefault((task_id, map_index), []).append(its)
+    return found
 
 
 def _xcoms(

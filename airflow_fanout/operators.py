@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator
 from airflow_fanout.checks import FanInChecks
 from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE, DeclaredGroup, describe_fan_in
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
+from airflow_fanout.ui.link import FanOutLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,7 @@ class FanInOperator(BaseOperator):
     template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs", "declaration")
     template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py", "declaration": "json"}
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
+    operator_extra_links = (FanOutLink(),)
     ui_color = "#d5e8d4"
 
     def __init__(

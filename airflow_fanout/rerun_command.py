@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.utils.cli import action_cli
 
 from airflow_fanout.clearing import clear, find_plan
 from airflow_fanout.command_line import metadata_session, stop
 from airflow_fanout.record_shapes import printable
+from airflow_fanout.rerun_report import plan_as_json
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_fanout.clearing import Clearing
     from airflow_fanout.rerun import BranchRerun, GroupRerun, RerunPlan
 
-__all__ = ["command", "lines", "plan_as_json"]
+__all__ = ["command", "lines"]
 
 COMMAND = "rerun"
 DECLINED = 1
@@ -102,49 +103,6 @@ def lines(plan: RerunPlan) -> Iterator[str]:
         yield from plan.notes
     if plan.task_runs:
         yield ""
-
-
-def plan_as_json(plan: RerunPlan, done: Clearing | None) -> dict[str, Any]:
-    """
-    Say what a plan clears, for programs.
-
-    :param plan: The plan.
-    :param done: What came of it; None if nothing was cleared.
-    """
-    return {
-        "dag_id": plan.dag_id,
-        "run_id": plan.run_id,
-        "run_state": plan.run_state,
-        "groups": [
-            {
-                "group": group.title,
-                "branches": [
-                    {
-                        "name": again.branch.name,
-                        "state": again.branch.state,
-                        "stopped": again.branch.is_stopped,
-                        "error": again.branch.error,
-                        "task_instances": _instances(again.task_runs),
-                    }
-                    for again in group.branches
-                ],
-                "unexpanded": _instances(group.unexpanded),
-                "fan_ins": _instances(group.fan_ins),
-            }
-            for group in plan.groups
-        ],
-        "downstream": _instances(plan.downstream),
-        "setups_and_teardowns": _instances(plan.scaffolding),
-        "causes": _instances(plan.causes),
-        "between": _instances(plan.between),
-        "notes": list(plan.notes),
-        "cleared": _instances(() if done is None else done.cleared),
-        "changed_meanwhile": _instances(() if done is None else done.changed),
-    }
-
-
-def _instances(task_runs: Sequence[TaskRun]) -> list[dict[str, Any]]:
-    return [{"task_id": each.task_id, "map_index": each.map_index, "state": each.state} for each in task_runs]
 
 
 def _agreed(question: str) -> bool:

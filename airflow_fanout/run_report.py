@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from airflow_fanout.branch_runs import BranchRun, GroupRun, RunFacts
+    from airflow_fanout.branch_runs import BranchRun, GroupRun, RunFacts, TaskRun
     from airflow_fanout.capacity import Capacity
     from airflow_fanout.outline import DagOutline
     from airflow_fanout.report import BranchTiming, GroupSummary
@@ -58,11 +58,13 @@ class Slow(TypedDict):
 
 
 class Problem(TypedDict):
-    """An item that left no value, though it should have."""
+    """An item that left no value, though it should have, and its batch's task instance."""
 
     name: str
     state: str
     error: str | None
+    task_id: str
+    map_index: int
 
 
 class AdviceReport(TypedDict):
@@ -74,22 +76,36 @@ class AdviceReport(TypedDict):
     value: int | None
 
 
+class TryReport(TypedDict):
+    """A try that another one has followed; moments are ISO 8601."""
+
+    number: int
+    state: str | None
+    queued: str | None
+    started: str | None
+    ended: str | None
+
+
 class BranchReport(TypedDict):
     """
     A branch, or a batch; moments are ISO 8601, of the last try.
 
-    ``items`` is the number of a batch's items by state, None of a branch; ``host`` is where its last task
-    ran.
+    ``task_id`` and ``map_index`` are of the task instance to look at: the one that failed, the one that runs,
+    else the last; None and -1 where there is none yet. ``earlier_tries`` are all its tasks'. ``items`` is the
+    number of a batch's items by state, None of a branch; ``host`` is where its last task ran.
     """
 
     name: str
     state: str
+    task_id: str | None
+    map_index: int
     error: str | None
     is_stopped: bool
     queued: str | None
     started: str | None
     ended: str | None
     tries: int | None
+    earlier_tries: list[TryReport]
     work_seconds: float | None
     cpu_seconds: float | None
     peak_memory_bytes: int | None
@@ -121,7 +137,8 @@ class GroupReport(TypedDict):
     ``prefix``. ``states``, ``total``, ``recorded`` and all that runs at once are about the branches, or the
     batches of a batched group. While ``is_finished`` is false, figures are those up to the report's
     ``read_at``, and there is no advice. ``effective_concurrency`` and ``limit`` are as things are now.
-    ``unexpanded`` is the state of a mapped group's task that was not expanded.
+    ``unexpanded`` is the state of a mapped group's task that was not expanded. ``degraded`` is whether a
+    fan-in succeeded in spite of failed, missing or stopped branches (items).
     """
 
     title: str
@@ -129,6 +146,7 @@ class GroupReport(TypedDict):
     map_index: int
     mode: str
     fan_in_ids: list[str]
+    degraded: bool
     is_finished: bool
     unexpanded: str | None
     states: dict[str, int]
@@ -195,13 +213,13 @@ def run_report(
         state=facts.state,
         is_finished=is_finished,
         read_at=now.isoformat(),
-        groups=[group_report(facts.outline, run, now=now, capacity_of=capacity_of) for run in runs],
+        groups=[group_report(facts, run, now=now, capacity_of=capacity_of) for run in runs],
         rerun=rerun if failed and is_finished else None,
     )
 
 
 def group_report(
-    outline: DagOutline,
+    facts: RunFacts,
     run: GroupRun,
     *,
     now: datetime,
@@ -210,7 +228,7 @@ def group_report(
     """
     Put one group's report together.
 
-    :param outline: The Dag, as it was for the run.
+    :param facts: The run.
     :param run: The group.
     :param now: When it was read.
     :param capacity_of: As in :func:`run_report`.
@@ -225,7 +243,7 @@ def group_report(
     works = [b.timing.work_seconds for b in run.branches if b.timing.work_seconds is not None]
     figures = Figures(
         mode=None if run.group is None else run.group.mode,
-        takes_batches=_takes_batches(outline, run),
+        takes_batches=_takes_batches(facts.outline, run),
         tasks=summary.total,
         parts=sum(branch.state != "removed" for branch in run.branches),
         peak=summary.peak_concurrency,
@@ -248,6 +266,7 @@ def group_report(
         map_index=run.map_index,
         mode="prefix" if run.group is None else run.group.mode,
         fan_in_ids=list(run.fan_in_ids),
+        degraded=_is_degraded(facts, run),
         is_finished=is_finished,
         unexpanded=None if run.unexpanded is None else run.unexpanded.timing.state,
         states=summary.branches,
@@ -273,6 +292,13 @@ def group_report(
         items=items,
         advice=_advice(figures) if is_finished else [],
     )
+
+
+def _is_degraded(facts: RunFacts, run: GroupRun) -> bool:
+    fan_ins = (facts.by_task.get(task_id, {}).get(run.map_index) for task_id in run.fan_in_ids)
+    if not any(fan_in is not None and fan_in.state == "success" for fan_in in fan_ins):
+        return False
+    return any(branch.state in PROBLEMS or branch.is_stopped for branch in run.branches)
 
 
 def _advice(figures: Figures) -> list[AdviceReport]:
@@ -340,17 +366,31 @@ def _branches(run: GroupRun) -> list[BranchReport]:
     found: list[BranchReport] = []
     for branch in run.ran:
         timing = _this_try(branch.timing)
+        told_by = _told_by(branch)
         counts = items.get(branch.task_runs[0].map_index, Counter()) if run.batches is not None else None
         found.append(
             BranchReport(
                 name=branch.name,
                 state=branch.state,
+                task_id=None if told_by is None else told_by.task_id,
+                map_index=-1 if told_by is None else told_by.map_index,
                 error=branch.error,
                 is_stopped=branch.is_stopped,
                 queued=_iso(timing.queued),
                 started=_iso(timing.started),
                 ended=_iso(timing.ended),
                 tries=timing.tries,
+                earlier_tries=[
+                    TryReport(
+                        number=each.number,
+                        state=each.state,
+                        queued=_iso(each.queued),
+                        started=_iso(each.started),
+                        ended=_iso(each.ended),
+                    )
+                    for task_run in branch.task_runs
+                    for each in task_run.earlier
+                ],
                 work_seconds=timing.work_seconds,
                 cpu_seconds=timing.cpu_seconds,
                 peak_memory_bytes=timing.peak_memory_bytes,
@@ -359,6 +399,15 @@ def _branches(run: GroupRun) -> list[BranchReport]:
             )
         )
     return found
+
+
+def _told_by(branch: BranchRun) -> TaskRun | None:
+    """Return the task instance whose log tells why a branch is in its state."""
+    for state in (branch.state, "failed", "running"):
+        found = [each for each in branch.task_runs if each.state == state]
+        if found and state != "success":
+            return found[0]
+    return branch.task_runs[-1] if branch.task_runs else None
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -376,7 +425,14 @@ def _items(items: Sequence[BranchRun]) -> ItemsReport:
         median_work_seconds=median(seconds for seconds, _ in timed) if timed else None,
         slowest=[Slow(name=name, seconds=seconds, measure="work") for seconds, name in slowest],
         problems=[
-            Problem(name=item.name, state=item.state, error=item.error) for item in problems[:PROBLEM_ITEMS]
+            Problem(
+                name=item.name,
+                state=item.state,
+                error=item.error,
+                task_id=item.task_runs[0].task_id,
+                map_index=item.task_runs[0].map_index,
+            )
+            for item in problems[:PROBLEM_ITEMS]
         ],
         problem_count=len(problems),
     )

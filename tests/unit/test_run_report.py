@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.branch_runs import group_runs
+from airflow_fanout.branch_runs import TaskTry, group_runs
 from airflow_fanout.capacity import Capacity, Limit
 from airflow_fanout.outline import TaskOutline
 from airflow_fanout.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, GroupReport, RunReport, run_report
-from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, ran, static
+from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, of_group, ran, static
 
 if TYPE_CHECKING:
     from airflow_fanout.branch_runs import RunFacts, TaskRun
@@ -20,6 +20,15 @@ pytestmark = pytest.mark.unit
 
 NOW = NOON + timedelta(seconds=60)
 PYTHON = "_PythonDecoratedOperator"
+
+
+FIRST_TRY = TaskTry(
+    number=1,
+    state="failed",
+    queued=NOON - timedelta(seconds=9),
+    started=None,
+    ended=NOON - timedelta(seconds=8),
+)
 
 
 def report_of(facts: RunFacts, capacity: Capacity | None = None) -> RunReport:
@@ -40,19 +49,22 @@ def test_a_branch_has_all_that_is_known_of_it() -> None:
     group = only(
         static("eu", "us"),
         ran("etl.eu", second=1, seconds=0.75, cpu_seconds=0.5, peak_memory_bytes=7, hostname="worker-1"),
-        ran("etl.us", second=2, state="failed", error="ValueError: no", tries=2),
+        ran("etl.us", second=2, state="failed", error="ValueError: no", tries=2, earlier=(FIRST_TRY,)),
     )
 
     assert group["branches"] == [
         {
             "name": "eu",
             "state": "success",
+            "task_id": "etl.eu",
+            "map_index": -1,
             "error": None,
             "is_stopped": False,
             "queued": at(0),
             "started": at(1),
             "ended": at(2),
             "tries": 1,
+            "earlier_tries": [],
             "work_seconds": 0.75,
             "cpu_seconds": 0.5,
             "peak_memory_bytes": 7,
@@ -62,12 +74,17 @@ def test_a_branch_has_all_that_is_known_of_it() -> None:
         {
             "name": "us",
             "state": "failed",
+            "task_id": "etl.us",
+            "map_index": -1,
             "error": "ValueError: no",
             "is_stopped": False,
             "queued": at(0),
             "started": at(2),
             "ended": at(3),
             "tries": 2,
+            "earlier_tries": [
+                {"number": 1, "state": "failed", "queued": at(-9), "started": None, "ended": at(-8)}
+            ],
             "work_seconds": None,
             "cpu_seconds": None,
             "peak_memory_bytes": None,
@@ -75,6 +92,59 @@ def test_a_branch_has_all_that_is_known_of_it() -> None:
             "items": None,
         },
     ]
+
+
+@pytest.mark.parametrize(
+    ("states", "told_by"),
+    [
+        pytest.param(("success", "success"), "etl.us.load", id="the last"),
+        pytest.param(("failed", "upstream_failed"), "etl.us.extract", id="what failed"),
+        pytest.param(("running", None), "etl.us.extract", id="what runs"),
+        pytest.param(("success", "queued"), "etl.us.load", id="what waits"),
+        pytest.param(("skipped", "skipped"), "etl.us.extract", id="what was skipped first"),
+    ],
+)
+def test_of_several_tasks_the_one_that_tells_why_is_named(
+    states: tuple[str | None, ...], told_by: str
+) -> None:
+    group = static("us", steps=("extract", "load"))
+
+    (branch,) = only(
+        group,
+        *(
+            ran(task_id, state=state)
+            for task_id, state in zip(group.branches[0].task_ids, states, strict=True)
+        ),
+    )["branches"]
+
+    assert branch["task_id"] == told_by
+
+
+def test_a_branch_that_has_no_task_instance_yet_names_none() -> None:
+    (branch,) = only(static("eu"))["branches"]
+
+    assert (branch["task_id"], branch["map_index"], branch["earlier_tries"]) == (None, -1, [])
+
+
+@pytest.mark.parametrize(
+    ("branch", "fan_in", "degraded"),
+    [
+        pytest.param("failed", "success", True, id="tolerated"),
+        pytest.param("success", "success", False, id="nothing failed"),
+        pytest.param("failed", "failed", False, id="not tolerated"),
+        pytest.param("failed", None, False, id="not decided yet"),
+    ],
+)
+def test_a_success_in_spite_of_failures_is_degraded(branch: str, fan_in: str | None, degraded: bool) -> None:
+    facts = facts_of(
+        [ran("etl.eu"), ran("etl.us", state=branch), ran("best", state=fan_in)],
+        static("eu", "us"),
+        fan_ins=[of_group("etl", "best")],
+    )
+
+    (group,) = report_of(facts)["groups"]
+
+    assert group["degraded"] is degraded
 
 
 def test_a_group_has_the_figures_of_its_branches() -> None:
@@ -128,7 +198,15 @@ class TestBatches:
         assert (items["total"], items["recorded"], items["median_work_seconds"]) == (3, 3, 1.0)
         assert (items["problem_count"], items["problems"]) == (
             1,
-            [{"name": "docs_2", "state": "failed", "error": "E: no"}],
+            [
+                {
+                    "name": "docs_2",
+                    "state": "failed",
+                    "error": "E: no",
+                    "task_id": "docs.each",
+                    "map_index": 1,
+                }
+            ],
         )
 
     def test_of_many_items_only_a_few_are_named(self) -> None:

@@ -1,0 +1,184 @@
+"""The Fan-out tab's routes; in the API server, imported with the first request."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Annotated, Any
+
+from airflow.api_fastapi.common.db.common import SessionDep  # noqa: TC002 - for FastAPI, at run time
+from airflow.api_fastapi.logging.decorators import action_logging
+from cachetools import TTLCache, cached
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response, status
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict
+
+from airflow_fanout.branch_runs import UnknownGroupError, chosen_group_runs
+from airflow_fanout.clearing import clear, find_plan
+from airflow_fanout.exceptions import UnreadableValueError
+from airflow_fanout.item_report import item_page
+from airflow_fanout.metadata import UnknownDagError, UnknownRunError, find_run, read_run
+from airflow_fanout.reported_run import read_report
+from airflow_fanout.rerun_report import fingerprint, plan_as_json
+from airflow_fanout.surroundings import read_surroundings
+from airflow_fanout.ui.access import CLEAR, READ, may_clear
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from airflow_fanout.group_capacity import Surroundings
+
+__all__ = ["app"]
+
+STATIC = Path(__file__).parent / "static"
+MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
+
+KEPT_SECONDS = 30
+"""How long the surroundings are taken to stay as they are: Celery's workers take a second to answer."""
+
+MOST_ITEMS = 2000
+"""Items in one answer."""
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class RerunBody(BaseModel):
+    """
+    What to clear.
+
+    :param plan: Fingerprint of the plan that was shown.
+    :param group: Title of the only group; None for all.
+    :param causes: Whether to clear what failed before the branches, too.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    plan: str
+    group: str | None = None
+    causes: bool = False
+
+
+router = APIRouter(prefix="/dags/{dag_id}", dependencies=READ)
+
+
+@router.get("/page/{run_id:path}")
+def page(dag_id: str, run_id: str) -> Response:  # noqa: ARG001 - the page asks for what it shows
+    """Return the page, which is the same for every run."""
+    return _file("page.html")
+
+
+@router.get("/static/{name}")
+def static(dag_id: str, name: str) -> Response:  # noqa: ARG001 - asked for in the path, to be authorised
+    """Return a file that the page is made of."""
+    return _file(name)
+
+
+@router.get("/report/{run_id:path}")
+def report(
+    dag_id: str,
+    run_id: str,
+    session: SessionDep,
+    user_may_clear: Annotated[bool, Depends(may_clear)],
+) -> Response:
+    """Return the run's report, and whether the user may run again what failed."""
+    with _explained():
+        found = read_report(dag_id, run_id, surroundings=_surroundings(), session=session)
+    return _json({"report": found, "may_clear": user_may_clear})
+
+
+@router.get("/items/{run_id:path}")
+def items(
+    dag_id: str,
+    run_id: str,
+    session: SessionDep,
+    *,
+    group: Annotated[str, Query()],
+    batch: Annotated[int, Query(ge=0)],
+    start: Annotated[int, Query(ge=0)] = 0,
+) -> Response:
+    """Return some of a batch's items."""
+    with _explained():
+        facts = read_run(find_run(dag_id, run_id, session=session), session=session)
+        (run, *_) = chosen_group_runs(facts, [group])
+    return _json(item_page(run, batch, start=start, size=MOST_ITEMS))
+
+
+@router.get("/rerun/{run_id:path}", dependencies=[CLEAR[-1]])
+def plan_rerun(
+    dag_id: str, run_id: str, session: SessionDep, group: Annotated[str | None, Query()] = None
+) -> Response:
+    """Return what would be cleared."""
+    with _explained():
+        plan = find_plan(dag_id, run_id, group_ids=_only(group), session=session)
+    return _json({**plan_as_json(plan, None), "plan": fingerprint(plan)})
+
+
+@router.post("/rerun/{run_id:path}", dependencies=[*CLEAR, Depends(action_logging("fan_out_rerun"))])
+def rerun(dag_id: str, run_id: str, body: RerunBody, session: SessionDep) -> Response:
+    """Clear what was shown; nothing, if that is no longer what there is."""
+    with _explained():
+        plan = find_plan(dag_id, run_id, group_ids=_only(body.group), session=session)
+        if fingerprint(plan) != body.plan:
+            message = "The run has changed in the meantime. Nothing was cleared; look at what would be now."
+            raise HTTPException(status.HTTP_409_CONFLICT, message)
+        done = clear(plan, causes=body.causes, session=session)
+    return _json({**plan_as_json(plan, done), "is_paused": done.is_paused})
+
+
+app = FastAPI(title="Fan-out", docs_url=None, redoc_url=None, openapi_url=None)
+app.include_router(router)
+
+
+@app.middleware("http")
+async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Tell the browser to load nothing from elsewhere, and to keep nothing."""
+    response = await call_next(request)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+@cached(TTLCache(maxsize=1, ttl=KEPT_SECONDS), lock=Lock())
+def _surroundings() -> Surroundings:
+    return read_surroundings()
+
+
+def _only(group: str | None) -> list[str] | None:
+    return None if group is None else [group]
+
+
+def _file(name: str) -> Response:
+    known = {each.name: each for each in STATIC.iterdir() if each.suffix in MEDIA_TYPES}
+    if name not in known:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such file")
+    path = known[name]
+    # Asked for again each time, answered with "not modified": an upgrade shows at once.
+    headers = {"Cache-Control": "private, no-cache"}
+    return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
+
+
+def _json(content: Any) -> Response:
+    # Quicker than FastAPI's own way, which looks at each value; these are plain ones.
+    return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Answer that something is not there, or can't be read, with the reason."""
+    try:
+        yield
+    except (UnknownDagError, UnknownGroupError, UnknownRunError) as unknown:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, str(unknown)) from unknown
+    except UnreadableValueError as unreadable:
+        raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, str(unreadable)) from unreadable
