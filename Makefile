@@ -18,7 +18,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench bench-scale soak test-commands test-demo test-truth
+.PHONY: help install install-dev demo bench bench-scale bench-throughput soak test-commands test-demo test-truth
 .PHONY: test test-unit test-integration test-e2e test-celery test-distributed
 .PHONY: lint types audit format build clean
 
@@ -37,6 +37,9 @@ bench: $(VENV)/.installed ## Measure beside the same Dags written by hand; ARGS=
 
 bench-scale: $(VENV)/.installed ## The same up to a million items, which takes some minutes
 	@$(WITH_HOME) $(BIN)/python -m benchmarks --only scale $(ARGS)
+
+bench-throughput: $(VENV)/.installed ## Branches and items a second, and where the time goes; 15 minutes
+	@$(WITH_HOME) $(BIN)/python -m benchmarks.throughput $(ARGS)
 
 test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long each took
 	@summary=; status=0; \

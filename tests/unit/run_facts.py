@@ -32,17 +32,8 @@ def ran(
     task_id: str, map_index: int = -1, state: str | None = "success", *, second: float = 0, **settings: Any
 ) -> TaskRun:
     """A task instance; what isn't a field of it goes into its record, which a success has anyway."""
-    fields = {
-        "tries",
-        "earlier",
-        "rendered_name",
-        "hostname",
-        "record",
-        "has_value",
-        "queued",
-        "started",
-        "ended",
-    }
+    times = {"queued", "started", "ended"}
+    fields = {"tries", "earlier", "rendered_name", "hostname", "record", "has_value", *times}
     record = {name: settings.pop(name) for name in list(settings) if name not in fields}
     if state in {"success", "failed"}:
         record = {"state": state, **record}

@@ -1,0 +1,110 @@
+// Asks before anything is cleared, with all that would be; then has Airflow clear it.
+
+import { clear, readPlan } from "./airflow.js";
+import { count, counted, visible } from "./format.js";
+
+const instance = ({ task_id, map_index, state }) =>
+  `${visible(map_index < 0 ? task_id : `${task_id}[${map_index}]`)} (${state ?? "no state"})`;
+
+const instances = (number) => counted(number, "task instance", "task instances");
+
+export class RerunDialog {
+  constructor(onCleared) {
+    this.dialog = document.getElementById("rerun");
+    this.find = (selector) => this.dialog.querySelector(selector);
+    this.onCleared = onCleared;
+    this.find(".cancel").addEventListener("click", () => this.dialog.close());
+    this.find(".confirm").addEventListener("click", () => this.confirm());
+    this.find(".causes input").addEventListener("change", () => this.showSum());
+  }
+
+  async open(title) {
+    this.title = title;
+    this.plan = null;
+    this.find("h2").textContent = `Run again what failed in ${visible(title)}`;
+    this.find(".sum").textContent = "Looking for what has to be cleared…";
+    this.find(".plan").replaceChildren();
+    this.find(".causes").hidden = true;
+    this.find(".confirm").disabled = true;
+    this.tell(null);
+    if (!this.dialog.open) this.dialog.showModal();
+    await this.load();
+  }
+
+  async load() {
+    try {
+      this.plan = await readPlan(this.title);
+    } catch (error) {
+      this.find(".sum").textContent = "";
+      this.tell(error.message);
+      return;
+    }
+    const { plan } = this;
+    const parts = plan.groups.flatMap((group) => [
+      [`Branches of ${visible(group.group)}`, group.branches.flatMap((each) => each.task_instances)],
+      [`${visible(group.group)}, never expanded`, group.unexpanded],
+      ["Fan-in", group.fan_ins],
+    ]);
+    parts.push(["Downstream of the fan-in", plan.downstream], ["Setups and teardowns", plan.setups_and_teardowns]);
+    const shown = parts.filter(([, its]) => its.length).map(([name, its]) => list(`${name}: ${count(its.length)}`, its.map(instance)));
+    if (plan.causes.length) {
+      const causes = [...plan.causes, ...plan.between];
+      shown.push(list(`The cause lies before the branches: ${count(causes.length)}`, causes.map(instance)));
+    }
+    if (plan.notes.length) shown.push(list("Note", plan.notes.map(visible)));
+    this.find(".plan").replaceChildren(...shown);
+    this.find(".causes").hidden = !plan.causes.length;
+    this.find(".causes span").textContent = "Clear the cause too; without it branches could only fail again";
+    this.find(".causes input").checked = true;
+    this.showSum();
+  }
+
+  get withCauses() {
+    return this.plan.causes.length > 0 && this.find(".causes input").checked;
+  }
+
+  showSum() {
+    const { plan } = this;
+    const own = new Set(plan.groups.flatMap((group) => [
+      ...group.branches.flatMap((each) => each.task_instances), ...group.unexpanded, ...group.fan_ins,
+    ].map(instance)));
+    for (const each of [...plan.downstream, ...plan.setups_and_teardowns]) own.add(instance(each));
+    if (this.withCauses) for (const each of [...plan.causes, ...plan.between]) own.add(instance(each));
+    const said = own.size ? `${instances(own.size)} will be cleared, and run again.` : "There is nothing to run again.";
+    this.find(".sum").textContent = said;
+    this.find(".confirm").textContent = own.size ? `Clear ${instances(own.size)}` : "Clear";
+    this.find(".confirm").disabled = !own.size;
+    if (own.size) this.find(".confirm").focus();
+  }
+
+  async confirm() {
+    const button = this.find(".confirm");
+    button.disabled = true;
+    this.tell(null);
+    try {
+      const done = await clear(this.title, this.plan.plan, this.withCauses);
+      this.dialog.close();
+      const said = [`Cleared ${instances(done.cleared.length)}.`];
+      if (done.changed_meanwhile.length) said.push(`${instances(done.changed_meanwhile.length)} had changed and were left alone.`);
+      said.push(done.is_paused ? "The Dag is paused: unpause it, and they run." : "The scheduler runs them now.");
+      this.onCleared(said.join(" "));
+    } catch (error) {
+      if (error.status === 409) await this.load();
+      this.tell(error.message);
+    }
+  }
+
+  tell(problem) {
+    this.find(".problem").hidden = problem === null;
+    this.find(".problem").textContent = problem ?? "";
+  }
+}
+
+function list(title, lines) {
+  const box = document.createElement("div");
+  box.append(Object.assign(document.createElement("h3"), { textContent: title }));
+  const made = document.createElement("ul");
+  for (const line of lines) made.append(Object.assign(document.createElement("li"), { textContent: line }));
+  box.append(made);
+  return box;
+}

@@ -1,0 +1,42 @@
+"""Branches and items that do next to nothing, in sizes that are told: what is left is overhead."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from airflow.sdk import DAG
+
+from airflow_fanout import FanInOperator, FanOutGroup
+from benchmarks.sizes import item_sizes, items_dag_id
+
+if TYPE_CHECKING:
+    from airflow_fanout import FanInResults
+
+
+def double(index: int) -> int:
+    return 2 * index
+
+
+def combine(results: FanInResults) -> int:
+    return sum(results.values())
+
+
+for count in map(int, os.environ["FANOUT_BENCHMARK_BRANCH_COUNTS"].split(",")):
+    for mode in ("static", "mapped"):
+        with DAG(f"throughput_{mode}_{count}", schedule=None):
+            FanInOperator(
+                task_id="combine",
+                fan_out=FanOutGroup("process", branch=double, count=count, mapped=mode == "mapped"),
+                python_callable=combine,
+            )
+
+for size in item_sizes():
+    with DAG(items_dag_id(size.count, "throughput"), schedule=None):
+        FanInOperator(
+            task_id="combine",
+            fan_out=FanOutGroup(
+                "process", branch=double, count=size.count, items_per_task=size.items_per_task
+            ),
+            python_callable=combine,
+        )
