@@ -33,7 +33,6 @@ def artifact(index: int) -> str:
     return random.Random(index).randbytes(ARTIFACT_SIZE // 2).hex()
 
 
-@task(show_return_value_in_logs=False)
 def make_artifact(index: int) -> dict[str, Any]:
     return {"index": index, "text": artifact(index)}
 
