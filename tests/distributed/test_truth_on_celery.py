@@ -80,6 +80,10 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DistributedAir
                 # What a killed worker ran is given up after so many seconds without a sign of life.
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "25",
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+                # A worker takes a task from Redis, then notes there that it has it. What one that was killed
+                # in between had taken, nobody knows of; after so many seconds it is queued again.
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "120",
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
             },
         ) as started,
     ):
