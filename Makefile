@@ -19,7 +19,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev demo bench bench-peers bench-scale bench-throughput soak test-commands test-demo test-truth
-.PHONY: test test-unit test-integration test-e2e test-distributed
+.PHONY: test test-unit test-integration test-e2e test-celery test-distributed
 .PHONY: lint types audit format docs build clean
 
 help: ## Show these explanations
@@ -51,7 +51,8 @@ test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long
 		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
-	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-commands, test-demo, test-truth, test-distributed."; exit $$status
+	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-celery, test-commands, test-demo, test-distributed, test-truth."; \
+	exit $$status
 
 test-unit: ## Run the tests of plain values and of Dags that are only built
 test-integration: ## Run the tests with dag.test(), one task after another
@@ -77,10 +78,14 @@ test-demo: $(VENV)/.installed ## Run the demo's tests and the longest example; 5
 test-truth: $(VENV)/.installed ## Do fan-ins say what branches did, and does simulate say so? Not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m truth $(ARGS)
 
-test-distributed: $(VENV)/.installed-distributed ## Run what docker-compose.yaml says, on Celery workers, without containers
+test-celery: $(VENV)/.installed-distributed ## Run the same as test-e2e on two Celery workers
+	@$(WITH_HOME) FANOUT_E2E_EXECUTOR=CeleryExecutor $(BIN)/pytest tests/e2e \
+		-m "not demo and not truth and not commands" $(ARGS)
+
+test-distributed: $(VENV)/.installed-distributed ## Run docker-compose.yaml, faults, object storage, truth, examples on Celery
 	@$(WITH_HOME) $(BIN)/pytest tests/distributed $(ARGS)
 
-soak: $(VENV)/.installed-distributed ## The same with 100 random groups, then on Celery workers that are killed
+soak: $(VENV)/.installed-distributed ## Run test-truth with 100 groups, then 100 on Celery workers that are killed
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/distributed -m truth $(ARGS)
 
