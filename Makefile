@@ -19,7 +19,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev demo bench bench-scale bench-throughput soak test-commands test-demo test-truth
-.PHONY: test test-unit test-integration test-e2e test-distributed
+.PHONY: test test-unit test-integration test-e2e test-distributed test-ui
 .PHONY: lint types audit format build clean
 
 help: ## Show these explanations
@@ -48,7 +48,7 @@ test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long
 		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
-	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-commands, test-demo, test-truth, test-distributed."; exit $$status
+	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-commands, test-demo, test-truth, test-ui, test-distributed."; exit $$status
 
 test-unit: ## Run the tests of plain values and of Dags that are only built
 test-integration: ## Run the tests with dag.test(), one task after another
@@ -76,6 +76,9 @@ test-truth: $(VENV)/.installed ## Do fan-ins say what branches did, and does sim
 
 test-distributed: $(VENV)/.installed-distributed ## Run what docker-compose.yaml says, on Celery workers, without containers
 	@$(WITH_HOME) $(BIN)/pytest tests/distributed $(ARGS)
+
+test-ui: $(VENV)/.installed-ui ## Look at the Fan-out tab in Chromium, which has to be installed; not part of make test
+	@$(WITH_HOME) $(BIN)/pytest tests/ui $(ARGS)
 
 soak: $(VENV)/.installed-distributed ## The same with 100 random groups, then on Celery workers that are killed
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
@@ -129,6 +132,10 @@ $(VENV)/.installed-distributed: pyproject.toml constraints.txt | $(VENV)/bin/pyt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-distributed]'
 	@touch $(VENV)/.installed $@
 
+$(VENV)/.installed-ui: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-ui]'
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $(VENV)/.installed $(VENV)/.installed-distributed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-distributed $(VENV)/.installed-ui $@
