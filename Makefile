@@ -19,7 +19,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev demo bench bench-peers bench-scale bench-throughput soak test-commands test-demo test-truth
-.PHONY: test test-unit test-integration test-e2e test-celery test-distributed
+.PHONY: test test-unit test-integration test-e2e test-celery test-distributed test-ui
 .PHONY: lint types audit format docs build clean
 
 help: ## Show these explanations
@@ -51,7 +51,8 @@ test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long
 		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
-	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-celery, test-commands, test-demo, test-distributed, test-truth."; \
+	printf "\n$$summary"; \
+	printf "%s\n" "Left out for their time: make test-celery, test-commands, test-demo, test-distributed, test-truth, test-ui."; \
 	exit $$status
 
 test-unit: ## Run the tests of plain values and of Dags that are only built
@@ -84,6 +85,9 @@ test-celery: $(VENV)/.installed-distributed ## Run the same as test-e2e on two C
 
 test-distributed: $(VENV)/.installed-distributed ## Run docker-compose.yaml, faults, object storage, truth, examples on Celery
 	@$(WITH_HOME) $(BIN)/pytest tests/distributed $(ARGS)
+
+test-ui: $(VENV)/.installed-ui ## Look at the Fan-out tab in Chromium, which has to be installed; not part of make test
+	@$(WITH_HOME) $(BIN)/pytest tests/ui $(ARGS)
 
 soak: $(VENV)/.installed-distributed ## Run test-truth with 100 groups, then 100 on Celery workers that are killed
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
@@ -140,6 +144,10 @@ $(VENV)/.installed-distributed: pyproject.toml constraints.txt | $(VENV)/bin/pyt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-distributed]'
 	@touch $(VENV)/.installed $@
 
+$(VENV)/.installed-ui: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-ui]'
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $(VENV)/.installed $(VENV)/.installed-distributed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-distributed $(VENV)/.installed-ui $@
