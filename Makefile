@@ -20,7 +20,7 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .NOTPARALLEL:
 .PHONY: help install install-dev demo bench bench-peers bench-scale bench-throughput soak test-commands test-demo test-truth
 .PHONY: test test-unit test-integration test-e2e test-celery test-distributed test-ui
-.PHONY: lint types audit format docs build clean
+.PHONY: matrix lint types audit format docs build clean
 
 help: ## Show these explanations
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -89,6 +89,9 @@ test-distributed: $(VENV)/.installed-distributed ## Run docker-compose.yaml, fau
 test-ui: $(VENV)/.installed-ui ## Look at the Fan-out tab in Chromium, which has to be installed; not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/ui $(ARGS)
 
+matrix: $(VENV)/.installed ## Run the tests on Airflow 3.2 and 3.3 with every Python that is installed; half an hour
+	@$(BIN)/python .ci/matrix.py
+
 soak: $(VENV)/.installed-distributed ## Run test-truth with 100 groups, then 100 on Celery workers that are killed
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/distributed -m truth $(ARGS)
@@ -116,7 +119,7 @@ build: $(VENV)/.installed-dev ## Build the wheel and the source distribution int
 	$(BIN)/python -m build --no-isolation
 
 clean: ## Remove all that the other verbs made
-	rm -rf .venv .venv-airflow-3.2 .venv-audit .venv-peers build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-airflow-3.2 .venv-audit .venv-matrix .venv-peers build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find airflow_fanout benchmarks dags tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
