@@ -107,8 +107,11 @@ class Tab:
 
     def take_complaints(self) -> list[str]:
         """Tell what the browser has complained about since then: errors, violations of the policy, dialogs."""
-        found = [*self.complaints, *self.frame.evaluate("(window.violations ?? []).splice(0)")]
+        found = list(self.complaints)
         self.complaints.clear()
+        for frame in self.page.frames:
+            if "/fan-out/" in frame.url:
+                found += frame.evaluate("window.violations.splice(0)")
         return found
 
     def close(self) -> list[str]:
@@ -122,10 +125,9 @@ class Tab:
             self.requests.append(request)
 
     def _listen(self, message: ConsoleMessage) -> None:
-        if message.type not in {"error", "warning"}:
-            return
+        of_policy = "Content Security Policy" in message.text
         ours = "/fan-out/" in message.location.get("url", "") or not self.framed
-        if not ours and "Content Security Policy" not in message.text:
+        if not of_policy and (message.type != "error" or not ours):
             return  # Airflow's own
         if any(f"status of {status}" in message.text for status in self._expected):
             return
