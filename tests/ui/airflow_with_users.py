@@ -45,7 +45,9 @@ class AirflowWithUsers(EmbeddedAirflow):
             "DATABASE__EXTERNAL_DB_MANAGERS": "airflow.providers.fab.auth_manager.models.db.FABDBManager",
         }
         super().__init__(
-            home=home, env={**{f"AIRFLOW__{name}": value for name, value in options.items()}, **env}, **settings
+            home=home,
+            env={**{f"AIRFLOW__{name}": value for name, value in options.items()}, **env},
+            **settings,
         )
         self._fab_port = free_port()
 

@@ -39,7 +39,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Iterator[AirflowWithUsers]:
-    """A scheduler, a Dag processor and an API server; on the server that FANOUT_E2E_POSTGRES names, or SQLite."""
+    """A scheduler, a Dag processor and an API server, on SQLite or where FANOUT_E2E_POSTGRES says."""
     with (
         metadata_database() as url,
         AirflowWithUsers(
@@ -100,7 +100,7 @@ def tokens(airflow: AirflowWithUsers) -> dict[str, str]:
 def open_tab(
     browser: Browser, airflow: AirflowWithUsers, tokens: dict[str, str]
 ) -> Iterator[Callable[..., Tab]]:
-    """Call it with a run, and what else :class:`Tab` takes; what is wrong with the pages is told at the end."""
+    """Call it with a run, and what else :class:`Tab` takes; what browsers complain about is an error."""
     tabs: list[Tab] = []
 
     def open_it(run: tuple[str, str], *, user: str = "admin", **settings: Any) -> Tab:

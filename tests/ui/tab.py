@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Frame, Locator, Request
+    from playwright.sync_api import Browser, ConsoleMessage, Dialog, Frame, Locator, Request
 
     from tests.ui.runs import RunKey
 
@@ -15,7 +15,8 @@ __all__ = ["Tab"]
 VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
-  window.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+  const { violatedDirective, blockedURI, sourceFile, lineNumber } = event;
+  window.violations.push(`${violatedDirective}: ${blockedURI} ${sourceFile}:${lineNumber}`);
 });
 """
 
@@ -67,7 +68,7 @@ class Tab:
         self.page.on("request", self._note)
         self.page.on("console", self._listen)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         if clock:
             self.page.clock.install()
         self.framed = framed
@@ -106,7 +107,7 @@ class Tab:
         self.page.screenshot(path=path, animations="disabled")
 
     def take_complaints(self) -> list[str]:
-        """Tell what the browser has complained about since then: errors, violations of the policy, dialogs."""
+        """Tell what the browser complained about since: errors, violations of the policy, dialogs."""
         found = list(self.complaints)
         self.complaints.clear()
         for frame in self.page.frames:
@@ -123,6 +124,10 @@ class Tab:
     def _note(self, request: Request) -> None:
         if "/fan-out/" in urlsplit(request.url).path:
             self.requests.append(request)
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _listen(self, message: ConsoleMessage) -> None:
         of_policy = "Content Security Policy" in message.text

@@ -90,8 +90,10 @@ class TestStatic:
         assert took == sorted(took, reverse=True)
         assert len(took) == 12
         sort.select_option("start")
-        branches = tab.frame.evaluate("fetch(location.pathname.replace('/page/', '/report/')).then(a => a.json())")
-        (group,) = (each for each in branches["report"]["groups"] if each["title"] == "visit")
+        (asked,) = tab.asked("report")
+        answer = asked.response()
+        assert answer is not None
+        (group,) = (each for each in answer.json()["report"]["groups"] if each["title"] == "visit")
         began = {each["name"]: each["started"] for each in group["branches"]}
         assert tab.rows("visit") == sorted(declared, key=lambda name: began[name])
 
@@ -99,7 +101,8 @@ class TestStatic:
         row = tab.group("visit").locator(".row", has_text=re.compile("^visit_1[^0-9]"))
         expect(row.locator(".bar.run.earlier")).to_have_count(1)
         expect(row.locator(".bar.run:not(.earlier)")).to_have_count(1)
-        earlier, last = (row.locator(f".bar.run{which}").bounding_box() for which in (".earlier", ":not(.earlier)"))
+        earlier = row.locator(".bar.run.earlier").bounding_box()
+        last = row.locator(".bar.run:not(.earlier)").bounding_box()
         assert earlier is not None
         assert last is not None
         assert earlier["x"] + earlier["width"] <= last["x"]
@@ -110,7 +113,8 @@ class TestStatic:
         expect(detail.get_by_role("heading")).to_have_text("visit_3")
         expect(detail.locator(".error")).to_contain_text("ValueError: \\u202egnp.exe")
         expect(detail.locator(".before")).to_contain_text("1 earlier try")
-        known = dict(zip(detail.locator("dt").all_inner_texts(), detail.locator("dd").all_inner_texts(), strict=True))
+        names, values = (detail.locator(each).all_inner_texts() for each in ("dt", "dd"))
+        known = dict(zip(names, values, strict=True))
         assert known["Tries"] == "2"
         assert known["Host"] != "–"
         detail.get_by_role("button", name="Close").click()
@@ -171,7 +175,8 @@ class TestAirflowAround:
     def test_it_is_as_light_or_dark_as_airflow(self, open_tab: Open, runs: Runs, theme: str) -> None:
         tab = open_tab(runs.finished("tab_failed"), framed=True, theme=theme)
         assert tab.frame.evaluate("document.documentElement.dataset.theme") == theme
-        around = tab.page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--chakra-colors-bg')")
+        token = "getComputedStyle(document.documentElement).getPropertyValue('--chakra-colors-bg')"
+        around = tab.page.evaluate(token)
         own = tab.frame.evaluate("document.documentElement.style.getPropertyValue('--bg')")
         assert own == around.strip() != ""
 
@@ -269,10 +274,9 @@ class TestOtherRuns:
         )
         expect(tab.find("section.group")).to_have_count(0)
 
-    def test_a_run_that_is_not_there_is_named(self, open_tab: Open, runs: Runs, browser: object) -> None:
+    def test_a_run_that_is_not_there_is_named(self, open_tab: Open, runs: Runs) -> None:
         tab = open_tab(runs.finished("tab_plain"), expect=(404,))
-        dag_id, run_id = tab.run
-        tab.page.goto(f"/fan-out/dags/{dag_id}/page/never")
+        tab.page.goto("/fan-out/dags/tab_plain/page/never")
         expect(tab.find("#notice")).to_contain_text("Dag 'tab_plain' has no run 'never'")
 
     def test_a_run_is_shown_as_its_dag_was_then(

@@ -1,4 +1,4 @@
-"""A pipeline as it might be: a region for each branch, of which some are slow, some go wrong, and some for good."""
+"""A pipeline as it might be: a region for each branch, of which some are slow and some go wrong."""
 
 from __future__ import annotations
 
@@ -60,6 +60,10 @@ def publish(score: float) -> None: ...
 
 with DAG("nightly_scoring", schedule=None):
     scored = FanOutGroup(
-        "score", branch=score, items={name: name for name in SECONDS}, partial={"model": load_model(), "seconds": SECONDS}
+        "score",
+        branch=score,
+        items={name: name for name in SECONDS},
+        partial={"model": load_model(), "seconds": SECONDS},
     )
-    publish(FanInOperator(task_id="combine", fan_out=scored, python_callable=total, min_success_ratio=0.8).output)
+    combine = FanInOperator(task_id="combine", fan_out=scored, python_callable=total, min_success_ratio=0.8)
+    publish(combine.output)
