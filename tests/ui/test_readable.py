@@ -34,7 +34,9 @@ CONTRASTS = """
     [red, green, blue].map((each, index) => each * alpha + below[index] * (1 - alpha));
   const behind = (element) => {
     const above = [];
-    for (let each = element; each; each = each.parentElement) above.unshift(rgba(getComputedStyle(each).backgroundColor));
+    for (let each = element; each; each = each.parentElement) {
+      above.unshift(rgba(getComputedStyle(each).backgroundColor));
+    }
     return above.reduce(over, [255, 255, 255]);
   };
   const light = (color) => {
@@ -54,7 +56,8 @@ CONTRASTS = """
     const { fontSize, visibility } = getComputedStyle(element);
     if (visibility !== "visible" || fontSize === "0px" || !element.getClientRects().length) return;
     if (element.closest(":disabled")) return; // nothing to read there
-    found.push([contrast(element, color), `${element.tagName.toLowerCase()}.${element.className}: ${text.slice(0, 30)}`]);
+    const name = `${element.tagName.toLowerCase()}.${element.className}`;
+    found.push([contrast(element, color), `${name}: ${text.slice(0, 30)}`]);
   };
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
@@ -71,12 +74,14 @@ CONTRASTS = """
 TOO_WIDE = """
 () => {
   const width = document.documentElement.clientWidth;
-  const clipped = (each) => each && (getComputedStyle(each).overflowX !== "visible" || clipped(each.parentElement));
+  const clips = (each) => getComputedStyle(each).overflowX !== "visible";
+  const clipped = (each) => each && (clips(each) || clipped(each.parentElement));
+  const own = document.documentElement.scrollWidth;
   return [...document.querySelectorAll("body, body *")]
     .filter((each) => each.getClientRects().length && each.getBoundingClientRect().right > width + 1)
     .filter((each) => !clipped(each.parentElement))
     .map((each) => `${each.tagName.toLowerCase()}.${each.className}`)
-    .concat(document.documentElement.scrollWidth > width ? [`scrolls to ${document.documentElement.scrollWidth}`] : []);
+    .concat(own > width ? [`scrolls to ${own}`] : []);
 }
 """
 
