@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from benchmarks.database import metadata_database
 from tests.ui.airflow_with_users import AirflowWithUsers, log_in
@@ -68,26 +69,21 @@ def runs(airflow: AirflowWithUsers, scratch: Path) -> Runs:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium, as the system has it."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        refuse("playwright is not installed: pip install 'airflow-fanout[test-ui]'")
     named = os.environ.get("FANOUT_UI_CHROMIUM")
     found = named or next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
-        refuse(f"none of {', '.join(CHROMIUM)} is installed (on Debian: apt-get install chromium)")
+        leave_out(f"none of {', '.join(CHROMIUM)} is installed (on Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield launched
         launched.close()
 
 
-def refuse(why: str) -> Any:
-    """Leave a test out because something is missing; where nothing may be missing, fail."""
-    said = f"no browser: {why}"
+def leave_out(why: str) -> NoReturn:
+    """Skip a test for what it lacks; where nothing may be missing, fail it."""
     if os.environ.get("CI") == "true":
-        pytest.fail(said)
-    pytest.skip(said)
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")

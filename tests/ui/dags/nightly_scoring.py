@@ -36,7 +36,7 @@ def load_model() -> str:
 
 @task(retries=1, retry_delay=timedelta(seconds=1))
 def score(region: str, model: str, ti: Any = None, params: Any = None) -> float:
-    seconds = SECONDS[region] * params["pace"]
+    seconds: float = SECONDS[region] * params["pace"]
     time.sleep(seconds / 2)
     if region == "croatia":
         message = "no prices for 3 of 41 stores: Split, Zadar, Osijek"
