@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.ui.runs import RunKey, Runs
     from tests.ui.tab import Tab
@@ -26,8 +26,10 @@ HIDE = """
 
 
 @pytest.fixture(scope="module")
-def run(runs: Runs) -> RunKey:
-    return runs.waiting()
+def run(runs: Runs) -> Iterator[RunKey]:
+    waiting = runs.waiting()
+    yield waiting
+    runs.let_go(waiting)
 
 
 def settle(tab: Tab) -> int:
@@ -53,7 +55,8 @@ def test_what_runs_is_shown_and_asked_for_again(open_tab: Open, run: RunKey) -> 
 def test_a_hidden_tab_asks_only_when_it_is_seen_again(open_tab: Open, run: RunKey) -> None:
     tab = open_tab(run, clock=True)
     tab.frame.evaluate(HIDE, "hidden")
-    before = settle(tab)
+    before = len(tab.asked("report"))
+    assert settle(tab) == before
     assert settle(tab) == before
     with tab.page.expect_request("**/report/**"):
         tab.frame.evaluate(HIDE, "visible")
@@ -83,6 +86,7 @@ def test_when_the_run_has_ended_it_shows_that_and_asks_no_more(open_tab: Open, r
     tab = open_tab(run, clock=True)
     expect(tab.group("wait").locator(".head")).to_contain_text("2 of 4")
     runs.let_go(run)
+    runs.airflow.wait_for_run(*run, timeout=300)
     tab.page.clock.fast_forward(AN_HOUR)
     expect(tab.group("wait").locator(".head")).to_have_text("4 of 4 branches done")
     expect(tab.find("#groups")).to_have_attribute("data-state", "success")
