@@ -18,9 +18,9 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench bench-scale bench-throughput soak test-commands test-demo test-truth
-.PHONY: test test-unit test-integration test-e2e test-distributed
-.PHONY: lint types audit format docs build clean
+.PHONY: help install install-dev demo bench bench-peers bench-scale bench-throughput soak test-commands test-demo test-truth
+.PHONY: test test-unit test-integration test-e2e test-celery test-distributed test-ui
+.PHONY: matrix lint types audit format docs build clean
 
 help: ## Show these explanations
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ bench-scale: $(VENV)/.installed ## The same up to a million items, which takes s
 bench-throughput: $(VENV)/.installed ## Branches and items a second, and where the time goes; 15 minutes
 	@$(WITH_HOME) $(BIN)/python -m benchmarks.throughput $(ARGS)
 
+bench-peers: $(VENV)/.installed ## The same fan-out in Prefect, Dagster and ZenML, which it installs; half an hour
+	@$(WITH_HOME) $(BIN)/python -m benchmarks.peers $(ARGS)
+
 test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long each took
 	@summary=; status=0; \
 	for suite in $(SUITES); do \
@@ -48,7 +51,9 @@ test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long
 		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
-	printf "\n$$summary"; printf "%s\n" "Left out for their time: make test-commands, test-demo, test-truth, test-distributed."; exit $$status
+	printf "\n$$summary"; \
+	printf "%s\n" "Left out for their time: make test-celery, test-commands, test-demo, test-distributed, test-truth, test-ui."; \
+	exit $$status
 
 test-unit: ## Run the tests of plain values and of Dags that are only built
 test-integration: ## Run the tests with dag.test(), one task after another
@@ -74,10 +79,20 @@ test-demo: $(VENV)/.installed ## Run the demo's tests and the longest example; 5
 test-truth: $(VENV)/.installed ## Do fan-ins say what branches did, and does simulate say so? Not part of make test
 	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m truth $(ARGS)
 
-test-distributed: $(VENV)/.installed-distributed ## Run what docker-compose.yaml says, on Celery workers, without containers
+test-celery: $(VENV)/.installed-distributed ## Run the same as test-e2e on two Celery workers
+	@$(WITH_HOME) FANOUT_E2E_EXECUTOR=CeleryExecutor $(BIN)/pytest tests/e2e \
+		-m "not demo and not truth and not commands" $(ARGS)
+
+test-distributed: $(VENV)/.installed-distributed ## Run docker-compose.yaml, faults, object storage, truth, examples on Celery
 	@$(WITH_HOME) $(BIN)/pytest tests/distributed $(ARGS)
 
-soak: $(VENV)/.installed-distributed ## The same with 100 random groups, then on Celery workers that are killed
+test-ui: $(VENV)/.installed-ui ## Look at the Fan-out tab in Chromium, which has to be installed; not part of make test
+	@$(WITH_HOME) $(BIN)/pytest tests/ui $(ARGS)
+
+matrix: $(VENV)/.installed ## Run the tests on Airflow 3.2 and 3.3 with every Python that is installed; half an hour
+	@$(BIN)/python .ci/matrix.py
+
+soak: $(VENV)/.installed-distributed ## Run test-truth with 100 groups, then 100 on Celery workers that are killed
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
 	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/distributed -m truth $(ARGS)
 
@@ -104,7 +119,7 @@ build: $(VENV)/.installed-dev ## Build the wheel and the source distribution int
 	$(BIN)/python -m build --no-isolation
 
 clean: ## Remove all that the other verbs made
-	rm -rf .venv .venv-airflow-3.2 .venv-audit build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-airflow-3.2 .venv-audit .venv-matrix .venv-peers build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find airflow_fanout benchmarks dags tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -132,6 +147,10 @@ $(VENV)/.installed-distributed: pyproject.toml constraints.txt | $(VENV)/bin/pyt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-distributed]'
 	@touch $(VENV)/.installed $@
 
+$(VENV)/.installed-ui: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-ui]'
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $(VENV)/.installed $(VENV)/.installed-distributed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-distributed $(VENV)/.installed-ui $@

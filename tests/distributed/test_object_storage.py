@@ -20,7 +20,7 @@ from benchmarks.database import metadata_database
 from tests.e2e.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 pytestmark = pytest.mark.distributed
 
@@ -41,12 +41,19 @@ class Storage:
     :param env: What Airflow has to know besides.
     :param read: Reads the body of a reference.
     :param admin: Where to let it refuse everything, or nothing; "" if it can't.
+    :param client: Modules that whoever reads or writes there imports.
     """
 
     def __init__(
-        self, base: str, env: Mapping[str, str], *, read: Callable[[str], bytes], admin: str = ""
+        self,
+        base: str,
+        env: Mapping[str, str],
+        *,
+        read: Callable[[str], bytes],
+        admin: str = "",
+        client: Sequence[str] = (),
     ) -> None:
-        self.base, self.read, self.admin = base, read, admin
+        self.base, self.read, self.admin, self.client = base, read, admin, client
         self.env = {
             "AIRFLOW__CORE__XCOM_BACKEND": BACKEND,
             "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": base,
@@ -88,6 +95,7 @@ def s3() -> Iterator[Storage]:
             {"AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection)},
             read=read,
             admin=f"{url}/moto-api/reset-auth",
+            client=("boto3", "s3fs"),
         )
     finally:
         server.stop()
@@ -110,12 +118,18 @@ def storage(request: pytest.FixtureRequest) -> Storage:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Iterator[EmbeddedAirflow]:
+    home = tmp_path_factory.mktemp("airflow")
+    # Tasks are forks of the scheduler: what it has imported they needn't, which takes a second each.
+    (home / "config").mkdir()
+    imports = "".join(f"import {module}\n" for module in storage.client)
+    (home / "config" / "airflow_local_settings.py").write_text(imports, encoding="utf-8")
     with (
         metadata_database() as url,
         EmbeddedAirflow(
             dags_folder=HERE / "dags_storage",
-            home=tmp_path_factory.mktemp("airflow"),
+            home=home,
             database_url=url,
+            start_timeout=300,
             env={
                 "PYTHONPATH": str(REPOSITORY),
                 "FANOUT_STORAGE_ADMIN": storage.admin,
@@ -128,7 +142,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Itera
             },
         ) as embedded,
     ):
-        embedded.wait_for_dag("storage_gone")
+        embedded.wait_for_dag("storage_gone", timeout=300)
         yield embedded
 
 

@@ -13,7 +13,7 @@ from airflow_fanout.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
 from tests.e2e.distributed import DistributedAirflow
 from tests.e2e.run import Run
-from tests.e2e.servers import RedisServer
+from tests.e2e.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +29,11 @@ LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}
 OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, *OWN_DAGS, *LIMIT_DAGS})
 
 
+def on_celery() -> bool:
+    """Whether tasks run on Celery workers."""
+    return os.environ.get(EXECUTOR) == "CeleryExecutor"
+
+
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that tasks can write to; its path is in their environment."""
@@ -41,8 +46,13 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     A database of this session's own: on the server that FANOUT_E2E_POSTGRES names, or else SQLite.
 
     ``FANOUT_E2E_POSTGRES=postgresql://postgres@127.0.0.1:5432`` is a server on which databases may be made.
+    Celery workers are more writers than SQLite takes; for them a server is started.
     """
-    with metadata_database() as url:
+    with ExitStack() as started:
+        url = started.enter_context(metadata_database())
+        if url is None and on_celery():
+            server = started.enter_context(PostgresServer(tmp_path_factory.mktemp("postgres")))
+            url = server.create_database("airflow")
         # On a busy machine a writer may wait longer than 5 s, and the scheduler would end with "locked".
         yield url or f"sqlite:///{tmp_path_factory.mktemp('database') / 'airflow.db'}?timeout=60"
 
@@ -71,7 +81,7 @@ def airflow(
         },
     }
     with ExitStack() as started:
-        if os.environ.get(EXECUTOR) == "CeleryExecutor":
+        if on_celery():
             broker = started.enter_context(RedisServer(tmp_path_factory.mktemp("redis")))
             distributed = DistributedAirflow(broker_url=broker.url, **settings)
             yield started.enter_context(distributed)

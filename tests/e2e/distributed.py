@@ -85,6 +85,21 @@ class DistributedAirflow(EmbeddedAirflow):
         """Return the living processes of a worker, tasks included."""
         return reaper.find(f"{self.marker}/{worker}")
 
+    def wait_for_worker(self, worker: str, *, starts: int = 1, timeout: float) -> None:
+        """
+        Wait until a worker takes tasks.
+
+        :param worker: Its name.
+        :param starts: How often it has been started by now.
+        :param timeout: Seconds that it may take.
+        """
+        log = self._log_path(worker)
+        self.poll(
+            lambda: log.read_text(encoding="utf-8", errors="replace").count(" ready.") >= starts or None,
+            timeout=timeout,
+            what=lambda: f"{worker} does not start: {self.log_tail(worker)}",
+        )
+
     def _env_of(self, name: str) -> dict[str, str]:
         if name not in self.workers:
             return super()._env_of(name)

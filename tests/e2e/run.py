@@ -29,6 +29,7 @@ class Instance:
     :param start: When its last try began.
     :param end: When its last try ended.
     :param duration: Seconds of its last try, as Airflow shows them.
+    :param hostname: Where its last try ran; on Celery, its worker.
     """
 
     state: str
@@ -37,6 +38,7 @@ class Instance:
     start: datetime
     end: datetime
     duration: float | None
+    hostname: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,7 @@ class Run:
                 start=_moment(found["start_date"]),
                 end=_moment(found["end_date"]),
                 duration=found["duration"],
+                hostname=found["hostname"],
             )
             for found in self.airflow.task_instances(self.dag_id, self.run_id)
         }

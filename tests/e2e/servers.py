@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -123,19 +124,19 @@ class PostgresServer(_Server):
     """
     A PostgreSQL cluster with one superuser, ``postgres``, whom it trusts.
 
-    :param folder: Where its log and its data are; made its own if the tests run as root.
+    Its data lie in a folder of its own: where the tests run as root, PostgreSQL doesn't, and each start of
+    pytest takes the right to enter pytest's temporary folders from everybody else.
+
+    :param folder: Where its log is.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._user = _unprivileged_user()
-        self._data = folder / "data"
+        self._home = tempfile.TemporaryDirectory(prefix="airflow-fanout-postgres-")
+        self._data = Path(self._home.name, "data")
         if self._user is not None:
-            # Somebody else has to reach a folder that pytest has made for the owner of the tests alone.
-            for above in folder.parents:
-                if above.owner() == "root" and not above.stat().st_mode & 0o001:
-                    above.chmod(above.stat().st_mode | 0o001)
-            shutil.chown(folder, self._user.pw_name)
+            shutil.chown(self._home.name, self._user.pw_name)
         subprocess.run(
             [
                 str(_program("initdb")),
@@ -144,9 +145,13 @@ class PostgresServer(_Server):
             ],
             check=True,
             capture_output=True,
-            cwd=folder,
+            cwd=self._home.name,
             **self._as_user(),
         )
+
+    def __exit__(self, *ended: object) -> None:
+        super().__exit__(*ended)
+        self._home.cleanup()
 
     @property
     def url(self) -> str:
@@ -158,10 +163,10 @@ class PostgresServer(_Server):
         self._run(
             [
                 str(_program("postgres")),
-                *("-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder)),
+                *("-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1", "-k", self._home.name),
                 *("-c", "fsync=off", "-c", "max_connections=200"),
             ],
-            cwd=self.folder,
+            cwd=self._home.name,
             **self._as_user(),
         )
         self._wait(self._answers)

@@ -166,7 +166,7 @@ def test_the_demo_shows_the_result_and_the_speed_up_and_leaves_nothing(
 ) -> None:
     running = start("--count", "4", "--work-seconds", "1")
 
-    out, err = running.process.communicate(timeout=180)
+    out, err = running.process.communicate(timeout=400)
 
     assert (running.process.returncode, err) == (0, "")
     assert "process_3: Hello from Airflow! (part 3)" in out
@@ -221,7 +221,7 @@ def test_batches_are_shown_with_their_items(start: Callable[..., RunningDemo]) -
 def test_mapped_branches_are_shown_by_name(start: Callable[..., RunningDemo]) -> None:
     running = start("--dag", "fan_out_fan_in_chosen_count", "--count", "3", "--work-seconds", "1")
 
-    out, err = running.process.communicate(timeout=180)
+    out, err = running.process.communicate(timeout=400)
 
     assert (running.process.returncode, err) == (0, "")
     ended = re.findall(r"^(\S+): success after", out, re.MULTILINE)

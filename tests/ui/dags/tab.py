@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import timedelta
+from pathlib import Path
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanInOperator, FanOutGroup
+
+SCRATCH = Path(os.environ.get("FANOUT_UI_SCRATCH", "."))
 
 HOSTILE = "<script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\"> '\"&"
 RIGHT_TO_LEFT = "\u202egnp.exe"
@@ -53,8 +57,14 @@ def square(item: int) -> int:
 
 
 @task
-def wait(index: int, seconds: float) -> int:
-    time.sleep(seconds)
+def give(index: int) -> int:
+    return index
+
+
+@task
+def wait(index: int, until: str) -> int:
+    while index >= 2 and not (SCRATCH / until).exists():
+        time.sleep(0.1)
     return index
 
 
@@ -78,13 +88,10 @@ with DAG("tab_failed", schedule=None):
     FanInOperator(task_id="visited", fan_out=failing) >> publish()
 
 with DAG("tab_many", schedule=None):
-    FanInOperator(
-        task_id="collect",
-        fan_out=FanOutGroup("wait", branch=wait, count=300, mapped=True, partial={"seconds": 0}),
-    )
+    FanInOperator(task_id="collect", fan_out=FanOutGroup("give", branch=give, count=300, mapped=True))
 
-with DAG("tab_slow", schedule=None, params={"seconds": Param(20, type="integer")}):
-    slow = FanOutGroup("wait", branch=wait, count=6, partial={"seconds": "{{ params.seconds }}"})
+with DAG("tab_slow", schedule=None):
+    slow = FanOutGroup("wait", branch=wait, count=4, partial={"until": "{{ run_id }}"})
     FanInOperator(task_id="collect", fan_out=slow)
 
 with DAG("tab_plain", schedule=None):

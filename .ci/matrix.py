@@ -1,0 +1,128 @@
+"""Runs the tests on every supported Airflow with every Python that is installed, and prints a table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ("3.11", "3.12", "3.13")
+AIRFLOWS = {"3.2": "constraints-airflow-3.2.txt", "3.3": "constraints.txt"}
+SUITES = {
+    "unit": ["tests/unit"],
+    "integration": ["tests/integration", "-m", "not demo and not commands"],
+    "end to end": ["tests/e2e", "-m", "compat"],
+}
+PASSED, FAILED = "passed", "FAILED"
+
+
+def main() -> int:
+    """Return 1 if a supported combination fails; one with a pre-release of Airflow is told only."""
+    rows: list[tuple[str, str, dict[str, str]]] = []
+    for airflow, constraints in AIRFLOWS.items():
+        for version in PYTHONS:
+            python = find_python(version)
+            if python is None:
+                print(f"Python {version} is not installed: left out", flush=True)
+                continue
+            environment = ROOT / ".venv-matrix" / f"airflow-{airflow}-python-{version}"
+            install(python, environment, ["--constraint", constraints, "--editable", ".[test]"])
+            rows.append(run(environment))
+    failed = any(FAILED in verdict for _, _, verdicts in rows for verdict in verdicts.values())
+    newest = try_pre_release()
+    if newest is not None:
+        rows.append(newest)
+    print("\n| Airflow | Python | " + " | ".join(SUITES) + " |")
+    print("|---|---|" + "---|" * len(SUITES))
+    for airflow, version, verdicts in rows:
+        print(f"| {airflow} | {version} | " + " | ".join(verdicts[suite] for suite in SUITES) + " |")
+    return int(failed)
+
+
+def find_python(version: str) -> str | None:
+    """
+    Find an interpreter: on the path, or where pyenv has it.
+
+    :param version: Such as ``3.12``.
+    """
+    roots = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))]
+    kept = sorted(found for root in roots for found in root.glob(f"versions/{version}.*/bin/python"))
+    return str(kept[-1]) if kept else shutil.which(f"python{version}")
+
+
+def install(python: str, environment: Path, arguments: list[str]) -> None:
+    """
+    Make an environment, or bring it up to date.
+
+    :param python: The interpreter.
+    :param environment: Where to.
+    :param arguments: What ``pip install`` is given.
+    """
+    own = environment / "bin" / "python"
+    if not own.exists():
+        subprocess.run([python, "-m", "venv", str(environment)], check=True)
+        subprocess.run([str(own), "-m", "pip", "install", "--quiet", "uv"], check=True)
+    uv = [str(own), "-m", "uv", "pip", "install", "--quiet", "--python", str(own)]
+    subprocess.run([*uv, *arguments], check=True, cwd=ROOT)
+
+
+def run(environment: Path) -> tuple[str, str, dict[str, str]]:
+    """
+    Run the suites.
+
+    :param environment: Where they are installed.
+    :return: Versions of Airflow and Python, and a verdict for each suite.
+    """
+    python = str(environment / "bin" / "python")
+    told = "import platform; from importlib.metadata import version as v; "
+    told += "print(v('apache-airflow-core'), platform.python_version())"
+    airflow, version = subprocess.run(
+        [python, "-c", told], check=True, capture_output=True, text=True
+    ).stdout.split()
+    verdicts: dict[str, str] = {}
+    for suite, arguments in SUITES.items():
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as home:
+            done = subprocess.run(
+                [python, "-m", "pytest", "-q", *arguments],
+                cwd=ROOT,
+                env={**os.environ, "AIRFLOW_HOME": home},
+                check=False,
+            )
+        verdict = PASSED if done.returncode == 0 else FAILED
+        verdicts[suite] = verdict
+        print(
+            f"Airflow {airflow}, Python {version}, {suite}: {verdict}, {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+    return airflow, version, verdicts
+
+
+def try_pre_release() -> tuple[str, str, dict[str, str]] | None:
+    """Run the unit tests on a pre-release of Airflow, if there is one newer than the newest release."""
+    environment = ROOT / ".venv-matrix" / "airflow-pre-release"
+    try:
+        install(
+            sys.executable,
+            environment,
+            ["--prerelease", "allow", "--upgrade", "apache-airflow", "--editable", ".[test]"],
+        )
+        airflow, version, verdicts = run(environment)
+    except subprocess.CalledProcessError as error:
+        print(f"warning: the newest pre-release can't be tried: {error}", flush=True)
+        return None
+    if not any(letter in airflow for letter in ("a", "b", "rc", "dev")):
+        print(f"warning: there is no pre-release newer than Airflow {airflow}", flush=True)
+        return None
+    if FAILED in verdicts.values():
+        print(f"warning: Airflow {airflow} is not supported yet, and something fails on it", flush=True)
+    return f"{airflow} (a warning only)", version, verdicts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""An embedded Airflow that knows its users, and a second API server on its database with rights by Dag."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from airflow_fanout.embedded import EmbeddedAirflow, free_port
+from airflow_fanout.embedded_environment import LOOPBACK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["FAB", "USERS", "AirflowWithUsers", "log_in"]
+
+FOLDER = Path(__file__).parent
+FAB = "api-server-with-fab"
+FAB_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+USERS = {"admin": "admin", "viewer": "viewer"}
+"""Who may log in where the simple auth manager answers: role by name; each password is the name."""
+
+
+class AirflowWithUsers(EmbeddedAirflow):
+    """
+    An :class:`EmbeddedAirflow` to which only those who have logged in have access.
+
+    :param env: Environment variables to add or replace.
+    :param settings: What else ``EmbeddedAirflow`` takes.
+    """
+
+    def __init__(self, *, home: Path, env: Mapping[str, str], **settings: Any) -> None:
+        passwords = home / "passwords.json"
+        passwords.write_text(json.dumps({name: name for name in USERS}), encoding="utf-8")
+        options = {
+            "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
+            "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            # `airflow db migrate` makes the tables of the other auth manager, too.
+            "DATABASE__EXTERNAL_DB_MANAGERS": "airflow.providers.fab.auth_manager.models.db.FABDBManager",
+        }
+        super().__init__(
+            home=home, env={**{f"AIRFLOW__{name}": value for name, value in options.items()}, **env}, **settings
+        )
+        self._fab_port = free_port()
+
+    @property
+    def fab_url(self) -> str:
+        """Where the second API server answers."""
+        return f"http://{LOOPBACK}:{self._fab_port}"
+
+    def start(self) -> None:
+        """Start it, and log in as its administrator."""
+        super().start()
+        self._http.headers["authorization"] = f"Bearer {log_in(self.base_url, 'admin')}"
+
+    @contextmanager
+    def with_fab(self, roles: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[None]:
+        """
+        Start an API server whose users have rights by Dag, and stop it at the end.
+
+        :param roles: What users may do, each by a name that is also the password: pairs of action and
+            resource.
+        """
+        self.run_script(FOLDER / "add_users.py", roles, process=FAB)
+        self._commands[FAB] = ["api-server", "--host", LOOPBACK, "--port", str(self._fab_port)]
+        self.start_process(FAB)
+        try:
+            with httpx.Client(base_url=self.fab_url, trust_env=False) as client:
+                self.poll(
+                    lambda: client.get("/api/v2/version").is_success or None,
+                    timeout=180,
+                    what=lambda: f"No answer; the end of its log:\n{self.log_tail(FAB)}",
+                )
+            yield
+        finally:
+            self.stop_process(FAB)
+
+    def run_script(self, script: Path, given: Any, *arguments: str, process: str = "command") -> None:
+        """
+        Run one of the tests' scripts in this Airflow's environment.
+
+        :param script: The script.
+        :param given: What it reads, as JSON.
+        :param arguments: Its arguments.
+        :param process: Whose environment it has.
+        """
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments],
+            cwd=self.home,
+            env=self._env_of(process),
+            input=json.dumps(given),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if done.returncode:
+            message = f"{script.name} ended with exit code {done.returncode}:\n{done.stdout[-3000:]}"
+            raise RuntimeError(message)
+
+    def _env_of(self, name: str) -> dict[str, str]:
+        env = super()._env_of(name)
+        if name != FAB:
+            return env
+        return {**env, "AIRFLOW__CORE__AUTH_MANAGER": FAB_MANAGER, "AIRFLOW__API__BASE_URL": self.fab_url}
+
+
+def log_in(base_url: str, name: str) -> str:
+    """
+    Get a token.
+
+    :param base_url: Where the API server answers.
+    :param name: Name of the user, and password.
+    """
+    body = {"username": name, "password": name}
+    answer = httpx.post(f"{base_url}/auth/token", json=body, timeout=120, trust_env=False)
+    answer.raise_for_status()
+    return str(answer.json()["access_token"])

@@ -1,0 +1,108 @@
+"""The tab's routes, asked as programs and browsers ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.ui.runs import RunKey
+
+__all__ = ["HEADERS", "ROUTES", "Routes"]
+
+ROUTES = {
+    "page": ("GET", "page"),
+    "static": ("GET", "static"),
+    "report": ("GET", "report"),
+    "items": ("GET", "items"),
+    "plan": ("GET", "rerun"),
+    "clear": ("POST", "rerun"),
+}
+"""Method and what follows the Dag's id in the path, of every route."""
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    ),
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Routes:
+    """
+    The routes of one run, as one user.
+
+    :param base_url: Where the API server answers.
+    :param run: The run.
+    :param token: The user's, in a cookie as browsers send it; None for nobody.
+    :param group: Title of the group that is asked for.
+    """
+
+    def __init__(self, base_url: str, run: RunKey, *, token: str | None, group: str = "visit") -> None:
+        self.run, self.group = run, group
+        self._http = httpx.Client(
+            base_url=base_url, timeout=120, trust_env=False, cookies={} if token is None else {"_token": token}
+        )
+        self._own = {"Origin": base_url}
+
+    def __enter__(self) -> Routes:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._http.close()
+
+    def ask(
+        self,
+        name: str,
+        *,
+        run: RunKey | None = None,
+        group: str | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """
+        Ask one of :data:`ROUTES`.
+
+        :param name: Its name.
+        :param run: Another run.
+        :param group: Another group.
+        :param body: What is posted, instead of a plan that never was.
+        :param headers: What is sent, instead of where Airflow's own pages are from.
+        """
+        method, path = ROUTES[name]
+        dag_id, run_id = run or self.run
+        rest = "page.js" if name == "static" else quote(run_id, safe="")
+        arguments: dict[str, Any] = {"params": {"group": group or self.group}}
+        if name == "items":
+            arguments["params"]["batch"] = 0
+        if name == "clear":
+            arguments = {"json": {"group": group or self.group, "plan": "never", **(body or {})}}
+        return self._http.request(
+            method,
+            f"/fan-out/dags/{quote(dag_id, safe='')}/{path}/{rest}",
+            headers=self._own if headers is None else headers,
+            **arguments,
+        )
+
+    def every(self) -> Iterator[tuple[str, httpx.Response]]:
+        """Ask every route."""
+        for name in ROUTES:
+            yield name, self.ask(name)
+
+    def statuses(self) -> dict[str, int]:
+        """Say how every route answers."""
+        return {name: answer.status_code for name, answer in self.every()}
+
+    def report(self) -> dict[str, Any]:
+        """Return what the page is told."""
+        answer = self.ask("report")
+        answer.raise_for_status()
+        told: dict[str, Any] = answer.json()
+        return told

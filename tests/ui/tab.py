@@ -1,0 +1,132 @@
+"""The tab in a browser, as a person has it before them; and what browsers complain about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, urlsplit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Frame, Locator, Request
+
+    from tests.ui.runs import RunKey
+
+__all__ = ["Tab"]
+
+VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+});
+"""
+
+
+class Tab:
+    """
+    The page of one run, opened and read.
+
+    :param browser: The browser; each tab has a context of its own.
+    :param base_url: Where the API server answers.
+    :param run: The run.
+    :param token: The session of who looks.
+    :param framed: Whether to open it in Airflow's own page, as a click on the tab does.
+    :param width: Pixels.
+    :param height: Pixels.
+    :param theme: What the browser prefers.
+    :param clock: Whether time in the page goes as the test says.
+    :param expect: Statuses of answers that the browser will complain about, and rightly.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        base_url: str,
+        run: RunKey,
+        *,
+        token: str,
+        framed: bool = False,
+        width: int = 1280,
+        height: int = 900,
+        theme: Literal["light", "dark"] = "light",
+        clock: bool = False,
+        expect: tuple[int, ...] = (),
+    ) -> None:
+        self.run, self._expected = run, expect
+        self.context = browser.new_context(
+            base_url=base_url,
+            viewport={"width": width, "height": height},
+            color_scheme=theme,
+            locale="en-GB",
+            reduced_motion="reduce",
+        )
+        self.context.add_cookies([{"name": "_token", "value": token, "url": base_url}])
+        self.context.add_init_script(VIOLATIONS)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(60_000)
+        self.requests: list[Request] = []
+        self.complaints: list[str] = []
+        self.page.on("request", self._note)
+        self.page.on("console", self._listen)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        if clock:
+            self.page.clock.install()
+        self.framed = framed
+        dag_id, run_id = (quote(part, safe="") for part in run)
+        if framed:
+            self.page.goto(f"/dags/{dag_id}/runs/{run_id}/plugin/fan-out")
+            self.page.locator("iframe").wait_for()
+            handle = self.page.locator("iframe").element_handle()
+            frame = handle.content_frame()
+            assert frame is not None
+            self.frame: Frame = frame
+        else:
+            self.page.goto(f"/fan-out/dags/{dag_id}/page/{run_id}")
+            self.frame = self.page.main_frame
+        self.frame.locator("#groups[data-state]").wait_for(state="attached")
+
+    def find(self, selector: str, **settings: Any) -> Locator:
+        """Find what the page shows."""
+        return self.frame.locator(selector, **settings)
+
+    def group(self, title: str) -> Locator:
+        """Find one group."""
+        return self.find("section.group", has=self.find(".title", has_text=title))
+
+    def rows(self, title: str) -> list[str]:
+        """Return the names in the time line of a group, as far as they are in sight."""
+        names: list[str] = self.group(title).locator(".row .name").all_inner_texts()
+        return names
+
+    def asked(self, what: str) -> list[Request]:
+        """Return the requests for a kind of data: ``report``, ``items``, ``rerun``."""
+        return [each for each in self.requests if urlsplit(each.url).path.split("/")[4:5] == [what]]
+
+    def screenshot(self, path: Any) -> None:
+        """Save what is in sight."""
+        self.page.screenshot(path=path, animations="disabled")
+
+    def take_complaints(self) -> list[str]:
+        """Tell what the browser has complained about since then: errors, violations of the policy, dialogs."""
+        found = [*self.complaints, *self.frame.evaluate("(window.violations ?? []).splice(0)")]
+        self.complaints.clear()
+        return found
+
+    def close(self) -> list[str]:
+        """Close it, and tell what the browser has complained about."""
+        found = self.take_complaints()
+        self.context.close()
+        return found
+
+    def _note(self, request: Request) -> None:
+        if "/fan-out/" in urlsplit(request.url).path:
+            self.requests.append(request)
+
+    def _listen(self, message: ConsoleMessage) -> None:
+        if message.type not in {"error", "warning"}:
+            return
+        ours = "/fan-out/" in message.location.get("url", "") or not self.framed
+        if not ours and "Content Security Policy" not in message.text:
+            return  # Airflow's own
+        if any(f"status of {status}" in message.text for status in self._expected):
+            return
+        self.complaints.append(f"{message.type}: {message.text} ({message.location.get('url')})")

@@ -1,0 +1,87 @@
+"""Names and errors that would be more than text, if the tab let them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.ui.runs import Runs
+    from tests.ui.tab import Tab
+
+    Open = Callable[..., Tab]
+
+OWN_ELEMENTS = {
+    *("a", "body", "button", "dd", "details", "dialog", "div", "dl", "dt", "form", "h2", "h3", "head", "header"),
+    *("html", "input", "label", "li", "link", "main", "meta", "option", "p", "script", "section", "select"),
+    *("span", "summary", "table", "tbody", "td", "template", "th", "thead", "title", "tr", "ul"),
+}
+
+
+def elements(tab: Tab) -> set[str]:
+    names: list[str] = tab.frame.evaluate("[...document.querySelectorAll('*')].map(each => each.localName)")
+    return set(names)
+
+
+@pytest.fixture
+def tab(open_tab: Open, runs: Runs) -> Tab:
+    return open_tab(runs.finished("tab"))
+
+
+def test_nothing_hostile_becomes_part_of_the_page(tab: Tab) -> None:
+    """Everything that shows names or errors is opened; what browsers forbid would be told when it is closed."""
+    group = tab.group("read")
+    for index in range(3):
+        row = group.locator(".row").nth(index)
+        row.hover()
+        row.click()
+        expect(group.get_by_role("region", name="Chosen branch")).to_be_visible()
+    group.get_by_label("Filter by name").fill("<script>")
+    expect(group.locator(".row")).to_have_count(1)
+    for title in ("read", "visit"):
+        tab.group(title).get_by_role("button", name="Run failed again…").click()
+        expect(tab.find("dialog .sum")).to_contain_text("will be cleared")
+        tab.find("dialog").get_by_role("button", name="Cancel").click()
+
+    assert tab.page.title() == "Fan-out"
+    assert elements(tab) <= OWN_ELEMENTS
+    assert tab.find("script").evaluate_all("all => all.map(each => each.getAttribute('src'))") == ["../static/page.js"]
+    handlers = "[...document.querySelectorAll('*')].flatMap(e => [...e.attributes]).filter(a => /^on/i.test(a.name)).length"
+    assert tab.frame.evaluate(handlers) == 0
+
+
+def test_a_hostile_error_is_there_to_read_as_it_is(tab: Tab) -> None:
+    why = tab.group("visit").locator(".failed tbody tr").first.locator("td").nth(1)
+    expect(why).to_have_text(
+        "ValueError: <script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\"> '\"&"
+    )
+
+
+def test_no_mark_that_turns_text_around_is_left_in_what_is_shown(tab: Tab) -> None:
+    shown = tab.frame.evaluate("document.body.innerText")
+    assert "gnp.exe" in shown
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+    assert "\\u{202e}gnp.exe" in shown
+
+
+def test_a_text_of_10000_characters_makes_the_page_neither_wide_nor_endless(tab: Tab) -> None:
+    assert tab.frame.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    heights = tab.group("visit").locator(".failed tbody tr").evaluate_all("all => all.map(each => each.offsetHeight)")
+    assert max(heights) < 300
+    rows = tab.group("read").locator(".row").evaluate_all("all => all.map(each => each.offsetHeight)")
+    assert set(rows) == {28}
+
+
+def test_the_policy_stops_what_would_get_past_all_that(open_tab: Open, runs: Runs) -> None:
+    """The other tests rely on violations being told."""
+    tab = open_tab(runs.finished("tab_plain"))
+    tab.frame.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'document.title = 1'}))"
+    )
+    tab.frame.evaluate("new Promise(requestAnimationFrame)")
+    assert tab.page.title() == "Fan-out"
+    assert any("script-src-elem" in each for each in tab.take_complaints())
