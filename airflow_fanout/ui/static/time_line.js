@@ -7,6 +7,7 @@ import { timeScale } from "./time_scale.js";
 
 const ROW = 28; // pixels; fan_out.css has the same
 const WIDEST_TICK = 60; // pixels
+const HINT = "Thin: queued. Thick: running. Pale: an earlier try. Point at a row, or press the arrow keys.";
 const AROUND = 6; // rows above and below those in sight
 
 let made = 0;
@@ -204,7 +205,7 @@ export class TimeLine {
   }
 
   read(row) {
-    const text = row ? this.said(row) : "";
+    const text = row ? this.said(row) : HINT;
     const readout = this.find(".readout");
     if (readout.textContent !== text) readout.textContent = text;
   }
