@@ -23,7 +23,7 @@ def combine(results: FanInResults) -> int:
 
 
 def is_wanted(dag_id: str) -> bool:
-    """Whether a Dag has to be made: a task's process needs its own alone, and making a wide one takes time."""
+    """Whether a Dag has to be made: a task needs its own alone, and a wide one takes its time."""
     return get_parsing_context().dag_id in {None, dag_id}
 
 
