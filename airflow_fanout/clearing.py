@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, tuple_, update
 
-from airflow_fanout.metadata import find_run, read_run
+from airflow_fanout.metadata import find_run, outline_of, read_run
 from airflow_fanout.rerun import plan_rerun
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def find_plan(
     :raises UnknownRunError: If it has no such run.
     :raises UnknownGroupError: If the run has no such group.
     """
-    facts = read_run(find_run(dag_id, run_id, session=session), session=session)
+    dag_run = find_run(dag_id, run_id, session=session)
+    facts = read_run(dag_run, dag=outline_of(dag_run, session=session), session=session)
     plan = plan_rerun(facts, group_ids=group_ids, downstream=downstream)
     has_batches = any(group.is_batched and group.branches for group in plan.groups)
     if has_batches and find_spec("airflow.models.task_state_store") is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
     from sqlalchemy.orm import Session
 
-__all__ = ["UnknownDagError", "UnknownRunError", "find_run", "read_run"]
+__all__ = ["UnknownDagError", "UnknownRunError", "find_run", "outline_of", "read_run"]
 
 CANDIDATES = 5
 """Runs that an error names."""
@@ -73,15 +73,17 @@ def _refuse_unknown_dag(dag_id: str, *, session: Session) -> None:
     raise UnknownDagError(message)
 
 
-def read_run(dag_run: DagRun, *, session: Session) -> RunFacts:
+def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session) -> RunFacts:
     """
     Read all that is known of a run's branches: a number of queries that doesn't depend on theirs.
 
     :param dag_run: The run.
+    :param dag: Its Dag; None for the Dag as it was when the run's last tasks were made.
     :param session: The database.
     :raises UnknownDagError: If the database no longer has the Dag as it was for the run.
     """
-    dag = outline_of(dag_run, session=session)
+    if dag is None:
+        dag = _outline_then(dag_run, session=session) or outline_of(dag_run, session=session)
     task_runs = tuple(_task_runs(dag_run, session=session))
     splits = {task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"}
     return RunFacts(
@@ -102,7 +104,9 @@ def read_run(dag_run: DagRun, *, session: Session) -> RunFacts:
 
 def outline_of(dag_run: DagRun, *, session: Session) -> DagOutline:
     """
-    Read the Dag of a run, in the version that the run has.
+    Read the Dag of a run, in the version in which its tasks run if they are cleared now.
+
+    That is the latest one, unless the bundle has versions.
 
     :param dag_run: The run.
     :param session: The database.
@@ -115,6 +119,26 @@ def outline_of(dag_run: DagRun, *, session: Session) -> DagOutline:
         message = f"The metadata database no longer has Dag {dag_run.dag_id!r} as it was for this run"
         raise UnknownDagError(message)
     return outline(dag)
+
+
+def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
+    """Read the Dag in the newest version that one of the run's tasks has; None if that is gone."""
+    from airflow.models.dag_version import DagVersion
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.models.taskinstance import TaskInstance
+
+    serialized = session.scalar(
+        select(SerializedDagModel)
+        .join(DagVersion, DagVersion.id == SerializedDagModel.dag_version_id)
+        .join(TaskInstance, TaskInstance.dag_version_id == DagVersion.id)
+        .where(TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id)
+        .order_by(DagVersion.version_number.desc())
+        .limit(1)
+    )
+    if serialized is None:
+        return None
+    serialized.load_op_links = False
+    return outline(serialized.dag)
 
 
 def _task_runs(dag_run: DagRun, *, session: Session) -> Iterator[TaskRun]:

@@ -1,4 +1,4 @@
-"""Adds users of FAB's auth manager, each with a role of its own; as ``airflow users`` and ``airflow roles`` do."""
+"""Adds users of FAB's auth manager, each with a role of its own."""
 
 from __future__ import annotations
 

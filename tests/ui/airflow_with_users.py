@@ -44,9 +44,8 @@ class AirflowWithUsers(EmbeddedAirflow):
             # `airflow db migrate` makes the tables of the other auth manager, too.
             "DATABASE__EXTERNAL_DB_MANAGERS": "airflow.providers.fab.auth_manager.models.db.FABDBManager",
         }
-        super().__init__(
-            home=home, env={**{f"AIRFLOW__{name}": value for name, value in options.items()}, **env}, **settings
-        )
+        users = {f"AIRFLOW__{name}": value for name, value in options.items()}
+        super().__init__(home=home, env={**users, **env}, **settings)
         self._fab_port = free_port()
 
     @property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from benchmarks.database import metadata_database
 from tests.ui.airflow_with_users import AirflowWithUsers, log_in
@@ -39,7 +40,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Iterator[AirflowWithUsers]:
-    """A scheduler, a Dag processor and an API server; on the server that FANOUT_E2E_POSTGRES names, or SQLite."""
+    """A scheduler, a Dag processor and an API server, on SQLite or where FANOUT_E2E_POSTGRES says."""
     with (
         metadata_database() as url,
         AirflowWithUsers(
@@ -68,26 +69,21 @@ def runs(airflow: AirflowWithUsers, scratch: Path) -> Runs:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium, as the system has it."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        refuse("playwright is not installed: pip install 'airflow-fanout[test-ui]'")
     named = os.environ.get("FANOUT_UI_CHROMIUM")
     found = named or next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
-        refuse(f"none of {', '.join(CHROMIUM)} is installed (on Debian: apt-get install chromium)")
+        leave_out(f"none of {', '.join(CHROMIUM)} is installed (on Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield launched
         launched.close()
 
 
-def refuse(why: str) -> Any:
-    """Leave a test out because something is missing; where nothing may be missing, fail."""
-    said = f"no browser: {why}"
+def leave_out(why: str) -> NoReturn:
+    """Skip a test for what it lacks; where nothing may be missing, fail it."""
     if os.environ.get("CI") == "true":
-        pytest.fail(said)
-    pytest.skip(said)
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +96,7 @@ def tokens(airflow: AirflowWithUsers) -> dict[str, str]:
 def open_tab(
     browser: Browser, airflow: AirflowWithUsers, tokens: dict[str, str]
 ) -> Iterator[Callable[..., Tab]]:
-    """Call it with a run, and what else :class:`Tab` takes; what is wrong with the pages is told at the end."""
+    """Call it with a run, and what else :class:`Tab` takes; what browsers complain about is an error."""
     tabs: list[Tab] = []
 
     def open_it(run: tuple[str, str], *, user: str = "admin", **settings: Any) -> Tab:

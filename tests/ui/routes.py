@@ -47,9 +47,8 @@ class Routes:
 
     def __init__(self, base_url: str, run: RunKey, *, token: str | None, group: str = "visit") -> None:
         self.run, self.group = run, group
-        self._http = httpx.Client(
-            base_url=base_url, timeout=120, trust_env=False, cookies={} if token is None else {"_token": token}
-        )
+        cookies = {} if token is None else {"_token": token}
+        self._http = httpx.Client(base_url=base_url, timeout=120, trust_env=False, cookies=cookies)
         self._own = {"Origin": base_url}
 
     def __enter__(self) -> Routes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Frame, Locator, Request
+    from playwright.sync_api import Browser, ConsoleMessage, Dialog, Frame, Locator, Request
 
     from tests.ui.runs import RunKey
 
@@ -15,7 +15,8 @@ __all__ = ["Tab"]
 VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
-  window.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+  const { violatedDirective, blockedURI, sourceFile, lineNumber } = event;
+  window.violations.push(`${violatedDirective}: ${blockedURI} ${sourceFile}:${lineNumber}`);
 });
 """
 
@@ -67,7 +68,7 @@ class Tab:
         self.page.on("request", self._note)
         self.page.on("console", self._listen)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         if clock:
             self.page.clock.install()
         self.framed = framed
@@ -106,9 +107,12 @@ class Tab:
         self.page.screenshot(path=path, animations="disabled")
 
     def take_complaints(self) -> list[str]:
-        """Tell what the browser has complained about since then: errors, violations of the policy, dialogs."""
-        found = [*self.complaints, *self.frame.evaluate("(window.violations ?? []).splice(0)")]
+        """Tell what the browser complained about since: errors, violations of the policy, dialogs."""
+        found = list(self.complaints)
         self.complaints.clear()
+        for frame in self.page.frames:
+            if "/fan-out/" in frame.url:
+                found += frame.evaluate("window.violations.splice(0)")
         return found
 
     def close(self) -> list[str]:
@@ -121,11 +125,14 @@ class Tab:
         if "/fan-out/" in urlsplit(request.url).path:
             self.requests.append(request)
 
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     def _listen(self, message: ConsoleMessage) -> None:
-        if message.type not in {"error", "warning"}:
-            return
+        of_policy = "Content Security Policy" in message.text
         ours = "/fan-out/" in message.location.get("url", "") or not self.framed
-        if not ours and "Content Security Policy" not in message.text:
+        if not of_policy and (message.type != "error" or not ours):
             return  # Airflow's own
         if any(f"status of {status}" in message.text for status in self._expected):
             return

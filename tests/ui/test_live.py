@@ -50,7 +50,7 @@ def test_what_runs_is_shown_and_asked_for_again(open_tab: Open, run: RunKey) -> 
     assert len(tab.asked("report")) > before
 
 
-def test_a_hidden_tab_does_not_ask_and_asks_at_once_when_it_is_seen_again(open_tab: Open, run: RunKey) -> None:
+def test_a_hidden_tab_asks_only_when_it_is_seen_again(open_tab: Open, run: RunKey) -> None:
     tab = open_tab(run, clock=True)
     tab.frame.evaluate(HIDE, "hidden")
     before = settle(tab)

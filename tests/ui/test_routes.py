@@ -128,7 +128,8 @@ def test_a_file_that_is_not_the_pages_is_not_given_away(
 ) -> None:
     # httpx would tidy up the path.
     connection = http.client.HTTPConnection("127.0.0.1", airflow.port, timeout=60)
-    connection.request("GET", f"/fan-out/dags/tab/static/{name}", headers={"Cookie": f"_token={tokens['admin']}"})
+    session = {"Cookie": f"_token={tokens['admin']}"}
+    connection.request("GET", f"/fan-out/dags/tab/static/{name}", headers=session)
     answer = connection.getresponse()
     body = answer.read()
     connection.close()

@@ -34,14 +34,14 @@ def write(dag_id: str, run_id: str) -> None:
     with create_session() as session:
         run = session.scalars(select(DagRun).filter_by(dag_id=dag_id, run_id=run_id)).one()
         rows = session.execute(
-            select(TaskInstance.id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.pool).filter_by(
+            select(TaskInstance.id, TaskInstance.task_id, TaskInstance.map_index).filter_by(
                 dag_id=dag_id, run_id=run_id
             )
         ).all()
         states: list[dict[str, Any]] = []
         records: list[dict[str, Any]] = []
         tries: list[dict[str, Any]] = []
-        for own_id, task_id, map_index, pool in rows:
+        for own_id, task_id, map_index in rows:
             if task_id == "collect":
                 states.append(_state(own_id, "success", began + timedelta(hours=1), 1.0, 1))
                 continue
@@ -53,20 +53,26 @@ def write(dag_id: str, run_id: str) -> None:
             number = 2 if place % EVERY["retried"] == 0 else 1
             if number > 1:
                 again = start + timedelta(seconds=seconds / 2)
-                tries.append(
-                    {**of_it, **_state(uuid4(), "failed", start, seconds / 2, 1), "pool": pool, "pool_slots": 1}
-                )
+                before = _state(uuid4(), "failed", start, seconds / 2, 1)
+                tries.append({**of_it, **before, "pool": "default_pool", "pool_slots": 1})
                 start = again
             states.append(_state(own_id, state, start, seconds / number, number))
-            record: dict[str, Any] = {"state": state, "seconds": round(seconds / number - 0.2137 + place / 1e6, 6)}
-            record |= {"cpu_seconds": round(seconds / 3 + place / 1e6, 6), "peak_memory_bytes": 98_000_000 + 4096 * place}
-            record |= {"cores": 2, **({"map_index": map_index} if map_index >= 0 else {})}
+            record = {
+                "state": state,
+                "seconds": round(seconds / number - 0.2137 + place / 1e6, 6),
+                "cpu_seconds": round(seconds / 3 + place / 1e6, 6),
+                "peak_memory_bytes": 98_000_000 + 4096 * place,
+                "cores": 2,
+                **({"map_index": map_index} if map_index >= 0 else {}),
+            }
+            values: dict[str, Any] = {RECORD_KEY: record}
             if state == "failed":
-                record["error"] = f"ValueError: row {place * 7919 % 100_003} of part {place} has no price: {place * 31:x}"
+                record["error"] = f"ValueError: row {place * 7919 % 100_003} of part {place:x} has no price"
             else:
                 record["has_value"] = True
-            values = {RECORD_KEY: record, **({"return_value": place} if state == "success" else {})}
-            records += [{**of_it, "dag_run_id": run.id, "key": key, "value": value} for key, value in values.items()]
+                values["return_value"] = place
+            of_run = {**of_it, "dag_run_id": run.id}
+            records += [{**of_run, "key": key, "value": value} for key, value in values.items()]
         for each in (states[start : start + 500] for start in range(0, len(states), 500)):
             session.execute(update(TaskInstance), each)
         session.execute(insert(XComModel), records)

@@ -34,7 +34,10 @@ export class TimeLine {
     });
     this.scroller.addEventListener("scroll", () => this.soon(), { passive: true });
     this.scroller.addEventListener("keydown", (event) => this.onKey(event));
-    this.scroller.addEventListener("focus", () => this.activate(Math.max(this.active, 0)));
+    this.scroller.addEventListener("focus", () => {
+      // Not by a click: that would be left without the row it began on, or with another one.
+      if (this.scroller.matches(":focus-visible")) this.activate(Math.max(this.active, 0));
+    });
     this.scroller.addEventListener("pointerover", (event) => this.read(this.rowAt(event.target)));
     this.scroller.addEventListener("click", (event) => {
       const index = this.rowIndexAt(event.target);

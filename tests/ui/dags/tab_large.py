@@ -13,10 +13,10 @@ def number(index: int) -> int:
 
 with DAG("tab_large", schedule=None, is_paused_upon_creation=True):
     FanInOperator(
-        task_id="collect", fan_out=FanOutGroup("number", branch=number, count=2000, mapped=True), min_success=1
+        task_id="collect",
+        fan_out=FanOutGroup("number", branch=number, count=2000, mapped=True),
+        min_success=1,
     )
 
 with DAG("tab_large_static", schedule=None, is_paused_upon_creation=True):
-    FanInOperator(
-        task_id="collect", fan_out=FanOutGroup("number", branch=number, count=2000), min_success=1
-    )
+    FanInOperator(task_id="collect", fan_out=FanOutGroup("number", branch=number, count=2000), min_success=1)

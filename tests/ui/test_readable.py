@@ -1,0 +1,171 @@
+"""Whether everybody can read the tab and work with it: names, contrast, narrow windows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.ui.runs import Runs
+    from tests.ui.tab import Tab
+
+    Open = Callable[..., Tab]
+
+NAMED = {"button", "checkbox", "combobox", "dialog", "link", "region", "searchbox", "textbox", "treegrid"}
+"""Roles of what one reads or works with, which nobody can without a name."""
+
+LEAST_CONTRAST = 4.5
+
+CONTRASTS = """
+() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgba = (color) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    const [red, green, blue, alpha] = canvas.getImageData(0, 0, 1, 1).data;
+    return [red, green, blue, alpha / 255];
+  };
+  const over = (below, [red, green, blue, alpha]) =>
+    [red, green, blue].map((each, index) => each * alpha + below[index] * (1 - alpha));
+  const behind = (element) => {
+    const above = [];
+    for (let each = element; each; each = each.parentElement) {
+      above.unshift(rgba(getComputedStyle(each).backgroundColor));
+    }
+    return above.reduce(over, [255, 255, 255]);
+  };
+  const light = (color) => {
+    const [red, green, blue] = color.map((each) => each / 255)
+      .map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const contrast = (element, color) => {
+    const below = behind(element);
+    let [red, green, blue, alpha] = rgba(color);
+    for (let each = element; each; each = each.parentElement) alpha *= Number(getComputedStyle(each).opacity);
+    const [a, b] = [light(below), light(over(below, [red, green, blue, alpha]))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  };
+  const found = [];
+  const note = (element, text, color) => {
+    const { fontSize, visibility } = getComputedStyle(element);
+    if (visibility !== "visible" || fontSize === "0px" || !element.getClientRects().length) return;
+    if (element.closest(":disabled")) return; // nothing to read there
+    const name = `${element.tagName.toLowerCase()}.${element.className}`;
+    found.push([contrast(element, color), `${name}: ${text.slice(0, 30)}`]);
+  };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const { data, parentElement } = texts.currentNode;
+    if (data.trim()) note(parentElement, data.trim(), getComputedStyle(parentElement).color);
+  }
+  for (const input of document.querySelectorAll("input[placeholder]")) {
+    note(input, input.placeholder, getComputedStyle(input, "::placeholder").color);
+  }
+  return found;
+}
+"""
+
+TOO_WIDE = """
+() => {
+  const width = document.documentElement.clientWidth;
+  const clips = (each) => getComputedStyle(each).overflowX !== "visible";
+  const clipped = (each) => each && (clips(each) || clipped(each.parentElement));
+  const own = document.documentElement.scrollWidth;
+  return [...document.querySelectorAll("body, body *")]
+    .filter((each) => each.getClientRects().length && each.getBoundingClientRect().right > width + 1)
+    .filter((each) => !clipped(each.parentElement))
+    .map((each) => `${each.tagName.toLowerCase()}.${each.className}`)
+    .concat(own > width ? [`scrolls to ${own}`] : []);
+}
+"""
+
+
+def open_everything(tab: Tab) -> None:
+    """Open a batch and a branch; the dialog is for each test to open, for it covers the rest."""
+    tab.group("square").locator(".row.branch").first.click()
+    expect(tab.group("square").locator(".row.item").first).to_be_visible()
+    tab.group("visit").locator(".row", has_text="visit_2").click()
+    expect(tab.group("visit").get_by_role("region", name="Chosen branch")).to_be_visible()
+
+
+def open_dialog(tab: Tab) -> None:
+    tab.group("visit").get_by_role("button", name="Run failed again…").click()
+    expect(tab.find("dialog .sum")).to_contain_text("will be cleared")
+
+
+def unnamed(tab: Tab) -> tuple[set[str], list[dict[str, Any]]]:
+    """Return the roles that assistive technology is told of, and what has no name of those that need one."""
+    session = tab.context.new_cdp_session(tab.page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    session.detach()
+    told = [node for node in nodes if not node.get("ignored")]
+    roles = {node["role"]["value"] for node in told}
+    return roles, [
+        node
+        for node in told
+        if node["role"]["value"] in NAMED and not node.get("name", {}).get("value", "").strip()
+    ]
+
+
+def test_everything_one_works_with_has_a_name(open_tab: Open, runs: Runs) -> None:
+    tab = open_tab(runs.finished("tab"))
+    open_everything(tab)
+    roles, nameless = unnamed(tab)
+    assert nameless == []
+    assert {"button", "combobox", "link", "region", "searchbox", "treegrid", "row", "gridcell"} <= roles
+    open_dialog(tab)
+    roles, nameless = unnamed(tab)
+    assert nameless == []
+    assert {"dialog", "button"} <= roles
+
+
+def test_every_row_tells_in_words_what_its_bars_show(open_tab: Open, runs: Runs) -> None:
+    tab = open_tab(runs.finished("tab"))
+    row = tab.group("visit").get_by_role("row", name="visit_2")
+    bars = row.get_by_role("gridcell").nth(1)
+    said = bars.get_attribute("aria-label") or ""
+    assert said.startswith("visit_2 · failed · queued ")
+    assert "ValueError: <script>" in said
+
+
+@pytest.mark.parametrize("framed", [True, False], ids=["in Airflow's colours", "in its own colours"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_text_stands_out_from_what_is_behind_it(
+    open_tab: Open, runs: Runs, theme: str, *, framed: bool
+) -> None:
+    tab = open_tab(runs.finished("tab"), framed=framed, theme=theme)
+    assert tab.frame.evaluate("document.documentElement.dataset.theme") == theme
+    open_everything(tab)
+    found: list[tuple[float, str]] = tab.frame.evaluate(CONTRASTS)
+    open_dialog(tab)
+    found += tab.frame.evaluate(CONTRASTS)
+    assert len(found) > 200
+    print(f"\nleast contrast, {theme}, framed {framed}: {min(found)}")
+    assert sorted({(round(ratio, 2), text) for ratio, text in found if ratio < LEAST_CONTRAST}) == []
+
+
+@pytest.mark.parametrize("width", [1280, 480])
+@pytest.mark.parametrize("framed", [True, False], ids=["framed", "alone"])
+def test_the_page_is_never_wider_than_its_window(
+    open_tab: Open, runs: Runs, width: int, *, framed: bool
+) -> None:
+    tab = open_tab(runs.finished("tab"), framed=framed, width=width)
+    open_everything(tab)
+    assert tab.frame.evaluate(TOO_WIDE) == []
+    open_dialog(tab)
+    assert tab.frame.evaluate(TOO_WIDE) == []
+
+
+def test_names_and_times_are_still_there_in_a_narrow_window(open_tab: Open, runs: Runs) -> None:
+    tab = open_tab(runs.finished("tab"), width=480)
+    row = tab.group("visit").locator(".row").first
+    for part in (".name", ".bars", ".took"):
+        box = row.locator(part).bounding_box()
+        assert box is not None
+        assert box["width"] >= 60, part
