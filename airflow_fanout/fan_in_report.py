@@ -65,7 +65,7 @@ def fan_in_report(results: FanInResults, tally: Tally, verdict: Verdict, policy:
         skipped=tally.skipped,
         missing=tally.missing,
         degraded=verdict.state == "degraded",
-        total_branch_seconds=math.fsum(seconds for seconds, _ in timed),
+        total_branch_seconds=round(math.fsum(seconds for seconds, _ in timed), 6),
         longest_branch=longest,
         longest_branch_seconds=longest_seconds,
         problems=_problems(islice(results.problems(policy.problem_states), PROBLEMS_NAMED)),

@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     found: list[Throughput] = []
     for each in _measure(branches, items):
-        progress.print(f"{each.mode}, {each.count:,}: {each.wall:.1f} s")
+        progress.print(f"{each.mode}, {each.count:,}: {each}")
         found.append(each)
     _show(found)
     return 0
@@ -122,11 +122,11 @@ def _measure(branches: Sequence[int], items: Sequence[int]) -> Iterator[Throughp
         first = f"throughput_static_{branches[0]}"
         airflow.wait_for_dag(first)
         _run(airflow, "warm-up", first, branches[0], branches[0])
-        for count in branches:
-            for mode in ("static", "mapped"):
-                yield _run(airflow, mode, f"throughput_{mode}_{count}", count, count)
         for size in sizes:
             yield _run(airflow, "batched", items_dag_id(size.count, "throughput"), size.count, size.tasks)
+        for count in branches:
+            for mode in ("mapped", "static"):
+                yield _run(airflow, mode, f"throughput_{mode}_{count}", count, count)
 
 
 def _run(airflow: EmbeddedAirflow, mode: str, dag_id: str, count: int, tasks: int) -> Throughput:

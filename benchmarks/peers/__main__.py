@@ -35,6 +35,7 @@ ITEMS = (64, 300, 3_000)
 MAPPED_AT_MOST = 300
 """Items that are given an instance each; more take batches, as the README says."""
 
+NOT_MEASURED = "\N{EN DASH}"
 WIDTH = 150
 
 
@@ -99,13 +100,25 @@ class Contestant:
     Somebody who is measured.
 
     :param title: Name, version and way of running.
-    :param measure: Takes the kind and the numbers, and returns seconds; None if it was given up.
-    :param seconds: What was measured so far.
+    :param measure: Takes the kind and the numbers, and returns seconds, or says why there are none.
+    :param told: What was measured so far.
     """
 
     title: str
-    measure: Callable[[str, Sequence[float]], float | None]
-    seconds: dict[Key, list[float | None]] = field(default_factory=dict)
+    measure: Callable[[str, Sequence[float]], float | str]
+    told: dict[Key, list[float | str]] = field(default_factory=dict)
+
+    def measure_once_more(self, key: Key, kind: str, numbers: Sequence[float]) -> None:
+        """
+        Measure, unless it could not be done before.
+
+        :param key: What it is.
+        :param kind: ``items`` or ``waits``.
+        :param numbers: How many, or how long.
+        """
+        told = self.told.setdefault(key, [])
+        if not any(isinstance(each, str) for each in told):
+            told.append(self.measure(kind, numbers))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,12 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for kind, numbers in [*(("items", [count]) for count in items), ("waits", WAITS)]:
                 for each in turned:
                     key = (kind, " ".join(map(str, numbers)))
-                    told = each.seconds.setdefault(key, [])
-                    if None in told:
-                        continue  # it was given up once
-                    told.append(each.measure(kind, numbers))
-                    progress.print(f"{each.title}: {kind} {key[1]}: {_said(told[-1:], options.give_up)}")
-    _show(contestants, options.give_up)
+                    each.measure_once_more(key, kind, numbers)
+                    progress.print(f"{each.title}: {kind} {key[1]}: {_said(each.told[key][-1:])}")
+    _show(contestants)
     return 0
 
 
@@ -157,9 +167,9 @@ def _airflow(items: Sequence[int]) -> Iterator[EmbeddedAirflow]:
 def _ours(airflow: EmbeddedAirflow, give_up: float) -> Iterator[Contestant]:
     """Run with this package; a run's seconds are from the trigger to its end, as the server tells."""
 
-    def measure(mode: str, kind: str, numbers: Sequence[float]) -> float | None:
+    def measure(mode: str, kind: str, numbers: Sequence[float]) -> float | str:
         if kind == "items" and mode == "mapped" and numbers[0] > MAPPED_AT_MOST:
-            return None
+            return NOT_MEASURED
         dag_id = "peers_waits" if kind == "waits" else f"peers_{mode}_{int(numbers[0])}"
         airflow.wait_for_dag(dag_id)
         began = datetime.now(UTC)
@@ -190,17 +200,18 @@ def _theirs(peer: Peer, homes: Path, give_up: float, tell: Callable[[str], None]
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     env = {**kept, "HOME": str(home)} | {name: value.format(home=home) for name, value in peer.env.items()}
 
-    def measure(kind: str, numbers: Sequence[float]) -> float | None:
+    def measure(kind: str, numbers: Sequence[float]) -> float | str:
         command = [str(python), peer.script, *peer.arguments, kind, *map(str, numbers)]
         try:
             done = subprocess.run(
                 command, cwd=HERE, env=env, timeout=give_up, capture_output=True, text=True, check=True
             )
         except subprocess.TimeoutExpired:
-            return None
+            return f"> {give_up:.0f} s"
         except subprocess.CalledProcessError as failed:
-            message = f"{' '.join(command)}: {failed.stderr[-2000:]}"
-            raise RuntimeError(message) from failed
+            *_, last = [line for line in failed.stderr.splitlines() if line.strip()] or ["?"]
+            tell(f"{' '.join(command)}: {failed.stderr[-2000:]}")
+            return f"fails: {last.strip()}"
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(MARK))
         told = json.loads(line.removeprefix(MARK))
         contestant.title = f"{peer.name} {told['version']}: {told['how']}"
@@ -210,15 +221,13 @@ def _theirs(peer: Peer, homes: Path, give_up: float, tell: Callable[[str], None]
     return contestant
 
 
-def _said(seconds: Sequence[float | None], give_up: float) -> str:
-    known = [each for each in seconds if each is not None]
-    if not seconds:
-        return "–"
-    return f"{statistics.median(known):.1f} s" if len(known) == len(seconds) else f"> {give_up:.0f} s"
+def _said(told: Sequence[float | str]) -> str:
+    why = next((each for each in told if isinstance(each, str)), None)
+    return f"{statistics.median(float(each) for each in told):.1f} s" if why is None else why
 
 
-def _show(contestants: Sequence[Contestant], give_up: float) -> None:
-    keys = list(contestants[0].seconds)
+def _show(contestants: Sequence[Contestant]) -> None:
+    keys = list(contestants[0].told)
     table = Table()
     table.add_column("")
     for kind, size in keys:
@@ -226,19 +235,20 @@ def _show(contestants: Sequence[Contestant], give_up: float) -> None:
     for each in contestants:
         row = [each.title]
         for key in keys:
-            base, told = contestants[0].seconds[key], each.seconds[key]
-            said = _said(told, give_up)
-            if None not in told and None not in base and each is not contestants[0]:
-                pairs = [theirs / ours for theirs, ours in zip(told, base, strict=False) if theirs and ours]
+            said = _said(each.told[key])
+            pairs = [
+                theirs / ours
+                for theirs, ours in zip(each.told[key], contestants[0].told[key], strict=False)
+                if isinstance(theirs, float) and isinstance(ours, float)
+            ]
+            if pairs and each is not contestants[0]:
                 said = f"{statistics.median(pairs):.2f} ×  {said}"
-            elif each.title.startswith("airflow-fanout") and None in told:
-                said = "–"
             row.append(said)
         table.add_row(*row)
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
     facts = machine_facts()
-    rounds = max(len(told) for told in contestants[0].seconds.values())
+    rounds = max(len(told) for told in contestants[0].told.values())
     console.print(
         f"Medians of {rounds} rounds, all in turns; ratios to the first row's. "
         f"{facts['cores']} cores, {facts['system']}, Python {facts['python']}, LocalExecutor, "

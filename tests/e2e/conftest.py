@@ -71,6 +71,7 @@ def airflow(
         "home": tmp_path_factory.mktemp("airflow"),
         "triggerer": True,
         "database_url": database_url,
+        "start_timeout": 300,
         "env": {
             "PYTHONPATH": str(REPOSITORY),
             "FANOUT_E2E_SCRATCH": str(scratch),

@@ -7,6 +7,7 @@ import pytest
 from airflow.sdk import DAG, task
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.declaration import RETURN_VALUE
@@ -117,6 +118,13 @@ class TestItems:
             "g_4": ("success", [2, 0], None),
         }
         assert verdict.value[1] == [("g_0", [0, 0]), ("g_3", [1, 1]), ("g_4", [2, 0])]
+
+    def test_the_log_promises_no_speed_up_for_items_that_share_a_task(self) -> None:
+        with capture_logs() as logged:
+            collect(Batches().cut(3, 2).batch(0, "SS").batch(1, "S"))
+
+        (said,) = (each["event"] for each in logged if "the longest is" in each["event"])
+        assert said.endswith("the longest is g_1 with 1.0 s")
 
     def test_none_is_a_value(self) -> None:
         run = Batches().cut(1, 2).batch(0, "S", value={"g_0": None})

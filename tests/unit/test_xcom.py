@@ -28,6 +28,7 @@ from airflow.sdk.execution_time.comms import (
     XComResult,
     XComSequenceSliceResult,
 )
+from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms, InProcessTestSupervisor
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
@@ -408,6 +409,15 @@ class TestBodiesInStorage:
             value = fan_in.execute(context)
 
         assert value == {f"process_{index}": {"a": 1} for index in range(16)}
+
+    def test_of_a_run_in_the_terminal_are_read_by_one_thread(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``dag.test()`` has nobody to ask while it answers another thread."""
+        comms_of_dag_test = InProcessSupervisorComms(supervisor=mock.Mock(spec=InProcessTestSupervisor))
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms_of_dag_test, raising=False)
+
+        assert set(at_once(lambda _: threading.get_ident(), range(9))) == {threading.get_ident()}
 
     def test_in_the_database_values_are_read_by_one_thread(self) -> None:
         assert set(at_once(lambda _: threading.get_ident(), range(9))) == {threading.get_ident()}

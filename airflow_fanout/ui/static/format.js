@@ -17,6 +17,12 @@ export function seconds(value) {
   return hours ? `${hours} h ${minutes} min` : `${minutes} min ${whole % 60} s`;
 }
 
+// Of a round number of seconds: "0", "0.5 s", "30 s", "1 min", "1 min 30 s", "2 h".
+export function tickLabel(value) {
+  if (value < 60) return value === 0 ? "0" : `${value} s`;
+  return seconds(value).replace(/ 0 (s|min|h)$/, "");
+}
+
 export const ratio = (value) => (value === null ? NOTHING : `${value.toFixed(1)}×`);
 
 export const share = (value) => (value === null ? NOTHING : `${Math.round(value * 100)} %`);

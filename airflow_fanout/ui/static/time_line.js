@@ -1,12 +1,14 @@
 // The time line of one group: thousands of rows, of which only those in sight are in the document.
 
 import { link, logAddress, readItems } from "./airflow.js";
-import { bytes, count, counted, moment, seconds, visible } from "./format.js";
+import { bytes, count, counted, moment, seconds, tickLabel, visible } from "./format.js";
 import { entries, byState, rowsOf, span, stateOf } from "./rows.js";
 import { timeScale } from "./time_scale.js";
 
 const ROW = 28; // pixels; fan_out.css has the same
 const WIDEST_TICK = 60; // pixels
+const LAST_LABEL = 0.92; // of the width: further right there is no room for one
+const HINT = "Thin: queued. Thick: running. Pale: an earlier try. Point at a row, or press the arrow keys.";
 const AROUND = 6; // rows above and below those in sight
 
 let made = 0;
@@ -104,9 +106,8 @@ export class TimeLine {
     ticks.replaceChildren();
     const most = Math.min(8, Math.max(1, Math.floor(ticks.clientWidth / WIDEST_TICK)));
     for (const { seconds: at, at: left } of this.scale.ticks(most)) {
-      const tick = div("tick", at === 0 ? "0" : at < 1 ? `${at} s` : seconds(at).replace(".0", ""));
+      const tick = div("tick", left > LAST_LABEL ? "" : tickLabel(at));
       tick.style.left = `${left * 100}%`;
-      if (left > 0.94) tick.classList.add("last");
       ticks.append(tick);
     }
     for (const cut of this.scale.cuts) {
@@ -207,7 +208,7 @@ export class TimeLine {
   }
 
   read(row) {
-    const text = row ? this.said(row) : "";
+    const text = row ? this.said(row) : HINT;
     const readout = this.find(".readout");
     if (readout.textContent !== text) readout.textContent = text;
   }
