@@ -16,7 +16,8 @@ __all__ = ["RunKey", "Runs"]
 RunKey = tuple[str, str]
 """Id of the Dag, and of the run."""
 
-AT_FIRST = ("nightly_scoring", "tab", "tab_failed", "tab_plain", "tab_changed", "tab_many")
+AT_FIRST = ("nightly_scoring", "tab", "tab_failed", "tab_plain", "tab_changed")
+AT_LEISURE = "tab_many"
 
 CONF = {"nightly_scoring": {"pace": float(os.environ.get("FANOUT_UI_PACE", "0.5"))}}
 """Seconds that its branches take are multiplied by that; pictures look better when they take long."""
@@ -35,13 +36,20 @@ class Runs:
         self._known: dict[str, RunKey] = {}
 
     def finished(self, dag_id: str) -> RunKey:
-        """Wait for a Dag's run. All are started with the first, for they take time."""
+        """Wait for a Dag's run. The others go on meanwhile, the one of 300 branches when the first has ended."""
         if not self._known:
-            for each in AT_FIRST:
-                self.airflow.wait_for_dag(each, timeout=180)
-                self._known[each] = (each, self.airflow.trigger(each, conf=CONF.get(each)))
-        self.airflow.wait_for_run(*self._known[dag_id], timeout=600)
+            self._start(*AT_FIRST)
+        if dag_id not in self._known:
+            self._start(dag_id)
+        self.airflow.wait_for_run(*self._known[dag_id], timeout=900)
+        if AT_LEISURE not in self._known:
+            self._start(AT_LEISURE)
         return self._known[dag_id]
+
+    def _start(self, *dag_ids: str) -> None:
+        for dag_id in dag_ids:
+            self.airflow.wait_for_dag(dag_id, timeout=180)
+            self._known[dag_id] = (dag_id, self.airflow.trigger(dag_id, conf=CONF.get(dag_id)))
 
     def waiting(self) -> RunKey:
         """Start a run of which two branches have ended and two wait to be told."""

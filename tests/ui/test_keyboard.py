@@ -101,21 +101,6 @@ def test_a_batch_is_opened_and_closed_with_arrows(tab: Tab) -> None:
     expect(group.locator(".row.item")).to_have_count(0)
 
 
-def test_what_is_chosen_stays_in_sight_down_to_the_last_of_many(open_tab: Open, runs: Runs) -> None:
-    tab = open_tab(runs.finished("tab_many"))
-    group = tab.group("give")
-    scroller = group.get_by_role("treegrid")
-    tab_to(tab, scroller)
-    box = scroller.bounding_box()
-    assert box is not None
-    for key in ("PageDown", "PageDown", "ArrowDown", "End", "PageUp", "ArrowUp"):
-        tab.page.keyboard.press(key)
-        row = group.locator(".row.active").bounding_box()
-        assert row is not None, key
-        assert box["y"] <= row["y"], key
-        assert row["y"] + row["height"] <= box["y"] + box["height"] + 1, key
-
-
 def test_the_dialog_is_left_with_escape_and_clears_nothing(tab: Tab) -> None:
     button = tab.group("visit").get_by_role("button", name="Run failed again…")
     tab_to(tab, button)

@@ -46,6 +46,15 @@ async (act) => {
 }
 """
 
+OUT_OF_SIGHT = """
+() => new Promise(requestAnimationFrame).then(() => {
+  const around = document.querySelector(".scroller").getBoundingClientRect();
+  const row = document.querySelector(".row.active").getBoundingClientRect();
+  return [around.top - row.top, row.bottom - around.bottom];
+})
+"""
+"""Pixels by which the chosen row stands out above and below."""
+
 
 @pytest.fixture(scope="module", params=DAGS)
 def run(request: pytest.FixtureRequest, airflow: AirflowWithUsers) -> RunKey:
@@ -89,6 +98,15 @@ def test_few_rows_are_in_the_document_wherever_one_scrolls(tab: Tab) -> None:
     assert tab.rows("number")[-1] == "number_1999"
     expect(tab.group("number").locator(".failed tbody tr")).to_have_count(20)
     assert tab.frame.evaluate("document.querySelectorAll('*').length") < 2000
+
+
+def test_what_is_chosen_stays_in_sight_down_to_the_last(tab: Tab) -> None:
+    tab.group("number").get_by_role("treegrid").focus()
+    for key in ("PageDown", "PageDown", "ArrowDown", "End", "PageUp", "ArrowUp", "Home"):
+        tab.page.keyboard.press(key)
+        hidden, below = tab.frame.evaluate(OUT_OF_SIGHT)
+        assert hidden <= 0, key
+        assert below <= 1, key
 
 
 def test_the_longest_frame_is_printed(tab: Tab, airflow: AirflowWithUsers) -> None:
