@@ -198,6 +198,15 @@ class TestBatched:
             "2,000 of 2,000 items done · in 8 batches · 4 failed · degraded"
         )
 
+    def test_its_chips_count_items_and_leave_the_batches_that_have_such(self, tab: Tab) -> None:
+        chips = tab.group("square").locator(".by-state button")
+        assert chips.all_inner_texts() == ["failed 4", "success 1,996"]
+
+        chips.filter(has_text="failed").click()
+
+        shown = [name.removeprefix("▸").strip() for name in tab.rows("square")]
+        assert shown == [f"square batch {number}" for number in (0, 2, 4, 6)]
+
     def test_the_failed_are_items(self, tab: Tab) -> None:
         failed = tab.group("square").locator(".failed")
         expect(failed.locator("summary")).to_have_text("Failed: 4 items")

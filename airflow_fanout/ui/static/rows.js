@@ -68,8 +68,8 @@ export function rowsOf(all, { name, states, sort, opened }) {
   const sorted = [...all].sort((a, b) => COMPARE[sort](a, b) || a.index - b.index);
   for (const entry of sorted) {
     const open = opened.get(entry.branch.map_index);
-    const inside = open ? open.items.filter((item) => fits(item.name, stateOf(item), wanted, states)) : [];
-    if (!fits(entry.branch.name, entry.state, wanted, states) && !inside.length) continue;
+    const inside = open ? open.items.filter((item) => fits(item.name, [item.state], wanted, states)) : [];
+    if (!fits(entry.branch.name, statesIn(entry), wanted, states) && !inside.length) continue;
     rows.push({ kind: "branch", entry });
     if (!open) continue;
     for (const item of inside) rows.push({ kind: "item", item, entry });
@@ -78,5 +78,18 @@ export function rowsOf(all, { name, states, sort, opened }) {
   return rows;
 }
 
-const fits = (name, state, wanted, states) =>
-  (!states.size || states.has(state)) && (!wanted || name.toLowerCase().includes(wanted));
+const fits = (name, its, wanted, states) =>
+  (!states.size || its.some((state) => states.has(state))) && (!wanted || name.toLowerCase().includes(wanted));
+
+// A branch's state; of a batch those of its items.
+const statesIn = (entry) => (entry.branch.items ? Object.keys(entry.branch.items) : [entry.state]);
+
+// How many branches, or items, there are in each state: Map of state -> number.
+export function stateCounts(all) {
+  const counts = new Map();
+  for (const entry of all) {
+    const its = entry.branch.items ?? { [entry.state]: 1 };
+    for (const [state, number] of Object.entries(its)) counts.set(state, (counts.get(state) ?? 0) + number);
+  }
+  return counts;
+}

@@ -2,7 +2,7 @@
 
 import { link, logAddress, readItems } from "./airflow.js";
 import { bytes, count, counted, moment, seconds, tickLabel, visible } from "./format.js";
-import { entries, byState, rowsOf, span, stateOf } from "./rows.js";
+import { byState, entries, rowsOf, span, stateCounts, stateOf } from "./rows.js";
 import { timeScale } from "./time_scale.js";
 
 const ROW = 28; // pixels; fan_out.css has the same
@@ -65,8 +65,7 @@ export class TimeLine {
   }
 
   showStates() {
-    const counts = new Map();
-    for (const entry of this.all) counts.set(entry.state, (counts.get(entry.state) ?? 0) + 1);
+    const counts = stateCounts(this.all);
     for (const state of this.chosen.states) if (!counts.has(state)) counts.set(state, 0);
     const box = this.find(".by-state");
     const focused = box.contains(document.activeElement) ? document.activeElement.dataset.name : null;
