@@ -36,7 +36,7 @@ class Runs:
         self._known: dict[str, RunKey] = {}
 
     def finished(self, dag_id: str) -> RunKey:
-        """Wait for a Dag's run. The others go on meanwhile, the one of 300 branches when the first has ended."""
+        """Wait for a Dag's run. The others go on meanwhile; that of 300 branches comes last."""
         if not self._known:
             self._start(*AT_FIRST)
         if dag_id not in self._known:
