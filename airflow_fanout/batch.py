@@ -16,6 +16,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, A
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from airflow_fanout.checkpoints import Done
+
 __all__ = ["FAILED", "PENDING", "SKIPPED", "STOPPED", "SUCCEEDED", "Batch", "Progress"]
 
 PENDING, SUCCEEDED, FAILED, SKIPPED, STOPPED = ".", "S", "F", "K", "X"
@@ -116,14 +118,15 @@ class Batch:
         """Places of the items that have not ended."""
         return [place for place, state in enumerate(self.states) if state == PENDING]
 
-    def reuse(self, place: int, state: str, value: Any, error: str | None, seconds: float | None) -> None:
+    def reuse(self, place: int, done: Done) -> None:
         """Take what an earlier try has done."""
-        self.states[place], self.seconds[place] = state, seconds
-        if state == SUCCEEDED:
-            self.values[place] = value
-        if error is not None:
-            self.errors[place] = error
-        if state == FAILED:
+        self.states[place] = done.state
+        self.seconds[place], self.cpu_seconds[place] = done.seconds, done.cpu_seconds
+        if done.state == SUCCEEDED:
+            self.values[place] = done.value
+        if done.error is not None:
+            self.errors[place] = done.error
+        if done.state == FAILED:
             self.final.add(place)
             self._failed += 1
         self.reused += 1

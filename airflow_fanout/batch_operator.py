@@ -196,7 +196,7 @@ class BatchOperator(BaseOperator):
         for place in range(len(batch.states)):
             found = done.get(checkpoints.fingerprint_of(place) or "")
             if found is not None:
-                batch.reuse(place, found.state, found.value, found.error, found.seconds)
+                batch.reuse(place, found)
 
     def _most_failures(self, group: FanOutGroup, context: Any) -> int | None:
         ti = context["ti"]

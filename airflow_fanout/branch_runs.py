@@ -132,7 +132,7 @@ class TaskRun:
             started=self.started,
             ended=self.ended,
             work_seconds=_sum(self.told.get("seconds")),
-            cpu_seconds=_sum(self.told.get("cpu_seconds")),
+            cpu_seconds=_sum(self.told.get("cpu_seconds"), like=self.told.get("seconds")),
             peak_memory_bytes=_positive(self.told.get("peak_memory_bytes")),
             tries=self.tries,
         )
@@ -498,10 +498,19 @@ def _place(facts: RunFacts, group: DeclaredGroup, number: int) -> tuple[int, int
     return start, size if group.count is None else max(0, min(size, group.count - start))
 
 
-def _sum(value: object) -> float | None:
-    """Add up what is known of a batch's items; a task's own seconds stay as they are."""
+def _sum(value: object, *, like: object = None) -> float | None:
+    """
+    Add up what is known of a batch's items; a task's own seconds stay as they are.
+
+    :param value: The seconds.
+    :param like: Others; if one of these is known whose counterpart isn't, neither is the sum.
+    """
     if not isinstance(value, list):
         return seconds_of(value)
+    if isinstance(like, list) and len(like) == len(value):
+        pairs = zip(value, like, strict=True)
+        if any(seconds_of(its) is None and seconds_of(other) is not None for its, other in pairs):
+            return None
     known = [seconds for each in value if (seconds := seconds_of(each)) is not None]
     return math.fsum(known) if known else None
 

@@ -50,12 +50,14 @@ class Done:
     :param value: What it returned.
     :param error: What it raised, or why it was skipped.
     :param seconds: How long it took.
+    :param cpu_seconds: CPU seconds of that; None if they can't be told.
     """
 
     state: str
     value: Any
     error: str | None
     seconds: float | None
+    cpu_seconds: float | None
 
 
 def fingerprint(*parts: Any) -> str | None:
@@ -184,7 +186,8 @@ class Checkpoints:
                 continue
             try:
                 value = serialize(batch.values.get(place))
-                entry = [print_, state, value, batch.errors.get(place), batch.seconds[place]]
+                took = batch.seconds[place], batch.cpu_seconds[place]
+                entry = [print_, state, value, batch.errors.get(place), *took]
                 size = len(json.dumps(entry))
             except Exception as unfit:  # whatever a serializer of the author's raises
                 self._skip(f"{type(unfit).__name__}: {unfit}"[:200])
@@ -214,5 +217,5 @@ class Checkpoints:
 def _done(entry: Sequence[Any]) -> Done:
     from airflow.sdk.serde import deserialize
 
-    _, state, value, error, seconds = entry
-    return Done(state=state, value=deserialize(value), error=error, seconds=seconds)
+    _, state, value, error, seconds, cpu_seconds = entry
+    return Done(state=state, value=deserialize(value), error=error, seconds=seconds, cpu_seconds=cpu_seconds)

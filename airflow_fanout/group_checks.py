@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from airflow.sdk import Param, XComArg
+from airflow.sdk import BaseOperator, Param, XComArg
 from airflow.sdk.definitions.param import DagParam
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.declaration import Mode
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.names import close_to
 
 if TYPE_CHECKING:
     from airflow_fanout.task_group import FanOutGroup
 
-__all__ = ["GroupChecks", "Mode", "is_run_time"]
+__all__ = ["GroupChecks", "Mode", "is_run_time", "refuse_unknown_arguments"]
+
+T = TypeVar("T")
 
 LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
 
@@ -26,6 +31,34 @@ VALUE_SHOWN = 80
 def is_run_time(value: object) -> bool:
     """Whether a value is known only when the Dag runs: the output of a task, or a Dag param."""
     return isinstance(value, ResolveMixin)
+
+
+def refuse_unknown_arguments(cls: type[T]) -> type[T]:
+    """
+    Have a class of groups say, of an argument that it doesn't take, what to write instead.
+
+    :param cls: The class, whose ``__init__`` has the names of all that it takes.
+    """
+    init: Any = cls.__init__
+    known = signature(init).parameters
+
+    @wraps(init)
+    def checked_init(self: T, *positional: Any, **arguments: Any) -> None:
+        for name in arguments:
+            if name not in known:
+                owner = f"FanOutGroup {arguments.get('group_id', *positional[:1])!r}"
+                raise DeclarationTypeError(owner, name, _why_unknown(name, known))
+        init(self, *positional, **arguments)
+
+    cls.__init__ = checked_init  # type: ignore[assignment, method-assign]
+    return cls
+
+
+def _why_unknown(name: str, known: Mapping[str, object]) -> str:
+    problem = f"got an unexpected keyword argument {name!r}"
+    if name != "task_id" and name in signature(BaseOperator.__init__).parameters:
+        return f"{problem}; what each branch's task takes goes into default_args={{{name!r}: …}}"
+    return f"{problem}; {close_to(name, known.keys() - {'self'})}"
 
 
 class GroupChecks:

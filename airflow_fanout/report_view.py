@@ -10,7 +10,6 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
-from airflow_fanout.names import natural_key
 from airflow_fanout.record_shapes import on_one_line
 from airflow_fanout.report import format_bytes, format_ratio, format_seconds, format_share
 
@@ -269,8 +268,8 @@ def _show_errors(group: GroupReport, many: str, console: Console) -> None:
         count, many = group["items"]["problem_count"], "items"
     else:
         found = [branch for branch in group["branches"] if branch["state"] in PROBLEMS]
-        # What kept others from starting comes before these.
-        found.sort(key=lambda branch: (branch["error"] is None, natural_key(branch["name"])))
+        # In declared order, but what kept others from starting comes before these.
+        found.sort(key=lambda branch: branch["error"] is None)
         problems = [(branch["name"], branch["state"], branch["error"]) for branch in found[:MOST_ROWS]]
         count = len(found)
     if not count:

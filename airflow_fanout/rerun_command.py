@@ -29,6 +29,9 @@ DECLINED = 1
 SHOWN = 20
 """Branches of a group, and other task instances, that are spelt out."""
 
+LONGEST_ERROR = 120
+"""Characters of an error that are shown."""
+
 WIDEST = 40
 """Characters that names take before what follows moves to the right."""
 
@@ -145,7 +148,8 @@ def _why(again: BranchRerun) -> str:
     if again.items is not None:
         said.append(f"{again.items:,} item{'s' * (again.items != 1)} without success")
     elif again.branch.error is not None:
-        said.append(again.branch.error.partition("\n")[0][:100])
+        line = again.branch.error.partition("\n")[0]
+        said.append(line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 1]}…")
     if len(again.branch.task_runs) > 1:
         said.append(f"runs {', '.join(each.name for each in again.task_runs)}")
     return "; ".join(said)

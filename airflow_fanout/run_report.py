@@ -138,7 +138,8 @@ class GroupReport(TypedDict):
     batches of a batched group. While ``is_finished`` is false, figures are those up to the report's
     ``read_at``, and there is no advice. ``effective_concurrency`` and ``limit`` are as things are now.
     ``unexpanded`` is the state of a mapped group's task that was not expanded. ``degraded`` is whether a
-    fan-in succeeded in spite of failed, missing or stopped branches (items).
+    fan-in succeeded in spite of failed, missing or stopped branches (items). Of a batch that went on where an
+    earlier try had ended, the work is that of all these tries, and so is the time.
     """
 
     title: str
@@ -235,6 +236,8 @@ def group_report(
     """
     is_finished = all(branch.state in ENDED for branch in run.ran) and _is_settled(run)
     timings = [_so_far(branch.timing, now) for branch in run.ran]
+    if run.batches is not None:
+        timings = [_of_all_tries(timing, batch) for timing, batch in zip(timings, run.batches, strict=True)]
     summary = summarize(timings, slowest=SLOWEST)
     straggler = find_straggler(timings)
     overhead_share = _overhead_share(run, summary)
@@ -333,6 +336,17 @@ def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
     if timing.state in ENDED or timing.queued is None or timing.ended is not None:
         return timing
     return replace(timing, ended=now)
+
+
+def _of_all_tries(timing: BranchTiming, batch: BranchRun) -> BranchTiming:
+    """Have a batch begin with the first of the tries whose items its last one goes on with."""
+    began = timing
+    for task_run in batch.task_runs:
+        for each in reversed(task_run.earlier):
+            if each.state == "success" or each.queued is None or each.started is None:
+                break  # cleared after a success, it ran all of its items again
+            began = replace(began, queued=each.queued, started=each.started)
+    return began
 
 
 def _overhead_share(run: GroupRun, summary: GroupSummary) -> float | None:

@@ -16,7 +16,7 @@ from airflow_fanout.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.declaration import PLACEHOLDER, DeclaredBranch, DeclaredGroup, describe_group
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.expansion import EACH, Expansion
-from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time
+from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time, refuse_unknown_arguments
 from airflow_fanout.hooks import record_failure
 from airflow_fanout.names import indexed_names, listing, unusable_because
 from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
@@ -37,6 +37,7 @@ NAMES_SHOWN = 20
 """Names that a group's documentation spells out."""
 
 
+@refuse_unknown_arguments
 @attrs.define(repr=False, eq=False)
 class FanOutGroup(TaskGroup, ResolveMixin):
     """

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_fanout.batch import FAILED, PENDING, SKIPPED, SUCCEEDED, Batch, Progress, mutable
+from airflow_fanout.checkpoints import Done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +40,17 @@ def run(size: int, call: Callable[[int], Any], **arguments: Any) -> Batch:
     batch = batch_of(size, call, **arguments)
     batch.run()
     return batch
+
+
+def done(
+    state: str,
+    value: Any = None,
+    *,
+    error: str | None = None,
+    seconds: float | None = None,
+    cpu_seconds: float | None = None,
+) -> Done:
+    return Done(state=state, value=value, error=error, seconds=seconds, cpu_seconds=cpu_seconds)
 
 
 def every(place: int) -> bool:
@@ -120,12 +132,13 @@ class TestWhatBecomesOfAnItem:
 
     def test_what_an_earlier_try_has_done_does_not_run_again(self, way: Any, acting_so: Any) -> None:
         batch = batch_of(4, acting_so("never", "b", "never", "never"), **way)
-        batch.reuse(0, SUCCEEDED, "a", None, 1.5)
-        batch.reuse(2, SKIPPED, None, "nothing", None)
-        batch.reuse(3, FAILED, None, "no use", 0.5)
+        batch.reuse(0, done(SUCCEEDED, "a", seconds=1.5, cpu_seconds=0.25))
+        batch.reuse(2, done(SKIPPED, error="nothing"))
+        batch.reuse(3, done(FAILED, error="no use", seconds=0.5))
         batch.run()
 
         assert "".join(batch.states) == "SSKF"
+        assert (batch.seconds[0], batch.cpu_seconds[0]) == (1.5, 0.25)
         assert batch.values == {0: "a", 1: "b"}
         assert (batch.ended, batch.final, batch.reused) == ([1], {3}, 3)
         assert (batch.progress.done, batch.progress.failed) == (4, 1)
@@ -324,11 +337,12 @@ class TestClosing:
             started.append(place)
             if place == 0:
                 return asyncio.sleep(0) if way.get("is_async") is every else None
+            if place == 2:
+                alarm(0.05)
             return sleep() if way.get("is_async") is every else for_ever.wait(TIME_OUT)
 
         batch = batch_of(20, call, **way)
         begin = time.monotonic()
-        alarm(0.05)
         with pytest.raises(AirflowTaskTimeout):
             batch.run()
         batch.close()

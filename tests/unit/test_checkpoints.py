@@ -140,10 +140,17 @@ def test_an_item_without_a_fingerprint_is_not_kept(caplog: pytest.LogCaptureFixt
 class TestFinalFailures:
     def test_they_are_kept_for_the_retry_that_comes(self) -> None:
         store = FakeStore()
-        checkpoints(store).save_final_failures(done("a", AirflowFailException("no"), ValueError("again")))
+        saved = done("a", AirflowFailException("no"), ValueError("again"))
+        checkpoints(store).save_final_failures(saved)
 
         assert checkpoints(store).load() == {
-            "p1": Done(state=FAILED, value=None, error="no", seconds=checkpoints(store).load()["p1"].seconds)
+            "p1": Done(
+                state=FAILED,
+                value=None,
+                error="no",
+                seconds=saved.seconds[1],
+                cpu_seconds=saved.cpu_seconds[1],
+            )
         }
 
     def test_whoever_clears_the_batch_runs_them_again(self) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,35 @@ def test_what_runs_at_once_and_what_limits_it_is_said() -> None:
 
 
 class TestBatches:
+    @pytest.mark.parametrize(
+        ("state", "wall"),
+        [
+            pytest.param("failed", 11.0, id="it went on where that had ended"),
+            pytest.param(None, 11.0, id="so it did after a kill"),
+            pytest.param("success", 2.0, id="cleared after a success, it began anew"),
+        ],
+    )
+    def test_the_time_of_one_that_was_tried_again(self, state: str | None, wall: float) -> None:
+        first = TaskTry(number=1, state=state, queued=NOON, started=NOON, ended=NOON + timedelta(seconds=4))
+        last = replace(
+            batch(0, "SS", seconds=[3.0, 0.5]),
+            tries=2,
+            earlier=(first,),
+            queued=NOON + timedelta(seconds=9),
+            started=NOON + timedelta(seconds=10),
+            ended=NOON + timedelta(seconds=11),
+        )
+
+        group = only(batched(), last)
+
+        assert (group["work_seconds"], group["wall_seconds"]) == (3.5, wall)
+        assert group["branches"][0]["queued"] == at(9)
+
+    def test_cpu_seconds_of_some_items_are_not_those_of_all(self) -> None:
+        group = only(batched(), batch(0, "SS", cpu_seconds=[None, 0.25]))
+
+        assert (group["work_seconds"], group["cpu_seconds"]) == (2.0, None)
+
     def test_branches_are_the_batches_and_items_are_counted(self) -> None:
         group = only(batched(), batch(0, "SK"), batch(1, "F", state="failed", errors={"0": "E: no"}))
 

@@ -13,7 +13,7 @@ from airflow.sdk import DAG, BaseOperator, Label, Param, TaskGroup, chain, task
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import DeclarationError
+from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -374,12 +374,24 @@ class TestBadInput:
         assert dag.task_ids == ["process.process_0"]
 
     @pytest.mark.parametrize(
-        "misspelt",
-        ["cuont", "min_success", "retries", "pool", "task_id", "python_callable", "max_active_tis_per_dag"],
+        ("unknown", "way_out"),
+        [
+            pytest.param("cuont", r"did you mean 'count'\?", id="misspelt"),
+            pytest.param("min_success", "there are 'add_suffix_on_collision', ", id="the fan-in's"),
+            pytest.param("python_callable", "there are ", id="an operator's"),
+            pytest.param("task_id", "there are ", id="the task's name"),
+            *(
+                pytest.param(name, rf"what each branch's task takes .* default_args={{'{name}': …}}", id=name)
+                for name in ("retries", "pool", "max_active_tis_per_dag")
+            ),
+        ],
     )
-    def test_an_argument_that_there_is_not_is_refused(self, misspelt: str) -> None:
-        with pytest.raises(TypeError, match=f"unexpected keyword argument '{misspelt}'"):
-            declare(**{"count": 1, misspelt: 1})  # type: ignore[arg-type]
+    def test_an_argument_that_there_is_not_is_refused_with_the_way_out(
+        self, unknown: str, way_out: str
+    ) -> None:
+        said = f"FanOutGroup 'process': {unknown}: got an unexpected keyword argument '{unknown}'; {way_out}"
+        with pytest.raises(DeclarationTypeError, match=said):
+            declare(**{"count": 1, unknown: 1})  # type: ignore[arg-type]
 
     def test_branch_cannot_be_left_out(self) -> None:
         with pytest.raises(TypeError, match="branch"):
