@@ -256,7 +256,13 @@ def test_items_are_those_of_the_batches_records(
     assert [each["seconds"] for each in items["slowest"]] == slowest
     assert all(seconds[each["name"]] == each["seconds"] for each in items["slowest"])
     assert items["problems"] == [
-        {"name": "visits_7", "state": "failed", "error": "ValueError: nobody is there"}
+        {
+            "name": "visits_7",
+            "state": "failed",
+            "error": "ValueError: nobody is there",
+            "task_id": "visits.each",
+            "map_index": 0,
+        }
     ]
 
 

@@ -60,7 +60,8 @@ def test_the_dialog_lists_exactly_what_will_be_cleared_with_numbers(tab: Tab) ->
         "Fan-in: 1": ["collect_static (failed)"],
         "Downstream of the fan-in: 1": ["add (upstream_failed)"],
     }
-    expect(dialog.get_by_role("button", name="Clear 62 task instances")).to_be_focused()
+    expect(dialog.get_by_role("button", name="Clear 62 task instances")).to_be_enabled()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
 
 
 def test_cancelling_clears_nothing(airflow: AirflowWithUsers, tab: Tab, run: RunKey) -> None:

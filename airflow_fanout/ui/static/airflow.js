@@ -88,6 +88,7 @@ function dress() {
   mine.dataset.theme = dark ? "dark" : "light";
   if (!around) return;
   const its = window.parent.getComputedStyle(around);
+  mine.style.setProperty("--font", window.parent.getComputedStyle(window.parent.document.body).fontFamily);
   for (const [name, token] of Object.entries(SHADES)) {
     const value = its.getPropertyValue(`--chakra-colors-${token}`).trim();
     if (value) mine.style.setProperty(`--${name}`, value);

@@ -57,6 +57,7 @@ export class RerunDialog {
     this.find(".causes span").textContent = "Clear the cause too; without it branches could only fail again";
     this.find(".causes input").checked = true;
     this.showSum();
+    this.find(".cancel").focus(); // what can't be undone takes a step of one's own
   }
 
   get withCauses() {
@@ -74,7 +75,6 @@ export class RerunDialog {
     this.find(".sum").textContent = said;
     this.find(".confirm").textContent = own.size ? `Clear ${instances(own.size)}` : "Clear";
     this.find(".confirm").disabled = !own.size;
-    if (own.size) this.find(".confirm").focus();
   }
 
   async confirm() {

@@ -256,6 +256,7 @@ export class TimeLine {
     }
     if (row.kind === "branch" && this.isBatched) this.toggle(row, !this.chosen.opened.has(row.entry.branch.map_index));
     this.showDetail(row);
+    this.find(".detail").scrollIntoView({ block: "nearest" });
   }
 
   toggle(row, isOpen) {
