@@ -69,5 +69,5 @@ if __name__ == "__main__":
         if in_process
         else "dynamic outputs, a process each (forkserver)",
         items=lambda count: run(items, [float(each) for each in range(count)], many),
-        waits=lambda seconds: run(waits, seconds, at_once),
+        waits=lambda seconds: run(waits, seconds, many if in_process else at_once),
     )
