@@ -195,7 +195,7 @@ REPORT = ActionCommand(
         "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group. "
         "JSON has all branches (of a batched group its batches, and a few of its items by name), times in "
         "ISO 8601, durations in seconds, null for what was not recorded; its keys are listed in "
-        "airflow_fanout/run_report.py."
+        "airflow_fanout/report_shapes.py."
     ),
     func=lazy_load_command("airflow_fanout.report_command.command"),
     args=(

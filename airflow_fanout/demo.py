@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from airflow_fanout.run_report import RunReport
+    from airflow_fanout.report_shapes import RunReport
 
 __all__ = ["DemoError", "DemoOptions", "command", "run_demo"]
 

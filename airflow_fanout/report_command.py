@@ -14,7 +14,7 @@ from airflow_fanout.reported_run import read_report
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from airflow_fanout.run_report import RunReport
+    from airflow_fanout.report_shapes import RunReport
 
 __all__ = ["command"]
 

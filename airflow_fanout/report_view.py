@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from airflow_fanout.run_report import BranchReport, GroupReport, ItemsReport, RunReport
+    from airflow_fanout.report_shapes import BranchReport, GroupReport, ItemsReport, RunReport
 
 __all__ = ["show", "tolerate_any_encoding"]
 

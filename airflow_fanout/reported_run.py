@@ -9,7 +9,7 @@ from airflow_fanout.branch_runs import chosen_group_runs
 from airflow_fanout.capacity import Capacity
 from airflow_fanout.group_capacity import group_capacity
 from airflow_fanout.metadata import find_run, read_run
-from airflow_fanout.run_report import RunReport, run_report
+from airflow_fanout.run_report import run_report
 from airflow_fanout.surroundings import read_surroundings
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.branch_runs import GroupRun, RunFacts
     from airflow_fanout.group_capacity import Surroundings
+    from airflow_fanout.report_shapes import RunReport
 
 __all__ = ["read_report"]
 
