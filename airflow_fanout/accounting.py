@@ -15,8 +15,9 @@ from airflow_fanout.collected import collected
 from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
-from airflow_fanout.ledger import Source, States, collect, refuse_cleared, removed_branches
+from airflow_fanout.ledger import collect, refuse_cleared
 from airflow_fanout.policy import Policy, Tally, Verdict, decide
+from airflow_fanout.removed_branches import removed_branches
 from airflow_fanout.results import FanInResults, ReadyPage
 from airflow_fanout.wiring import group_sources, pass_on_what_came_before, sources_by_prefix
 from airflow_fanout.xcom import RunReader
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_fanout.instance_states import States
     from airflow_fanout.operators import FanInOperator
+    from airflow_fanout.sources import Source
 
 __all__ = ["Found", "account", "combine", "judge", "pass_on", "settle", "sources_of"]
 

@@ -9,20 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.batch import SKIPPED, STOPPED, SUCCEEDED
+from airflow_fanout.branch_outcomes import GONE, MARKED_BY_HAND, read_record, recorded_error
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BranchesRunningError, ItemsError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
-from airflow_fanout.ledger import (
-    GONE,
-    MARKED_BY_HAND,
-    Source,
-    States,
-    instances_of,
-    read_record,
-    recorded_error,
-    refuse_cleared,
-    unexpanded_state,
-)
+from airflow_fanout.instance_states import States, instances_of, unexpanded_state
+from airflow_fanout.ledger import refuse_cleared
 from airflow_fanout.names import listing
 from airflow_fanout.record_shapes import error_of, is_of_batch, seconds_of
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
@@ -32,6 +24,7 @@ from airflow_fanout.xcom import NOTHING, RunReader
 
 if TYPE_CHECKING:
     from airflow_fanout.policy import State
+    from airflow_fanout.sources import Source
 
 __all__ = ["BatchNaming", "state_of_batch", "state_of_item"]
 

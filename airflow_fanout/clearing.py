@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
     from sqlalchemy.orm import Session
 
-    from airflow_fanout.branch_runs import TaskRun
     from airflow_fanout.rerun import RerunPlan
+    from airflow_fanout.run_facts import TaskRun
 
 __all__ = ["Clearing", "clear", "find_plan"]
 

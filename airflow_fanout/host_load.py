@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from airflow_fanout.branch_runs import TaskRun
+    from airflow_fanout.run_facts import TaskRun
 
 __all__ = ["HostLoad", "host_loads"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from airflow_fanout.branch_runs import GroupRun
+    from airflow_fanout.run_facts import GroupRun
 
 __all__ = ["ItemPage", "ItemReport", "item_page"]
 

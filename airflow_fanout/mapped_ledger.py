@@ -7,20 +7,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.declaration import RETURN_VALUE
-from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
-from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
-from airflow_fanout.ledger import (
+from airflow_fanout.branch_outcomes import (
     MARKED_BY_HAND,
-    Source,
-    States,
     branch_duration,
-    failed_before_last,
-    instances_of,
     read_one,
     read_record,
     recorded_error,
 )
+from airflow_fanout.declaration import RETURN_VALUE
+from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
+from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
+from airflow_fanout.instance_states import States, failed_before_last, instances_of
 from airflow_fanout.names import instance_name, listing
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
 from airflow_fanout.stored_values import values_lie_elsewhere
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow_fanout.policy import State
+    from airflow_fanout.sources import Source
 
 __all__ = ["InstanceNaming"]
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from airflow_fanout.branch_runs import RunFacts, TaskRun, TaskTry
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.names import close_to
 from airflow_fanout.outline import DagOutline, outline
+from airflow_fanout.run_facts import RunFacts, TaskRun, TaskTry
 from airflow_fanout.splitting import SPLIT, batch_key
 from airflow_fanout.stored_values import deserialized
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from airflow_fanout.branch_runs import GroupRun, RunFacts
     from airflow_fanout.group_capacity import Surroundings
     from airflow_fanout.report_shapes import RunReport
+    from airflow_fanout.run_facts import GroupRun, RunFacts
 
 __all__ = ["read_report"]
 

@@ -6,13 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_fanout.branch_runs import FINISHED, GroupRun, RunFacts, TaskRun, chosen_group_runs
+from airflow_fanout.branch_runs import chosen_group_runs
 from airflow_fanout.names import listing
+from airflow_fanout.run_facts import FINISHED, GroupRun, RunFacts, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from airflow_fanout.branch_runs import BranchRun
+    from airflow_fanout.run_facts import BranchRun
 
 __all__ = ["BranchRerun", "GroupRerun", "RerunPlan", "plan_rerun"]
 
@@ -44,7 +45,7 @@ class GroupRerun:
     """
     What runs again of one group.
 
-    :param title: The group, as :class:`~airflow_fanout.branch_runs.GroupRun` has it.
+    :param title: The group, as :class:`~airflow_fanout.run_facts.GroupRun` has it.
     :param total: Number of its branches, or batches.
     :param is_batched: Whether these are batches.
     :param branches: Those that run again.

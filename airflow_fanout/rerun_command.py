@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
-    from airflow_fanout.branch_runs import TaskRun
     from airflow_fanout.clearing import Clearing
     from airflow_fanout.rerun import BranchRerun, GroupRerun, RerunPlan
+    from airflow_fanout.run_facts import TaskRun
 
 __all__ = ["command", "lines"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_fanout.branch_runs import TaskRun
     from airflow_fanout.clearing import Clearing
     from airflow_fanout.rerun import RerunPlan
+    from airflow_fanout.run_facts import TaskRun
 
 __all__ = ["fingerprint", "plan_as_json"]
 

@@ -11,7 +11,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from airflow_fanout.advice import Figures, advise
-from airflow_fanout.branch_runs import FINISHED
 from airflow_fanout.capacity import describe
 from airflow_fanout.host_load import host_loads
 from airflow_fanout.names import natural_key
@@ -26,15 +25,16 @@ from airflow_fanout.report_shapes import (
     Slow,
     TryReport,
 )
+from airflow_fanout.run_facts import FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from airflow_fanout.branch_runs import BranchRun, GroupRun, RunFacts, TaskRun
     from airflow_fanout.capacity import Capacity
     from airflow_fanout.outline import DagOutline
     from airflow_fanout.report import BranchTiming, GroupSummary
+    from airflow_fanout.run_facts import BranchRun, GroupRun, RunFacts, TaskRun
 
 __all__ = ["run_report"]
 

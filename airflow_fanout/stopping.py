@@ -69,7 +69,7 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     :param group: The group.
     :raises AirflowSkipException: If enough have failed.
     """
-    from airflow_fanout.ledger import failed_names
+    from airflow_fanout.instance_states import failed_names
     from airflow_fanout.xcom import RunReader, resumes
 
     ti: Any = context["ti"]

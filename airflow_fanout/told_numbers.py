@@ -14,7 +14,7 @@ from airflow_fanout.mapped_ledger import InstanceNaming
 from airflow_fanout.names import listing
 
 if TYPE_CHECKING:
-    from airflow_fanout.ledger import Source
+    from airflow_fanout.sources import Source
 
 __all__ = ["Numbers", "ToldCount", "ToldNames"]
 

@@ -11,11 +11,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.accounting import Found
 from airflow_fanout.batched_ledger import BatchNaming
+from airflow_fanout.branch_outcomes import why_missing
 from airflow_fanout.branch_tasks import nearest_mapped_group
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.group_checks import typed
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED, redacted_error
-from airflow_fanout.ledger import failed_names, why_missing
+from airflow_fanout.instance_states import failed_names
 from airflow_fanout.mapped_ledger import InstanceNaming
 from airflow_fanout.names import indexed_names, instance_name, listing
 from airflow_fanout.policy import FAILED_STATES, STATES
@@ -27,9 +28,9 @@ from airflow_fanout.xcom import InstanceState
 
 if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredGroup
-    from airflow_fanout.ledger import Source
     from airflow_fanout.operators import FanInOperator
     from airflow_fanout.policy import State
+    from airflow_fanout.sources import Source
 
 __all__ = ["Outcome", "ToldRun"]
 

@@ -10,10 +10,11 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_fanout.batched_ledger import BatchNaming
 from airflow_fanout.branch_tasks import nearest_mapped_group
 from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
+from airflow_fanout.instance_states import States, unexpanded_state
 from airflow_fanout.items import names_and_items
-from airflow_fanout.ledger import Source, States, branch_source, unexpanded_state
 from airflow_fanout.mapped_ledger import InstanceNaming
 from airflow_fanout.names import listing, natural_key
+from airflow_fanout.sources import Source, branch_source
 from airflow_fanout.task_group import FanOutGroup
 
 if TYPE_CHECKING:

@@ -33,8 +33,9 @@ def reading() -> None:
     @task(trigger_rule="all_done")
     def combine(values: Any, ti: Any = None) -> list[list[float]]:
         from airflow_fanout.declaration import RETURN_VALUE
-        from airflow_fanout.ledger import Source, collect
+        from airflow_fanout.ledger import collect
         from airflow_fanout.results import FanInResults
+        from airflow_fanout.sources import Source
         from airflow_fanout.xcom import RunReader
 
         def accounted_for() -> Iterable[int]:

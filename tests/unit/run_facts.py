@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.branch_runs import RunFacts, TaskRun
 from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.outline import DagOutline, FanInOutline, TaskOutline
 from airflow_fanout.policy import Policy
+from airflow_fanout.run_facts import RunFacts, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.branch_outcomes import GONE, MARKED_BY_HAND
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BranchesRunningError, ItemsError, TooFewBranchesError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY
-from airflow_fanout.ledger import GONE, MARKED_BY_HAND
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.xcom import NOTHING
 from tests.unit.fake_run import FakeRun, Verdict, run_fan_in

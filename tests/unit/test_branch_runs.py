@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.branch_runs import BranchRun, GroupRun, TaskRun, group_runs
+from airflow_fanout.branch_outcomes import GONE, MARKED_BY_HAND
+from airflow_fanout.branch_runs import group_runs
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
-from airflow_fanout.ledger import GONE, MARKED_BY_HAND
 from airflow_fanout.outline import TaskOutline
 from tests.unit.run_facts import (
     NOON,
@@ -24,6 +24,7 @@ from tests.unit.run_facts import (
 
 if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredGroup
+    from airflow_fanout.run_facts import BranchRun, GroupRun, TaskRun
 
 pytestmark = pytest.mark.unit
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from airflow_fanout.branch_runs import TaskRun
 from airflow_fanout.host_load import HostLoad, host_loads
+from airflow_fanout.run_facts import TaskRun
 
 pytestmark = pytest.mark.unit
 

@@ -23,11 +23,11 @@ import airflow_fanout
 from airflow_fanout import FanInOperator, FanOutGroup, branch_runs
 from airflow_fanout.batch import Batch
 from airflow_fanout.batch_record import failures_of_others
-from airflow_fanout.branch_runs import TaskRun
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.fan_in_report import Problem, problems_listing
 from airflow_fanout.hooks import RECORD_KEY, redacted_error
 from airflow_fanout.record_shapes import ERROR_LENGTH, is_of_batch, on_one_line
+from airflow_fanout.run_facts import TaskRun
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.stored_values import deserialized
 from airflow_fanout.xcom import NOTHING

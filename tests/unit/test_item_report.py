@@ -9,7 +9,7 @@ from airflow_fanout.item_report import item_page
 from tests.unit.run_facts import batch, batched, facts_of, mapped, ran
 
 if TYPE_CHECKING:
-    from airflow_fanout.branch_runs import GroupRun
+    from airflow_fanout.run_facts import GroupRun
 
 pytestmark = pytest.mark.unit
 

@@ -7,20 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_fanout.branch_outcomes import GONE, MARKED_BY_HAND
 from airflow_fanout.declaration import RETURN_VALUE, DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
-from airflow_fanout.ledger import (
-    GONE,
-    MARKED_BY_HAND,
-    Source,
-    branch_source,
-    collect,
-    instances_of,
-    removed_branches,
-    unexpanded_state,
-)
+from airflow_fanout.instance_states import instances_of, unexpanded_state
+from airflow_fanout.ledger import collect
+from airflow_fanout.removed_branches import removed_branches
 from airflow_fanout.results import BranchOutcome, FanInResults
+from airflow_fanout.sources import Source, branch_source
 from airflow_fanout.xcom import NOTHING, PAGE_SIZE
 from tests.unit.fake_run import FakeRun
 
@@ -345,7 +340,7 @@ class TestAMappedTask:
 
     def test_why_they_are_read_one_by_one_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         run = mapped_run(["a", NOTHING, "c"])
-        with caplog.at_level(logging.INFO, logger="airflow_fanout.ledger"):
+        with caplog.at_level(logging.INFO, logger="airflow_fanout.instance_pages"):
             read(run, MAPPED)
 
         assert "each: 3 of 3 instances succeeded and 2 values came" in caplog.text

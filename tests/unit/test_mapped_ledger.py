@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.branch_outcomes import MARKED_BY_HAND
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
-from airflow_fanout.ledger import MARKED_BY_HAND
 from airflow_fanout.xcom import NOTHING, PAGE_SIZE
 from tests.unit.fake_run import FakeRun, Verdict, run_fan_in
 

@@ -16,7 +16,7 @@ from airflow_fanout.run_report import run_report
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, ran, static
 
 if TYPE_CHECKING:
-    from airflow_fanout.branch_runs import RunFacts
+    from airflow_fanout.run_facts import RunFacts
 
 pytestmark = pytest.mark.unit
 

@@ -7,11 +7,12 @@ import pytest
 from airflow.sdk import task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.branch_runs import RunFacts, TaskRun, UnknownGroupError
+from airflow_fanout.branch_runs import UnknownGroupError
 from airflow_fanout.hooks import STOPPED
 from airflow_fanout.outline import outline
 from airflow_fanout.record_shapes import BATCH
 from airflow_fanout.rerun import RerunPlan, plan_rerun
+from airflow_fanout.run_facts import RunFacts, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,11 +10,12 @@ import pytest
 from airflow.cli.cli_config import GroupCommand
 
 from airflow_fanout import rerun_command
-from airflow_fanout.branch_runs import BranchRun, TaskRun, UnknownGroupError
+from airflow_fanout.branch_runs import UnknownGroupError
 from airflow_fanout.clearing import Clearing, clear
 from airflow_fanout.cli import get_fanout_cli_commands
 from airflow_fanout.report import BranchTiming
 from airflow_fanout.rerun import BranchRerun, GroupRerun, RerunPlan
+from airflow_fanout.run_facts import BranchRun, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

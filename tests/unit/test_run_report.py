@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.branch_runs import TaskTry, group_runs
+from airflow_fanout.branch_runs import group_runs
 from airflow_fanout.capacity import Capacity, Limit
 from airflow_fanout.outline import TaskOutline
-from airflow_fanout.report_shapes import GroupReport, RunReport
+from airflow_fanout.run_facts import TaskTry
 from airflow_fanout.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, run_report
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, of_group, ran, static
 
 if TYPE_CHECKING:
-    from airflow_fanout.branch_runs import RunFacts, TaskRun
     from airflow_fanout.declaration import DeclaredGroup
+    from airflow_fanout.report_shapes import GroupReport, RunReport
+    from airflow_fanout.run_facts import RunFacts, TaskRun
 
 pytestmark = pytest.mark.unit
 

@@ -12,6 +12,7 @@ from airflow.sdk import DAG, XComArg, task, task_group
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
+from airflow_fanout.branch_outcomes import MARKED_BY_HAND
 from airflow_fanout.exceptions import (
     DeclarationTypeError,
     DeclarationValueError,
@@ -21,7 +22,6 @@ from airflow_fanout.exceptions import (
     UpstreamFailedError,
 )
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED
-from airflow_fanout.ledger import MARKED_BY_HAND
 from airflow_fanout.testing import simulate
 from tests.unit.fake_run import FakeRun, run_fan_in
 from tests.unit.parsed import REPOSITORY
