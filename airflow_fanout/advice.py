@@ -38,6 +38,9 @@ COMPUTES = 0.7
 ONLY_WAITS = 0.1
 """Share of their work up to which what branches compute makes no difference."""
 
+WORTH_A_START = 1.0
+"""Seconds of work in one task below which starting its process takes as long: more at once saves nothing."""
+
 Kind = Literal["overhead", "straggler", "limit", "cores", "waiting"]
 
 
@@ -170,13 +173,14 @@ def straggler(figures: Figures) -> Advice | None:
     if found is None or found.saved_seconds is None or wall is None or wall <= 0:
         return None
     slowest, usual = found.branch, found.median_of_others
-    share = found.saved_seconds / wall
+    saved = min(found.saved_seconds, slowest.seconds)  # the rest it was queued, or waited to be cleared
+    share = saved / wall
     if share < BIG_SAVING or slowest.seconds < MUCH_SLOWER * usual or slowest.seconds <= 0:
         return None
     times = f", {format_ratio(slowest.seconds / usual)} the median of the others" if usual > 0 else ""
     text = (
         f"{slowest.name} took {format_seconds(slowest.seconds)}{times}: without it all would have ended "
-        f"{format_seconds(found.saved_seconds)} ({format_share(share)}) sooner. Splitting it, or what it "
+        f"{format_seconds(saved)} ({format_share(share)}) sooner. Splitting it, or what it "
         "waits for, shortens the run most."
     )
     return Advice(kind="straggler", text=text)
@@ -224,12 +228,12 @@ def cores(figures: Figures) -> Advice | None:
 
 def waiting(figures: Figures) -> Advice | None:
     """Advise to run more at once, where branches only wait and a setting holds them back."""
-    share = figures.share_computed
-    if share is None or share > ONLY_WAITS:
+    share, work = figures.share_computed, figures.median_work
+    of_a_task = min(figures.items_per_task or 0, figures.parts)
+    if share is None or share > ONLY_WAITS or work is None or work * max(1, of_a_task) < WORTH_A_START:
         return None
     held_by: list[str] = []
     setting: str | None = None
-    of_a_task = min(figures.items_per_task or 0, figures.parts)
     if figures.item_concurrency is not None and figures.item_concurrency < of_a_task:
         setting = "item_concurrency"
         held_by.append(f"item_concurrency is {figures.item_concurrency} of the {of_a_task} items of a task")

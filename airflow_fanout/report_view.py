@@ -12,6 +12,7 @@ from rich.text import Text
 
 from airflow_fanout.record_shapes import on_one_line
 from airflow_fanout.report import format_bytes, format_ratio, format_seconds, format_share
+from airflow_fanout.time_scale import time_scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from airflow_fanout.report_shapes import BranchReport, GroupReport, ItemsReport, RunReport
+    from airflow_fanout.time_scale import TimeScale
+
+    Times = tuple[datetime | None, datetime | None, datetime | None]
+    """When a branch was queued, started and ended, as far as it has been."""
 
 __all__ = ["show", "tolerate_any_encoding"]
 
@@ -35,8 +40,8 @@ SHORTEST_NAME = 8
 SHORTEST_BAR = 10
 GAP = 2
 
-QUEUED, RUNNING = "░", "█"
-PLAIN = {QUEUED: ".", RUNNING: "#", "–": "-", "×": "x", "…": "~", "→": ">"}
+QUEUED, RUNNING, IDLE = "░", "█", "┊"
+PLAIN = {QUEUED: ".", RUNNING: "#", IDLE: ":", "–": "-", "×": "x", "…": "~", "→": ">"}
 """What stands for a character that a terminal hasn't got; one for one, so that tables keep their shape."""
 
 STYLES = {
@@ -149,15 +154,10 @@ def _figures(group: GroupReport, one: str, many: str) -> Iterator[tuple[str, str
 
 def _show_time_line(group: GroupReport, many: str, console: Console) -> None:
     branches = [branch for branch in group["branches"] if branch["state"] != "removed"]
-    moments = [
-        datetime.fromisoformat(moment)
-        for branch in branches
-        for moment in (branch["queued"], branch["started"], branch["ended"])
-        if moment is not None
-    ]
-    if not moments:
+    times = [_times(branch) for branch in branches]
+    last = max((moment for each in times for moment in each if moment is not None), default=None)
+    if last is None:
         return
-    first, span = min(moments), (max(moments) - min(moments)).total_seconds()
     rows = _rows(branches)
     cells = [_cells(branch) for branch in rows]
     kept = [place for place in range(len(TITLES)) if any(row[place] for row in cells)]
@@ -169,18 +169,25 @@ def _show_time_line(group: GroupReport, many: str, console: Console) -> None:
     for place, width in zip(kept[1:], widths[1:], strict=True):
         justify: Literal["left", "right"] = "left" if TITLES[place] == "state" else "right"
         table.add_column(no_wrap=True, width=width, justify=justify)
-    scale = f"0 s{format_seconds(span):>{bar - 3}}"
-    table.add_row("", scale, *(TITLES[place] for place in kept[1:]), style="dim")
+    scale = time_scale([span for each in times if (span := _span(each, last)) is not None], bar)
+    table.add_row(
+        "",
+        f"0 s{format_seconds(scale.seconds):>{bar - 3}}",
+        *(TITLES[place] for place in kept[1:]),
+        style="dim",
+    )
     for branch, row in zip(rows, cells, strict=True):
         style = STYLES.get(branch["state"], "")
-        line = _line(branch, first, span, bar)
+        line = _line(_times(branch), scale, bar)
         others = (Text(row[i], style=style if TITLES[i] == "state" else "") for i in kept[1:])
         table.add_row(_cut(row[0], widths[0]), Text(line, style=style), *others)
     left = len(branches) - len(rows)
     more = f"; {left} more {many}, neither slower nor failed" if left else ""
     console.print()
     console.print(table)
-    console.print(Text(f"{QUEUED} queued  {RUNNING} running{more}", style="dim"))
+    idle = " and ".join(format_seconds(cut.seconds) for cut in scale.cuts)
+    cut_out = f"  {IDLE} {idle} without any left out" if idle else ""
+    console.print(Text(f"{QUEUED} queued  {RUNNING} running{cut_out}{more}", style="dim"))
 
 
 def _fitted(widths: Sequence[int], room: int) -> tuple[int, int]:
@@ -228,22 +235,36 @@ def _cells(branch: BranchReport) -> list[str]:
     ]
 
 
-def _line(branch: BranchReport, first: datetime, span: float, width: int) -> str:
+def _times(branch: BranchReport) -> Times:
+    queued, started, ended = (
+        None if moment is None else datetime.fromisoformat(moment)
+        for moment in (branch["queued"], branch["started"], branch["ended"])
+    )
+    return queued, started, ended
+
+
+def _span(times: Times, last: datetime) -> tuple[datetime, datetime] | None:
+    """First and last moment that is drawn of a branch; what has no end goes on to the last moment known."""
+    queued, started, ended = times
+    begin = queued if queued is not None else started
+    return None if begin is None else (begin, max(begin, last if ended is None else ended))
+
+
+def _line(times: Times, scale: TimeScale, width: int) -> str:
     """Draw when a branch was queued and when it ran; what has no end goes on to the last moment known."""
-
-    def column(moment: str | None, otherwise: int) -> int:
-        if moment is None or span <= 0:
-            return otherwise
-        return round((datetime.fromisoformat(moment) - first).total_seconds() / span * width)
-
-    if branch["queued"] is None and branch["started"] is None:
-        return ""
-    end = column(branch["ended"], width)
-    start = column(branch["started"], end if branch["ended"] is not None else width)
-    queued = min(column(branch["queued"], start), start)
-    ran = max(end - start, 1) if branch["started"] is not None else 0
-    start = min(start, width - ran)
-    return f"{' ' * min(queued, start)}{QUEUED * max(0, start - queued)}{RUNNING * ran}"
+    queued, started, ended = times
+    cells = [" "] * width
+    if queued is not None or started is not None:
+        end = width if ended is None else scale.column(ended)
+        start = end if started is None else scale.column(started)
+        ran = 0 if started is None else max(end - start, 1)
+        start = min(start, width - ran)
+        begin = start if queued is None else min(scale.column(queued), start)
+        cells[begin : start + ran] = QUEUED * (start - begin) + RUNNING * ran
+    for cut in scale.cuts:
+        if cells[cut.column] == " ":
+            cells[cut.column] = IDLE
+    return "".join(cells).rstrip()
 
 
 def _cut(text: str, width: int) -> str:

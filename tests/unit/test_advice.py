@@ -56,7 +56,7 @@ CROWDED = Figures(
     peak=3,
     hosts=(HostLoad(hostname="worker-1", cores=2, peak=3, busy_share=0.7),),
 )
-WAITING = replace(LIMITED, share_computed=0.1)
+WAITING = replace(LIMITED, share_computed=0.1, median_work=1.0)
 WAITING_ITEMS = Figures(
     mode="batched",
     tasks=2,
@@ -65,6 +65,7 @@ WAITING_ITEMS = Figures(
     items_per_task=100,
     item_concurrency=99,
     share_computed=0.1,
+    median_work=0.01,
 )
 
 
@@ -144,6 +145,7 @@ def test_each_rule_holds_where_its_figures_reach_it(figures: Figures, expected: 
         pytest.param(WAITING_ITEMS, {"item_concurrency": 100}, id="all-items-at-once"),
         pytest.param(WAITING_ITEMS, {"item_concurrency": None}, id="item-concurrency-not-known"),
         pytest.param(WAITING_ITEMS, {"parts": 99}, id="no-more-items-than-run-at-once"),
+        pytest.param(WAITING_ITEMS, {"median_work": 0.0099}, id="no-second-of-work-in-a-task"),
     ],
 )
 def test_no_rule_holds_just_short_of_it(figures: Figures, changes: dict[str, Any]) -> None:
@@ -152,6 +154,10 @@ def test_no_rule_holds_just_short_of_it(figures: Figures, changes: dict[str, Any
 
 def test_branches_that_compute_are_not_said_to_wait() -> None:
     assert kinds(replace(WAITING, share_computed=0.11)) == ["limit"]
+
+
+def test_trivial_branches_are_not_said_to_wait() -> None:
+    assert kinds(replace(WAITING, median_work=0.99)) == ["limit"]
 
 
 class TestItemsOfATask:
@@ -256,3 +262,4 @@ def test_the_thresholds_are_those_that_are_documented() -> None:
     shares = (advice.TOO_MUCH_OVERHEAD, advice.GOOD_OVERHEAD, advice.BIG_SAVING)
     assert shares == (0.5, 0.2, 0.2)
     assert (advice.MUCH_SLOWER, advice.COMPUTES, advice.ONLY_WAITS) == (2.0, 0.7, 0.1)
+    assert advice.WORTH_A_START == 1.0

@@ -111,6 +111,19 @@ def test_the_time_line_shows_when_each_was_queued_and_ran() -> None:
     assert us.split()[2:] == ["failed", "2", "–", "–", "–"]
 
 
+def test_the_hours_before_a_branch_was_cleared_are_left_out_of_the_time_line() -> None:
+    night = NOON + timedelta(hours=12)
+    again = ran("etl.us", queued=night, started=night, ended=night + timedelta(seconds=2), tries=2)
+
+    text = shown(facts_of([ran("etl.eu"), again], static("eu", "us")))
+
+    eu, us = rows(text)
+    assert re.search("^eu +█{5,}┊", eu)
+    assert re.search("^us +┊█{10,}", us)
+    assert "┊ 12 h 0 min without any left out" in text
+    assert "sooner" not in text  # it waited for being cleared, which is nothing to split
+
+
 def test_errors_are_named_and_the_command_that_runs_them_again() -> None:
     text = shown(facts_of(TWO, static("eu", "us")))
 
@@ -221,7 +234,7 @@ def test_a_terminal_without_the_characters_gets_others_in_the_same_places() -> N
 
     plain, whole = shown(facts, encoding="ascii"), shown(facts)
 
-    similar = str.maketrans({"░": ".", "█": "#", "–": "-", "×": "x", "→": ">", "ü": "?"})
+    similar = str.maketrans({"░": ".", "█": "#", "┊": ":", "–": "-", "×": "x", "→": ">", "ü": "?"})
     assert plain == whole.translate(similar)
 
 

@@ -128,6 +128,9 @@ with DAG("stops", schedule=None, max_active_tasks=2):
         stop_after_failures=3,
         default_args=counts_requests,
     )
+    branches: Any = plain.children.values()
+    for place, each in enumerate(branches):
+        each.priority_weight = 20 - place  # among equals any could come first, and the first three fail
     CountingFanIn(
         task_id="collect_plain",
         fan_out=plain,
