@@ -156,7 +156,7 @@ with DAG("stops", schedule=None, max_active_tasks=2):
         "waiting",
         branch={
             "sensor": functools.partial(
-                PythonSensor, python_callable=poke, mode="reschedule", poke_interval=5
+                PythonSensor, python_callable=poke, mode="reschedule", poke_interval=10
             ),
             "deferred": Deferring,
             "failing": fail_after_both_have_begun,
