@@ -11,9 +11,8 @@ from airflow_fanout.branch_outcomes import GONE, MARKED_BY_HAND
 from airflow_fanout.declaration import RETURN_VALUE, DeclaredBranch, DeclaredGroup
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
-from airflow_fanout.instance_states import instances_of, unexpanded_state
+from airflow_fanout.instance_states import unexpanded_state
 from airflow_fanout.ledger import collect
-from airflow_fanout.removed_branches import removed_branches
 from airflow_fanout.results import BranchOutcome, FanInResults
 from airflow_fanout.sources import Source, branch_source
 from airflow_fanout.xcom import NOTHING, PAGE_SIZE
@@ -486,113 +485,6 @@ def test_an_instance_in_a_mapped_task_group_is_read_by_its_index() -> None:
         run.succeed("each.process_0", map_index, map_index=map_index)
 
     assert said(one(run, source)) == ("success", 2, None)
-
-
-def test_instances_come_by_map_index_without_the_one_that_never_expanded() -> None:
-    run = FakeRun().add("each", "skipped")
-    for map_index in (10, 9, 0):
-        run.add("each", map_index=map_index)
-
-    assert list(instances_of(run.states, "each")) == [0, 9, 10]
-
-
-@pytest.mark.parametrize(
-    ("run", "state"),
-    [
-        pytest.param(FakeRun().add("each", "skipped"), "skipped", id="it never expanded"),
-        pytest.param(FakeRun().add("each", map_index=0), None, id="it expanded"),
-        pytest.param(
-            FakeRun().add("each", "removed").add("each", map_index=0), None, id="it expanded afterwards"
-        ),
-        pytest.param(FakeRun(), None, id="it is not finished"),
-    ],
-)
-def test_a_mapped_task_that_never_expanded_has_one_state(run: FakeRun, state: str | None) -> None:
-    assert unexpanded_state(run.states, "each") == state
-
-
-GROUP = DeclaredGroup(group_id="p", prefix="p.", branches=())
-
-
-class TestRemovedBranches:
-    def test_what_is_no_longer_declared_is_named_without_the_prefix(self) -> None:
-        run = FakeRun().add("p.a").add("p.b", "failed", duration=2.0).add("other.c").add("p")
-
-        (gone,) = removed_branches(run.states, GROUP, ["p.a"], map_index=-1, index=5)
-
-        assert gone == BranchOutcome(
-            name="b",
-            index=5,
-            state="removed",
-            error="it is no longer declared",
-            task_id="p.b",
-            map_index=-1,
-            duration=2.0,
-        )
-
-    def test_its_instances_are_told_apart(self) -> None:
-        run = FakeRun().add("p.each", map_index=0).add("p.each", map_index=1)
-
-        gone = removed_branches(run.states, GROUP, [], map_index=-1, index=3)
-
-        assert [(outcome.name, outcome.index) for outcome in gone] == [("each[0]", 3), ("each[1]", 4)]
-
-    @pytest.mark.parametrize("map_index", [0, 1])
-    def test_instances_of_another_map_index_are_left_out(self, map_index: int) -> None:
-        run = FakeRun().add("p.a", map_index=0).add("p.a", map_index=1)
-
-        gone = removed_branches(run.states, GROUP, [], map_index=map_index, index=0)
-
-        assert [(outcome.name, outcome.map_index) for outcome in gone] == [("a", map_index)]
-
-    def test_a_branch_of_several_tasks_is_one_outcome(self) -> None:
-        run = FakeRun().add("p.b.load", duration=2.0).add("p.b.extract", duration=1.0).add("p.b.clear_up")
-        run.add("p.b.each", map_index=0).add("p.b.each", map_index=1)
-
-        (gone,) = removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1)
-
-        assert (gone.name, gone.task_id, gone.map_index, gone.state) == ("b", "p.b.load", -1, "removed")
-        assert gone.duration == 6.0
-
-    def test_its_task_is_its_last_whatever_that_is_called(self) -> None:
-        its = DeclaredBranch(name="a", index=0, task_ids=("p.a.z_first", "p.a.a_last"))
-        group = DeclaredGroup(group_id="p", prefix="p.", branches=(its,))
-        run = FakeRun().add("p.b.a_last").add("p.b.z_first")
-
-        (gone,) = removed_branches(run.states, group, its.task_ids, map_index=-1, index=1)
-
-        assert (gone.name, gone.task_id) == ("b", "p.b.a_last")
-
-    def test_several_branches_of_several_tasks_are_told_apart(self) -> None:
-        run = FakeRun()
-        for name in ("b_10", "b_9", "b"):
-            for step in ("load", "extract", "clear_up"):
-                run.add(f"p.{name}.{step}", "failed")
-
-        gone = removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1)
-
-        assert [(outcome.name, outcome.index) for outcome in gone] == [("b", 1), ("b_9", 2), ("b_10", 3)]
-
-    def test_a_task_that_a_branch_has_lost_is_no_branch(self) -> None:
-        run = FakeRun().add("p.a.extract").add("p.a.load").add("p.a.lost").add("p.a.clear_up")
-
-        assert removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1) == []
-
-    def test_one_that_was_a_single_task_is_one_beside_those_of_several(self) -> None:
-        run = FakeRun().add("p.b").add("p.c.extract").add("p.c.load")
-
-        gone = removed_branches(run.states, SEVERAL, KNOWN, map_index=-1, index=1)
-
-        assert [(outcome.name, outcome.task_id) for outcome in gone] == [("b", "p.b"), ("c", "p.c.load")]
-
-    def test_in_a_mapped_task_group_they_are_told_for_its_own_index(self) -> None:
-        run = FakeRun()
-        for map_index in (0, 1):
-            run.add("p.b.extract", map_index=map_index).add("p.b.load", map_index=map_index, duration=3.0)
-
-        (gone,) = removed_branches(run.states, SEVERAL, KNOWN, map_index=1, index=1)
-
-        assert (gone.name, gone.map_index, gone.duration) == ("b", 1, 4.0)
 
 
 KNOWN = ("p.a.extract", "p.a.each", "p.a.load", "p.a.clear_up")
