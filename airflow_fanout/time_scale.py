@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cut", "TimeScale", "time_scale"]
 
-LONG = 0.2
+LONG = 1.0
 """Share of the busy time: an idle time that is longer is cut, as before a branch that was cleared."""
 
 MOST_CUTS = 3
