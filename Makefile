@@ -1,4 +1,5 @@
-# The verbs of this repository; `make` alone explains them. Needs make, a POSIX shell and Python 3.11 to 3.14.
+# The verbs of this repository; `make` alone explains them. Needs make, a POSIX shell and Python 3.11 to 3.13 (3.14 is
+# tried last, and untested).
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -150,7 +150,8 @@ RERUN = ActionCommand(
         "Clears, in one run: of every branch that is not a success (failed, upstream_failed, skipped, "
         "stopped by stop_after_failures) all tasks that aren't; the fan-ins; everything downstream of them; "
         "and the setups and teardowns of all these. Branches that succeeded are not touched, however many "
-        "there are. Batches run again only what their last try had not done. A branch that is a success "
+        "there are. Batches run again only what their last try had not done (on Airflow 3.2 all of it). A "
+        "branch that is a success "
         "without a value, because somebody marked it so or its value is gone, runs its last task again. If "
         "a failed task before the branches is the cause, that one is offered too; --yes takes it. What is "
         "running, queued or waits for its retry is left alone. First it shows all that, and asks."
@@ -159,8 +160,11 @@ RERUN = ActionCommand(
         "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
         "'airflow fanout rerun my_dag my_run --group process --yes' clears one group's without a question. "
         "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no "
-        "such Dag, run or group, or nobody to ask. JSON has every task instance, and needs --yes or "
-        "--dry-run."
+        "such Dag, run or group, no database, or nobody to ask. JSON, which needs --yes or --dry-run: dag_id, "
+        "run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: name, state, "
+        "stopped, error, task_instances); downstream; setups_and_teardowns; causes; between (what stands "
+        "between these and the branches); notes; cleared; changed_meanwhile (left alone for that). A task "
+        "instance: task_id, map_index, state."
     ),
     func=lazy_load_command("airflow_fanout.rerun_command.command"),
     args=(
@@ -192,7 +196,8 @@ REPORT = ActionCommand(
         "still running these are the figures so far, without advice. It changes nothing."
     ),
     epilog=(
-        "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group. "
+        "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group, or no "
+        "database. "
         "JSON has all branches (of a batched group its batches, and a few of its items by name), times in "
         "ISO 8601, durations in seconds, null for what was not recorded; its keys are listed in "
         "airflow_fanout/report_shapes.py."

@@ -40,7 +40,7 @@ class FanInOperator(BaseOperator):
     :param fan_out: The group whose branches to collect; ``group >> fan_in`` is wired here.
     :param task_id_prefix: Or: what the full ids of its direct upstream tasks start with, mapped ones or not,
         made by this package or not. A task that starts with it and is neither upstream nor downstream fails
-        the fan-in. (templated)
+        the fan-in; one that is upstream only through other tasks is not collected. (templated)
     :param key: XCom key to read of each branch; the items of a batched group have only what they return.
     :param python_callable: Called with the results, a :class:`~airflow_fanout.results.FanInResults`
         ``{name: value}``, then ``op_kwargs`` and the context values that it names (``ti``, ``ds``, …). Its
