@@ -159,12 +159,12 @@ RERUN = ActionCommand(
     epilog=(
         "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
         "'airflow fanout rerun my_dag my_run --group process --yes' clears one group's without a question. "
-        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no "
-        "such Dag, run or group, no database, or nobody to ask. JSON, which needs --yes or --dry-run: "
-        "dag_id, run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: name, state, "
-        "stopped, error, task_instances); downstream; setups_and_teardowns; causes; between (what stands "
-        "between these and the branches); notes; cleared; changed_meanwhile (left alone for that). A task "
-        "instance: task_id, map_index, state."
+        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no"
+        " such Dag, run or group, no database, or nobody to ask. JSON, which needs --yes or --dry-run: "
+        "dag_id, run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: name, "
+        "state, stopped, error, task_instances); downstream; setups_and_teardowns; causes; between (what "
+        "stands between these and the branches); notes; cleared; changed_meanwhile (left alone for that)."
+        " A task instance: task_id, map_index, state."
     ),
     func=lazy_load_command("airflow_fanout.rerun_command.command"),
     args=(
