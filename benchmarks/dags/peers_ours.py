@@ -31,7 +31,11 @@ def combine(results: FanInResults) -> float:
 
 
 for count in map(int, os.environ["FANOUT_BENCHMARK_PEER_ITEMS"].split(",")):
-    for mode, more in (("mapped", {"mapped": True}), ("batched", {"items_per_task": -(-count // TASKS)})):
+    for mode, more in (
+        ("mapped", {"mapped": True}),
+        ("batched", {"items_per_task": -(-count // TASKS)}),
+        ("together", {"items_per_task": count}),
+    ):
         with DAG(f"peers_{mode}_{count}", schedule=None):
             FanInOperator(
                 task_id="combine",
@@ -39,8 +43,12 @@ for count in map(int, os.environ["FANOUT_BENCHMARK_PEER_ITEMS"].split(",")):
                 python_callable=combine,
             )
 
-with DAG("peers_waits", schedule=None):
-    seconds = [float(each) for each in os.environ["FANOUT_BENCHMARK_PEER_WAITS"].split(",")]
-    FanInOperator(
-        task_id="combine", fan_out=FanOutGroup("wait", branch=wait, items=seconds), python_callable=combine
-    )
+seconds = [float(each) for each in os.environ["FANOUT_BENCHMARK_PEER_WAITS"].split(",")]
+in_one_task = {"items_per_task": len(seconds), "item_concurrency": len(seconds)}
+for mode, more in (("mapped", {"mapped": True}), ("batched", {}), ("together", in_one_task)):
+    with DAG(f"peers_waits_{mode}", schedule=None):
+        FanInOperator(
+            task_id="combine",
+            fan_out=FanOutGroup("wait", branch=wait, items=seconds, **more),
+            python_callable=combine,
+        )

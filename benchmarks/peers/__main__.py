@@ -170,7 +170,7 @@ def _ours(airflow: EmbeddedAirflow, give_up: float) -> Iterator[Contestant]:
     def measure(mode: str, kind: str, numbers: Sequence[float]) -> float | str:
         if kind == "items" and mode == "mapped" and numbers[0] > MAPPED_AT_MOST:
             return NOT_MEASURED
-        dag_id = "peers_waits" if kind == "waits" else f"peers_{mode}_{int(numbers[0])}"
+        dag_id = f"peers_{mode}_{int(numbers[0])}" if kind == "items" else f"peers_waits_{mode}"
         airflow.wait_for_dag(dag_id)
         began = datetime.now(UTC)
         run_id = airflow.trigger(dag_id)
@@ -184,8 +184,13 @@ def _ours(airflow: EmbeddedAirflow, give_up: float) -> Iterator[Contestant]:
         return (ended - began).total_seconds()
 
     facts = machine_facts()
-    for mode, how in (("batched", "8 tasks (waits: a task each)"), ("mapped", "a task each")):
-        title = f"airflow-fanout {facts['airflow_fanout']}, Airflow {facts['airflow']}: {how}, a process each"
+    ways = {
+        "batched": "8 tasks (waits: a static branch each), a process each",
+        "mapped": "a mapped instance each, a process each",
+        "together": "all in one task (waits: its items in threads)",
+    }
+    for mode, how in ways.items():
+        title = f"airflow-fanout {facts['airflow_fanout']}, Airflow {facts['airflow']}: {how}"
         yield Contestant(title=title, measure=partial(measure, mode))
 
 
