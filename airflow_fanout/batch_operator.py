@@ -12,12 +12,12 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow_fanout.arguments import NO_ITEM
 from airflow_fanout.batch import FAILED, STOPPED, SUCCEEDED, Batch
 from airflow_fanout.batch_record import failures_of_others
-from airflow_fanout.batch_work import Unrendered
+from airflow_fanout.batch_work import Unmade
 from airflow_fanout.checkpoints import Checkpoints, fingerprint
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.hooks import RECORD_KEY, core_count, peak_memory_bytes, redacted_error
-from airflow_fanout.items import has_templates
+from airflow_fanout.items import has_templates, source_and_functions
 from airflow_fanout.record_shapes import BATCH, on_one_line
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.stopping import why_item_stopped
@@ -152,14 +152,15 @@ class BatchOperator(BaseOperator):
             raise ItemsError(message)
         names = payload["names"]
         labels = names or [f"{group.label}_{place}" for place in range(start, stop)]
-        return names, labels, payload["items"]
+        _, functions = source_and_functions(group.items)
+        return names, labels, [_transformed(item, functions) for item in payload["items"]]
 
     def _rendered(self, item: Any, context: Context) -> Any:
         """Render an item of the Dag file, as Airflow does those of a static group."""
         try:
             return self.render_template(item, context) if has_templates(item) else item
         except Exception as broken:  # fails this item, when it is called
-            return Unrendered(broken)
+            return Unmade(broken)
 
     def _log_tracebacks(self, labels: Sequence[str]) -> Callable[[int, BaseException], None]:
         """Log where the first items failed: the task's own exception tells no more than their messages."""
@@ -346,6 +347,16 @@ class _Watch:
             if passed >= PROGRESS_EVERY:
                 passed = 0.0
                 self._log.info("%s", self._batch.progress)
+
+
+def _transformed(item: Any, functions: Sequence[Callable[[Any], Any]]) -> Any:
+    """Make what the branch gets of an item, as its ``.map()`` says."""
+    try:
+        for function in functions:
+            item = function(item)
+    except Exception as broken:  # fails, or skips, this item, when it is called
+        return Unmade(broken)
+    return item
 
 
 def _retries(ti: Any) -> bool:

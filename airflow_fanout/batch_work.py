@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from airflow_fanout.arguments import FunctionArguments
     from airflow_fanout.branches import Branch
 
-__all__ = ["BatchWork", "Unrendered", "batch_work"]
+__all__ = ["BatchWork", "Unmade", "batch_work"]
 
 
 @dataclass(frozen=True)
-class Unrendered:
+class Unmade:
     """
-    Stands for an item of the Dag file that can't be rendered.
+    Stands for an item that can't be rendered, or that its ``.map()`` has refused.
 
     :param error: Why.
     """
@@ -87,7 +87,7 @@ class BatchWork:
 
         def call(place: int) -> Any:
             item = items[place]
-            if isinstance(item, Unrendered):
+            if isinstance(item, Unmade):
                 raise item.error
             run = lone or prepared[names[place]]
             return run(item, start + place if self.gives_index else None)

@@ -184,6 +184,19 @@ class TestItems:
         assert ran.value == {"acts_2": "X", "acts_3": "Y"}
         assert ran.record["names"] is None
 
+    def test_a_map_is_applied_to_each_on_its_own(self) -> None:
+        def halve(number: int) -> float:
+            if number == 0:
+                message = "zero"
+                raise AirflowSkipException(message)
+            return 8 / (number - 1)
+
+        items = list_items().map(halve).map(int)
+        ran = run_batch(group_of(items=items), 0, 4, payload={"names": None, "items": [3, 0, 1, 5]})
+
+        assert (ran.states, ran.values) == ("SKFS", {"acts_0": 4, "acts_3": 2})
+        assert ran.record["errors"] == {"1": "zero", "2": "ZeroDivisionError: division by zero"}
+
     @pytest.mark.parametrize(
         "payload", [None, FileNotFoundError("s3://gone")], ids=["deleted", "its artifact"]
     )
