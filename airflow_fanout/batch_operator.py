@@ -46,9 +46,9 @@ class BatchOperator(BaseOperator):
     """
     Run the items of one batch of a group with ``items_per_task``.
 
-    What became of each item is pushed before the verdict; the task fails if an item did, so that Airflow
-    retries it, and a retry runs only what has failed or not ended. Its value is ``{name: value}`` of the
-    items that succeeded.
+    Its value, ``{name: value}`` of the items that succeeded, is pushed first, then what became of each item,
+    and then it fails if an item did, so that Airflow retries it, and a retry runs only what has failed or not
+    ended. Whatever ends the task between the two leaves a value that nothing refers to, never the reverse.
 
     :param batch: Places ``[start, stop]`` of its items among all.
     :param op_kwargs: Bound arguments: ``{function's name: {parameter: value}}``, under "" for the only one.
@@ -115,7 +115,11 @@ class BatchOperator(BaseOperator):
             raise
         stopped = why_item_stopped(group.declared) if batch.is_stopped else None
         self._refuse_unserializable(batch, labels)
-        values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
+        try:
+            values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
+        except BaseException:  # such as a value that is too large for the database
+            self._keep(ti, batch, checkpoints, all_final=False)
+            raise
         return self._decide(ti, batch, labels, checkpoints, values)
 
     def on_kill(self) -> None:
@@ -231,12 +235,17 @@ class BatchOperator(BaseOperator):
         unfinished: str,
         stopped: str | None = None,
     ) -> dict[str, Any]:
-        """Push what became of each item; return the values by name."""
+        """Push the values by name, and then what became of each item; return the values."""
         for place in batch.pending:
             if stopped is None:
                 batch.states[place], batch.errors[place] = FAILED, unfinished
             else:
                 batch.states[place] = STOPPED
+        values = {
+            labels[place]: batch.values[place]
+            for place, state in enumerate(batch.states)
+            if state == SUCCEEDED
+        }
         record = {
             "state": BATCH,
             "map_index": ti.map_index,
@@ -251,15 +260,10 @@ class BatchOperator(BaseOperator):
             "cores": core_count(),
             "concurrency": batch.concurrency,
         }
+        ti.xcom_push(RETURN_VALUE, values)
         ti.xcom_push(RECORD_KEY, record)
+        self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         self.log.info("%s", batch.progress)
-        values = {
-            labels[place]: batch.values[place]
-            for place, state in enumerate(batch.states)
-            if state == SUCCEEDED
-        }
-        if FAILED in batch.states:  # a failed task's value is not pushed by Airflow
-            ti.xcom_push(RETURN_VALUE, values)
         return values
 
     def _decide(

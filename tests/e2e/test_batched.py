@@ -162,6 +162,11 @@ def test_items_may_be_what_a_mapped_task_returned(run: Run) -> None:
     assert run.xcom("collect_from_mapped") == {f"from_mapped_{index}": index + 1 for index in range(3)}
 
 
+def test_airflow_does_not_push_the_values_of_a_batch_again(run: Run) -> None:
+    assert "Pushing xcom" in run.log("list_fates")
+    assert "Pushing xcom" not in run.log("fates.each", 0)
+
+
 def test_a_map_makes_each_item_skips_it_or_fails_it_alone(run: Run) -> None:
     made = run.collected("collect_made")
     assert made.states == {"made_0": "failed", "made_1": "success", "made_2": "skipped", "made_3": "success"}

@@ -67,11 +67,11 @@ def list_items() -> list[Any]:
 
 
 class TestWhatItReports:
-    def test_a_success_returns_values_by_name_and_pushes_a_record(self) -> None:
+    def test_a_success_pushes_values_by_name_and_then_a_record(self) -> None:
         ran = run_batch(group_of("a", None, "is skipped"))
 
-        assert ran.value == {"acts_0": "a", "acts_1": None}
-        assert list(ran.pushed) == [RECORD_KEY]
+        assert list(ran.pushed) == [RETURN_VALUE, RECORD_KEY]
+        assert ran.pushed[RETURN_VALUE] == {"acts_0": "a", "acts_1": None}
         seconds, cpu = ran.record.pop("seconds"), ran.record.pop("cpu_seconds")
         assert len(seconds) == len(cpu) == 3
         assert ran.record.pop("peak_memory_bytes") > 0
@@ -107,11 +107,31 @@ class TestWhatItReports:
         assert ran.value == {"acts_4": "e", "acts_5": "f"}
         assert (ran.record["map_index"], ran.record["start"]) == (2, 4)
 
-    def test_a_failed_batch_pushes_record_and_values_before_it_fails(self) -> None:
+    def test_what_it_has_pushed_is_returned_and_not_pushed_again(self) -> None:
+        """A ``post_execute`` of the author's is given what the task returned."""
+        group = group_of("a")
+        operator = batch_operator(group, 0, 1)
+
+        assert operator.do_xcom_push
+        ran = run_batch(group, operator=operator)
+        assert ran.value is ran.pushed[RETURN_VALUE]
+        assert not operator.do_xcom_push
+
+    def test_values_that_are_refused_leave_no_record_and_run_no_item_again(self) -> None:
+        store, group = FakeStore(), group_of("a", "b")
+        refused = ConnectionError("too large")
+        first = run_batch(group, store=store, retries=1, refuses={RETURN_VALUE: refused})
+
+        assert (first.error, first.pushed) == (refused, {})
+        RAN.clear()
+        second = run_batch(group, store=store, retries=1, try_number=2)
+        assert (RAN, second.values) == ([], {"acts_0": "a", "acts_1": "b"})
+
+    def test_a_failed_batch_pushes_values_and_record_before_it_fails(self) -> None:
         ran = run_batch(group_of("a", "fails", "b"))
 
         assert isinstance(ran.error, BatchFailedError)
-        assert list(ran.pushed) == [RECORD_KEY, RETURN_VALUE]
+        assert list(ran.pushed) == [RETURN_VALUE, RECORD_KEY]
         assert (ran.states, ran.values) == ("SFS", {"acts_0": "a", "acts_2": "b"})
         assert ran.record["errors"] == {"1": "ValueError: broken"}
         assert "1 of 3 items failed:\n  acts_1: ValueError: broken" in ran.message
