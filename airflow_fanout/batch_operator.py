@@ -190,7 +190,7 @@ class BatchOperator(BaseOperator):
             None if base is None else fingerprint(base, label, None if item is NO_ITEM else [item])
             for label, item in zip(labels, items, strict=True)
         ]
-        return Checkpoints(store, prints.__getitem__, self.log)
+        return Checkpoints(store, prints.__getitem__, self.log, retried=_retries(context["ti"]))
 
     def _reuse(self, batch: Batch, checkpoints: Checkpoints | None) -> None:
         if checkpoints is None:
@@ -297,9 +297,7 @@ class BatchOperator(BaseOperator):
             return
         if self._watch is not None:
             self._watch.save()
-        if _retries(ti) and not all_final:
-            checkpoints.save_final_failures(batch)
-        else:
+        if all_final or not _retries(ti):
             checkpoints.forget_final_failures()
         checkpoints.log_unsaved()
 

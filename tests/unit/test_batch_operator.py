@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.batch import Batch
-from airflow_fanout.batch_operator import CHECKPOINT_EVERY, _Watch
+from airflow_fanout.batch_operator import CHECKPOINT_EVERY, BatchOperator, _Watch
 from airflow_fanout.checkpoints import FINAL_KEY, Checkpoints
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
@@ -32,6 +32,17 @@ def ran() -> list[Any]:
     """What ran, in order."""
     RAN.clear()
     return RAN
+
+
+@pytest.fixture
+def killed_at_its_end() -> Any:
+    """Let a batch end when its items have, and were saved, without a word more."""
+
+    def die(operator: Any, *_: Any, **__: Any) -> None:
+        operator._watch.save()
+        raise SystemExit
+
+    return mock.patch.multiple(BatchOperator, _report=die, _keep=mock.create_autospec(BatchOperator._keep))
 
 
 def act(fate: Any, ti: Any = None) -> Any:
@@ -160,8 +171,8 @@ class TestWhatItReports:
         assert (ran.states, ran.values) == ("SFFFF", {"acts_0": "a"})
         assert ran.record["errors"]["4"].endswith("when the task ended: AirflowTaskTimeout")
         assert getattr(ran.error, "fan_out_recorded", False)
-        assert FINAL_KEY in store.kept
-        assert len(Checkpoints(store, str, mock.Mock()).load()) == 2
+        assert f"{FINAL_KEY}_0" in store.kept
+        assert len(Checkpoints(store, str, mock.Mock(), retried=True).load()) == 2
 
     def test_names_of_a_mapping_are_recorded(self) -> None:
         ran = run_batch(group_of(items={"b": "B", "a": "A"}))
@@ -338,6 +349,57 @@ class TestARetry:
 
         assert RAN == ["fails for good"]
 
+    @pytest.mark.parametrize(
+        ("retries", "again"),
+        [
+            pytest.param(1, ["recovers"], id="by Airflow"),
+            pytest.param(0, ["recovers", "fails for good"], id="by hand, as none was left"),
+        ],
+    )
+    def test_after_a_kill_runs_final_failures_if_somebody_has_mended_them(
+        self, retries: int, again: list[str], killed_at_its_end: Any
+    ) -> None:
+        store = FakeStore()
+        group = group_of("a", "recovers", "fails for good")
+        with killed_at_its_end:
+            run_batch(group, store=store, retries=retries)
+        RAN.clear()
+        run_batch(group, store=store, retries=2, try_number=2)
+
+        assert again == RAN
+
+    def test_after_a_kill_on_the_last_try_runs_final_failures_of_the_tries_before(
+        self, killed_at_its_end: Any
+    ) -> None:
+        store = FakeStore()
+        group = group_of("fails", "fails for good")
+        run_batch(group, store=store, retries=1)
+        with killed_at_its_end:
+            run_batch(group, store=store, retries=1, try_number=2)
+        RAN.clear()
+        run_batch(group, store=store, retries=3, try_number=3)
+
+        assert RAN == ["fails", "fails for good"]
+
+    def test_runs_no_final_failure_however_many_there_are(self) -> None:
+        def call(number: int) -> None:
+            RAN.append(number)
+            if number == 0:
+                raise ValueError
+            message = f"no use {number} {'x' * 400}"
+            raise AirflowFailException(message)
+
+        store, size = FakeStore(), 400
+        group = group_of(*range(size), branch=call, items_per_task=size)
+        run_batch(group, store=store, retries=1)
+        assert len(store.kept) > 1
+        RAN.clear()
+        ran = run_batch(group, store=store, retries=1, try_number=2)
+
+        assert RAN == [0]
+        assert ran.states == "F" * size
+        assert store.kept == {}
+
     def test_with_another_argument_runs_all(self) -> None:
         def call(item: str, ti: Any, base: str) -> str:
             return str(act(f"{base}{item}" if item == "a" else item, ti))
@@ -449,7 +511,7 @@ class TestBeingKilled:
 
     def test_the_watch_saves_when_it_is_asked(self) -> None:
         store, batch = FakeStore(), Batch(1, lambda place: "a", describe=str)
-        watch = _Watch(mock.Mock(), batch, Checkpoints(store, str, mock.Mock()))
+        watch = _Watch(mock.Mock(), batch, Checkpoints(store, str, mock.Mock(), retried=False))
         with watch:
             batch.run()
             watch.kill()
