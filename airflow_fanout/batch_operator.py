@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,6 +78,7 @@ class BatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the items, report, and decide."""
+        deadline = _deadline()
         ti: Any = context["ti"]
         start, _ = self.batch
         names, labels, items = self._items(context)
@@ -96,6 +99,7 @@ class BatchOperator(BaseOperator):
             is_async=group.work.is_async(labels),
             most_failures=self._most_failures(group, context),
             counts=lambda is_final: is_final or not _retries(ti),
+            deadline=deadline,
         )
         checkpoints = self._checkpoints(context, labels, items, bound)
         self._reuse(batch, checkpoints)
@@ -359,6 +363,13 @@ def _transformed(item: Any, functions: Sequence[Callable[[Any], Any]]) -> Any:
     except Exception as broken:  # fails, or skips, this item, when it is called
         return Unmade(broken)
     return item
+
+
+def _deadline() -> float | None:
+    """When ``execution_timeout``, which Airflow has set an alarm for, is over; None if there is none."""
+    begin = time.monotonic()
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    return begin + left if left else None
 
 
 def _retries(ti: Any) -> bool:

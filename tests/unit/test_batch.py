@@ -305,12 +305,22 @@ class TestClosing:
 
     @pytest.mark.parametrize("ended", [AirflowTaskTimeout("late"), KeyboardInterrupt()])
     def test_the_end_of_the_task_is_no_failure_of_an_item(self, ended: BaseException) -> None:
-        batch = batch_of(3, acting("a", ended, "c"))
+        batch = batch_of(3, acting("a", ended, "c"), deadline=time.monotonic())
 
         with pytest.raises(type(ended)):
             batch.run()
 
         assert "".join(batch.states) == SUCCEEDED + PENDING * 2
+
+    @pytest.mark.parametrize("deadline", [None, time.monotonic() + 3600], ids=["none", "far"])
+    @pytest.mark.parametrize(("way", "acting_so"), WAYS)
+    def test_a_timeout_before_the_time_is_up_is_the_items_own(
+        self, way: Any, acting_so: Any, deadline: float | None
+    ) -> None:
+        batch = run(3, acting_so("a", AirflowTaskTimeout("its own"), "c"), **way, deadline=deadline)
+
+        assert "".join(batch.states) == "SFS"
+        assert batch.errors == {1: "AirflowTaskTimeout: its own"}
 
     def test_a_timeout_in_a_thread_is_the_items_own(self) -> None:
         """Airflow's comes by a signal, which reaches the main thread alone."""

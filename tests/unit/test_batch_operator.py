@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import time
 from typing import Any
 from unittest import mock
 
 import pytest
 from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.execution_time.timeout import timeout
 from structlog.testing import capture_logs
 
 from airflow_fanout import FanOutGroup
@@ -63,7 +65,10 @@ def act(fate: Any, ti: Any = None) -> Any:
         case "can't be stored":
             return object()
         case "takes too long":
-            raise AirflowTaskTimeout
+            time.sleep(10)
+        case "has a timeout of its own":
+            message = "its own"
+            raise AirflowTaskTimeout(message)
     return fate
 
 
@@ -162,10 +167,19 @@ class TestWhatItReports:
         assert (ran.states, ran.values) == ("SFS", {"acts_0": "a", "acts_2": "b"})
         assert "acts_1: its value can't be stored: TypeError" in ran.message
 
+    def test_a_timeout_of_an_item_is_that_items_failure(self) -> None:
+        group = group_of("a", "has a timeout of its own", "b")
+        with timeout(10):  # type: ignore[no-untyped-call]
+            ran = run_batch(group)
+
+        assert isinstance(ran.error, BatchFailedError)
+        assert (ran.states, ran.record["errors"]) == ("SFS", {"1": "AirflowTaskTimeout: its own"})
+
     def test_a_timeout_keeps_what_was_done(self) -> None:
         store = FakeStore()
         group = group_of("a", "can't be stored", "fails for good", "takes too long", "b")
-        ran = run_batch(group, store=store, retries=1)
+        with timeout(0.3):  # type: ignore[no-untyped-call]
+            ran = run_batch(group, store=store, retries=1)
 
         assert isinstance(ran.error, AirflowTaskTimeout)
         assert (ran.states, ran.values) == ("SFFFF", {"acts_0": "a"})
