@@ -289,10 +289,3 @@ def _start_thread(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
     return thread
-
-
-def mutable(value: object) -> bool:
-    """Whether one item could change a value under another's hands."""
-    if isinstance(value, tuple):
-        return any(map(mutable, value))
-    return not isinstance(value, str | int | float | complex | bytes | bool | None)

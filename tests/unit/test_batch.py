@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.batch import FAILED, PENDING, SKIPPED, SUCCEEDED, Batch, Progress, mutable
+from airflow_fanout.batch import FAILED, PENDING, SKIPPED, SUCCEEDED, Batch, Progress
 from airflow_fanout.checkpoints import Done
 
 if TYPE_CHECKING:
@@ -407,17 +407,6 @@ def test_a_success_that_turns_out_unusable_is_one_failure() -> None:
 )
 def test_progress_is_said_in_a_line(progress: Progress, said: str) -> None:
     assert str(progress) == said
-
-
-@pytest.mark.parametrize(
-    ("value", "is_mutable"),
-    [
-        *((each, False) for each in ("text", 1, 1.5, b"", True, None, (), (1, ("a",)))),
-        *((each, True) for each in ([], {}, set(), (1, []), object())),
-    ],
-)
-def test_what_items_could_change_under_each_others_hands(value: object, is_mutable: bool) -> None:
-    assert mutable(value) == is_mutable
 
 
 FATES = st.sampled_from(["value", "fails", "fails for good", "is skipped"])

@@ -298,6 +298,17 @@ class TestWhatAFunctionIsGiven:
 
         assert run_batch(group).value == {"acts_0": "A!", "acts_1": "B!"}
 
+    def test_each_item_has_its_own_copy_of_what_a_later_function_of_a_list_binds(self) -> None:
+        def gather(item: str, found: list[str], lock: Any) -> list[str]:
+            with lock:
+                found.append(item)
+            return found
+
+        later = functools.partial(gather, found=["x"], lock=threading.Lock())
+        group = group_of("a", "b", branch=[_upper, later], item_concurrency=2)
+
+        assert run_batch(group).value == {"acts_0": ["x", "A"], "acts_1": ["x", "B"]}
+
     def test_a_mapping_of_functions_runs_each_with_its_own(self) -> None:
         group = FanOutGroup(
             "acts",
