@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class Batch:
     :param is_async: Tells of a place whether its item is ``async def``; None if none is.
     :param most_failures: Number of failures after which no further item starts; None for no limit.
     :param counts: Whether a failure counts for that: of an exception, by whether it is final.
+    :param deadline: When the task's time is up, by ``time.monotonic``; None for never. An
+        ``AirflowTaskTimeout`` before that is the item's own.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Batch:
         is_async: Callable[[int], bool] | None = None,
         most_failures: int | None = None,
         counts: Callable[[bool], bool] = lambda is_final: True,  # noqa: ARG005
+        deadline: float | None = None,
     ) -> None:
         self.states = [PENDING] * size
         self.values: dict[int, Any] = {}
@@ -92,6 +96,7 @@ class Batch:
         self._call, self._describe, self._tell = call, describe, tell
         self.concurrency, self._is_async = concurrency, is_async
         self._left, self._counts = most_failures, counts
+        self._deadline = math.inf if deadline is None else deadline
         self._failed = 0
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -236,9 +241,10 @@ class Batch:
 
     def _close_if_ended(self, exception: BaseException) -> None:
         """Raise what is not of the item: signals reach the main thread alone, whatever runs there."""
-        if not isinstance(exception, AirflowTaskTimeout | KeyboardInterrupt):
+        if threading.current_thread() is not threading.main_thread():
             return
-        if threading.current_thread() is threading.main_thread():
+        is_late = isinstance(exception, AirflowTaskTimeout) and time.monotonic() >= self._deadline
+        if is_late or isinstance(exception, KeyboardInterrupt):
             self.close()
             raise exception
 
@@ -283,10 +289,3 @@ def _start_thread(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
     return thread
-
-
-def mutable(value: object) -> bool:
-    """Whether one item could change a value under another's hands."""
-    if isinstance(value, tuple):
-        return any(map(mutable, value))
-    return not isinstance(value, str | int | float | complex | bytes | bool | None)

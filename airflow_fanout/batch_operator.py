@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,12 +14,12 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow_fanout.arguments import NO_ITEM
 from airflow_fanout.batch import FAILED, STOPPED, SUCCEEDED, Batch
 from airflow_fanout.batch_record import failures_of_others
-from airflow_fanout.batch_work import Unrendered
+from airflow_fanout.batch_work import Unmade
 from airflow_fanout.checkpoints import Checkpoints, fingerprint
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.hooks import RECORD_KEY, core_count, peak_memory_bytes, redacted_error
-from airflow_fanout.items import has_templates
+from airflow_fanout.items import has_templates, source_and_functions
 from airflow_fanout.record_shapes import BATCH, on_one_line
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.stopping import why_item_stopped
@@ -46,9 +48,9 @@ class BatchOperator(BaseOperator):
     """
     Run the items of one batch of a group with ``items_per_task``.
 
-    What became of each item is pushed before the verdict; the task fails if an item did, so that Airflow
-    retries it, and a retry runs only what has failed or not ended. Its value is ``{name: value}`` of the
-    items that succeeded.
+    Its value, ``{name: value}`` of the items that succeeded, is pushed first, then what became of each item,
+    and then it fails if an item did, so that Airflow retries it, and a retry runs only what has failed or not
+    ended. Whatever ends the task between the two leaves a value that nothing refers to, never the reverse.
 
     :param batch: Places ``[start, stop]`` of its items among all.
     :param op_kwargs: Bound arguments: ``{function's name: {parameter: value}}``, under "" for the only one.
@@ -76,6 +78,7 @@ class BatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the items, report, and decide."""
+        deadline = _deadline()
         ti: Any = context["ti"]
         start, _ = self.batch
         names, labels, items = self._items(context)
@@ -96,6 +99,7 @@ class BatchOperator(BaseOperator):
             is_async=group.work.is_async(labels),
             most_failures=self._most_failures(group, context),
             counts=lambda is_final: is_final or not _retries(ti),
+            deadline=deadline,
         )
         checkpoints = self._checkpoints(context, labels, items, bound)
         self._reuse(batch, checkpoints)
@@ -115,7 +119,11 @@ class BatchOperator(BaseOperator):
             raise
         stopped = why_item_stopped(group.declared) if batch.is_stopped else None
         self._refuse_unserializable(batch, labels)
-        values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
+        try:
+            values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
+        except BaseException:  # such as a value that is too large for the database
+            self._keep(ti, batch, checkpoints, all_final=False)
+            raise
         return self._decide(ti, batch, labels, checkpoints, values)
 
     def on_kill(self) -> None:
@@ -152,14 +160,15 @@ class BatchOperator(BaseOperator):
             raise ItemsError(message)
         names = payload["names"]
         labels = names or [f"{group.label}_{place}" for place in range(start, stop)]
-        return names, labels, payload["items"]
+        _, functions = source_and_functions(group.items)
+        return names, labels, [_transformed(item, functions) for item in payload["items"]]
 
     def _rendered(self, item: Any, context: Context) -> Any:
         """Render an item of the Dag file, as Airflow does those of a static group."""
         try:
             return self.render_template(item, context) if has_templates(item) else item
         except Exception as broken:  # fails this item, when it is called
-            return Unrendered(broken)
+            return Unmade(broken)
 
     def _log_tracebacks(self, labels: Sequence[str]) -> Callable[[int, BaseException], None]:
         """Log where the first items failed: the task's own exception tells no more than their messages."""
@@ -185,7 +194,7 @@ class BatchOperator(BaseOperator):
             None if base is None else fingerprint(base, label, None if item is NO_ITEM else [item])
             for label, item in zip(labels, items, strict=True)
         ]
-        return Checkpoints(store, prints.__getitem__, self.log)
+        return Checkpoints(store, prints.__getitem__, self.log, retried=_retries(context["ti"]))
 
     def _reuse(self, batch: Batch, checkpoints: Checkpoints | None) -> None:
         if checkpoints is None:
@@ -230,12 +239,17 @@ class BatchOperator(BaseOperator):
         unfinished: str,
         stopped: str | None = None,
     ) -> dict[str, Any]:
-        """Push what became of each item; return the values by name."""
+        """Push the values by name, and then what became of each item; return the values."""
         for place in batch.pending:
             if stopped is None:
                 batch.states[place], batch.errors[place] = FAILED, unfinished
             else:
                 batch.states[place] = STOPPED
+        values = {
+            labels[place]: batch.values[place]
+            for place, state in enumerate(batch.states)
+            if state == SUCCEEDED
+        }
         record = {
             "state": BATCH,
             "map_index": ti.map_index,
@@ -250,15 +264,10 @@ class BatchOperator(BaseOperator):
             "cores": core_count(),
             "concurrency": batch.concurrency,
         }
+        ti.xcom_push(RETURN_VALUE, values)
         ti.xcom_push(RECORD_KEY, record)
+        self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         self.log.info("%s", batch.progress)
-        values = {
-            labels[place]: batch.values[place]
-            for place, state in enumerate(batch.states)
-            if state == SUCCEEDED
-        }
-        if FAILED in batch.states:  # a failed task's value is not pushed by Airflow
-            ti.xcom_push(RETURN_VALUE, values)
         return values
 
     def _decide(
@@ -292,9 +301,7 @@ class BatchOperator(BaseOperator):
             return
         if self._watch is not None:
             self._watch.save()
-        if _retries(ti) and not all_final:
-            checkpoints.save_final_failures(batch)
-        else:
+        if all_final or not _retries(ti):
             checkpoints.forget_final_failures()
         checkpoints.log_unsaved()
 
@@ -346,6 +353,23 @@ class _Watch:
             if passed >= PROGRESS_EVERY:
                 passed = 0.0
                 self._log.info("%s", self._batch.progress)
+
+
+def _transformed(item: Any, functions: Sequence[Callable[[Any], Any]]) -> Any:
+    """Make what the branch gets of an item, as its ``.map()`` says."""
+    try:
+        for function in functions:
+            item = function(item)
+    except Exception as broken:  # fails, or skips, this item, when it is called
+        return Unmade(broken)
+    return item
+
+
+def _deadline() -> float | None:
+    """When ``execution_timeout``, which Airflow has set an alarm for, is over; None if there is none."""
+    begin = time.monotonic()
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    return begin + left if left else None
 
 
 def _retries(ti: Any) -> bool:

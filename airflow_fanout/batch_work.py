@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from dataclasses import dataclass
 from inspect import Parameter
@@ -12,10 +11,10 @@ from airflow.sdk import task
 from airflow.sdk.bases.operator import BaseOperator
 
 from airflow_fanout.arguments import NO_ITEM
-from airflow_fanout.batch import mutable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.function_branches import FunctionBranch
 from airflow_fanout.names import listing
+from airflow_fanout.own_copies import OwnCopies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
     from airflow_fanout.arguments import FunctionArguments
     from airflow_fanout.branches import Branch
 
-__all__ = ["BatchWork", "Unrendered", "batch_work"]
+__all__ = ["BatchWork", "Unmade", "batch_work"]
 
 
 @dataclass(frozen=True)
-class Unrendered:
+class Unmade:
     """
-    Stands for an item of the Dag file that can't be rendered.
+    Stands for an item that can't be rendered, or that its ``.map()`` has refused.
 
     :param error: Why.
     """
@@ -87,7 +86,7 @@ class BatchWork:
 
         def call(place: int) -> Any:
             item = items[place]
-            if isinstance(item, Unrendered):
+            if isinstance(item, Unmade):
                 raise item.error
             run = lone or prepared[names[place]]
             return run(item, start + place if self.gives_index else None)
@@ -109,16 +108,13 @@ def _prepare(
             for name in parameters
             if name in arguments.given_by_airflow and name in context and name not in bound
         }
-    fixed = {**from_context, **bound}
-    own = [name for name, value in bound.items() if mutable(value) and _can_be_copied(value)]
+    own = OwnCopies(bound)
     parameter = arguments.item_parameter(given)
     by_name = parameter.name if parameter is not None and parameter.kind in _BY_NAME else None
     function = arguments.function
 
     def run(item: Any, index: int | None) -> Any:
-        named = dict(fixed)
-        for name in own:
-            named[name] = copy.deepcopy(fixed[name])
+        named = {**from_context, **own()}
         if index is not None:
             named["index"] = index
         if item is NO_ITEM:
@@ -129,15 +125,6 @@ def _prepare(
         return function(**named)
 
     return run
-
-
-def _can_be_copied(value: object) -> bool:
-    """Whether an item can have its own; a client or a lock is for all of them."""
-    try:
-        copy.deepcopy(value)
-    except Exception:
-        return False
-    return True
 
 
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -174,7 +161,7 @@ def batch_work(
                 "leave items_per_task out, or give a function"
             )
             raise DeclarationTypeError(owner, argument, problem)
-        functions[name] = branch.arguments
+        functions[name] = branch.arguments_of_items
         own = {
             setting: value
             for setting, value in branch.decorator.kwargs.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,8 +51,8 @@ class BatchNaming:
         """
         Find the outcome of every item.
 
-        Requests: one for the places of the batches, and two for each batch, its record and its values (or the
-        names of its items, if it died before it reported).
+        Requests: one for the places of the batches, one to count their values, and two for each batch, its
+        record and its values (or the names of its items, if it died before it reported).
         """
         instances = instances_of(states, source.task_id)
         if not instances or unexpanded_state(states, source.task_id) is not None:
@@ -79,26 +79,52 @@ class BatchNaming:
             )
             raise BranchesRunningError(message, names=names)
         reading = _Reading(reader, states, source, self)
-        for number, (start, stop) in enumerate(places):
-            page = reading.page(number, instances[number].state, start, stop, index + start)
-            # A value that is gone has to be found out before the verdict.
-            yield ReadyPage(page.read(), stopped=page.stopped) if values_lie_elsewhere() else page
+        pages = [
+            reading.page(number, instances[number].state, start, stop, index + start)
+            for number, (start, stop) in enumerate(places)
+        ]
+        if reading.all_left_values({found.state for found in instances.values()}):
+            yield from pages
+            return
+        for page in pages:
+            yield ReadyPage(page.read_once(), stopped=page.stopped)
 
 
 class _Reading:
-    """Reads batch after batch, and remembers whether their items have names."""
+    """Reads batch after batch, and remembers whether their items have names, and how many have reported."""
 
     def __init__(self, reader: RunReader, states: States, source: Source, naming: BatchNaming) -> None:
         self._reader, self._run, self._source, self._naming = reader, states, source, naming
         self._may_be_named = naming.may_be_named
+        self._reported = 0
+        self._asked_for_names = False
 
-    def page(self, number: int, found: str, start: int, stop: int, index: int) -> Page:
+    def all_left_values(self, found: Collection[str]) -> bool:
+        """
+        Whether no batch's value is gone, which has to be found out before the verdict.
+
+        A batch that reports has pushed its value before. If False, it is not sure.
+
+        :param found: States of the instances of the task.
+        """
+        if values_lie_elsewhere():  # they can be gone though they are counted
+            return False
+        if not {"success", "failed"}.issuperset(found):  # these may have kept the value of an earlier try
+            return False
+        if self._reader.found_nothing and self._asked_for_names:
+            # A batch has left nothing, for which the states are asked for once more, and its names were too:
+            # there is no request left of those that a fan-in may send.
+            return False
+        return self._reader.value_count(self._source.task_id, RETURN_VALUE) == self._reported
+
+    def page(self, number: int, found: str, start: int, stop: int, index: int) -> _BatchPage:
         """Account for the items of one batch."""
         task_id, count = self._source.task_id, stop - start
         record: Mapping[str, Any] = {}
         if found in {"success", "failed"}:
             record = read_record(self._reader, task_id, number)
         reported = is_of_batch(record) and len(record["states"]) == count
+        self._reported += reported
         letters = record["states"] if reported else ""
         errors: dict[int, str] = {}
         if reported:
@@ -138,6 +164,7 @@ class _Reading:
                 names = record["names"]
             else:
                 payload: Any = NOTHING
+                self._asked_for_names = True
                 with suppress(FileNotFoundError):  # the body of an object-storage XCom
                     payload = self._reader.value(naming.split_task_id, -1, batch_key(number))
                 names = payload["names"] if isinstance(payload, dict) else None
@@ -217,6 +244,13 @@ class _BatchPage:
         return self._outcome(place, None, None)
 
     def read(self) -> Sequence[BranchOutcome]:
+        outcomes = self.read_once()
+        if self.states.count("success") > sum(outcome.state == "success" for outcome in outcomes):
+            refuse_cleared(self._reader, self._run, [self])
+        return outcomes
+
+    def read_once(self) -> Sequence[BranchOutcome]:
+        """Read outcomes, for whoever asks himself whether what is gone runs again."""
         values: Any = {}
         gone = None
         if "success" in self.states:
@@ -226,8 +260,6 @@ class _BatchPage:
                 values, gone = {}, f"{GONE}: {missing}"
         if not isinstance(values, Mapping):
             values, gone = {}, GONE
-        if gone is not None:
-            refuse_cleared(self._reader, self._run, [self])
         return [self._outcome(place, values, gone) for place in range(len(self))]
 
     def _outcome(self, place: int, values: Mapping[str, Any] | None, gone: str | None) -> BranchOutcome:

@@ -263,6 +263,8 @@ def _item(name: str, its: TaskRun, record: Mapping[str, Any], place: int) -> Bra
         error = error_of(record["errors"].get(str(place))) if state == "failed" else None
         if state == "missing":
             error = MARKED_BY_HAND
+        elif state == "success" and not its.has_value and its.state in {"success", "failed"}:
+            state, error = "missing", GONE
     elif its.state in FINISHED:
         state, error = state_of_batch(its.state or "", its.told)
     else:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_fanout.batch import FAILED, SKIPPED, SUCCEEDED
+from airflow_fanout.batch import SKIPPED, SUCCEEDED
 
 if TYPE_CHECKING:
     import logging
@@ -92,13 +91,21 @@ class Checkpoints:
     :param store: Airflow's task state store, which outlives a try.
     :param fingerprint_of: Fingerprint of the item of a place; None if it has none.
     :param log: Where to say what can't be saved.
+    :param retried: Whether a retry comes if this try fails, which must not run again what failed for good. If
+        not, whoever clears the batch has mended something, and all that failed runs again.
     """
 
     def __init__(
-        self, store: Store, fingerprint_of: Callable[[int], str | None], log: logging.Logger | Any
+        self,
+        store: Store,
+        fingerprint_of: Callable[[int], str | None],
+        log: logging.Logger | Any,
+        *,
+        retried: bool,
     ) -> None:
         self._store, self.fingerprint_of, self._log = store, fingerprint_of, log
-        self._pieces = 0
+        self._retried = retried
+        self._pieces = {KEY: 0, FINAL_KEY: 0}
         self._saved = 0
         self._unsaved: dict[str, int] = {}
 
@@ -106,12 +113,14 @@ class Checkpoints:
         """Return what earlier tries have saved, by fingerprint."""
         entries: list[Any] = []
         try:
-            while (piece := self._store.get(f"{KEY}_{self._pieces}")) is not None:
-                self._pieces += 1
-                entries += piece
-            entries += self._store.get(FINAL_KEY) or []
+            for key in self._pieces:
+                while (piece := self._store.get(f"{key}_{self._pieces[key]}")) is not None:
+                    self._pieces[key] += 1
+                    entries += piece
         except Exception as unfit:
             self._log.warning("What an earlier try has done can't be read, all else runs again: %s", unfit)
+        if not self._retried:
+            self.forget_final_failures()  # now: this try may be killed
         return dict(self._read(entries))
 
     def _read(self, entries: Iterable[Any]) -> Iterator[tuple[str, Done]]:
@@ -123,7 +132,7 @@ class Checkpoints:
 
     def save(self, batch: Batch, *, give_up: Callable[[], bool] = lambda: False) -> None:
         """
-        Save what has succeeded, or was skipped, since the last time.
+        Save what has succeeded, was skipped, or failed for good, since the last time.
 
         :param batch: The batch.
         :param give_up: Asked between entries whether to leave the rest for another time.
@@ -132,25 +141,26 @@ class Checkpoints:
         while self._saved < until and not give_up():
             ended = batch.ended[self._saved : min(self._saved + ITEMS_AT_ONCE, until)]
             self._saved += len(ended)
-            places = [place for place in ended if batch.states[place] in {SUCCEEDED, SKIPPED}]
-            for piece in self._in_pieces(self._entries(batch, places)):
-                if self._set(f"{KEY}_{self._pieces}", piece):
-                    self._pieces += 1
-
-    def save_final_failures(self, batch: Batch) -> None:
-        """Save what failed for good, which the retry that comes must not run again."""
-        places = sorted(place for place in batch.final if batch.states[place] == FAILED)
-        for piece in islice(self._in_pieces(self._entries(batch, places)), 1):
-            self._set(FINAL_KEY, piece)
+            self._append(
+                KEY, batch, [place for place in ended if batch.states[place] in {SUCCEEDED, SKIPPED}]
+            )
+            if self._retried:
+                self._append(FINAL_KEY, batch, [place for place in ended if place in batch.final])
 
     def forget_final_failures(self) -> None:
         """Delete them: no retry will come, and whoever clears the batch has mended something."""
-        self._delete([FINAL_KEY])
+        self._delete(FINAL_KEY)
 
-    def _delete(self, keys: Iterable[str]) -> None:
+    def _append(self, key: str, batch: Batch, places: Iterable[int]) -> None:
+        for piece in self._in_pieces(self._entries(batch, places)):
+            if self._set(f"{key}_{self._pieces[key]}", piece):
+                self._pieces[key] += 1
+
+    def _delete(self, key: str) -> None:
         try:
-            for key in keys:
-                self._store.delete(key)
+            while self._pieces[key]:  # from the end, so that what is left can still be found
+                self._store.delete(f"{key}_{self._pieces[key] - 1}")
+                self._pieces[key] -= 1
         except Exception as unfit:
             self._log.warning("What was saved can't be deleted, and may be used again: %s", unfit)
 
@@ -165,8 +175,8 @@ class Checkpoints:
 
     def forget(self) -> None:
         """Delete all: the batch has succeeded, and clearing it is to run all of it again."""
-        self._delete([*(f"{KEY}_{number}" for number in range(self._pieces)), FINAL_KEY])
-        self._pieces = 0
+        for key in self._pieces:
+            self._delete(key)
 
     def log_unsaved(self) -> None:
         """Say what a retry will have to do again."""

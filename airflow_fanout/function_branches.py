@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 from airflow.sdk import XComArg, get_current_context, literal, task
@@ -17,6 +17,7 @@ from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueErro
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
 from airflow_fanout.names import listing
+from airflow_fanout.own_copies import OwnCopies
 from airflow_fanout.stored_arguments import storable
 
 if TYPE_CHECKING:
@@ -48,11 +49,18 @@ class FunctionBranch(CallingBranch):
 
     :param arguments: The arguments of the function.
     :param decorator: The ``@task`` that wraps it.
+    :param for_items: The function for a process that calls it for many items, if that is another.
     """
 
     is_group: ClassVar[bool] = False
 
     decorator: _TaskDecorator[Any, Any, Any]
+    for_items: Callable[..., Any] | None = None
+
+    @property
+    def arguments_of_items(self) -> FunctionArguments:
+        """The arguments of the function that items of a batch call."""
+        return self.arguments if self.for_items is None else replace(self.arguments, function=self.for_items)
 
     def check(
         self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
@@ -136,7 +144,9 @@ def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> Funct
     arguments = FunctionArguments(
         owner=owner, argument=argument, function=decorator.function, bound=first.bound
     )
-    return FunctionBranch(arguments=arguments, decorator=decorator)
+    return FunctionBranch(
+        arguments=arguments, decorator=decorator, for_items=_pipe(first, later, bound_to=OwnCopies)
+    )
 
 
 def _step(owner: str, argument: str, function: object) -> FunctionArguments:
@@ -189,14 +199,24 @@ def _check_takes_one_value(step: FunctionArguments) -> None:
     step.check({}, takes_item=True, default_args=())
 
 
-def _pipe(first: FunctionArguments, later: Sequence[FunctionArguments]) -> Callable[..., Any]:
-    steps = tuple(later)
+def _pipe(
+    first: FunctionArguments,
+    later: Sequence[FunctionArguments],
+    *,
+    bound_to: Callable[[Mapping[str, Any]], Callable[[], Mapping[str, Any]]] = lambda bound: lambda: bound,
+) -> Callable[..., Any]:
+    """
+    Make one function of several.
+
+    :param bound_to: Makes what gives a call of a later function its bound arguments.
+    """
+    steps = tuple((step, bound_to(step.bound)) for step in later)
 
     @functools.wraps(first.function)  # its parameters are those of the pipe
     def pipe(*args: Any, **kwargs: Any) -> Any:
         value = first.function(*args, **kwargs)
-        for step in steps:
-            positional, named = step.bind({}, value)
+        for step, bound in steps:
+            positional, named = step.bind(bound(), value)
             context = _context() if step.takes_context else {}
             value = step.function(
                 *positional, **determine_kwargs(step.function, positional, {**context, **named})

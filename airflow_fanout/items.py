@@ -14,7 +14,7 @@ from airflow_fanout.exceptions import ItemsError
 if TYPE_CHECKING:
     from airflow_fanout.task_group import FanOutGroup
 
-__all__ = ["BranchArguments", "data", "has_templates", "names_and_items"]
+__all__ = ["BranchArguments", "data", "has_templates", "names_and_items", "source_and_functions"]
 
 
 @attrs.define(eq=False)
@@ -90,6 +90,19 @@ def has_templates(value: object) -> bool:
     if isinstance(value, list | tuple | set):
         return any(map(has_templates, value))
     return isinstance(value, ResolveMixin)
+
+
+def source_and_functions(items: object) -> tuple[Any, Sequence[Callable[[Any], Any]]]:
+    """
+    Take ``.map()`` off what gives the items, for whoever runs an item to apply.
+
+    An exception of its functions, ``AirflowSkipException`` included, is then that one item's, as it is where
+    Airflow maps.
+
+    :param items: The output of a task, or what Airflow's ``.map()``, ``.zip()`` or ``.concat()`` make of it.
+    :returns: What gives the items as they come, and the functions that make each what the branch gets.
+    """
+    return (items.arg, items.callables) if isinstance(items, MapXComArg) else (items, ())
 
 
 def names_and_items(owner: str, found: object) -> tuple[Sequence[str] | None, Sequence[Any]]:

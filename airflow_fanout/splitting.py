@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.configuration import conf
 
 from airflow_fanout.exceptions import ItemsError
-from airflow_fanout.items import names_and_items
+from airflow_fanout.items import names_and_items, source_and_functions
 from airflow_fanout.xcom import whole
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class SplitOperator(BaseOperator):
 
     Without ``items_per_task``: ``[0, 1, …]``, an index for each instance. With it: ``[[0, 500], [500, 1000],
     …]``, the places of each batch's items; items known only at run time are pushed batch by batch, as XComs
-    ``batch_0``, ``batch_1``, …: ``{"names": [name, …] or None, "items": [item, …]}``.
+    ``batch_0``, ``batch_1``, …: ``{"names": [name, …] or None, "items": [item, …]}``, as they are before a
+    ``.map()``, which each batch applies to its own.
 
     :param count: How many there are; a number, a Dag param or the output of a task. (templated)
     :param items: Or the output of a task that returns them.
@@ -95,7 +96,8 @@ class SplitOperator(BaseOperator):
         if self.items is None:
             total = self._checked_count(owner)
             return list(range(total)) if self.items_per_task is None else self._places(owner, total)
-        found: Any = whole(self.items.resolve(context))
+        source, _ = source_and_functions(self.items)
+        found: Any = whole(source.resolve(context))
         names, items = names_and_items(owner, found)
         places = self._places(owner, len(items))
         ti: Any = context["ti"]

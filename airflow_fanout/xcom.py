@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
+
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.names import instance_name
@@ -259,10 +261,25 @@ def resumes(ti: RuntimeTaskInstance) -> bool:
 
 
 def whole(value: Any) -> Any:
-    """What a mapped task returned as a list, in one request, instead of one for each look at an element."""
+    """
+    Read what tasks returned as a list in one request for each of them, instead of one for each element.
+
+    :param value: What an argument was resolved to; also what Airflow makes of ``.map()``, ``.zip()`` and
+        ``.concat()``, none of which takes a slice.
+    """
+    from airflow.sdk.definitions.xcom_arg import _ConcatResult, _MapResult, _ZipResult
     from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
 
-    return value[:] if isinstance(value, LazyXComSequence) else value
+    match value:
+        case LazyXComSequence():
+            return value[:]
+        case _MapResult(value=inner):
+            made: Any = attrs.evolve(value, value=whole(inner))
+        case _ZipResult() | _ConcatResult():
+            made = attrs.evolve(value, values=[whole(each) for each in value.values])
+        case _:
+            return value
+    return [made[place] for place in range(len(made))]
 
 
 def _unexpected(expected: str, answer: object) -> str:

@@ -162,6 +162,22 @@ def test_items_may_be_what_a_mapped_task_returned(run: Run) -> None:
     assert run.xcom("collect_from_mapped") == {f"from_mapped_{index}": index + 1 for index in range(3)}
 
 
+def test_airflow_does_not_push_the_values_of_a_batch_again(run: Run) -> None:
+    assert "Pushing xcom" in run.log("list_fates")
+    assert "Pushing xcom" not in run.log("fates.each", 0)
+
+
+def test_a_map_makes_each_item_skips_it_or_fails_it_alone(run: Run) -> None:
+    made = run.collected("collect_made")
+    assert made.states == {"made_0": "failed", "made_1": "success", "made_2": "skipped", "made_3": "success"}
+    assert made.items == [("made_1", 20), ("made_3", 13)]
+
+
+def test_items_may_come_of_several_tasks(run: Run) -> None:
+    items = [("1", "a"), ("2", None), ("3", 0), ("4", ""), 1, 2, 3, 4]
+    assert run.xcom("collect_paired") == [repr(item) for item in items]
+
+
 def test_after_a_kill_every_item_is_done_and_few_of_them_twice(run: Run, scratch: Path) -> None:
     assert run.instance("killed.each", 0).try_number == 2
     assert run.xcom("collect_killed") == {f"killed_{index}": index for index in range(200)}

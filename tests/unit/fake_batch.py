@@ -13,6 +13,8 @@ from airflow_fanout.hooks import RECORD_KEY
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_fanout import FanOutGroup
     from airflow_fanout.batch_operator import BatchOperator
     from tests.unit.fake_store import FakeStore
@@ -51,7 +53,7 @@ class Ran:
     @property
     def values(self) -> dict[str, Any]:
         """What it leaves for the fan-in, whether it succeeded or not."""
-        found: dict[str, Any] = self.pushed[RETURN_VALUE] if self.error else self.value
+        found: dict[str, Any] = self.pushed[RETURN_VALUE]
         return found
 
     @property
@@ -88,12 +90,21 @@ def run_batch(
     run: FakeRun | None = None,
     context: dict[str, Any] | None = None,
     operator: BatchOperator | None = None,
+    refuses: Mapping[str, Exception] | None = None,
     **of_instance: Any,
 ) -> Ran:
-    """Execute a batch of a group."""
+    """Execute a batch of a group; the server refuses what is pushed under some keys."""
     size = group.declared.count or 0
     operator = operator or batch_operator(group, start, size if stop is None else stop)
     ti = task_instance(**of_instance)
+    pushed: dict[str, Any] = {}
+
+    def push(key: str, value: Any) -> None:
+        if refuses is not None and key in refuses:
+            raise refuses[key]
+        pushed[key] = value
+
+    ti.xcom_push.side_effect = push
     given: Any = {"ti": ti, **(context or {})}
     if store is not None:
         given["task_state_store"] = store
@@ -107,5 +118,4 @@ def run_batch(
             value = operator.execute(given)
         except BaseException as raised:
             error = raised
-    pushed = {call.args[0]: call.args[1] for call in ti.xcom_push.call_args_list}
     return Ran(value=value, error=error, pushed=pushed, ti=ti)

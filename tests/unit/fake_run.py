@@ -95,7 +95,12 @@ class FakeRun:
             return found
 
         reader.value.side_effect = value
-        reader.record.side_effect = self._record
+
+        def record(task_id: str, map_index: int) -> dict[str, Any] | None:
+            found = value(task_id, map_index, RECORD_KEY)
+            return found if isinstance(found, dict) else None
+
+        reader.record.side_effect = record
         reader.pushed_none.side_effect = lambda task_id, key: (
             self.xcoms.get((task_id, -1, key), NOTHING) is None
         )
@@ -115,10 +120,6 @@ class FakeRun:
     def _value(self, task_id: str, map_index: int, key: str) -> Any:
         found = self.xcoms.get((task_id, map_index, key))
         return NOTHING if found is None else _or_raise(found)  # as the server has it
-
-    def _record(self, task_id: str, map_index: int) -> dict[str, Any] | None:
-        found = self._value(task_id, map_index, RECORD_KEY)
-        return found if isinstance(found, dict) else None
 
     def _pushed(self, task_id: str, key: str) -> Iterator[Any]:
         """Values of a task by map_index, without gaps, as the server sends them."""

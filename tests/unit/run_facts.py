@@ -115,13 +115,20 @@ def batched(**settings: Any) -> DeclaredGroup:
 
 
 def batch(
-    number: int, states: str, *, state: str = "success", also: Mapping[str, Any] | None = None, **record: Any
+    number: int,
+    states: str,
+    *,
+    state: str = "success",
+    has_value: bool = True,
+    also: Mapping[str, Any] | None = None,
+    **record: Any,
 ) -> TaskRun:
-    """A batch that left a record, of items in the states that letters stand for."""
+    """A batch that left a value, unless told, and a record of items in the states that letters stand for."""
     return ran(
         "docs.each",
         number,
         state,
+        has_value=has_value,
         record={
             "state": "batch",
             "map_index": number,

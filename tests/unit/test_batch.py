@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.batch import FAILED, PENDING, SKIPPED, SUCCEEDED, Batch, Progress, mutable
+from airflow_fanout.batch import FAILED, PENDING, SKIPPED, SUCCEEDED, Batch, Progress
 from airflow_fanout.checkpoints import Done
 
 if TYPE_CHECKING:
@@ -305,12 +305,22 @@ class TestClosing:
 
     @pytest.mark.parametrize("ended", [AirflowTaskTimeout("late"), KeyboardInterrupt()])
     def test_the_end_of_the_task_is_no_failure_of_an_item(self, ended: BaseException) -> None:
-        batch = batch_of(3, acting("a", ended, "c"))
+        batch = batch_of(3, acting("a", ended, "c"), deadline=time.monotonic())
 
         with pytest.raises(type(ended)):
             batch.run()
 
         assert "".join(batch.states) == SUCCEEDED + PENDING * 2
+
+    @pytest.mark.parametrize("deadline", [None, time.monotonic() + 3600], ids=["none", "far"])
+    @pytest.mark.parametrize(("way", "acting_so"), WAYS)
+    def test_a_timeout_before_the_time_is_up_is_the_items_own(
+        self, way: Any, acting_so: Any, deadline: float | None
+    ) -> None:
+        batch = run(3, acting_so("a", AirflowTaskTimeout("its own"), "c"), **way, deadline=deadline)
+
+        assert "".join(batch.states) == "SFS"
+        assert batch.errors == {1: "AirflowTaskTimeout: its own"}
 
     def test_a_timeout_in_a_thread_is_the_items_own(self) -> None:
         """Airflow's comes by a signal, which reaches the main thread alone."""
@@ -397,17 +407,6 @@ def test_a_success_that_turns_out_unusable_is_one_failure() -> None:
 )
 def test_progress_is_said_in_a_line(progress: Progress, said: str) -> None:
     assert str(progress) == said
-
-
-@pytest.mark.parametrize(
-    ("value", "is_mutable"),
-    [
-        *((each, False) for each in ("text", 1, 1.5, b"", True, None, (), (1, ("a",)))),
-        *((each, True) for each in ([], {}, set(), (1, []), object())),
-    ],
-)
-def test_what_items_could_change_under_each_others_hands(value: object, is_mutable: bool) -> None:
-    assert mutable(value) == is_mutable
 
 
 FATES = st.sampled_from(["value", "fails", "fails for good", "is skipped"])

@@ -3,17 +3,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import time
 from typing import Any
 from unittest import mock
 
 import pytest
 from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.execution_time.timeout import timeout
 from structlog.testing import capture_logs
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.batch import Batch
-from airflow_fanout.batch_operator import CHECKPOINT_EVERY, _Watch
+from airflow_fanout.batch_operator import CHECKPOINT_EVERY, BatchOperator, _Watch
 from airflow_fanout.checkpoints import FINAL_KEY, Checkpoints
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
@@ -34,6 +36,17 @@ def ran() -> list[Any]:
     return RAN
 
 
+@pytest.fixture
+def killed_at_its_end() -> Any:
+    """Let a batch end when its items have, and were saved, without a word more."""
+
+    def die(operator: Any, *_: Any, **__: Any) -> None:
+        operator._watch.save()
+        raise SystemExit
+
+    return mock.patch.multiple(BatchOperator, _report=die, _keep=mock.create_autospec(BatchOperator._keep))
+
+
 def act(fate: Any, ti: Any = None) -> Any:
     RAN.append(fate)
     match fate:
@@ -52,7 +65,10 @@ def act(fate: Any, ti: Any = None) -> Any:
         case "can't be stored":
             return object()
         case "takes too long":
-            raise AirflowTaskTimeout
+            time.sleep(10)
+        case "has a timeout of its own":
+            message = "its own"
+            raise AirflowTaskTimeout(message)
     return fate
 
 
@@ -67,11 +83,11 @@ def list_items() -> list[Any]:
 
 
 class TestWhatItReports:
-    def test_a_success_returns_values_by_name_and_pushes_a_record(self) -> None:
+    def test_a_success_pushes_values_by_name_and_then_a_record(self) -> None:
         ran = run_batch(group_of("a", None, "is skipped"))
 
-        assert ran.value == {"acts_0": "a", "acts_1": None}
-        assert list(ran.pushed) == [RECORD_KEY]
+        assert list(ran.pushed) == [RETURN_VALUE, RECORD_KEY]
+        assert ran.pushed[RETURN_VALUE] == {"acts_0": "a", "acts_1": None}
         seconds, cpu = ran.record.pop("seconds"), ran.record.pop("cpu_seconds")
         assert len(seconds) == len(cpu) == 3
         assert ran.record.pop("peak_memory_bytes") > 0
@@ -107,11 +123,31 @@ class TestWhatItReports:
         assert ran.value == {"acts_4": "e", "acts_5": "f"}
         assert (ran.record["map_index"], ran.record["start"]) == (2, 4)
 
-    def test_a_failed_batch_pushes_record_and_values_before_it_fails(self) -> None:
+    def test_what_it_has_pushed_is_returned_and_not_pushed_again(self) -> None:
+        """A ``post_execute`` of the author's is given what the task returned."""
+        group = group_of("a")
+        operator = batch_operator(group, 0, 1)
+
+        assert operator.do_xcom_push
+        ran = run_batch(group, operator=operator)
+        assert ran.value is ran.pushed[RETURN_VALUE]
+        assert not operator.do_xcom_push
+
+    def test_values_that_are_refused_leave_no_record_and_run_no_item_again(self) -> None:
+        store, group = FakeStore(), group_of("a", "b")
+        refused = ConnectionError("too large")
+        first = run_batch(group, store=store, retries=1, refuses={RETURN_VALUE: refused})
+
+        assert (first.error, first.pushed) == (refused, {})
+        RAN.clear()
+        second = run_batch(group, store=store, retries=1, try_number=2)
+        assert (RAN, second.values) == ([], {"acts_0": "a", "acts_1": "b"})
+
+    def test_a_failed_batch_pushes_values_and_record_before_it_fails(self) -> None:
         ran = run_batch(group_of("a", "fails", "b"))
 
         assert isinstance(ran.error, BatchFailedError)
-        assert list(ran.pushed) == [RECORD_KEY, RETURN_VALUE]
+        assert list(ran.pushed) == [RETURN_VALUE, RECORD_KEY]
         assert (ran.states, ran.values) == ("SFS", {"acts_0": "a", "acts_2": "b"})
         assert ran.record["errors"] == {"1": "ValueError: broken"}
         assert "1 of 3 items failed:\n  acts_1: ValueError: broken" in ran.message
@@ -131,17 +167,26 @@ class TestWhatItReports:
         assert (ran.states, ran.values) == ("SFS", {"acts_0": "a", "acts_2": "b"})
         assert "acts_1: its value can't be stored: TypeError" in ran.message
 
+    def test_a_timeout_of_an_item_is_that_items_failure(self) -> None:
+        group = group_of("a", "has a timeout of its own", "b")
+        with timeout(10):  # type: ignore[no-untyped-call]
+            ran = run_batch(group)
+
+        assert isinstance(ran.error, BatchFailedError)
+        assert (ran.states, ran.record["errors"]) == ("SFS", {"1": "AirflowTaskTimeout: its own"})
+
     def test_a_timeout_keeps_what_was_done(self) -> None:
         store = FakeStore()
         group = group_of("a", "can't be stored", "fails for good", "takes too long", "b")
-        ran = run_batch(group, store=store, retries=1)
+        with timeout(0.3):  # type: ignore[no-untyped-call]
+            ran = run_batch(group, store=store, retries=1)
 
         assert isinstance(ran.error, AirflowTaskTimeout)
         assert (ran.states, ran.values) == ("SFFFF", {"acts_0": "a"})
         assert ran.record["errors"]["4"].endswith("when the task ended: AirflowTaskTimeout")
         assert getattr(ran.error, "fan_out_recorded", False)
-        assert FINAL_KEY in store.kept
-        assert len(Checkpoints(store, str, mock.Mock()).load()) == 2
+        assert f"{FINAL_KEY}_0" in store.kept
+        assert len(Checkpoints(store, str, mock.Mock(), retried=True).load()) == 2
 
     def test_names_of_a_mapping_are_recorded(self) -> None:
         ran = run_batch(group_of(items={"b": "B", "a": "A"}))
@@ -183,6 +228,19 @@ class TestItems:
 
         assert ran.value == {"acts_2": "X", "acts_3": "Y"}
         assert ran.record["names"] is None
+
+    def test_a_map_is_applied_to_each_on_its_own(self) -> None:
+        def halve(number: int) -> float:
+            if number == 0:
+                message = "zero"
+                raise AirflowSkipException(message)
+            return 8 / (number - 1)
+
+        items = list_items().map(halve).map(int)
+        ran = run_batch(group_of(items=items), 0, 4, payload={"names": None, "items": [3, 0, 1, 5]})
+
+        assert (ran.states, ran.values) == ("SKFS", {"acts_0": 4, "acts_3": 2})
+        assert ran.record["errors"] == {"1": "zero", "2": "ZeroDivisionError: division by zero"}
 
     @pytest.mark.parametrize(
         "payload", [None, FileNotFoundError("s3://gone")], ids=["deleted", "its artifact"]
@@ -239,6 +297,17 @@ class TestWhatAFunctionIsGiven:
         group = group_of("a", "b", branch=[_upper, functools.partial(_add, what="!")])
 
         assert run_batch(group).value == {"acts_0": "A!", "acts_1": "B!"}
+
+    def test_each_item_has_its_own_copy_of_what_a_later_function_of_a_list_binds(self) -> None:
+        def gather(item: str, found: list[str], lock: Any) -> list[str]:
+            with lock:
+                found.append(item)
+            return found
+
+        later = functools.partial(gather, found=["x"], lock=threading.Lock())
+        group = group_of("a", "b", branch=[_upper, later], item_concurrency=2)
+
+        assert run_batch(group).value == {"acts_0": ["x", "A"], "acts_1": ["x", "B"]}
 
     def test_a_mapping_of_functions_runs_each_with_its_own(self) -> None:
         group = FanOutGroup(
@@ -304,6 +373,57 @@ class TestARetry:
         run_batch(group, store=store, retries=0, try_number=2)
 
         assert RAN == ["fails for good"]
+
+    @pytest.mark.parametrize(
+        ("retries", "again"),
+        [
+            pytest.param(1, ["recovers"], id="by Airflow"),
+            pytest.param(0, ["recovers", "fails for good"], id="by hand, as none was left"),
+        ],
+    )
+    def test_after_a_kill_runs_final_failures_if_somebody_has_mended_them(
+        self, retries: int, again: list[str], killed_at_its_end: Any
+    ) -> None:
+        store = FakeStore()
+        group = group_of("a", "recovers", "fails for good")
+        with killed_at_its_end:
+            run_batch(group, store=store, retries=retries)
+        RAN.clear()
+        run_batch(group, store=store, retries=2, try_number=2)
+
+        assert again == RAN
+
+    def test_after_a_kill_on_the_last_try_runs_final_failures_of_the_tries_before(
+        self, killed_at_its_end: Any
+    ) -> None:
+        store = FakeStore()
+        group = group_of("fails", "fails for good")
+        run_batch(group, store=store, retries=1)
+        with killed_at_its_end:
+            run_batch(group, store=store, retries=1, try_number=2)
+        RAN.clear()
+        run_batch(group, store=store, retries=3, try_number=3)
+
+        assert RAN == ["fails", "fails for good"]
+
+    def test_runs_no_final_failure_however_many_there_are(self) -> None:
+        def call(number: int) -> None:
+            RAN.append(number)
+            if number == 0:
+                raise ValueError
+            message = f"no use {number} {'x' * 400}"
+            raise AirflowFailException(message)
+
+        store, size = FakeStore(), 400
+        group = group_of(*range(size), branch=call, items_per_task=size)
+        run_batch(group, store=store, retries=1)
+        assert len(store.kept) > 1
+        RAN.clear()
+        ran = run_batch(group, store=store, retries=1, try_number=2)
+
+        assert RAN == [0]
+        assert ran.states == "F" * size
+        assert store.kept == {}
 
     def test_with_another_argument_runs_all(self) -> None:
         def call(item: str, ti: Any, base: str) -> str:
@@ -416,7 +536,7 @@ class TestBeingKilled:
 
     def test_the_watch_saves_when_it_is_asked(self) -> None:
         store, batch = FakeStore(), Batch(1, lambda place: "a", describe=str)
-        watch = _Watch(mock.Mock(), batch, Checkpoints(store, str, mock.Mock()))
+        watch = _Watch(mock.Mock(), batch, Checkpoints(store, str, mock.Mock(), retried=False))
         with watch:
             batch.run()
             watch.kill()

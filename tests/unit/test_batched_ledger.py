@@ -226,11 +226,43 @@ class TestItems:
             ("success", [1, 0], None),
         ]
 
-    def test_values_that_are_gone_are_missing(self) -> None:
-        run = Batches().cut(2, 2).batch(0, "SS")
-        del run.xcoms["g.each", 0, RETURN_VALUE]
+    @pytest.mark.parametrize(
+        "others",
+        [
+            pytest.param(lambda run: run, id="nothing else"),
+            pytest.param(lambda run: run.dead(3), id="unreported"),
+            pytest.param(lambda run: run.batch(3, "SS", state="upstream_failed"), id="of an earlier try"),
+            pytest.param(lambda run: run.batch(4, "SS", state="removed"), id="of a longer list"),
+        ],
+    )
+    @pytest.mark.parametrize("state", ["success", "failed"])
+    def test_values_that_are_gone_are_missing_and_count(self, others: Any, state: str) -> None:
+        total = 8 if others(Batches()).states.keys() & {("g.each", 3)} else 6
+        run = others(Batches().cut(total, 2).batch(0, "SS").batch(1, "SK", state=state).batch(2, "SS"))
+        del run.xcoms["g.each", 1, RETURN_VALUE]
+        verdict = collect(run, min_success=1)
 
-        assert outcomes(collect(run))["g_1"] == ("missing", None, GONE)
+        assert states(verdict)[:6] == "SSMKSS"
+        assert outcomes(verdict)["g_2"] == ("missing", None, GONE)
+        assert verdict.value[1] == [("g_0", [0, 0]), ("g_1", [0, 1]), ("g_4", [2, 0]), ("g_5", [2, 1])]
+        assert verdict.report is not None
+        assert (verdict.report["succeeded"], verdict.report["missing"]) == (4, 1)
+
+    def test_values_that_are_gone_fail_a_fan_in_without_a_tolerance(self) -> None:
+        run = Batches().cut(4, 2).batch(0, "SS").batch(1, "SS")
+        del run.xcoms["g.each", 1, RETURN_VALUE]
+        verdict = collect(run, min_success=None)
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert f"g_2: missing: {GONE}" in verdict.message
+
+    def test_a_value_without_a_record_is_no_success(self) -> None:
+        """Its batch was killed between the two."""
+        run = Batches().cut(4, 2).batch(0, "SS").dead(1, value={"g_2": 1, "g_3": 2})
+        verdict = collect(run)
+
+        assert states(verdict) == "SSFF"
+        assert verdict.value[1] == [("g_0", [0, 0]), ("g_1", [0, 1])]
 
     def test_artifacts_that_are_gone_are_found_out_before_the_verdict(self) -> None:
         run = Batches().cut(2, 2).batch(0, "SS", value=FileNotFoundError("s3://gone"))
@@ -293,6 +325,18 @@ def test_requests_grow_with_the_tasks_alone(size: int, dies: bool) -> None:
 
     assert len(outcomes(verdict)) == tasks * size
     assert requests(verdict) + 1 <= 4 + 2 * tasks  # and the report
+
+
+@pytest.mark.parametrize("gone", [1, 3])
+def test_values_that_are_gone_cost_one_request_more(gone: int) -> None:
+    run = Batches().cut(6, 2).batch(0, "SS").batch(1, "SS").batch(2, "SS")
+    for number in range(gone):
+        del run.xcoms["g.each", number, RETURN_VALUE]
+    verdict = collect(run)
+
+    assert verdict.report is not None
+    assert verdict.report["missing"] == 2 * gone
+    assert requests(verdict) + 1 <= 5 + 2 * 3
 
 
 def test_a_batch_is_read_when_its_items_are_asked_for(dag: DAG) -> None:

@@ -130,7 +130,7 @@ def test_a_checkpoint_gives_up_when_the_batch_has_ended_and_takes_up_where_it_wa
         def set(self, key: str, value: object) -> None:
             store[key] = value
 
-    checkpoints = Checkpoints(Store(), str, logging.getLogger())
+    checkpoints = Checkpoints(Store(), str, logging.getLogger(), retried=True)
     answers = iter([False, True])
     checkpoints.save(batch, give_up=lambda: next(answers))
     saved = [entry[0] for piece in store.values() for entry in piece]

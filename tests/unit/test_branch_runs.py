@@ -229,6 +229,16 @@ class TestItems:
 
         assert [item.name for item in run.branches] == ["a.md", "b.md"]
 
+    @pytest.mark.parametrize("state", ["success", "failed"])
+    def test_items_whose_batchs_value_is_gone_are_missing(self, state: str) -> None:
+        run = only(batched(), batch(0, "SK", state=state, has_value=False), batch(1, "S"))
+
+        assert [(each.state, each.error) for each in run.branches] == [
+            ("missing", GONE),
+            ("skipped", None),
+            ("success", None),
+        ]
+
     def test_a_batchs_work_is_that_of_its_items(self) -> None:
         (found,) = only(batched(), batch(0, "SSS", seconds=[1.0, None, 2.0])).ran
 

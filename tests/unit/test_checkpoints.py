@@ -46,9 +46,12 @@ def done(*fates: Any) -> Batch:
 
 
 def checkpoints(
-    store: FakeStore, prints: Sequence[str | None] = ("p0", "p1", "p2", "p3", "p4")
+    store: FakeStore,
+    prints: Sequence[str | None] = ("p0", "p1", "p2", "p3", "p4"),
+    *,
+    retried: bool = False,
 ) -> Checkpoints:
-    return Checkpoints(store, prints.__getitem__, LOG)
+    return Checkpoints(store, prints.__getitem__, LOG, retried=retried)
 
 
 def found(store: FakeStore) -> dict[str, tuple[str, Any]]:
@@ -141,24 +144,39 @@ class TestFinalFailures:
     def test_they_are_kept_for_the_retry_that_comes(self) -> None:
         store = FakeStore()
         saved = done("a", AirflowFailException("no"), ValueError("again"))
-        checkpoints(store).save_final_failures(saved)
+        checkpoints(store, retried=True).save(saved)
 
-        assert checkpoints(store).load() == {
-            "p1": Done(
-                state=FAILED,
-                value=None,
-                error="no",
-                seconds=saved.seconds[1],
-                cpu_seconds=saved.cpu_seconds[1],
-            )
-        }
+        loaded = checkpoints(store, retried=True).load()
+        assert list(loaded) == ["p0", "p1"]
+        assert loaded["p1"] == Done(
+            state=FAILED,
+            value=None,
+            error="no",
+            seconds=saved.seconds[1],
+            cpu_seconds=saved.cpu_seconds[1],
+        )
+
+    def test_more_than_one_piece_holds_are_kept_and_forgotten(self) -> None:
+        store, error = FakeStore(), "x" * (PIECE_SIZE // 2)
+        fates = [AirflowFailException(error) for _ in range(5)]
+        checkpoints(store, retried=True).save(done(*fates))
+        later = checkpoints(store, retried=True)
+
+        assert len(later.load()) == 5
+        later.forget_final_failures()
+        assert store.kept == {}
+
+    def test_where_no_retry_comes_they_are_loaded_and_forgotten_before_anything_runs(self) -> None:
+        store = FakeStore()
+        checkpoints(store, retried=True).save(done("a", AirflowFailException("no")))
+
+        assert list(checkpoints(store).load()) == ["p0", "p1"]
+        assert list(checkpoints(store).load()) == ["p0"]
 
     def test_whoever_clears_the_batch_runs_them_again(self) -> None:
         store = FakeStore()
-        saving = checkpoints(store)
-        batch = done("a", AirflowFailException("no"))
-        saving.save(batch)
-        saving.save_final_failures(batch)
+        saving = checkpoints(store, retried=True)
+        saving.save(done("a", AirflowFailException("no")))
         saving.forget_final_failures()
 
         assert found(store) == {"p0": (SUCCEEDED, "a")}
@@ -166,9 +184,9 @@ class TestFinalFailures:
 
 def test_a_batch_that_succeeded_leaves_nothing() -> None:
     store = FakeStore()
-    saving = checkpoints(store)
-    saving.save(done("a"))
-    saving.save_final_failures(done(AirflowFailException()))
+    saving = checkpoints(store, retried=True)
+    saving.save(done("a", AirflowFailException()))
+    assert len(store.kept) == 2
     saving.forget()
 
     assert store.kept == {}
@@ -187,9 +205,8 @@ def test_a_later_try_forgets_what_earlier_ones_saved() -> None:
 class TestAStoreThatDoesNotWork:
     def test_saving_costs_a_retry_its_work(self, caplog: pytest.LogCaptureFixture) -> None:
         store = FakeStore(broken={"set"})
-        saving = checkpoints(store)
-        saving.save(done("a"))
-        saving.save_final_failures(done(AirflowFailException()))
+        saving = checkpoints(store, retried=True)
+        saving.save(done("a", AirflowFailException()))
 
         assert "the server does not answer" in caplog.text
         assert found(store) == {}
@@ -199,12 +216,12 @@ class TestAStoreThatDoesNotWork:
         assert "all else runs again: the server does not answer" in caplog.text
 
     def test_forgetting_says_what_may_come_of_it(self, caplog: pytest.LogCaptureFixture) -> None:
-        saving = checkpoints(FakeStore(broken={"delete"}))
-        saving.save(done("a"))
+        saving = checkpoints(FakeStore(broken={"delete"}), retried=True)
+        saving.save(done("a", AirflowFailException()))
         saving.forget()
         saving.forget_final_failures()
 
-        assert caplog.text.count("may be used again: the server does not answer") == 2
+        assert caplog.text.count("may be used again: the server does not answer") == 3
 
     def test_an_entry_that_cannot_be_read_costs_its_item_alone(
         self, caplog: pytest.LogCaptureFixture

@@ -179,9 +179,7 @@ class TestBatches:
             "seconds": [1.0] * 4,
             "cpu_seconds": [1.0] * 4,
         }
-        return TaskRun(
-            task_id="group.each", map_index=number, state=state, record=record, has_value=state == "success"
-        )
+        return TaskRun(task_id="group.each", map_index=number, state=state, record=record, has_value=True)
 
     @pytest.mark.parametrize(
         ("states", "state", "runs"),

@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 from airflow.sdk import DAG, TaskGroup, XComArg, task
 from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,30 @@ def test_a_mapping_takes_its_names_along() -> None:
         "batch_0": {"names": ["x", "y"], "items": ["X", "Y"]},
         "batch_1": {"names": ["z"], "items": ["Z"]},
     }
+
+
+@pytest.mark.parametrize(
+    ("make", "items"),
+    [
+        pytest.param(lambda items: items.zip(items), [(1, 1), (2, 2), (3, 3)], id="zip"),
+        pytest.param(
+            lambda items: items.zip(items.map(str).concat(items), fillvalue=0),
+            [(1, "1"), (2, "2"), (3, "3"), (0, 1), (0, 2), (0, 3)],
+            id="zip of a concat, filled",
+        ),
+        pytest.param(lambda items: items.concat(items), [1, 2, 3, 1, 2, 3], id="concat"),
+        pytest.param(lambda items: items.map(str).concat(items), ["1", "2", "3", 1, 2, 3], id="map in it"),
+        pytest.param(lambda items: items.map(str), [1, 2, 3], id="map, which is for the batches to apply"),
+    ],
+)
+@pytest.mark.usefixtures("dag")
+def test_what_airflow_makes_of_several_outputs_is_cut_item_by_item(make: Any, items: list[Any]) -> None:
+    made = make(load())
+    with mock.patch.object(PlainXComArg, "resolve", return_value=[1, 2, 3]):
+        places, pushed = split(items=made, items_per_task=2)
+
+    assert [item for payload in pushed.values() for item in payload["items"]] == items
+    assert places[-1][1] == len(items)
 
 
 @pytest.mark.parametrize("found", ["text", 3, [{1}][0], {"": 1}, {1: 2}], ids=repr)

@@ -13,6 +13,7 @@ import pytest
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.execution_time import comms, task_runner
 from airflow.sdk.execution_time.comms import (
     CommsDecoder,
@@ -28,6 +29,7 @@ from airflow.sdk.execution_time.comms import (
     XComResult,
     XComSequenceSliceResult,
 )
+from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
 from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms, InProcessTestSupervisor
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -35,7 +37,7 @@ from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.hooks import RECORD_KEY
 from airflow_fanout.operators import REPORT_KEY
-from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, at_once
+from airflow_fanout.xcom import NOTHING, PAGE_SIZE, InstanceState, RunReader, at_once, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -474,3 +476,52 @@ class TestRequestsOfAFanIn:
 
         said = [entry["event"] for entry in logged]
         assert f"5 branches: 5 succeeded ({len(server.sent)} requests)" in said
+
+
+class TestWhatSeveralInstancesReturned:
+    """Arguments as Airflow resolves them, for a task after a mapped one."""
+
+    @pytest.fixture
+    def resolved(self, server: FakeServer) -> Iterator[Any]:
+        """What ``load()`` and ``other()`` returned, three instances each."""
+        for task_id in ("load", "other"):
+            for index in range(3):
+                server.succeed(task_id, index, [task_id, index])
+        operator = BaseOperator(task_id="combine")
+
+        def resolve(arg: PlainXComArg, context: Any) -> Any:
+            return LazyXComSequence(xcom_arg=arg, ti=instance_of(operator))
+
+        with mock.patch.object(PlainXComArg, "resolve", resolve):
+            yield lambda arg: arg.resolve({})
+
+    @pytest.mark.parametrize(
+        ("make", "expected", "requests"),
+        [
+            pytest.param(lambda one, _: one, [["load", 0], ["load", 1], ["load", 2]], 1, id="plain"),
+            pytest.param(lambda one, _: one.map(lambda item: item[1]).map(str), ["0", "1", "2"], 1, id="map"),
+            pytest.param(
+                lambda one, other: one.map(lambda item: item[1]).zip(other.map(lambda item: item[0])),
+                [(0, "other"), (1, "other"), (2, "other")],
+                2,
+                id="zip",
+            ),
+            pytest.param(
+                lambda one, other: one.concat(other).map(lambda item: item[1]),
+                [0, 1, 2, 0, 1, 2],
+                2,
+                id="concat",
+            ),
+        ],
+    )
+    def test_it_is_read_in_one_request_for_each_task(
+        self, server: FakeServer, resolved: Any, make: Any, expected: list[Any], requests: int
+    ) -> None:
+        made = make(*(BaseOperator(task_id=task_id).output for task_id in ("load", "other")))
+
+        assert whole(resolved(made)) == expected
+        assert len(server.sent) == requests
+
+    @pytest.mark.parametrize("value", [[1], {"a": 1}, None, "text"], ids=repr)
+    def test_what_a_single_task_returned_is_itself(self, value: Any) -> None:
+        assert whole(value) is value

@@ -14,7 +14,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from tests.e2e.counting import CountingFanIn
 from tests.e2e.dump import dump
 
@@ -74,6 +74,13 @@ def text() -> str:
 @task
 def one_of_many(number: int) -> int:
     return number
+
+
+def half(number: int) -> int:
+    if number == 3:
+        message = "odd"
+        raise AirflowSkipException(message)
+    return number * 10 // (number - 1)
 
 
 def number(index: int, base: list[int]) -> int:
@@ -139,6 +146,10 @@ def words(document: str) -> int:
 
 def same(item: Any) -> Any:
     return item
+
+
+def shown(results: FanInResults) -> list[str]:
+    return list(map(repr, results.values()))
 
 
 once: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
@@ -213,3 +224,11 @@ with DAG("batched", schedule=None, max_active_tasks=32, params={"branches": Para
         "from_mapped", branch=same, items=one_of_many.expand(number=[1, 2, 3]), items_per_task=2
     )
     FanInOperator(task_id="collect_from_mapped", fan_out=from_mapped)
+
+    numbers = one_of_many.override(task_id="numbers").expand(number=[1, 2, 3, 4])
+    made = FanOutGroup("made", branch=same, items=numbers.map(half), items_per_task=3)
+    FanInOperator(task_id="collect_made", fan_out=made, min_success=1, python_callable=dump)
+
+    pairs = numbers.map(str).zip(list_fates()).concat(numbers)
+    paired = FanOutGroup("paired", branch=same, items=pairs, items_per_task=3)
+    FanInOperator(task_id="collect_paired", fan_out=paired, python_callable=shown)
