@@ -21,7 +21,7 @@ from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
 from airflow_fanout.items import data
 from airflow_fanout.names import listing
-from airflow_fanout.stored_arguments import storable
+from airflow_fanout.stored_arguments import storable_arguments
 
 if TYPE_CHECKING:
     from airflow.sdk import TaskGroup
@@ -113,7 +113,7 @@ class OperatorBranch:
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> tuple[MappedOperator]:
         """Make the mapped task that all branches are instances of."""
-        bound = storable({**self.bound, **partial})
+        bound = self._storable({**self.bound, **partial})
         shape = self._arguments if expansion.gives == "item" else lambda _: {}
         try:
             mapped = self.operator_class.partial(
@@ -122,7 +122,7 @@ class OperatorBranch:
                 dag=task_group.dag,
                 **bound,
                 **expansion.settings(bound),
-            ).expand_kwargs(expansion.over(shape, as_data=self._data))
+            ).expand_kwargs(expansion.over(shape, as_stored=self._storable, as_data=self._data))
         except DeclarationError:
             raise
         except TypeError as unfit:
@@ -132,6 +132,10 @@ class OperatorBranch:
             raise DeclarationValueError(self.owner, self.argument, problem) from unfit
         add_hooks(mapped)
         return (mapped,)
+
+    def _storable(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is known when the Dag is parsed."""
+        return storable_arguments(arguments, self.operator_class.template_fields)
 
     def _data(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """What an instance adds, if a task has returned it."""
