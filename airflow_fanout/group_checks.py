@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.sdk import BaseOperator, Param, XComArg
@@ -35,21 +35,34 @@ def is_run_time(value: object) -> bool:
 
 def refuse_unknown_arguments(cls: type[T]) -> type[T]:
     """
-    Have a class of groups say, of an argument that it doesn't take, what to write instead.
+    Have a class of groups say, of an argument that it doesn't take so, what to write instead.
 
-    :param cls: The class, whose ``__init__`` has the names of all that it takes.
+    :param cls: The class, whose ``__init__`` has the names of all that it takes. But for ``group_id`` they
+        are taken by name alone.
     """
     init: Any = cls.__init__
-    known = signature(init).parameters
+    taken = signature(init)
+    known = taken.parameters
 
     @wraps(init)
     def checked_init(self: T, *positional: Any, **arguments: Any) -> None:
+        owner = f"FanOutGroup {arguments.get('group_id', *positional[:1])!r}"
+        if len(positional) > 1:
+            problem = (
+                f"is the one argument given by position, found {typed(positional[1])} after it; "
+                "write branch=…, count=…, and all others by name"
+            )
+            raise DeclarationTypeError(owner, "group_id", problem)
         for name in arguments:
             if name not in known:
-                owner = f"FanOutGroup {arguments.get('group_id', *positional[:1])!r}"
                 raise DeclarationTypeError(owner, name, _why_unknown(name, known))
         init(self, *positional, **arguments)
 
+    by_name = [
+        each if name in {"self", "group_id"} else each.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, each in known.items()
+    ]
+    checked_init.__signature__ = taken.replace(parameters=by_name)  # type: ignore[attr-defined]
     cls.__init__ = checked_init  # type: ignore[assignment, method-assign]
     return cls
 
