@@ -694,6 +694,7 @@ class TestNoBranches:
         ),
         pytest.param(lambda group: declare("other", items=[group]), id="an item of another group"),
         pytest.param(lambda group: declare("other", items=group), id="items of another group"),
+        pytest.param(lambda group: declare("other", count=group), id="count of another group"),
         pytest.param(
             lambda group: FanInOperator(
                 task_id="combine",
