@@ -134,7 +134,7 @@ class FanInChecks:
 
     def check_against(self, group: FanOutGroup, policy: Policy, key: str) -> None:
         """Check that the group has such values, and can meet the tolerance."""
-        if group.declared.mode == "batched" and key != RETURN_VALUE:
+        if group.mode == "batched" and key != RETURN_VALUE:
             self._value("key", without_key(key, str(group.group_id)))
         count = group.declared.known_count
         if policy.min_success is not None and count and policy.min_success > count:

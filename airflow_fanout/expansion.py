@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_fanout.group_checks import GroupChecks
 from airflow_fanout.items import BranchArguments
+from airflow_fanout.stored_arguments import storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,16 +39,21 @@ class Expansion:
     gives: Literal["item", "index", "nothing"]
 
     def over(
-        self, shape: Callable[[Any], Any], *, as_data: Callable[[Any], Any] = lambda shaped: shaped
+        self,
+        shape: Callable[[Any], Any],
+        *,
+        as_stored: Callable[[Any], Any] = storable,
+        as_data: Callable[[Any], Any] = lambda shaped: shaped,
     ) -> Any:
         """
         Make what Airflow is told to expand over.
 
         :param shape: Makes of an item what an instance is to be given for it.
+        :param as_stored: Has Airflow store that alike at every parse, where it is known then.
         :param as_data: Keeps Airflow from rendering that, where it came at run time and so is no template.
         """
         if self.output is None:
-            return [shape(item) for item in self.items or ()]
+            return [as_stored(shape(item)) for item in self.items or ()]
         return BranchArguments(self.output, [], group=self.group, shape=lambda item: as_data(shape(item)))
 
     def settings(self, given: Mapping[str, Any], *, depth: int = 0) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.sdk import BaseOperator, Param, XComArg
@@ -35,21 +35,34 @@ def is_run_time(value: object) -> bool:
 
 def refuse_unknown_arguments(cls: type[T]) -> type[T]:
     """
-    Have a class of groups say, of an argument that it doesn't take, what to write instead.
+    Have a class of groups say, of an argument that it doesn't take so, what to write instead.
 
-    :param cls: The class, whose ``__init__`` has the names of all that it takes.
+    :param cls: The class, whose ``__init__`` has the names of all that it takes. But for ``group_id`` they
+        are taken by name alone.
     """
     init: Any = cls.__init__
-    known = signature(init).parameters
+    taken = signature(init)
+    known = taken.parameters
 
     @wraps(init)
     def checked_init(self: T, *positional: Any, **arguments: Any) -> None:
+        owner = f"FanOutGroup {arguments.get('group_id', *positional[:1])!r}"
+        if len(positional) > 1:
+            problem = (
+                f"is the one argument given by position, found {typed(positional[1])} after it; "
+                "write branch=…, count=…, and all others by name"
+            )
+            raise DeclarationTypeError(owner, "group_id", problem)
         for name in arguments:
             if name not in known:
-                owner = f"FanOutGroup {arguments.get('group_id', *positional[:1])!r}"
                 raise DeclarationTypeError(owner, name, _why_unknown(name, known))
         init(self, *positional, **arguments)
 
+    by_name = [
+        each if name in {"self", "group_id"} else each.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, each in known.items()
+    ]
+    checked_init.__signature__ = taken.replace(parameters=by_name)  # type: ignore[attr-defined]
     cls.__init__ = checked_init  # type: ignore[assignment, method-assign]
     return cls
 
@@ -78,6 +91,8 @@ class GroupChecks:
     def check(self) -> None:
         """Check all that can be said without knowing what a branch is."""
         self._check_how_many()
+        self._check_no_group()
+        self._check_surroundings()
         self._check_count()
         self._check_items()
         self._check_partial()
@@ -94,11 +109,14 @@ class GroupChecks:
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Check that a function's or operator's own settings do not contradict the group's."""
+        self._check_limit("branch", settings)
+
+    def _check_limit(self, where: str, settings: Mapping[str, Any]) -> None:
         name, ours = "max_active_tis_per_dagrun", self._group.max_concurrency
         if ours is not None and settings.get(name) not in {None, ours}:
             self._value(
                 "max_concurrency",
-                f"found {ours}, and branch sets {name}={settings[name]}; leave one of them out",
+                f"found {ours}, and {where} sets {name}={settings[name]}; leave one of them out",
             )
 
     def check_keeps_values(self) -> None:
@@ -140,6 +158,29 @@ class GroupChecks:
                 f"expected one of count=, items= and a mapping branch, found {' and '.join(given) or 'none'}",
             )
 
+    def _check_no_group(self) -> None:
+        """Check that the branches of another group have been collected before they are counted."""
+        for given in (self._group.count, self._group.items):
+            if isinstance(given, type(self._group)):
+                given.iter_references()
+
+    def _check_surroundings(self) -> None:
+        """Check that nothing is to be mapped within a mapped task group, such as its own parameter."""
+        group = self._group
+        outer = next(group.iter_mapped_task_groups(), None)
+        if outer is None or self._mode == "static":
+            return
+        argument = "items_per_task" if self._mode == "batched" else "mapped"
+        for name in ("count", "items"):
+            if is_run_time(getattr(group, name)):
+                argument = name
+        self._value(
+            argument,
+            f"Airflow can't map a task within the mapped task group {outer.group_id!r}, so only a static "
+            "group can be there: give a count or items that are known when the Dag is parsed, and neither "
+            "mapped nor items_per_task",
+        )
+
     def _check_count(self) -> None:
         count: object = self._group.count
         if isinstance(count, Param):
@@ -167,8 +208,6 @@ class GroupChecks:
         if isinstance(items, XComArg):
             self._check_output(items)
             return
-        if isinstance(items, type(self._group)):
-            items.iter_references()
         if isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence):
             order = ", which has no order" if isinstance(items, set | frozenset) else ""
             way_out = "sorted(…)" if order else "[…] or list(…)"
@@ -210,6 +249,12 @@ class GroupChecks:
         group = self._group
         if group.item_concurrency is not None and self._mode != "batched":
             self._value("item_concurrency", "is for the items of one task; give items_per_task too")
+        if group.item_concurrency and group.items_per_task and group.item_concurrency > group.items_per_task:
+            self._value(
+                "item_concurrency",
+                f"found {group.item_concurrency}, above the {group.items_per_task} items that a task has; "
+                "lower it, or raise items_per_task",
+            )
         if self._mode == "static":
             if group.max_concurrency is not None:
                 self._value(
@@ -219,6 +264,7 @@ class GroupChecks:
                     "instances of one task with mapped=True, or items of a few with items_per_task=",
                 )
             return
+        self._check_limit("default_args", group.default_args or {})
         if group.mapped is False:
             because = "items_per_task=" if self._mode == "batched" else "a number known only at run time"
             self._value("mapped", f"found False, but {because} needs a mapped task; leave it out")
@@ -233,16 +279,6 @@ class GroupChecks:
                 "mapped",
                 "one mapped task runs one kind of branch, and branch is a mapping of several; "
                 "leave mapped out, or give items_per_task= to run them as items of one task",
-            )
-
-    def check_surroundings(self) -> None:
-        """Check that a mapped task is not within a mapped task group."""
-        outer = next(self._group.iter_mapped_task_groups(), None)
-        if outer is not None and self._mode != "static":
-            self._value(
-                "mapped" if self._mode == "mapped" else "items_per_task",
-                f"Airflow can't map a task within the mapped task group {outer.group_id!r}; give a "
-                "count or items there that are known when the Dag is parsed",
             )
 
     def _value(self, argument: str, problem: str) -> NoReturn:

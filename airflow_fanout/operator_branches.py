@@ -21,9 +21,12 @@ from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
 from airflow_fanout.items import data
 from airflow_fanout.names import listing
-from airflow_fanout.stored_arguments import storable
+from airflow_fanout.stored_arguments import storable_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
+
     from airflow.sdk import TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
@@ -33,6 +36,11 @@ __all__ = ["OperatorBranch", "is_operator_class", "operator_branch"]
 
 OURS = frozenset({"dag", "task_group", "task_id"})
 """Arguments of an operator that the group gives it."""
+
+SCHEDULED_BY = frozenset(
+    {"end_date", "executor", "max_active_tis_per_dag", "max_active_tis_per_dagrun", "pool", "start_date"}
+)
+"""What the scheduler reads of a mapped task before it has instances, so that theirs would have no effect."""
 
 
 def is_operator_class(value: object) -> TypeGuard[type[BaseOperator]]:
@@ -113,7 +121,7 @@ class OperatorBranch:
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> tuple[MappedOperator]:
         """Make the mapped task that all branches are instances of."""
-        bound = storable({**self.bound, **partial})
+        bound = self._storable({**self.bound, **partial})
         shape = self._arguments if expansion.gives == "item" else lambda _: {}
         try:
             mapped = self.operator_class.partial(
@@ -122,7 +130,7 @@ class OperatorBranch:
                 dag=task_group.dag,
                 **bound,
                 **expansion.settings(bound),
-            ).expand_kwargs(expansion.over(shape, as_data=self._data))
+            ).expand_kwargs(expansion.over(shape, as_stored=self._storable, as_data=self._data))
         except DeclarationError:
             raise
         except TypeError as unfit:
@@ -131,7 +139,15 @@ class OperatorBranch:
             problem = f"{self.title} can't be mapped: {unfit}"
             raise DeclarationValueError(self.owner, self.argument, problem) from unfit
         add_hooks(mapped)
+        if expansion.gives == "item":
+            hooked = set() if expansion.group.stop_after_failures is None else {"pre_execute"}
+            of_all = {*mapped.partial_kwargs, *SCHEDULED_BY, *hooked}
+            self._check_expandable(expansion.items or (), of_all)
         return (mapped,)
+
+    def _storable(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is known when the Dag is parsed."""
+        return storable_arguments(arguments, self.operator_class.template_fields)
 
     def _data(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """What an instance adds, if a task has returned it."""
@@ -163,6 +179,17 @@ class OperatorBranch:
                 f"item {place} gives {listing(twice)}, which is bound in every branch already; give it once",
             )
         self.refuse_ours("items", item)
+
+    def _check_expandable(self, items: Iterable[Mapping[str, Any]], of_all: AbstractSet[str]) -> None:
+        """Check that items leave alone what Airflow sets for all instances of a mapped task."""
+        for place, item in enumerate(items):
+            if fixed := sorted(item.keys() & of_all):
+                self._refuse(
+                    "items",
+                    f"item {place} gives {listing(fixed)}, which Airflow sets for all instances of a mapped "
+                    f"task alike: bind it in functools.partial({self.title}, {fixed[0]}=…), or leave mapped "
+                    "out, which makes each branch a task of its own",
+                )
 
     def refuse_ours(self, argument: str, given: Mapping[str, Any]) -> None:
         """Refuse what the group itself gives each task."""

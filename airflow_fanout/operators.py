@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from fractions import Fraction
 
-    from airflow.sdk import Context
+    from airflow.sdk import DAG, Context, TaskGroup
 
     from airflow_fanout.task_group import FanOutGroup
 
@@ -90,7 +90,7 @@ class FanInOperator(BaseOperator):
         declared.check_policy(policy)
         if fan_out is not None:
             declared.check_against(fan_out, policy, key)
-        fail_fast = getattr(kwargs.get("dag"), "fail_fast", False)
+        fail_fast = _fails_fast(kwargs.get("dag"), kwargs.get("task_group"), fan_out)
         declared.check_trigger_rule(kwargs, policy, fail_fast=fail_fast)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
         self.task_id_prefix = task_id_prefix
@@ -115,8 +115,24 @@ class FanInOperator(BaseOperator):
         )
         raise TypeError(message)
 
+    @classmethod
+    def expand(cls, **kwargs: Any) -> NoReturn:
+        """Refuse to be mapped."""
+        cls.partial(**kwargs)
+
+    @classmethod
+    def expand_kwargs(cls, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
+        """Refuse to be mapped."""
+        cls.partial(**kwargs)
+
     def execute(self, context: Context) -> Any:
         """Account for every branch, decide, and combine what came."""
         from airflow_fanout.accounting import account  # which parsing a Dag file need not wait for
 
         return account(self, context)
+
+
+def _fails_fast(dag: DAG | None, *groups: TaskGroup | None) -> bool:
+    """Whether the Dag does that a fan-in is given, or else gets from the group that it is in or collects."""
+    dags = (dag, *(group.dag for group in groups if group is not None))
+    return next((each.fail_fast for each in dags if each is not None), False)

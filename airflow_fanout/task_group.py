@@ -73,7 +73,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         time. The branches are then plain Python functions, and a retry runs only the items that failed or had
         not ended (from Airflow 3.3 on). A task ``<group_id>.split`` cuts them into batches.
     :param item_concurrency: Items of one task that run at once, in threads, or on an event loop if the
-        function is ``async def``. Default 1; for a mapping of functions all of a task's items.
+        function is ``async def``; no more than ``items_per_task``. Default 1; for a mapping of functions all
+        of a task's items.
     :param stop_after_failures: Number of failed branches after which those that have not started are
         skipped; each asks once before it starts, one request. What is retried or cleared runs. For the fan-in
         they are skipped with the reason, stay expected and count as failures, whatever ``count_skipped``
@@ -111,10 +112,10 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks = GroupChecks(self)
         checks.check()
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
-        checks.check_surroundings()
         branches = self._branches()
         count = self._known_count()
         checks.check_stop(count)
+        settings = self._check_mode(branches)
         if count == 0:
             self._add_placeholder(branches)
         if self.mode == "static" or count == 0:
@@ -122,7 +123,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         elif self.mode == "mapped":
             self.declared = self._add_mapped(branches[""])
         else:
-            self.declared = self._add_batched(branches)
+            self.declared = self._add_batched(branches, settings)
         self._describe(list(branches.values()), count)
 
     @property
@@ -232,12 +233,6 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def _add_mapped(self, branch: Branch) -> DeclaredGroup:
         """Make one task, or task group, that all branches are instances of."""
-        if branch.is_group and self.max_concurrency is not None:
-            self._refuse_value(
-                "max_concurrency",
-                f"Airflow limits the instances of each task of {branch.title} alone, not its branches; "
-                'make a pool and give default_args={"pool": …}, or leave it out',
-            )
         known = self._known_items()
         checks = GroupChecks(self)
         checks.check_names(known or ())
@@ -278,22 +273,46 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             add_stop(self.owner, tasks, declared)
         return declared
 
-    def _add_batched(self, branches: Mapping[str, Branch]) -> DeclaredGroup:
-        """Make one mapped task, each instance of which runs the items of a batch."""
-        from airflow_fanout.batch_operator import BatchOperator  # not for every Dag file to wait for
-        from airflow_fanout.batch_work import batch_work
+    def _check_mode(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
+        """
+        Check that branches can be run as declared, be it that there are none today.
 
-        known: dict[str, Any] | None = dict.fromkeys(branches, NO_ITEM)
-        if not isinstance(self.branch, Mapping):
-            known = self._known_items()
+        :returns: Settings of the task that runs a batch.
+        """
+        if self.mode == "batched":
+            return self._batch_settings(branches)
+        if self.mode == "mapped" and branches[""].is_group and self.max_concurrency is not None:
+            self._refuse_value(
+                "max_concurrency",
+                f"Airflow limits the instances of each task of {branches[''].title} alone, not its branches; "
+                'make a pool and give default_args={"pool": …}, or leave it out',
+            )
+        return {}
+
+    def _batch_settings(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
+        from airflow_fanout.batch_work import batch_work  # not for every Dag file to wait for
+
         checks = GroupChecks(self)
-        checks.check_names(known or ())
         checks.check_keeps_values()
         gives_index = self.items is None and "" in branches and branches[""].takes_index
+        known = self._items_by_name(branches)
         self.work, settings = batch_work(self.owner, branches, known, gives_index=gives_index)
         checks.check_settings(settings)
         if self.max_concurrency is not None:
             settings.setdefault("max_active_tis_per_dagrun", self.max_concurrency)
+        return settings
+
+    def _items_by_name(self, branches: Mapping[str, Branch]) -> Mapping[str, Any] | None:
+        """Items of a batched group, whose functions may have names instead; None until run time."""
+        known = dict.fromkeys(branches, NO_ITEM) if isinstance(self.branch, Mapping) else self._known_items()
+        GroupChecks(self).check_names(known or ())
+        return known
+
+    def _add_batched(self, branches: Mapping[str, Branch], settings: Mapping[str, Any]) -> DeclaredGroup:
+        """Make one mapped task, each instance of which runs the items of a batch."""
+        from airflow_fanout.batch_operator import BatchOperator  # not for every Dag file to wait for
+
+        known = None if self.work is None else self.work.known_items
         count = self._known_count()
         is_named = isinstance(self.branch, Mapping) or isinstance(self.items, Mapping)
         declared = DeclaredGroup(

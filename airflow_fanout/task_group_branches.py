@@ -16,7 +16,7 @@ from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.expansion import EACH
 from airflow_fanout.hooks import add_hooks
 from airflow_fanout.names import listing
-from airflow_fanout.stored_arguments import storable
+from airflow_fanout.stored_arguments import LiteralItems, holds_run_time_values, storable_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -64,7 +64,8 @@ class TaskGroupBranch(CallingBranch):
         """Make the task group of one branch."""
         positional, named = self.arguments.bind(partial, item)
         try:
-            returned = self.factory.override(group_id=name, parent_group=task_group)(*positional, **named)
+            with task_group.dag:  # which the tasks join that the function makes
+                returned = self.factory.override(group_id=name, parent_group=task_group)(*positional, **named)
         except DuplicateTaskIdFound as twice:
             self._refuse(f"{self.title} makes two of one id for branch {name!r}: {twice}", cause=twice)
         except Exception as refused:
@@ -82,20 +83,23 @@ class TaskGroupBranch(CallingBranch):
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> Sequence[AnyOperator]:
         """Make the mapped task group that all branches are instances of."""
-        bound = storable({**self.bound, **partial})
+        # The function may look into what it is given, so only Dag params are replaced.
+        bound = storable_arguments({**self.bound, **partial}, template_fields=())
         factory = self.factory.override(group_id=EACH, parent_group=task_group)
+        if expansion.gives == "nothing":
+            # What is not bound would be taken from each instance's arguments, of which there are none.
+            defaults = {name: each.default for name, each in self.arguments.parameters.items()}
+            make = factory.partial(**{**defaults, **bound}).expand_kwargs
+            expanded: dict[str, Any] = {"kwargs": expansion.over(lambda _: {})}
+        else:
+            parameter = "index"
+            if expansion.gives == "item":
+                parameter = self.arguments.item_name(bound, because="a mapped task group")
+            make = factory.partial(**bound).expand
+            expanded = {parameter: self._items(expansion)}
         try:
-            if expansion.gives == "nothing":
-                # What is not bound would be taken from each instance's arguments, of which there are none.
-                defaults = {name: each.default for name, each in self.arguments.parameters.items()}
-                returned = factory.partial(**{**defaults, **bound}).expand_kwargs(
-                    expansion.over(lambda _: {})
-                )
-            else:
-                parameter = "index"
-                if expansion.gives == "item":
-                    parameter = self.arguments.item_name(bound, because="a mapped task group")
-                returned = factory.partial(**bound).expand(**{parameter: expansion.over(lambda item: item)})
+            with task_group.dag:
+                returned = make(**expanded)
         except NotImplementedError as refused:
             self._refuse(
                 f"{self.title} maps a task itself, which Airflow can't do within a mapped task group; "
@@ -108,6 +112,21 @@ class TaskGroupBranch(CallingBranch):
             for name, value in expansion.settings(given, depth=_depth(each, task_group)).items():
                 setattr(each, name, value)
         return tasks
+
+    def _items(self, expansion: Expansion) -> Any:
+        if expansion.output is not None:
+            return expansion.over(lambda item: item)
+        items = expansion.items or ()
+        for _ in XComArg.iter_xcom_references(list(items)):
+            pass  # a group among them says that a fan-in collects it
+        for place, item in enumerate(items):
+            if holds_run_time_values(item):
+                problem = (
+                    f"item {place} is known only at run time, and Airflow doesn't resolve literal items of a "
+                    "mapped task group; leave mapped out, or let a task return all items"
+                )
+                raise DeclarationValueError(self.arguments.owner, "items", problem)
+        return LiteralItems(items)
 
     def _tasks(self, what: str, group: Any, returned: object) -> Sequence[AnyOperator]:
         tasks = list(group.iter_tasks())

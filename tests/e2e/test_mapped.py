@@ -169,3 +169,11 @@ def test_a_value_pushed_before_a_failure_shifts_nothing(run: Run) -> None:
     }
     assert pushed.items == [("pushed_1", "a"), ("pushed_2", None), ("pushed_3", "b")]
     assert "one by one" in run.log("collect_pushed")
+
+
+def test_tasks_get_what_has_no_text_to_be_stored(run: Run) -> None:
+    """Objects, sets and Dag params among literal items and bound arguments."""
+    assert run.xcom("collect_stored") == {"stored_0": [10, 3, [1, 2]], "stored_1": [30, 3, [1, 2]]}
+    assert run.xcom("collect_stored_batch") == {"stored_batch_0": [10, 3, [1, 2]]}
+    assert run.xcom("collect_stored_sums") == {"stored_sums_0": 3, "stored_sums_1": 7}
+    assert run.xcom("collect_stored_commands") == {"stored_commands_0": "there"}

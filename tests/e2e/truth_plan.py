@@ -91,6 +91,7 @@ def plan_of(seed: int) -> Plan:
         policy = {**policy, "count_skipped": dice.choice(["exclude", "success", "failure"])}
     if not at_run_time and policy.get("min_success", 0) > len(names[1]) > 0:
         policy = {}
+    items_per_task = dice.choice([1, 2, 3, 10])
     return Plan(
         seed=seed,
         mode=mode,
@@ -99,7 +100,7 @@ def plan_of(seed: int) -> Plan:
         at_run_time=at_run_time,
         names=names,
         fates=fates,
-        items_per_task=dice.choice([1, 2, 3, 10]),
-        item_concurrency=dice.choice([1, 1, 4]),
+        items_per_task=items_per_task,
+        item_concurrency=min(dice.choice([1, 1, 4]), items_per_task),
         policy=policy,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, field
 from datetime import timedelta
 from fractions import Fraction
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.bash import BashOperator
@@ -67,6 +69,31 @@ def count_words(words: list[str]) -> int:
 @task_group
 def steps(word: str) -> Any:
     return process(each(word))
+
+
+class Scale:
+    """Whose text would be its address."""
+
+
+@dataclass
+class Around:
+    """Whose text would hold the address of another."""
+
+    scale: Scale = field(default_factory=Scale)
+
+
+@task_group
+def step_of_any(item: Any, given: Any = None) -> Any:
+    return any_of(item, given)
+
+
+@task
+def any_of(item: Any, given: Any = None) -> str:
+    return f"{item} {given}"
+
+
+def shift(item: Any, given: Any = None) -> str:
+    return f"{item} {given}"
 
 
 SECRET = "an item that stays in the Dag file"
@@ -181,6 +208,37 @@ with DAG(
             items_per_task=2,
         ),
     }
+    # What is known when the Dag is parsed, and has no text that is the same in each process.
+    number = dag.param("number", 3)
+    tags = {"red", "green", "blue"}
+    values: list[Any] = [Scale(), Around(), Lock(), tags, frozenset(tags), {*tags, 1}, shift, len]
+    deep: Any = {"a": [(Scale(), frozenset(tags)), {"b": number}], "tags": tags}
+    for name, how in {"mapped": {"mapped": True}, "batched": {"items_per_task": 2}}.items():
+        for kind, given in {"values": values, "deep": deep, "param": number, "object": Scale()}.items():
+            bound: Any = {"given": given}
+            FanOutGroup(f"{name}_{kind}_given", branch=shift, items=["a", "b"], partial=bound, **how)  # type: ignore[arg-type]
+    FanOutGroup("run_time_given", branch=shift, items=words, partial={"given": values})
+    FanOutGroup("known_items", branch=shift, items=[*values, deep, number], mapped=True)
+    FanOutGroup("known_names", branch=shift, items={"a": deep, "b": number}, mapped=True)
+    FanOutGroup("known_group_items", branch=step_of_any, items=[*values, [Scale(), tags]], mapped=True)
+    FanOutGroup(
+        "group_given", branch=step_of_any, items=["a"], partial={"given": [number, tags]}, mapped=True
+    )
+    FanOutGroup("own_param", branch=functools.partial(shift, given=[number]), items=["a"], mapped=True)
+    env: Any = {"a": number}
+    FanOutGroup(
+        "command_param",
+        branch=functools.partial(BashOperator, env=env),
+        items=[{"bash_command": "ls"}],
+        mapped=True,
+    )
+    FanOutGroup(
+        "command_items",
+        branch=BashOperator,
+        items=[{"bash_command": "ls", "env": env}],
+        mapped=True,
+    )
+
     for group_id, group in mapped.items():
         FanInOperator(task_id=f"over_{group_id}", fan_out=group)
 

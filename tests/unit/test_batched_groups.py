@@ -126,6 +126,30 @@ def test_our_hook_comes_before_the_authors_own(dag: DAG, listed: Callable[[Any],
         pytest.param(
             {"item_concurrency": 1.5}, "item_concurrency: expected a whole number", id="1.5 at once"
         ),
+        pytest.param(
+            {"item_concurrency": 3},
+            "item_concurrency: found 3, above the 2 items that a task has; lower it, or raise items_per_task",
+            id="more at once than a task has",
+        ),
+        pytest.param(
+            {"max_concurrency": 5, "default_args": {"max_active_tis_per_dagrun": 3}},
+            "max_concurrency: found 5, and default_args sets max_active_tis_per_dagrun=3",
+            id="two limits for the group",
+        ),
+        *(
+            pytest.param({"branch": branch, "items": []}, f"branch: {said}", id=f"no items: {said}")
+            for branch, said in ((BashOperator, "BashOperator is an op"), (command, "command is @task.bash"))
+        ),
+        pytest.param(
+            {"items": [], "default_args": {"do_xcom_push": False}},
+            "default_args: do_xcom_push=False",
+            id="no items, none push",
+        ),
+        pytest.param(
+            {"items": [], "branch": task(max_active_tis_per_dagrun=3)(work), "max_concurrency": 2},
+            "max_concurrency: found 2, and branch sets",
+            id="no items, two limits",
+        ),
         pytest.param({"max_concurrency": 0}, "max_concurrency: expected 1 or more", id="0 tasks at once"),
         pytest.param({"stop_after_failures": 2}, "stop_after_failures: .*none to stop", id="stops nothing"),
         pytest.param({"items": {1: "a"}}, "items: expected texts as names, found 1", id="a number as name"),
@@ -198,11 +222,12 @@ def test_the_tooltip_counts_items_and_tasks(count: int, more: Any, said: str) ->
 
 
 class TestTheFanIn:
-    def test_another_key_is_refused(self) -> None:
+    @pytest.mark.parametrize("arguments", [{}, {"items": []}], ids=["items", "no items"])
+    def test_another_key_is_refused(self, arguments: Any) -> None:
         with pytest.raises(
             DeclarationError, match="key: found 'rows', but the items of a batched group, 'g', have"
         ):
-            FanInOperator(task_id="f", fan_out=declare(), key="rows")
+            FanInOperator(task_id="f", fan_out=declare(**arguments), key="rows")
 
     def test_another_key_by_prefix_fails_before_anything_is_read(self) -> None:
         fan_in = FanInOperator(task_id="f", task_id_prefix="g.", key="rows")

@@ -148,6 +148,24 @@ class TestFailFast:
 
         assert declare(fan_out=process, dag=narrow).trigger_rule == TriggerRule.ALL_SUCCESS
 
+    @pytest.mark.usefixtures("no_dag")
+    def test_the_dag_may_be_that_of_the_group_it_collects(self) -> None:
+        with DAG("d", schedule=None, fail_fast=True):
+            process = group()
+
+        assert declare(fan_out=process).trigger_rule == TriggerRule.ALL_SUCCESS
+        with pytest.raises(ValueError, match="'combine': min_success: in a fail_fast Dag"):
+            declare(fan_out=process, min_success=1)
+
+    @pytest.mark.usefixtures("no_dag")
+    def test_the_dag_may_be_that_of_the_group_it_is_in(self) -> None:
+        with DAG("d", schedule=None, fail_fast=True), TaskGroup("outer") as outer:
+            pass
+
+        fan_in = declare(task_id_prefix="process.", task_group=outer)
+
+        assert fan_in.trigger_rule == TriggerRule.ALL_SUCCESS
+
     @pytest.mark.parametrize(
         "tolerance", [{"min_success": 1}, {"min_success_ratio": 0.5}], ids=["number", "ratio"]
     )
@@ -440,6 +458,9 @@ class TestBadInput:
             id="partial and expand",
         ),
         pytest.param(lambda fan_in: fan_in.partial(), id="partial of nothing"),
+        pytest.param(lambda fan_in: fan_in.expand(key=["a"]), id="expand alone"),
+        pytest.param(lambda fan_in: fan_in.expand_kwargs([{"key": "a"}]), id="expand_kwargs alone"),
+        pytest.param(lambda _: declare().expand(key=["a"]), id="expand of one that is made"),
     ],
 )
 def test_a_fan_in_cannot_be_mapped(mapping: Callable[[type[FanInOperator]], object]) -> None:

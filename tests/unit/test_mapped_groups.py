@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, Param, task, task_group
+from airflow.sdk import DAG, Param, TaskGroup, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.declaration import describe_group, read_fan_in
 from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError
 from airflow_fanout.hooks import record_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.usefixtures("dag")
 
@@ -98,6 +101,25 @@ class TestSettings:
         ):
             declare(branch=branch, items=["a"], mapped=True, max_concurrency=2)
 
+    def test_so_does_one_of_the_groups_default_args(self) -> None:
+        said = (
+            "max_concurrency: found 5, and default_args sets max_active_tis_per_dagrun=3; leave one of them"
+        )
+        with pytest.raises(DeclarationError, match=said):
+            declare(
+                items=["a"],
+                mapped=True,
+                max_concurrency=5,
+                default_args={"max_active_tis_per_dagrun": 3},
+            )
+
+    def test_it_is_nearer_than_the_default_args_around_the_group(self, dag: DAG) -> None:
+        around: Any = {"max_active_tis_per_dagrun": 3}
+        with TaskGroup("outer", default_args=around):
+            declare(items=["a"], mapped=True, max_concurrency=5)
+
+        assert dag.get_task("outer.g.each").max_active_tis_per_dagrun == 5
+
     def test_the_authors_template_of_names_wins(self, dag: DAG) -> None:
         declare(items=["a"], mapped=True, default_args={"map_index_template": "mine"})
 
@@ -167,6 +189,23 @@ def test_what_cannot_take_effect_on_items_of_run_time_is_refused(arguments: Any,
         pytest.param(
             {"branch": BashOperator, "items": ["ls"]}, "items: .*dict of the arguments", id="operator"
         ),
+        *(
+            pytest.param(
+                {
+                    "branch": BashOperator,
+                    "items": [{"bash_command": "ls"}, {"bash_command": "ls", name: None}],
+                    "stop_after_failures": 1,
+                },
+                rf"items: item 1 gives '{name}', .*partial\(BashOperator, {name}=…\), or leave mapped out",
+                id=f"{name} of an item",
+            )
+            for name in ("retries", "pool", "on_failure_callback", "pre_execute", "post_execute")
+        ),
+        pytest.param(
+            {"branch": chain, "items": [], "max_concurrency": 2},
+            "max_concurrency: .*pool",
+            id="a limited group of no items",
+        ),
     ],
 )
 def test_what_cannot_be_mapped_is_refused(arguments: Any, said: str) -> None:
@@ -189,12 +228,28 @@ def test_a_param_object_is_no_count() -> None:
         declare(count=Param(3))
 
 
-def test_within_a_mapped_task_group_only_static_groups() -> None:
+@pytest.mark.parametrize(
+    ("argument", "arguments"),
+    [
+        pytest.param("mapped", lambda _: {"items": ["a"], "mapped": True}, id="a mapped group"),
+        pytest.param("items_per_task", lambda _: {"items": ["a"], "items_per_task": 1}, id="a batched group"),
+        pytest.param("items", lambda word: {"items": word}, id="items that are its own parameter"),
+        pytest.param("count", lambda word: {"count": word}, id="a count that is its own parameter"),
+        pytest.param("items", lambda _: {"items": load()}, id="items of a task"),
+        pytest.param(
+            "items", lambda word: {"items": word, "items_per_task": 1}, id="a batched group of its parameter"
+        ),
+    ],
+)
+def test_within_a_mapped_task_group_only_static_groups(
+    argument: str, arguments: Callable[[Any], dict[str, Any]]
+) -> None:
     @task_group
     def outer(word: str) -> None:
-        FanOutGroup("g", branch=work, items=["a"], mapped=True)
+        FanOutGroup("g", branch=work, **arguments(word))
 
-    with pytest.raises(DeclarationError, match="can't map a task within the mapped task group 'outer'"):
+    said = f"'g': {argument}: Airflow can't map a task within the mapped task group 'outer', so only a static"
+    with pytest.raises(DeclarationError, match=said):
         outer.expand(word=["a", "b"])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from datetime import timedelta
 from types import MappingProxyType
@@ -401,8 +402,31 @@ class TestBadInput:
         group_class: Any = FanOutGroup
         everything = ["process", "", True, None, None, {}, "", None, "", "", False, work]
 
-        with pytest.raises(TypeError, match="positional"):
+        said = (
+            r"'process': group_id: is the one argument given by position, found '' .*write branch=…, count=…"
+        )
+        with pytest.raises(DeclarationTypeError, match=said):
             group_class(*everything)
+
+    @pytest.mark.parametrize(
+        "second", [pytest.param("shown", id="a display name"), pytest.param(work, id="a branch")]
+    )
+    def test_only_the_id_is_given_by_position(self, second: object) -> None:
+        group_class: Any = FanOutGroup
+
+        with pytest.raises(
+            DeclarationTypeError, match="'process': group_id: is the one argument given by position"
+        ):
+            group_class("process", second, branch=work, count=2)
+
+    def test_its_signature_says_so(self) -> None:
+        positional = [
+            name
+            for name, each in inspect.signature(FanOutGroup).parameters.items()
+            if each.kind is not inspect.Parameter.KEYWORD_ONLY
+        ]
+
+        assert positional == ["group_id"]
 
     def test_a_large_bad_value_does_not_flood_the_log(self) -> None:
         with pytest.raises(TypeError) as raised:
@@ -670,6 +694,7 @@ class TestNoBranches:
         ),
         pytest.param(lambda group: declare("other", items=[group]), id="an item of another group"),
         pytest.param(lambda group: declare("other", items=group), id="items of another group"),
+        pytest.param(lambda group: declare("other", count=group), id="count of another group"),
         pytest.param(
             lambda group: FanInOperator(
                 task_id="combine",

@@ -731,3 +731,38 @@ def test_an_error_of_the_authors_own_is_theirs_and_says_which_branch_it_was(erro
 def test_what_was_made_already_is_refused(branch: Callable[[], Any], found: str) -> None:
     with pytest.raises(TypeError, match=f"expected a @task or @task_group function.*found {found}"):
         declare(branch())
+
+
+@pytest.mark.usefixtures("no_dag")
+class TestOutsideOfADag:
+    """Where the group is given its Dag by name."""
+
+    @pytest.mark.parametrize(
+        ("declared", "task_ids"),
+        [
+            pytest.param(
+                {"items": ["a"]},
+                [f"process.process_0.{each}" for each in ("extract", "load", "transform")],
+                id="static",
+            ),
+            pytest.param(
+                {"items": ["a"], "mapped": True},
+                [f"process.each.{each}" for each in ("extract", "load", "transform")],
+                id="mapped",
+            ),
+        ],
+    )
+    def test_the_tasks_of_its_branches_join_that(self, declared: Any, task_ids: list[str]) -> None:
+        dag = DAG("given", schedule=None)
+
+        declare(dag=dag, **declared)
+
+        assert sorted(dag.task_ids) == task_ids
+
+    def test_within_another_dag_too(self) -> None:
+        dag = DAG("given", schedule=None)
+
+        with DAG("around", schedule=None) as around:
+            declare(dag=dag, parent_group=None, count=1)
+
+        assert (len(dag.task_ids), around.task_ids) == (3, [])

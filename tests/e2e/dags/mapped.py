@@ -99,6 +99,26 @@ def chain(fate: Any) -> Any:
     return second(first(fate))
 
 
+class Scale:
+    """Whose text would be another at each parse."""
+
+    factor = 10
+
+
+def scaled(item: Any, scale: Scale, given: Any) -> Any:
+    return [item * scale.factor, given[0], sorted(given[1])]
+
+
+@task
+def total(numbers: frozenset[int]) -> int:
+    return sum(numbers)
+
+
+@task_group
+def sums(numbers: Any) -> Any:
+    return total(numbers)
+
+
 def poke(word: str) -> Any:
     from airflow.sdk.bases.sensor import PokeReturnValue
 
@@ -107,7 +127,9 @@ def poke(word: str) -> Any:
 
 once: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
 
-with DAG("mapped", schedule=None, max_active_tasks=32, params={"branches": Param(3, type="integer")}) as dag:
+params: Any = {"branches": Param(3, type="integer"), "place": "there"}
+
+with DAG("mapped", schedule=None, max_active_tasks=32, params=params) as dag:
     fates = FanOutGroup("fates", branch=act, items=list_fates(), default_args=once)
     CountingFanIn(task_id="collect_fates", fan_out=fates, min_success=1, python_callable=dump)
     fates >> CountingFanIn(
@@ -155,6 +177,24 @@ with DAG("mapped", schedule=None, max_active_tasks=32, params={"branches": Param
         items=list_commands(),
     )
     CountingFanIn(task_id="collect_commands", fan_out=commands, min_success=1, python_callable=dump)
+
+    # What Airflow is given to store is not what the tasks get.
+    chosen: Any = dag.param("branches")
+    chosen_place: Any = dag.param("place")
+    objects: Any = {"scale": Scale(), "given": [chosen, frozenset({2, 1})]}
+    stored = FanOutGroup("stored", branch=scaled, items=[1, chosen], mapped=True, partial=objects)
+    CountingFanIn(task_id="collect_stored", fan_out=stored)
+    stored_batch = FanOutGroup("stored_batch", branch=scaled, items=[1], items_per_task=1, partial=objects)
+    CountingFanIn(task_id="collect_stored_batch", fan_out=stored_batch)
+    stored_sums = FanOutGroup("stored_sums", branch=sums, items=[{1, 2}, frozenset({3, 4})], mapped=True)
+    CountingFanIn(task_id="collect_stored_sums", fan_out=stored_sums)
+    stored_commands = FanOutGroup(
+        "stored_commands",
+        branch=functools.partial(BashOperator, env={"PLACE": chosen_place}),
+        items=[{"bash_command": "echo $PLACE"}],
+        mapped=True,
+    )
+    CountingFanIn(task_id="collect_stored_commands", fan_out=stored_commands)
 
     sensors = FanOutGroup(
         "sensors",
