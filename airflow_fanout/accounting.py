@@ -118,7 +118,8 @@ def sources_of(fan_in: FanInOperator, context: Context, map_index: int) -> list[
     if batched and fan_in.key != RETURN_VALUE:
         message = f"{fan_in.task_id!r}: key: {without_key(fan_in.key, batched[0])}"
         raise FanInError(message)
-    waiting = [s.task_id for s in sources if waits_on_past(fan_in.dag.get_task(s.task_id))]
+    task_ids = (task_id for s in sources for task_id in s.task_ids or (s.task_id,))
+    waiting = [task_id for task_id in task_ids if waits_on_past(fan_in.dag.get_task(task_id))]
     if fan_in.policy.tolerant and waiting:
         message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"
         raise FanInError(message)

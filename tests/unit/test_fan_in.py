@@ -951,6 +951,30 @@ class TestWithoutOurGroup:
         assert verdict.report is not None
         assert verdict.report["expected"] == 0
 
+    @pytest.mark.parametrize(
+        ("mode", "task_ids"),
+        [
+            ({}, "'process.process_0.first', 'process.process_1.first'"),
+            ({"mapped": True}, "'process.each.first'"),
+        ],
+        ids=["static", "mapped"],
+    )
+    def test_no_task_of_a_tolerated_branch_waits_for_the_past(
+        self, mode: dict[str, Any], task_ids: str
+    ) -> None:
+        @task_group
+        def steps(item: str) -> Any:
+            return task(task_id="last")(work)(task(task_id="first", depends_on_past=True)(work)(item))
+
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="process.", min_success=1)
+        FanOutGroup("process", branch=steps, items=["a", "b"], **mode) >> fan_in
+
+        verdict = run_fan_in(fan_in, FakeRun())
+
+        assert isinstance(verdict.error, FanInError)
+        assert f"depends_on_past or wait_for_downstream ({task_ids})" in verdict.message
+        assert verdict.report is None
+
     @pytest.mark.parametrize("setting", ["depends_on_past", "wait_for_downstream"])
     def test_a_tolerance_over_tasks_that_wait_for_the_past_fails_before_anything_is_read(
         self, setting: str
