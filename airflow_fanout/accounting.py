@@ -19,7 +19,7 @@ from airflow_fanout.ledger import collect, refuse_cleared
 from airflow_fanout.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.removed_branches import removed_branches
 from airflow_fanout.results import FanInResults, ReadyPage
-from airflow_fanout.wiring import group_sources, pass_on_what_came_before, sources_by_prefix
+from airflow_fanout.wiring import group_sources, sources_by_prefix, what_came_before
 from airflow_fanout.xcom import RunReader
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_fanout.operators import FanInOperator
     from airflow_fanout.sources import Source
 
-__all__ = ["Found", "account", "combine", "judge", "pass_on", "settle", "sources_of"]
+__all__ = ["Found", "Judgement", "account", "combine", "judge", "settle", "sources_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,21 @@ class Found:
     map_index: int
     states: States
     results: FanInResults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """
+    What a fan-in makes of what it has found.
+
+    :param before: What it raises because of what came before the branches, whatever these decide; or None.
+    :param verdict: What the branches alone decide.
+    :param report: The XCom ``fan_out_report``.
+    """
+
+    before: Exception | None
+    verdict: Verdict
+    report: FanInReport
 
 
 def account(fan_in: FanInOperator, context: Context) -> Any:
@@ -78,14 +93,14 @@ def account(fan_in: FanInOperator, context: Context) -> Any:
     results = FanInResults(pages)
     if reader.found_nothing or "missing" in results.states():
         refuse_cleared(reader, states, pages)
-    verdict, report = judge(results, fan_in.policy)
-    ti.xcom_push(REPORT_KEY, report)
+    found = Found(sources=sources, map_index=map_index, states=states, results=results)
+    judgement = judge(fan_in, found)
+    ti.xcom_push(REPORT_KEY, judgement.report)
     try:
-        found = Found(sources=sources, map_index=map_index, states=states, results=results)
-        settle(fan_in, found, verdict, report)
+        settle(fan_in, results, judgement)
         return combine(fan_in, results, context)
     finally:
-        _log_report(fan_in, report, reader.requests + 1, ti.run_id)
+        _log_report(fan_in, judgement.report, reader.requests + 1, ti.run_id)
 
 
 def sources_of(fan_in: FanInOperator, context: Context, map_index: int) -> list[Source]:
@@ -103,40 +118,42 @@ def sources_of(fan_in: FanInOperator, context: Context, map_index: int) -> list[
     if batched and fan_in.key != RETURN_VALUE:
         message = f"{fan_in.task_id!r}: key: {without_key(fan_in.key, batched[0])}"
         raise FanInError(message)
-    waiting = [s.task_id for s in sources if waits_on_past(fan_in.dag.get_task(s.task_id))]
+    task_ids = (task_id for s in sources for task_id in s.task_ids or (s.task_id,))
+    waiting = [task_id for task_id in task_ids if waits_on_past(fan_in.dag.get_task(task_id))]
     if fan_in.policy.tolerant and waiting:
         message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"
         raise FanInError(message)
     return sources
 
 
-def judge(results: FanInResults, policy: Policy) -> tuple[Verdict, FanInReport]:
+def judge(fan_in: FanInOperator, found: Found) -> Judgement:
     """
-    Decide by the branches alone, and report.
-
-    :param results: Every branch's outcome.
-    :param policy: The tolerance.
-    """
-    tally = Tally.of(results.states(), stopped=results.stopped_count)
-    verdict = decide(tally, policy)
-    return verdict, fan_in_report(results, tally, verdict, policy)
-
-
-def settle(fan_in: FanInOperator, found: Found, verdict: Verdict, report: FanInReport) -> None:
-    """
-    Raise what came before the branches, or else the verdict, is for Airflow.
+    Decide, and report.
 
     :param fan_in: The fan-in.
     :param found: What it has found.
-    :param verdict: What it has decided by the branches.
-    :param report: What it has reported.
     """
-    pass_on_what_came_before(fan_in, found.states, found.sources, found.map_index)
-    pass_on(fan_in, verdict, report, found.results)
+    results, policy = found.results, fan_in.policy
+    tally = Tally.of(results.states(), stopped=results.stopped_count)
+    verdict = decide(tally, policy)
+    before = what_came_before(fan_in, found.states, found.sources, found.map_index)
+    # Only a success is degraded.
+    degraded = verdict.state == "degraded" and before is None
+    report = fan_in_report(results, tally, verdict, policy, degraded=degraded)
+    return Judgement(before=before, verdict=verdict, report=report)
 
 
-def pass_on(fan_in: FanInOperator, verdict: Verdict, report: FanInReport, results: FanInResults) -> None:
-    """Raise what a verdict against the run, or over nothing, is for Airflow."""
+def settle(fan_in: FanInOperator, results: FanInResults, judgement: Judgement) -> None:
+    """
+    Raise what came before the branches, or else a verdict against the run, or over nothing, is for Airflow.
+
+    :param fan_in: The fan-in.
+    :param results: Every branch's outcome.
+    :param judgement: What it has made of them.
+    """
+    if judgement.before is not None:
+        raise judgement.before
+    verdict, report = judgement.verdict, judgement.report
     skipped_too = fan_in.policy.count_skipped == "failure"
     problem_count = report["failed"] + report["missing"]
     problem_count += report["skipped"] if skipped_too else results.stopped_count

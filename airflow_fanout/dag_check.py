@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_fanout.branch_tasks import waiting_on_past
 from airflow_fanout.capacity import UNLIMITED_POOL
 from airflow_fanout.group_capacity import CELERY, GroupCapacity, Surroundings, group_capacity, narrow_steps
 from airflow_fanout.names import listing, natural_key
@@ -27,7 +28,7 @@ class Problem:
 
     :param kind: What sort of problem: ``missing_pool``, ``pool_too_small``, ``no_slots``,
         ``unknown_executor``, ``too_many_tasks``, ``prefix_matches_nothing``, ``prefix_matches_others``,
-        ``prefix_ambiguous``, ``min_success_unreachable``.
+        ``prefix_ambiguous``, ``min_success_unreachable``, ``tolerance_waits_on_past``.
     :param message: What is wrong and how to mend it.
     :param task_ids: Ids of the tasks that it keeps or fails, in natural order.
     """
@@ -268,6 +269,24 @@ def _fan_in_problems(outline: DagOutline, checks: Iterable[FanInCheck]) -> Itera
                 f"{'branch' if check.count == 1 else 'branches'} that it collects"
             )
             yield Problem(kind="min_success_unreachable", message=message, task_ids=its)
+        waiting = _waiting_on_past(outline, check.matches) if fan_in.policy.tolerant else ()
+        if waiting:
+            message = f"Fan-in {fan_in.task_id!r}: {waiting_on_past(waiting)}"
+            yield Problem(kind="tolerance_waits_on_past", message=message, task_ids=waiting)
+
+
+def _waiting_on_past(outline: DagOutline, matches: Iterable[str]) -> tuple[str, ...]:
+    """Ids of the tasks that wait for the run before, of branches whose last tasks are these."""
+    branches = {task_ids[-1]: task_ids for group in outline.groups.values() for task_ids in _branches(group)}
+    within = (task_id for last in matches for task_id in branches.get(last, (last,)))
+    return _ids(task for task in map(outline.tasks.__getitem__, within) if task.waits_on_past)
+
+
+def _branches(group: DeclaredGroup) -> Iterator[tuple[str, ...]]:
+    """Ids of the tasks of each of a group's branches, as far as they differ."""
+    yield from (branch.task_ids for branch in group.branches)
+    if group.each:
+        yield group.each
 
 
 def _prefix_problems(

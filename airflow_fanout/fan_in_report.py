@@ -44,17 +44,22 @@ class FanInReport(TypedDict):
     problems: list[Problem]
 
 
-def fan_in_report(results: FanInResults, tally: Tally, verdict: Verdict, policy: Policy) -> FanInReport:
+def fan_in_report(
+    results: FanInResults, tally: Tally, verdict: Verdict, policy: Policy, *, degraded: bool
+) -> FanInReport:
     """
     Put a run's figures together.
 
     :param results: Every branch's outcome.
     :param tally: How many ended in which state.
-    :param verdict: What the fan-in decided.
+    :param verdict: What the branches alone decide.
     :param policy: The tolerance; it says which states are problems.
+    :param degraded: Whether the fan-in succeeds in spite of some.
     """
     timed = [
-        (seconds, name) for name, state, seconds in results.durations() if state == "success" and seconds
+        (seconds, name)
+        for name, state, seconds in results.durations()
+        if state == "success" and seconds is not None
     ]
     longest_seconds, longest = max(timed, key=lambda timing: timing[0], default=(None, None))
     return FanInReport(
@@ -64,7 +69,7 @@ def fan_in_report(results: FanInResults, tally: Tally, verdict: Verdict, policy:
         failed=tally.failed,
         skipped=tally.skipped,
         missing=tally.missing,
-        degraded=verdict.state == "degraded",
+        degraded=degraded,
         total_branch_seconds=round(math.fsum(seconds for seconds, _ in timed), 6),
         longest_branch=longest,
         longest_branch_seconds=longest_seconds,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_fanout.names import instance_name
 from airflow_fanout.xcom import InstanceState
 
 if TYPE_CHECKING:
@@ -55,16 +56,18 @@ def failed_names(states: States, group: DeclaredGroup, map_index: int) -> list[s
     """
     Names of a group's branches that have failed: in their last task, or in one that kept it from running.
 
+    Where only the items' task knows the names, they are Airflow's own, ``id[map_index]``.
+
     :param states: States of the run's finished instances.
     :param group: The group.
     :param map_index: Index of the mapped task group that it stands in; -1 outside of one.
     """
     if group.mode == "static":
         return [branch.name for branch in group.branches if _has_failed(states, branch.task_ids, map_index)]
-    names = group.names
+    last, known = group.each[-1], group.known_names
     return [
-        f"{group.label}_{index}" if names is None else names[index]
-        for index in instances_of(states, group.each[-1])
+        known[index] if index < len(known) else instance_name(last, index)
+        for index in instances_of(states, last)
         if _has_failed(states, group.each, index)
     ]
 

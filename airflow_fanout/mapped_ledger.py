@@ -21,7 +21,7 @@ from airflow_fanout.instance_states import States, failed_before_last, instances
 from airflow_fanout.names import instance_name, listing
 from airflow_fanout.results import BranchOutcome, Page, ReadyPage
 from airflow_fanout.stored_values import values_lie_elsewhere
-from airflow_fanout.xcom import PAGE_SIZE, RunReader
+from airflow_fanout.xcom import PAGE_SIZE, RunReader, Values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,14 +54,17 @@ class InstanceNaming:
         """
         Find the outcome of every instance.
 
-        Requests: one that counts the values, one that asks for the items or counts the instances, and two for
-        each 500 instances, records and values; more only where somebody else has pushed or deleted values.
+        Requests: one that asks for the items or counts the instances, two for each 500 instances, records and
+        values, and, above 500, one that counts the values. For each task before the last that has failed, or
+        was stopped: one for each such instance, at most one for each 500. More only where somebody else has
+        pushed or deleted values.
         """
         group = _MappedGroup(reader, states, source, self)
         if not group.map_indexes:
             return
         group.refuse_unfinished()
-        having_values = group.having_values(key)
+        # Of all groups together, no more than a page of values is in memory before anybody asks.
+        having_values = group.having_values(key, ahead=index + len(group.map_indexes) <= PAGE_SIZE)
         for start in range(0, len(group.map_indexes), PAGE_SIZE):
             places = group.map_indexes[start : start + PAGE_SIZE]
             page: Page
@@ -83,18 +86,37 @@ class _MappedGroup:
         self.instances = instances_of(states, source.task_id)
         self.map_indexes = list(self.instances)
         self._records: dict[str, Mapping[int, Mapping[str, Any]]] = {}
+        self._ahead: Values | None = None
 
     def records(self, task_id: str) -> Mapping[int, Mapping[str, Any]]:
         """What the instances of one of the group's tasks recorded, by map index; read once."""
         if task_id not in self._records:
-            found: list[dict[str, Any] | None] = []
-            for start in range(0, len(self.map_indexes), PAGE_SIZE):
-                page = self.reader.record_page(task_id, start, start + PAGE_SIZE)
-                found += page
-                if len(page) < PAGE_SIZE:
-                    break
-            self._records[task_id] = self._by_instance(task_id, found)
+            wanted = self._wanted(task_id)
+            # Not as many: for a record that isn't there, a fan-in asks for the states once more.
+            if len(wanted) < -(-len(self.map_indexes) // PAGE_SIZE):
+                self._records[task_id] = self._each_record(task_id, wanted)
+            else:
+                self._records[task_id] = self._by_instance(task_id, self._record_pages(task_id))
         return self._records[task_id]
+
+    def _wanted(self, task_id: str) -> Sequence[int]:
+        """Instances whose records are looked at; of a task before the last, those that say why it ended."""
+        if task_id == self.source.task_id:
+            return self.map_indexes
+        found = ((n, self.states.get((task_id, n))) for n in self.map_indexes)
+        return [n for n, its in found if its is not None and its.state in {"failed", "skipped"}]
+
+    def _each_record(self, task_id: str, map_indexes: Sequence[int]) -> Mapping[int, Mapping[str, Any]]:
+        return {n: read_record(self.reader, task_id, n) for n in map_indexes if (task_id, n) in self.states}
+
+    def _record_pages(self, task_id: str) -> Sequence[dict[str, Any] | None]:
+        found: list[dict[str, Any] | None] = []
+        for start in range(0, len(self.map_indexes), PAGE_SIZE):
+            page = self.reader.record_page(task_id, start, start + PAGE_SIZE)
+            found += page
+            if len(page) < PAGE_SIZE:
+                break
+        return found
 
     def _by_instance(
         self, task_id: str, found: Sequence[dict[str, Any] | None]
@@ -111,11 +133,7 @@ class _MappedGroup:
             claimed = None if record is None else record.get("map_index")
             if not isinstance(claimed, int) or claimed <= last:
                 log.info("%s: a record is gone, or not its instance's; all are read one by one", task_id)
-                return {
-                    map_index: read_record(self.reader, task_id, map_index)
-                    for map_index in self.map_indexes
-                    if (task_id, map_index) in self.states
-                }
+                return self._each_record(task_id, self._wanted(task_id))
             records[claimed], last = record or {}, claimed
         return records
 
@@ -164,30 +182,56 @@ class _MappedGroup:
             )
             raise BranchesRunningError(message, names=names)
 
-    def having_values(self, key: str) -> list[int] | None:
+    def having_values(self, key: str, *, ahead: bool) -> list[int] | None:
         """
         Map indexes of those that have pushed a value, in order; None if nobody can tell.
 
         The server gives values by map index, and without it: whose they are follows from the records, unless
         a value was pushed or deleted by hand.
+
+        :param key: XCom key of the values.
+        :param ahead: Whether to ask for all of them, which tells how many they are.
         """
-        count = self.reader.value_count(self.source.task_id, key)
+        succeeded = [n for n, found in self.instances.items() if found.state == "success"]
+        if not succeeded:
+            return []  # whatever lies there, it is no value
+        expected: list[int] | None = succeeded if len(succeeded) == len(self.instances) else None
         if key == RETURN_VALUE:
-            having = sorted(n for n, record in self.own.items() if record.get("has_value") is True)
-        else:
-            having = [n for n, found in self.instances.items() if found.state == "success"]
-            having = having if len(having) == len(self.instances) else []
-        if len(having) == count:
-            return having
+            expected = sorted(n for n, record in self.own.items() if record.get("has_value") is True)
+        why = "not every instance succeeded"
+        if expected is not None:
+            count = self._value_count(key, ahead=ahead)
+            if count == len(expected):
+                return expected
+            why = f"{count} came, {len(expected)} are expected"
+        self._ahead = None
         log.info(
-            "%s: %s values under %r where %s are recorded; positions don't tell whose they are, so the "
-            "values are read one by one",
+            "%s: positions don't tell whose the values under %r are, so they are read one by one: %s",
             self.source.task_id,
-            count,
             key,
-            len(having) if key == RETURN_VALUE else "other numbers",
+            why,
         )
         return None
+
+    def _value_count(self, key: str, *, ahead: bool) -> int:
+        """
+        Count the values.
+
+        To ask for all of them instead spares a request, which pays for the records of one task before the
+        last. With those of a second, a fan-in sends one more than 4 and 2 for each page: what ended, what
+        still runs, what was recorded and the values are told by no other request.
+        """
+        task_id = self.source.task_id
+        if not ahead:
+            return self.reader.value_count(task_id, key)
+        # One more than there can be, to see any that should not be there.
+        self._ahead = self.reader.page(task_id, key, 0, len(self.map_indexes) + 1)
+        return len(self._ahead)
+
+    def values(self, key: str, start: int, stop: int) -> Values:
+        """Values by position; those that were asked for ahead are kept until then, and no longer."""
+        ahead, self._ahead = self._ahead, None
+        return self.reader.page(self.source.task_id, key, start, stop) if ahead is None else ahead
 
     def instance(self, map_index: int) -> Source:
         """One instance as a source of its own."""
@@ -279,9 +323,7 @@ class _GroupPage:
     def read(self) -> Sequence[BranchOutcome]:
         task_id, stop = self._group.source.task_id, self._start + len(self._having)
         try:
-            values = (
-                list(self._group.reader.page(task_id, self._key, self._start, stop)) if self._having else []
-            )
+            values = list(self._group.values(self._key, self._start, stop)) if self._having else []
         except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
             return [
                 self._group.read_alone(map_index, self._key, head.index)

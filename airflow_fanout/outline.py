@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_fanout.branch_tasks import waits_on_past
 from airflow_fanout.declaration import PLACEHOLDER, DeclaredGroup, read_fan_in, read_group
 from airflow_fanout.names import natural_key
 
@@ -37,6 +38,7 @@ class TaskOutline:
     :param executor: Name of its executor; None for the default one.
     :param queue: Its queue.
     :param retries: How often Airflow tries it again.
+    :param waits_on_past: Whether it waits for its own success, or its downstream's, in the run before.
     :param is_setup: Whether it is a setup.
     :param is_teardown: Whether it is a teardown.
     """
@@ -54,6 +56,7 @@ class TaskOutline:
     executor: str | None = None
     queue: str = "default"
     retries: int = 0
+    waits_on_past: bool = False
     is_setup: bool = False
     is_teardown: bool = False
 
@@ -249,6 +252,7 @@ def _task(task: Any) -> TaskOutline:
         executor=task.executor,
         queue=task.queue,
         retries=task.retries or 0,
+        waits_on_past=waits_on_past(task),
         is_setup=bool(task.is_setup),
         is_teardown=bool(task.is_teardown),
     )

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Protocol
 
 from airflow_fanout.exceptions import MergeConflictError
@@ -126,6 +126,7 @@ class _Ledger:
         self._starts = [0, *accumulate(len(page) for page in self.pages)]
         self._held: OrderedDict[int, Sequence[BranchOutcome]] = OrderedDict()
         self._told = 0.0
+        self._found = 0
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -154,10 +155,15 @@ class _Ledger:
         for page in self.pages:
             yield from page.states
 
+    def __iter__(self) -> Iterator[BranchOutcome]:
+        return map(self.__getitem__, range(len(self)))
+
     def find(self, name: str) -> int | None:
-        for number, page in enumerate(self.pages):
-            place = page.find(name)
+        # From the page of the last name on, so that a loop over names asks one page or two for each.
+        for number in chain(range(self._found, len(self.pages)), range(self._found)):
+            place: int | None = self.pages[number].find(name)
             if place is not None:
+                self._found = number
                 return self._starts[number] + place
         return None
 
@@ -185,6 +191,15 @@ class _Outcomes(Mapping[str, BranchOutcome]):
 
     def __repr__(self) -> str:
         return f"<outcomes of {len(self)} branches>"
+
+    def items(self) -> ItemsView[str, BranchOutcome]:
+        return _Items(self, self._pairs)
+
+    def values(self) -> ValuesView[BranchOutcome]:
+        return _Values(self, self._pairs)
+
+    def _pairs(self) -> Iterator[tuple[str, BranchOutcome]]:
+        return ((outcome.name, outcome) for outcome in self._ledger)
 
 
 class FanInResults(Mapping[str, Any]):
@@ -326,26 +341,33 @@ class FanInResults(Mapping[str, Any]):
 
     def items(self) -> ItemsView[str, Any]:
         """Names and values of the successful branches, in declared order, each page read once."""
-        return _Items(self)
+        return _Items(self, self._pairs)
 
     def values(self) -> ValuesView[Any]:
         """Values of the successful branches, in declared order, each page read once."""
-        return _Values(self)
+        return _Values(self, self._pairs)
+
+    def _pairs(self) -> Iterator[tuple[str, Any]]:
+        return ((outcome.name, outcome.value) for outcome in self.successes())
 
 
 class _Items(ItemsView[str, Any]):
     """Pairs in the order of the pages; ``ItemsView`` itself would look each name up again."""
 
-    _mapping: FanInResults
+    def __init__(self, mapping: Mapping[str, Any], pairs: Callable[[], Iterator[tuple[str, Any]]]) -> None:
+        super().__init__(mapping)
+        self._pairs = pairs
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return ((outcome.name, outcome.value) for outcome in self._mapping.successes())
+        return self._pairs()
 
 
 class _Values(ValuesView[Any]):
     """Values in the order of the pages; ``ValuesView`` itself would look each name up again."""
 
-    _mapping: FanInResults
+    def __init__(self, mapping: Mapping[str, Any], pairs: Callable[[], Iterator[tuple[str, Any]]]) -> None:
+        super().__init__(mapping)
+        self._pairs = pairs
 
     def __iter__(self) -> Iterator[Any]:
-        return (outcome.value for outcome in self._mapping.successes())
+        return (value for _, value in self._pairs())

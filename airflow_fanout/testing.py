@@ -102,14 +102,14 @@ def simulate(
         return _simulation(refusal, None, None)
     told = ToldRun(rehearsed, sources, map_index, outcomes or {}, values or {})
     found = told.found(count, names)
-    verdict, report = judge(found.results, rehearsed.policy)
-    _, exception = _attempt(lambda: settle(rehearsed, found, verdict, report))
+    judgement = judge(rehearsed, found)
+    _, exception = _attempt(lambda: settle(rehearsed, found.results, judgement))
     if exception is not None:
-        return _simulation(exception, None, report)
+        return _simulation(exception, None, judgement.report)
     if rehearsed.python_callable is not None:
         rehearsed.op_kwargs = _arguments(rehearsed, op_kwargs or {}, given)
     value, exception = _attempt(lambda: combine(rehearsed, found.results, given))
-    return _simulation(exception, value, report)
+    return _simulation(exception, value, judgement.report)
 
 
 def _operator(fan_in: object) -> FanInOperator:

@@ -32,8 +32,8 @@ __all__ = [
     "group_sources",
     "no_branches",
     "of_this_package",
-    "pass_on_what_came_before",
     "sources_by_prefix",
+    "what_came_before",
 ]
 
 
@@ -114,18 +114,18 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
     ]
 
 
-def pass_on_what_came_before(
+def what_came_before(
     fan_in: BaseOperator, states: States, sources: Sequence[Source], map_index: int
-) -> None:
+) -> UpstreamFailedError | AirflowSkipException | None:
     """
-    Fail or skip with a direct upstream that is no branch, or with mapped branches that never came to be.
+    What a direct upstream that is no branch, or mapped branches that never came to be, make the fan-in raise.
 
     :param fan_in: The fan-in.
     :param states: States of the run's finished instances.
     :param sources: What the fan-in collects.
     :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
-    :raises UpstreamFailedError: If one of them failed.
-    :raises AirflowSkipException: If one of them was skipped.
+    :returns: An ``UpstreamFailedError`` if one of them failed, an ``AirflowSkipException`` if one was
+        skipped; else None.
     """
     found = {
         task.task_id: set(_states_of(states, task, fan_in, map_index))
@@ -143,15 +143,16 @@ def pass_on_what_came_before(
         causes = _causes(fan_in, states, failed)
         because = f" (because of {listing(causes)})" if causes else ""
         message = f"Failed, and no branch: {listing(failed)}{because}. No branch can make up for that."
-        raise UpstreamFailedError(message, task_ids=failed)
+        return UpstreamFailedError(message, task_ids=failed)
     if skipped := [task_id for task_id, its in found.items() if "skipped" in its]:
         message = f"Skipped, and no branch: {listing(skipped)}"
-        raise AirflowSkipException(message)
+        return AirflowSkipException(message)
     if unexpanded:
         message = (
             f"Marked by hand before it was expanded, so that nobody knows its branches: {listing(unexpanded)}"
         )
-        raise UpstreamFailedError(message, task_ids=list(unexpanded))
+        return UpstreamFailedError(message, task_ids=list(unexpanded))
+    return None
 
 
 def no_branches(fan_in: BaseOperator, sources: Sequence[Source]) -> list[AnyOperator]:

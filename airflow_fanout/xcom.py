@@ -24,6 +24,7 @@ __all__ = [
     "PAGE_SIZE",
     "InstanceState",
     "RunReader",
+    "Values",
     "at_once",
     "resumes",
     "whole",
@@ -55,6 +56,46 @@ class InstanceState:
     state: str
     duration: float | None
     operator: str | None
+
+
+class Values:
+    """
+    Values as the server sent them, of which each is made, or fetched, when they are iterated over.
+
+    :param rows: The values as they are stored.
+    :param what: What each of them is, to begin a sentence with.
+    """
+
+    def __init__(self, rows: Sequence[Any], what: str) -> None:
+        self._rows, self._what = rows, what
+
+    def __len__(self) -> int:
+        """Return the number of values; reads none."""
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        """
+        Yield the values.
+
+        :raises FileNotFoundError: If one is an object-storage XCom whose body is gone.
+        :raises UnreadableValueError: If one can't be read for another reason.
+        """
+        for found in self.read():
+            if isinstance(found, _Unread):
+                raise found.why
+            yield found
+
+    def read(self) -> list[Any]:
+        """Values in order; in place of one that can't be read, why."""
+        return at_once(self._read, self._rows)
+
+    def _read(self, row: Any) -> Any:
+        from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
+
+        try:
+            return deserialized(_XComWrapper(row), self._what)
+        except (FileNotFoundError, UnreadableValueError) as unreadable:
+            return _Unread(unreadable)
 
 
 class RunReader:
@@ -143,7 +184,7 @@ class RunReader:
         :param start: First position.
         :param stop: Position after the last.
         """
-        return [_record_of(found) for found in self._slice(task_id, RECORD_KEY, start, stop)]
+        return [_record_of(found) for found in self._slice(task_id, RECORD_KEY, start, stop).read()]
 
     def pushed_none(self, task_id: str, key: str) -> bool:
         """Whether a task that is not mapped has pushed None under a key, which is not the same as nothing."""
@@ -160,7 +201,7 @@ class RunReader:
             raise TypeError(_unexpected("XComCountResponse", answer))
         return answer.len
 
-    def page(self, task_id: str, key: str, start: int, stop: int) -> Iterator[Any]:
+    def page(self, task_id: str, key: str, start: int, stop: int) -> Values:
         """
         Values of a mapped task, by map_index, of those instances that pushed one.
 
@@ -168,15 +209,11 @@ class RunReader:
 
         :param start: First position.
         :param stop: Position after the last.
-        :raises FileNotFoundError: If one is an object-storage XCom whose body is gone.
-        :raises UnreadableValueError: If one can't be read for another reason.
         """
-        return map(_or_raise, self._slice(task_id, key, start, stop))
+        return self._slice(task_id, key, start, stop)
 
-    def _slice(self, task_id: str, key: str, start: int, stop: int) -> list[Any]:
-        """Values of a mapped task; in place of one that can't be read, why."""
+    def _slice(self, task_id: str, key: str, start: int, stop: int) -> Values:
         from airflow.sdk.execution_time.comms import GetXComSequenceSlice, XComSequenceSliceResult
-        from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
 
         answer = self._ask(
             GetXComSequenceSlice(
@@ -191,16 +228,7 @@ class RunReader:
         )
         if not isinstance(answer, XComSequenceSliceResult):
             raise TypeError(_unexpected("XComSequenceSliceResult", answer))
-
-        what = f"What an instance of {task_id!r} pushed under {key!r}"
-
-        def read(raw: Any) -> Any:
-            try:
-                return deserialized(_XComWrapper(raw), what)
-            except (FileNotFoundError, UnreadableValueError) as unreadable:
-                return _Unread(unreadable)
-
-        return at_once(read, answer.root)
+        return Values(answer.root, f"What an instance of {task_id!r} pushed under {key!r}")
 
     def _ask(self, message: Any) -> Any:
         from airflow.sdk.execution_time import task_runner
@@ -240,12 +268,6 @@ class _Unread:
     """
 
     why: FileNotFoundError | UnreadableValueError
-
-
-def _or_raise(found: Any) -> Any:
-    if isinstance(found, _Unread):
-        raise found.why
-    return found
 
 
 def _record_of(found: Any) -> dict[str, Any] | None:

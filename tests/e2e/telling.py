@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from airflow_fanout import FanInOperator
-from airflow_fanout.accounting import pass_on
+from airflow_fanout.accounting import settle
 from tests.e2e.dump import dump
 
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ class TellingFanIn(FanInOperator):
     def execute(self, context: Any) -> Any:
         """Tell, where the fan-in passes on its verdict."""
 
-        def tell(fan_in: FanInOperator, verdict: Any, report: Any, results: FanInResults) -> None:
-            context["ti"].xcom_push("given", dump(results))
-            pass_on(fan_in, verdict, report, results)
+        def tell(fan_in: FanInOperator, results: FanInResults, judgement: Any) -> None:
+            if judgement.before is None:
+                context["ti"].xcom_push("given", dump(results))
+            settle(fan_in, results, judgement)
 
-        with patch("airflow_fanout.accounting.pass_on", tell):
+        with patch("airflow_fanout.accounting.settle", tell):
             return super().execute(context)

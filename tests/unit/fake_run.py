@@ -105,8 +105,8 @@ class FakeRun:
             self.xcoms.get((task_id, -1, key), NOTHING) is None
         )
         reader.value_count.side_effect = lambda task_id, key: len(list(self._pushed(task_id, key)))
-        reader.page.side_effect = lambda task_id, key, start, stop: map(
-            _or_raise, list(self._pushed(task_id, key))[start:stop]
+        reader.page.side_effect = lambda task_id, key, start, stop: FakeValues(
+            list(self._pushed(task_id, key))[start:stop]
         )
         reader.record_page.side_effect = lambda task_id, start, stop: [
             found if isinstance(found, dict) else None
@@ -126,6 +126,13 @@ class FakeRun:
         for (of, _, pushed_key), value in sorted(self.xcoms.items(), key=lambda xcom: xcom[0][:2]):
             if (of, pushed_key) == (task_id, key):
                 yield value
+
+
+class FakeValues(list[Any]):
+    """Values of a page; to look at an exception among them raises it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_or_raise, super().__iter__())
 
 
 def _or_raise(found: Any) -> Any:

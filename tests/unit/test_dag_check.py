@@ -11,6 +11,7 @@ from airflow_fanout.policy import Policy
 from tests.unit.outlines import dag_of, fan_in_of, instances, static, task_of
 
 if TYPE_CHECKING:
+    from airflow_fanout.declaration import DeclaredGroup
     from airflow_fanout.outline import DagOutline
 
 POOLS = {"default_pool": 128, "gpu": 2, "wide": -1, "closed": 0}
@@ -34,6 +35,19 @@ def collecting(prefix: str, *upstream: str, beside: tuple[str, ...] = (), **poli
         tasks=[*tasks, task_of("combine", operator="FanInOperator", upstream=frozenset(upstream))],
         fan_ins=[fan_in],
     )
+
+
+def waiting(group: DeclaredGroup, *steps: str, **policy: Any) -> DagOutline:
+    """A fan-in by prefix after a branch of two tasks, of which the first waits for the run before."""
+    first, last = steps
+    mapped = bool(group.each)
+    tasks = [
+        task_of(first, waits_on_past=True, is_mapped=mapped),
+        task_of(last, upstream=frozenset({first}), is_mapped=mapped),
+        task_of("combine", operator="FanInOperator", upstream=frozenset({last})),
+    ]
+    fan_in = fan_in_of("combine", prefix="work.", policy=Policy(**policy))
+    return dag_of(group, tasks=tasks, fan_ins=[fan_in])
 
 
 @pytest.mark.parametrize(
@@ -132,6 +146,23 @@ def collecting(prefix: str, *upstream: str, beside: tuple[str, ...] = (), **poli
             "min_success_unreachable",
             "Fan-in 'combine': min_success=3 can't be met by the 2 branches that it collects",
             id="more successes than branches",
+        ),
+        pytest.param(
+            waiting(static({"a": [".read", ".write"]}), "work.a.read", "work.a.write", min_success=1),
+            {},
+            "tolerance_waits_on_past",
+            "Fan-in 'combine': a tolerance over tasks with depends_on_past or wait_for_downstream "
+            "('work.a.read')",
+            id="branch whose first task waits for the run before",
+        ),
+        pytest.param(
+            waiting(
+                instances(2, ".read", ".write"), "work.each.read", "work.each.write", min_success_ratio=0.5
+            ),
+            {},
+            "tolerance_waits_on_past",
+            "('work.each.read')",
+            id="mapped branch whose first task does",
         ),
     ],
 )
@@ -337,3 +368,9 @@ def test_groups_are_in_natural_order() -> None:
     dag = dag_of(*(static(1, group_id=f"g{n}") for n in (10, 9, 1)))
 
     assert [group.group_id for group in check(dag).groups] == ["g1", "g9", "g10"]
+
+
+def test_without_a_tolerance_branches_may_wait_for_the_run_before() -> None:
+    group = static({"a": [".read", ".write"]})
+
+    assert problems(waiting(group, "work.a.read", "work.a.write")) == []

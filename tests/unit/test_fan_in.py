@@ -396,6 +396,15 @@ class TestItsReport:
         assert report is not None
         assert report["longest_branch"] == "process_0"
 
+    def test_a_branch_of_no_seconds_may_be_the_longest(self) -> None:
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="part_")
+        EmptyOperator(task_id="part_0") >> fan_in
+
+        report = run_fan_in(fan_in, FakeRun().add("part_0", duration=0.0, operator="EmptyOperator")).report
+
+        assert report is not None
+        assert (report["longest_branch"], report["longest_branch_seconds"]) == ("part_0", 0.0)
+
     def test_without_successes_there_is_no_longest(self) -> None:
         report = run_fan_in(fan_in_of(1), run_of("failed")).report
 
@@ -462,6 +471,16 @@ class TestWhatIsUpstreamAndNoBranch:
         verdict = run_fan_in(fan_in, run_of("failed").add("before", "failed"))
 
         assert isinstance(verdict.error, UpstreamFailedError)
+
+    @pytest.mark.parametrize("state", ["failed", "skipped"])
+    def test_a_fan_in_that_does_not_succeed_is_not_degraded(self, state: str) -> None:
+        fan_in = fan_in_of(2, min_success=1)
+        EmptyOperator(task_id="before") >> fan_in
+
+        report = run_fan_in(fan_in, run_of("success", "failed").add("before", state)).report
+
+        assert report is not None
+        assert (report["degraded"], report["succeeded"], report["failed"]) == (False, 1, 1)
 
     def test_its_success_changes_nothing(self) -> None:
         fan_in = fan_in_of(1)
@@ -931,6 +950,30 @@ class TestWithoutOurGroup:
         assert isinstance(verdict.error, AirflowSkipException)
         assert verdict.report is not None
         assert verdict.report["expected"] == 0
+
+    @pytest.mark.parametrize(
+        ("mode", "task_ids"),
+        [
+            ({}, "'process.process_0.first', 'process.process_1.first'"),
+            ({"mapped": True}, "'process.each.first'"),
+        ],
+        ids=["static", "mapped"],
+    )
+    def test_no_task_of_a_tolerated_branch_waits_for_the_past(
+        self, mode: dict[str, Any], task_ids: str
+    ) -> None:
+        @task_group
+        def steps(item: str) -> Any:
+            return task(task_id="last")(work)(task(task_id="first", depends_on_past=True)(work)(item))
+
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="process.", min_success=1)
+        FanOutGroup("process", branch=steps, items=["a", "b"], **mode) >> fan_in
+
+        verdict = run_fan_in(fan_in, FakeRun())
+
+        assert isinstance(verdict.error, FanInError)
+        assert f"depends_on_past or wait_for_downstream ({task_ids})" in verdict.message
+        assert verdict.report is None
 
     @pytest.mark.parametrize("setting", ["depends_on_past", "wait_for_downstream"])
     def test_a_tolerance_over_tasks_that_wait_for_the_past_fails_before_anything_is_read(

@@ -4,14 +4,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, task, task_group
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.branch_outcomes import MARKED_BY_HAND
-from airflow_fanout.exceptions import BranchesRunningError
+from airflow_fanout.exceptions import BranchesRunningError, TooFewBranchesError, UnreadableValueError
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
 from airflow_fanout.xcom import NOTHING, PAGE_SIZE
 from tests.unit.fake_run import FakeRun, Verdict, run_fan_in
@@ -175,6 +175,30 @@ class TestInstances:
             "rows 2",
         ]
 
+    def test_another_key_that_nobody_pushed_is_missing(self) -> None:
+        run = Instances().ok(0, "a", name=None).bad(1, name=None)
+        verdict = collect(run, key="rows")
+
+        assert "g_0: missing: it pushed nothing under the key 'rows'" in verdict.message
+        assert "g_1: failed" in verdict.message
+
+    def test_where_none_succeeded_no_value_is_asked_for(self) -> None:
+        run = Instances().bad(0, name=None).other(1, "skipped")
+        run.xcoms["g.each", 0, "return_value"] = "never a value"
+        verdict = collect(run, found=["x", "y"])
+
+        verdict.reader.page.assert_not_called()
+        verdict.reader.value_count.assert_not_called()
+
+    def test_a_value_that_cannot_be_read_is_told_after_the_report(self) -> None:
+        run = Instances().ok(0, "a", name=None).ok(1, "b", name=None)
+        run.xcoms["g.each", 1, "return_value"] = UnreadableValueError("g.each[1]", cause=ValueError("odd"))
+        verdict = collect(run)
+
+        assert isinstance(verdict.error, UnreadableValueError)
+        assert verdict.report is not None
+        assert verdict.report["succeeded"] == 2
+
     def test_another_key_that_one_did_not_push_moves_no_other(self) -> None:
         run = Instances().ok(0, name=None).ok(1, "rows", name=None, key="rows")
         found = outcomes(collect(run, key="rows"))
@@ -269,6 +293,114 @@ class TestRequests:
             call.args[2:] for call in verdict.reader.page.call_args_list if call.args[1] == "return_value"
         ]
         assert (verdict.value, pages) == (700, [(500, 1000)])
+
+
+@task_group
+def chain(item: str) -> Any:
+    step = task(work)
+    first = step.override(task_id="first")(item)
+    return step.override(task_id="third")(step.override(task_id="second")(first))
+
+
+class TestRequestsOfSeveralTasks:
+    STEPS = ("g.each.first", "g.each.second", "g.each.third")
+
+    def run_of(self, count: int, failing: dict[int, int]) -> Instances:
+        """A run in which some instances fail, each in the step of this number."""
+        run = Instances()
+        for index in range(count):
+            fails = failing.get(index, len(self.STEPS))
+            for number, task_id in enumerate(self.STEPS):
+                own: dict[str, Any] = {"map_index": index, "name": None}
+                if number < fails:
+                    own |= {"state": "success", "has_value": True}
+                    run.add(task_id, value=f"value {index}", map_index=index, record=own)
+                elif number == fails:
+                    own |= {"state": "failed", "error": f"ValueError: {index}"}
+                    run.add(task_id, "failed", map_index=index, record=own)
+                else:
+                    run.add(task_id, "upstream_failed", map_index=index, duration=None)
+        return run
+
+    def check(self, verdict: Verdict, count: int, failing: dict[int, int]) -> None:
+        for index, (state, value, error) in enumerate(outcomes(verdict).values()):
+            expected = ("failed", None, f"ValueError: {index}")
+            assert (state, value, error) == (
+                expected if index in failing else ("success", f"value {index}", None)
+            )
+        assert len(verdict.value) == count
+
+    @pytest.mark.parametrize(
+        ("count", "failing"),
+        [
+            pytest.param(8, {}, id="nothing failed"),
+            pytest.param(8, {1: 2}, id="the last task failed"),
+            pytest.param(8, {1: 0}, id="a task before it failed"),
+            pytest.param(8, {1: 1, 2: 1, 3: 2}, id="both did"),
+            pytest.param(PAGE_SIZE, {1: 1}, id="a whole page"),
+            pytest.param(2 * PAGE_SIZE, {}, id="two pages"),
+        ],
+    )
+    def test_they_are_4_and_2_a_page(self, count: int, failing: dict[int, int]) -> None:
+        verdict = collect(self.run_of(count, failing), branch=chain)
+
+        self.check(verdict, count, failing)
+        assert requests(verdict) <= 4 + 2 * -(-count // PAGE_SIZE)
+
+    @pytest.mark.parametrize("count", [1, PAGE_SIZE])
+    def test_nor_are_they_more_where_no_branch_succeeded(self, count: int) -> None:
+        run = self.run_of(count, dict.fromkeys(range(count), 0))
+        verdict = collect(run, branch=chain, found=["x"] * count)
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert "g_0: failed: ValueError: 0" in verdict.message
+        assert requests(verdict) <= 4 + 2
+
+    def test_a_second_task_with_failures_costs_one_more(self) -> None:
+        failing = {1: 0, 2: 1}
+        verdict = collect(self.run_of(8, failing), branch=chain)
+
+        self.check(verdict, 8, failing)
+        assert requests(verdict) == 4 + 2 + 1
+
+    @pytest.mark.parametrize(("failures", "more"), [(1, 1), (2, 2), (3, 3), (300, 3)])
+    def test_above_a_page_it_is_one_a_failure_at_most_one_a_page(self, failures: int, more: int) -> None:
+        count = 2 * PAGE_SIZE + 1
+        failing = dict.fromkeys(range(0, 3 * failures, 3), 1)
+        verdict = collect(self.run_of(count, failing), branch=chain)
+
+        self.check(verdict, count, failing)
+        asked = [
+            call
+            for method in (verdict.reader.record, verdict.reader.record_page)
+            for call in method.call_args_list
+            if call.args[0] == "g.each.second"
+        ]
+        assert len(asked) == more
+        assert requests(verdict) <= 4 + 2 * 3 + more
+
+    def test_a_process_that_died_in_one_costs_no_more(self) -> None:
+        run = self.run_of(2, {0: 1})
+        del run.xcoms["g.each.second", 0, RECORD_KEY]
+        verdict = collect(run, branch=chain, found=["x", "y"])
+
+        assert outcomes(verdict)["g_0"] == ("failed", None, NO_EXCEPTION_RECORDED)
+        assert requests(verdict) <= 4 + 2
+
+
+def test_of_several_groups_no_more_than_a_page_of_values_is_read_before_anybody_asks() -> None:
+    run, count = FakeRun(), PAGE_SIZE // 2
+    fan_in = FanInOperator(task_id="f", task_id_prefix="g_", python_callable=len)
+    for name in ("g_a", "g_b", "g_c"):
+        FanOutGroup(name, branch=work, items=["x"] * count, mapped=True) >> fan_in
+        for index in range(count):
+            record = {"state": "success", "has_value": True, "map_index": index}
+            run.add(f"{name}.each", value=index, map_index=index, record=record)
+    verdict = run_fan_in(fan_in, run)
+
+    assert verdict.value == 3 * count
+    assert [call.args[0] for call in verdict.reader.page.call_args_list] == ["g_a.each", "g_b.each"]
+    assert [call.args[0] for call in verdict.reader.value_count.call_args_list] == ["g_c.each"]
 
 
 @given(

@@ -67,6 +67,22 @@ def test_its_limits_are_those_of_the_dag_and_its_tasks(seen: DagOutline) -> None
     assert seen.tasks["mapped.each"].is_mapped
 
 
+@pytest.mark.parametrize("stored", [False, True], ids=["parsed", "stored"])
+@pytest.mark.parametrize("setting", ["depends_on_past", "wait_for_downstream"])
+def test_it_tells_what_waits_for_the_run_before(setting: str, stored: bool) -> None:
+    settings: Any = {setting: True}
+    with DAG("pipeline", schedule=None) as dag:
+        EmptyOperator(task_id="beside")
+        FanOutGroup("static", branch=work, count=1, default_args=settings)
+        FanOutGroup("mapped", branch=twice, items=[1], mapped=True, default_args=settings)
+    found = outline(DagSerialization.from_dict(DagSerialization.to_dict(dag)) if stored else dag)
+
+    assert {task.task_id for task in found.tasks.values() if task.waits_on_past} == {
+        "static.static_0",
+        "mapped.each",
+    }
+
+
 def test_groups_are_known_with_their_modes_and_numbers(seen: DagOutline) -> None:
     found = {group_id: (group.mode, group.known_count) for group_id, group in seen.groups.items()}
 

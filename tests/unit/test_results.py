@@ -24,11 +24,13 @@ class CountingPage:
         self._log = log
         self.states = self._page.states
         self.stopped = 0
+        self.finds = 0
 
     def __len__(self) -> int:
         return len(self._page)
 
     def find(self, name: str) -> int | None:
+        self.finds += 1
         return self._page.find(name)
 
     def durations(self) -> Iterator[tuple[str, float | None]]:
@@ -245,6 +247,8 @@ def test_an_outcome_cannot_be_changed() -> None:
         pytest.param(list, id="names"),
         pytest.param(lambda results: [results[name] for name in results], id="by name"),
         pytest.param(lambda results: list(results.outcomes.items()), id="outcomes"),
+        pytest.param(lambda results: list(results.outcomes.values()), id="values of outcomes"),
+        pytest.param(lambda results: [results.outcomes[name] for name in results], id="outcomes by name"),
         pytest.param(lambda results: [*results.items(), *results.values()], id="small pages stay"),
     ],
 )
@@ -278,6 +282,40 @@ def test_what_needs_no_value_reads_no_page(
     ask(paged)
 
     assert log == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "finds_each"),
+    [
+        pytest.param(lambda results: list(results.items()), 0, id="items"),
+        pytest.param(lambda results: list(results.outcomes.items()), 0, id="items of outcomes"),
+        pytest.param(lambda results: list(results.outcomes.values()), 0, id="values of outcomes"),
+        pytest.param(lambda results: [*results.failed.items(), *results.missing], 0, id="parts"),
+        pytest.param(lambda results: [results[name] for name in results], 2, id="by name"),
+        pytest.param(
+            lambda results: [results.outcomes[name] for name in results.outcomes], 2, id="outcomes by name"
+        ),
+        pytest.param(
+            lambda results: [results.outcomes[name] for _ in range(2) for name in results], 2 * 2, id="twice"
+        ),
+    ],
+)
+def test_a_loop_asks_no_page_for_the_names_of_others(
+    log: list[str], loop: Callable[[FanInResults], object], finds_each: int
+) -> None:
+    pages = [CountingPage([outcome(f"{page}_0"), outcome(f"{page}_1")], log) for page in range(50)]
+    loop(FanInResults(pages))
+
+    assert sum(page.finds for page in pages) <= finds_each * 100
+    assert len(log) <= max(1, finds_each // 2) * 50
+
+
+def test_a_name_is_found_wherever_the_last_one_was(paged: FanInResults) -> None:
+    names = list(paged.outcomes)
+
+    assert [paged.outcomes[name].name for last in names for name in (last, names[0])] == [
+        name for last in names for name in (last, names[0])
+    ]
 
 
 def test_a_loop_holds_one_page(paged: FanInResults, log: list[str]) -> None:
@@ -393,6 +431,7 @@ def test_however_they_are_paged_all_branches_are_there_in_order(
     results = FanInResults([ReadyPage(page) for page in made])
 
     assert list(results.outcomes.values()) == flat
+    assert list(results.outcomes.items()) == [(found.name, found) for found in flat]
     assert list(results.items()) == [(found.name, found.value) for found in flat if found.state == "success"]
     assert [results.outcomes[found.name] for found in flat] == flat
     assert list(results.states()) == [found.state for found in flat]

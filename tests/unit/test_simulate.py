@@ -322,6 +322,20 @@ class TestKnownAtRunTime:
 
 
 class TestOtherTasks:
+    @pytest.mark.parametrize("state", ["failed", "skipped"])
+    def test_what_does_not_succeed_is_not_degraded(self, state: str) -> None:
+        fan_in = fan_in_of(min_success=1)
+        something_else() >> fan_in
+        run = FakeRun().add("other", state, duration=None).fail("process.process_0", duration=None)
+        for index in (1, 2, 3):
+            run.succeed(f"process.process_{index}", duration=None)
+        said = simulate(fan_in, {"other": state, "process_0": ValueError("broken")})
+
+        assert said.state == state
+        assert said.report is not None
+        assert said.report["degraded"] is False
+        assert said.report == run_fan_in(fan_in, run).report
+
     @pytest.mark.parametrize("batch", [{}, {"items_per_task": 2}], ids=["mapped", "batched"])
     @pytest.mark.parametrize("what", ["items", "count"])
     def test_the_items_task_failed(self, batch: dict[str, Any], what: str) -> None:

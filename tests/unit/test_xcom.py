@@ -312,6 +312,19 @@ class TestBodiesInStorage:
         assert reader.value("work", 0, "return_value") == {"a": 1}
         assert list(reader.page("work", "return_value", 0, 1)) == [{"a": 1}]
 
+    def test_of_a_page_are_read_once_and_not_before_they_are_looked_at(
+        self, server: FakeServer, reader: RunReader, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        deserialize = mock.Mock(wraps=StorageBackend.deserialize_value)
+        monkeypatch.setattr(StorageBackend, "deserialize_value", deserialize)
+        self.push(server, folder, "there", "gone")
+        page = reader.page("work", "return_value", 0, 2)
+
+        assert (len(page), deserialize.call_count) == (2, 0)
+        with pytest.raises(FileNotFoundError):
+            list(page)
+        assert deserialize.call_count == 2
+
     def test_that_are_gone_are_no_values(self, server: FakeServer, reader: RunReader, folder: Path) -> None:
         self.push(server, folder, "there", "gone")
 
