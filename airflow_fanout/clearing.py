@@ -49,6 +49,7 @@ def find_plan(
     *,
     group_ids: Collection[str] | None = None,
     downstream: bool = True,
+    whole_branches: bool = False,
     session: Session,
 ) -> RerunPlan:
     """
@@ -58,6 +59,7 @@ def find_plan(
     :param run_id: Id of the run.
     :param group_ids: Groups to look at; None for all.
     :param downstream: Whether to clear what comes after the fan-ins, too.
+    :param whole_branches: Whether to clear what succeeded in branches that aren't a success, too.
     :param session: The database.
     :raises UnknownDagError: If there is no such Dag.
     :raises UnknownRunError: If it has no such run.
@@ -65,7 +67,7 @@ def find_plan(
     """
     dag_run = find_run(dag_id, run_id, session=session)
     facts = read_run(dag_run, dag=outline_of(dag_run, session=session), session=session)
-    plan = plan_rerun(facts, group_ids=group_ids, downstream=downstream)
+    plan = plan_rerun(facts, group_ids=group_ids, downstream=downstream, whole_branches=whole_branches)
     has_batches = any(group.is_batched and group.branches for group in plan.groups)
     if has_batches and find_spec("airflow.models.task_state_store") is None:
         note = "This Airflow keeps no state of tasks (3.3 does): batches run all of their items again"

@@ -178,6 +178,12 @@ RERUN = ActionCommand(
             metavar="GROUP_ID",
         ),
         _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
+        _arg(
+            "--whole-branches",
+            help="Of branches of several tasks run again all, those that succeeded, too: a later one may "
+            "have failed over what an earlier one had fetched",
+            action="store_true",
+        ),
         _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
         _arg("--yes", "-y", help="Don't ask; take the cause too, if there is one", action="store_true"),
         OUTPUT,

@@ -106,7 +106,11 @@ class RerunPlan:
 
 
 def plan_rerun(
-    facts: RunFacts, *, group_ids: Collection[str] | None = None, downstream: bool = True
+    facts: RunFacts,
+    *,
+    group_ids: Collection[str] | None = None,
+    downstream: bool = True,
+    whole_branches: bool = False,
 ) -> RerunPlan:
     """
     Find out what has to be cleared.
@@ -120,11 +124,13 @@ def plan_rerun(
     :param facts: The run.
     :param group_ids: Groups to look at, by their ids or titles; None for all.
     :param downstream: Whether to clear what comes after the fan-ins, too.
+    :param whole_branches: Whether to clear all tasks of these branches, those that succeeded, too: what a
+        first task has fetched may be what a later one failed over.
     :raises UnknownGroupError: If the run has no such group.
     """
     runs = chosen_group_runs(facts, group_ids)
     fan_ins = [_fan_ins(facts, run) for run in runs]
-    groups = [_group(facts, run, its) for run, its in zip(runs, fan_ins, strict=True)]
+    groups = [_group(facts, run, its, whole_branches) for run, its in zip(runs, fan_ins, strict=True)]
     of_groups = _by_key(each for group in groups for each in group.task_runs)
     after: dict[Key, TaskRun] = {}
     if downstream:
@@ -166,8 +172,8 @@ def _fan_ins(facts: RunFacts, run: GroupRun) -> list[TaskRun]:
     return [each for each in found if each is not None]
 
 
-def _group(facts: RunFacts, run: GroupRun, fan_ins: Iterable[TaskRun]) -> GroupRerun:
-    branches = tuple(_batches(run) if run.batches is not None else _branches(run))
+def _group(facts: RunFacts, run: GroupRun, fan_ins: Iterable[TaskRun], whole: bool) -> GroupRerun:
+    branches = tuple(_batches(run) if run.batches is not None else _branches(run, whole))
     unexpanded: tuple[TaskRun, ...] = ()
     if run.group is not None and run.unexpanded is not None and run.unexpanded.state in FAILED:
         tasks = (facts.by_task.get(task_id, {}).get(-1) for task_id in run.group.each)
@@ -183,13 +189,14 @@ def _group(facts: RunFacts, run: GroupRun, fan_ins: Iterable[TaskRun]) -> GroupR
     )
 
 
-def _branches(run: GroupRun) -> Iterator[BranchRerun]:
+def _branches(run: GroupRun, whole: bool) -> Iterator[BranchRerun]:
     for branch in run.branches:
         if branch.state == "success":
             continue
         # One that succeeded and has no value can get it from its last task alone.
         last = branch.task_runs[-1:] if branch.state == "missing" else ()
-        its = [each for each in branch.task_runs if each.state in NO_SUCCESS or each in last]
+        states = CLEARABLE if whole else NO_SUCCESS
+        its = [each for each in branch.task_runs if each.state in states or each in last]
         if its:
             yield BranchRerun(branch=branch, task_runs=tuple(its))
 

@@ -54,6 +54,7 @@ def command(args: Namespace) -> None:
             args.run_id,
             group_ids=args.group,
             downstream=not args.no_downstream,
+            whole_branches=args.whole_branches,
             session=session,
         )
     if not is_json:

@@ -76,6 +76,18 @@ def three(dag: DAG) -> DAG:
     return dag
 
 
+@pytest.fixture
+def several(dag: DAG) -> DAG:
+    """Two branches of two tasks, and a fan-in."""
+
+    @task_group
+    def chain(index: int) -> Any:
+        return rate.override(task_id="second")(score.override(task_id="first")(index))
+
+    FanInOperator(task_id="collect", fan_out=FanOutGroup("load", branch=chain, count=2))
+    return dag
+
+
 class TestBranches:
     @pytest.mark.parametrize("state", ["failed", "upstream_failed", "skipped"])
     def test_what_is_no_success_runs_again_with_all_that_comes_after_it(self, three: DAG, state: str) -> None:
@@ -158,6 +170,22 @@ class TestBranches:
         (note,) = said(dag, {"part_0": "failed"}).notes
 
         assert note.startswith("collect: its branches are not known, because its prefix '{{ ds }}'")
+
+    def test_of_several_tasks_those_that_succeeded_run_again_if_the_whole_branch_is_to(
+        self, several: DAG
+    ) -> None:
+        states = {"load.load_0.second": "failed"}
+
+        assert names(said(several, states).task_runs) == {"load.load_0.second", "collect"}
+        whole = said(several, states, whole_branches=True)
+        assert names(whole.task_runs) == {"load.load_0.first", "load.load_0.second", "collect"}
+
+    def test_a_branch_that_has_a_task_on_its_way_keeps_that_one(self, several: DAG) -> None:
+        states = {"load.load_0.first": "running", "load.load_0.second": "failed"}
+
+        plan = said(several, states, whole_branches=True)
+
+        assert names(plan.task_runs) == {"load.load_0.second", "collect"}
 
 
 class TestBatches:
