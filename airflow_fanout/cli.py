@@ -206,7 +206,7 @@ REPORT = ActionCommand(
         "database. "
         "JSON has all branches (of a batched group its batches, and a few of its items by name), times in "
         "ISO 8601, durations in seconds, null for what was not recorded; its keys are listed in "
-        "airflow_fanout/report_shapes.py."
+        "docs/reference.md."
     ),
     func=lazy_load_command("airflow_fanout.report_command.command"),
     args=(

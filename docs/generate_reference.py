@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.sdk import BaseOperator
 
 import airflow_fanout
-from airflow_fanout import exceptions
+from airflow_fanout import exceptions, report_shapes
 from airflow_fanout.cli import get_fanout_cli_commands
 from airflow_fanout.decorator_options import FanInOptions, FanOutOptions, TaskSettings
 from airflow_fanout.decorators import fan_in, fan_out
@@ -284,6 +284,20 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
+def _shapes() -> Iterator[str]:
+    """Yield the blocks of what ``--output json`` of the report is made of, from the whole to its parts."""
+    yield "### The report as JSON"
+    yield "What `airflow fanout report DAG_ID --output json` prints, a `RunReport`, and what that is made of."
+    for name in report_shapes.__all__:
+        cls = getattr(report_shapes, name)
+        said = documentation(cls)
+        if not said.text:
+            raise UndocumentedError([f"{name} is not documented"])
+        keys = "\n".join(f"{key}: {_annotation(each)}" for key, each in cls.__annotations__.items())
+        yield f"`{name}`: {' '.join(said.text)}"
+        yield f"```text\n{keys}\n```"
+
+
 def _errors() -> Iterator[str]:
     yield "## Errors"
     yield (
@@ -327,6 +341,7 @@ def _blocks_of_all() -> Iterator[str]:
     yield _wrapped(str(fanout.description))
     for action in fanout.subcommands:
         yield from command(action)
+    yield from _shapes()
     yield from _errors()
 
 
