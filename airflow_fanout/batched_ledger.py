@@ -247,6 +247,11 @@ class _BatchPage:
         outcomes = self.read_once()
         if self.states.count("success") > sum(outcome.state == "success" for outcome in outcomes):
             refuse_cleared(self._reader, self._run, [self])
+            # The verdict took them for successes: what comes of it would be less than it says.
+            gone = [each.name for each, was in zip(outcomes, self.states, strict=True) if each.state != was]
+            batch = f"{self._task_id}[{self._map_index}]"
+            message = f"Values of {batch} are gone since they were counted: {listing(gone)}"
+            raise BranchesRunningError(message, names=gone)
         return outcomes
 
     def read_once(self) -> Sequence[BranchOutcome]:

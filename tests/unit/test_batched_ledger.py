@@ -264,6 +264,15 @@ class TestItems:
         assert states(verdict) == "SSFF"
         assert verdict.value[1] == [("g_0", [0, 0]), ("g_1", [0, 1])]
 
+    def test_values_that_are_gone_behind_the_count_fail_the_fan_in(self) -> None:
+        """One batch was killed before its record, and so its value makes up for another's in the count."""
+        run = Batches().cut(6, 2).batch(0, "SS").batch(1, "SS").dead(2, value={"g_4": 1, "g_5": 2})
+        del run.xcoms["g.each", 1, RETURN_VALUE]
+        verdict = collect(run)
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert "gone since they were counted: 'g_2', 'g_3'" in verdict.message
+
     def test_artifacts_that_are_gone_are_found_out_before_the_verdict(self) -> None:
         run = Batches().cut(2, 2).batch(0, "SS", value=FileNotFoundError("s3://gone"))
         with mock.patch("airflow_fanout.batched_ledger.values_lie_elsewhere", return_value=True):
