@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, NoReturn, get_args
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from airflow.sdk import BaseOperator, TaskGroup
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
@@ -18,6 +19,9 @@ from airflow_fanout.function_branches import is_task_function
 from airflow_fanout.names import listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.task_group import FanOutGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["FanInChecks"]
 
@@ -89,6 +93,7 @@ class FanInChecks:
             self._type(
                 "python_callable", "expected a plain function, found an async def; use asyncio.run within one"
             )
+        given = op_kwargs or {}
         try:
             signature = inspect.signature(python_callable)
             first = next(iter(signature.parameters), None)
@@ -97,11 +102,17 @@ class FanInChecks:
                     f"its first parameter, which gets the results, has the name {first!r} that Airflow fills"
                 )
                 raise TypeError(problem)
-            signature.bind_partial(object(), **(op_kwargs or {}))
+            signature.bind_partial(object(), **given)
         except (TypeError, ValueError) as unfit:
             self._type(
                 "python_callable",
-                f"can't be called with the results first and op_kwargs {listing(op_kwargs or {})}: {unfit}",
+                f"can't be called with the results first and op_kwargs {listing(given)}: {unfit}",
+            )
+        if missing := _never_given(python_callable, given):
+            self._type(
+                "python_callable",
+                f"needs {listing(missing)} after the results, which nobody gives; "
+                f"give op_kwargs={{{missing[0]!r}: …}}, or give it a default",
             )
 
     def check_policy(self, policy: Policy) -> None:
@@ -194,6 +205,19 @@ class FanInChecks:
 
     def _type(self, argument: str, problem: str) -> NoReturn:
         raise DeclarationTypeError(self._owner, argument, problem)
+
+
+def _never_given(function: Callable[..., Any], op_kwargs: Mapping[str, Any]) -> list[str]:
+    """Parameters after the results that neither op_kwargs nor Airflow nor a default fills."""
+    # Of a wrapper its own ones, for it may fill those of the function that it wraps.
+    _, *others = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return [
+        parameter.name
+        for parameter in others
+        if parameter.default is Parameter.empty
+        and parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+        and parameter.name not in {*op_kwargs, *KNOWN_CONTEXT_KEYS}
+    ]
 
 
 def _kind(value: object) -> str:

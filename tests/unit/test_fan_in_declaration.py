@@ -27,6 +27,23 @@ def combine(results: FanInResults, threshold: int = 0) -> int:
     return len(results) + threshold
 
 
+def strict(results: FanInResults, threshold: int) -> int:
+    return len(results) + threshold
+
+
+@functools.wraps(strict)
+def filled(results: FanInResults) -> int:
+    return strict(results, threshold=1)
+
+
+class Combining:
+    def __call__(self, results: FanInResults, threshold: int = 0) -> int:
+        return combine(results, threshold)
+
+    def method(self, results: FanInResults) -> int:
+        return len(results)
+
+
 @task
 def load() -> str:
     return "text"
@@ -355,6 +372,25 @@ BAD_INPUT = [
         id="the results under a name that Airflow fills",
     ),
     pytest.param(
+        {"python_callable": strict},
+        TypeError,
+        r"python_callable: needs 'threshold' after the results, which nobody gives; "
+        r"give op_kwargs=\{'threshold': …\}, or give it a default",
+        id="a required parameter that nobody gives",
+    ),
+    pytest.param(
+        {"python_callable": lambda results, ti, *, low, high: None, "op_kwargs": {"low": 1}},
+        TypeError,
+        "python_callable: needs 'high' after the results",
+        id="one by name that nobody gives, beside one of op_kwargs and one of the context",
+    ),
+    pytest.param(
+        {"python_callable": functools.partial(lambda results, low, high: None, high=1)},
+        TypeError,
+        "python_callable: needs 'low' after the results",
+        id="one that functools.partial doesn't bind",
+    ),
+    pytest.param(
         {"python_callable": combine, "op_kwargs": [1]},
         TypeError,
         "op_kwargs: expected a dict",
@@ -441,12 +477,24 @@ class TestBadInput:
             pytest.param(lambda *everything: None, id="any position"),
             pytest.param(lambda results, ti, ds: None, id="context names"),
             pytest.param(functools.partial(combine, threshold=1), id="functools.partial"),
+            pytest.param(functools.partial(strict, threshold=1), id="functools.partial of what is required"),
+            pytest.param(filled, id="a wrapper that fills what the function requires"),
+            pytest.param(Combining(), id="an object that can be called"),
+            pytest.param(Combining().method, id="a method"),
+            pytest.param(lambda results, *rest, **more: None, id="any others"),
             pytest.param(len, id="a builtin"),
             pytest.param(sorted, id="another builtin"),
         ],
     )
     def test_what_can_be_called_with_the_results_is_taken(self, python_callable: Callable[..., Any]) -> None:
         assert declare(python_callable=python_callable).python_callable is python_callable
+
+
+@pytest.mark.parametrize("threshold", [3, "{{ ds }}", load], ids=["a value", "a template", "an output"])
+def test_op_kwargs_give_what_the_function_requires(threshold: Any) -> None:
+    given = threshold() if threshold is load else threshold
+
+    assert declare(python_callable=strict, op_kwargs={"threshold": given}).op_kwargs == {"threshold": given}
 
 
 @pytest.mark.parametrize(
