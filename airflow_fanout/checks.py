@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from inspect import Parameter
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from airflow.sdk import BaseOperator, TaskGroup
+from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_fanout.branch_tasks import nearest_mapped_group, waiting_on_past, waits_on_past, without_key
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.function_branches import is_task_function
+from airflow_fanout.group_checks import typed
 from airflow_fanout.names import listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.task_group import FanOutGroup
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["FanInChecks"]
+
+PERCENT = 100
+"""A ratio up to this was meant as a percentage."""
 
 
 class FanInChecks:
@@ -44,14 +49,7 @@ class FanInChecks:
                 f"expected fan_out= or task_id_prefix=, found {'neither' if fan_out is None else 'both'}",
             )
         if fan_out is not None and not isinstance(fan_out, FanOutGroup):
-            hint = (
-                "; for other tasks use task_id_prefix="
-                if isinstance(fan_out, TaskGroup | BaseOperator)
-                else ""
-            )
-            self._type(
-                "fan_out", f"expected a FanOutGroup, found {fan_out!r} of type {type(fan_out).__name__}{hint}"
-            )
+            self._type("fan_out", f"expected a FanOutGroup, found {typed(fan_out)}{_instead_of(fan_out)}")
         if task_id_prefix is not None and not isinstance(task_id_prefix, str):
             self._type(
                 "task_id_prefix", f"expected a str, found {task_id_prefix!r} of type {_kind(task_id_prefix)}"
@@ -130,7 +128,8 @@ class FanInChecks:
             if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
                 self._type("min_success_ratio", f"expected a number, found {ratio!r} of type {_kind(ratio)}")
             if ratio != ratio or not 0 < ratio <= 1:  # noqa: PLR0124 - nan
-                self._value("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}")
+                meant = f"; did you mean {float(ratio) / 100:g}?" if 1 < float(ratio) <= PERCENT else ""
+                self._value("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}{meant}")
         for name, value, known in (
             ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
             ("on_empty", policy.on_empty, (*get_args(OnEmpty), None)),
@@ -205,6 +204,31 @@ class FanInChecks:
 
     def _type(self, argument: str, problem: str) -> NoReturn:
         raise DeclarationTypeError(self._owner, argument, problem)
+
+
+def _instead_of(fan_out: object) -> str:
+    """The way out for who hands over tasks, or a function, and no group."""
+    if is_task_function(fan_out):
+        name = fan_out.function.__name__
+        return f"; make one: FanOutGroup({name!r}, branch={name}, …)"
+    if decorator := getattr(fan_out, "fan_decorator", None):
+        return f", which is a {decorator} function; call it"
+    task_ids = [_task_id(each) for each in (fan_out if isinstance(fan_out, list | tuple) else [fan_out])]
+    if None in task_ids:
+        return ""
+    prefix = commonprefix(list(filter(None, task_ids)))  # noqa: RUF071 - of texts, not of paths
+    said = f"task_id_prefix={prefix!r}" if prefix else "task_id_prefix="
+    return f"; for tasks of your own use {said} instead, and wire them: tasks >> fan_in"
+
+
+def _task_id(value: object) -> str | None:
+    """Id of a task, or of the one that an output is of; what the ids in a task group begin with."""
+    if isinstance(value, XComArg):
+        return next((operator.task_id for operator, _ in value.iter_references()), None)
+    if isinstance(value, TaskGroup):
+        return f"{value.group_id}." if value.prefix_group_id else ""
+    task_id = getattr(value, "task_id", None)
+    return task_id if isinstance(task_id, str) else None
 
 
 def _never_given(function: Callable[..., Any], op_kwargs: Mapping[str, Any]) -> list[str]:
