@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
+from airflow_fanout.arguments import is_task_function
 from airflow_fanout.branch_tasks import nearest_mapped_group, waiting_on_past, waits_on_past, without_key
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.function_branches import is_task_function
 from airflow_fanout.group_checks import typed
 from airflow_fanout.names import listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
