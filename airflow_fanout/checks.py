@@ -18,7 +18,7 @@ from airflow_fanout.branch_tasks import nearest_mapped_group, waiting_on_past, w
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.group_checks import typed
-from airflow_fanout.names import listing
+from airflow_fanout.names import counted, listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.task_group import FanOutGroup
 
@@ -150,7 +150,8 @@ class FanInChecks:
         if policy.min_success is not None and count and policy.min_success > count:
             self._value(
                 "min_success",
-                f"{policy.min_success} is above the {count} branches that group {group.group_id!r} declares",
+                f"{policy.min_success} is above the {counted(count, 'branch', 'branches')} that group "
+                f"{group.group_id!r} declares",
             )
         if policy.tolerant:
             waiting = [

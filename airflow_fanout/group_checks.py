@@ -14,7 +14,7 @@ from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-d
 from airflow_fanout.arguments import is_function, is_task_function
 from airflow_fanout.declaration import Mode
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.names import listing, misspelt
+from airflow_fanout.names import counted, listing, misspelt
 
 if TYPE_CHECKING:
     from airflow_fanout.task_group import FanOutGroup
@@ -161,8 +161,8 @@ class GroupChecks:
         if limit is not None and count is not None and 0 < count <= limit:
             self._value(
                 "stop_after_failures",
-                f"{limit} failures of {count} branches leave none to stop; "
-                f"choose a number below {count}, or leave it out",
+                f"{counted(limit, 'failure', 'failures')} of {counted(count, 'branch', 'branches')} leave "
+                f"none to stop; choose a number below {count}, or leave it out",
             )
 
     def _check_how_many(self) -> None:
@@ -276,8 +276,9 @@ class GroupChecks:
         if group.item_concurrency and group.items_per_task and group.item_concurrency > group.items_per_task:
             self._value(
                 "item_concurrency",
-                f"found {group.item_concurrency}, above the {group.items_per_task} items that a task has; "
-                "lower it, or raise items_per_task",
+                f"found {group.item_concurrency}, above the "
+                f"{counted(group.items_per_task, 'item', 'items')} that a task has; lower it, or raise "
+                "items_per_task",
             )
         if self._mode == "static":
             return

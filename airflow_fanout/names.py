@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "close_to",
+    "counted",
     "indexed_names",
     "instance_name",
     "listing",
@@ -99,6 +100,17 @@ def listing(names: Iterable[str], *, limit: int = 20) -> str:
         return "none"
     said = ", ".join(repr(name) for name in ordered[:limit])
     return f"{said} and {len(ordered) - limit} more" if len(ordered) > limit else said
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """
+    A number of things, in words: ``1 item``, ``2 items``.
+
+    :param number: How many.
+    :param one: What one is called.
+    :param many: What several are called.
+    """
+    return f"{number} {one if number == 1 else many}"
 
 
 def misspelt(name: str, known: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ from airflow_fanout.expansion import EACH, Expansion
 from airflow_fanout.function_branches import FunctionBranch
 from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time, refuse_unknown_arguments
 from airflow_fanout.hooks import record_failure
-from airflow_fanout.names import indexed_names, listing, unusable_because
+from airflow_fanout.names import counted, indexed_names, listing, unusable_because
 from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
 from airflow_fanout.stopping import add_stop
 from airflow_fanout.stored_arguments import storable
@@ -465,9 +465,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             sentence = "no branches"
         elif self.items_per_task is not None:
             tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
-            sentence = (
-                f"{count} {'item' if count == 1 else 'items'} in {describe(tasks, one='task', many='tasks')}"
-            )
+            sentence = f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}"
         else:
             sentence = describe(effective_concurrency(count, limits))
         if not self.tooltip:
