@@ -16,6 +16,7 @@ from airflow_fanout.declaration import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, TooFewBranchesError
 from airflow_fanout.fan_in_report import FanInReport, fan_in_report, problems_listing
 from airflow_fanout.ledger import collect, refuse_cleared
+from airflow_fanout.names import counted
 from airflow_fanout.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.removed_branches import removed_branches
 from airflow_fanout.results import FanInResults, ReadyPage
@@ -191,7 +192,8 @@ def _log_report(fan_in: FanInOperator, report: FanInReport, requests: int, run_i
         "missing": report["missing"],
     }
     counts = ", ".join(f"{number} {part}" for part, number in parts.items() if number) or "none"
-    fan_in.log.info("%s branches: %s (%s requests)", report["expected"], counts, requests)
+    expected = counted(report["expected"], "branch", "branches")
+    fan_in.log.info("%s: %s (%s)", expected, counts, counted(requests, "request", "requests"))
     total, longest = report["total_branch_seconds"], report["longest_branch_seconds"]
     if longest:
         slowest = report["longest_branch"]

@@ -6,7 +6,7 @@ import functools
 import inspect
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
@@ -16,13 +16,33 @@ from airflow_fanout.names import listing
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["NO_ITEM", "CallingBranch", "FunctionArguments", "ItemFor", "unwrap_partial"]
+    from airflow.sdk.bases.decorator import _TaskDecorator
+
+__all__ = [
+    "NO_ITEM",
+    "CallingBranch",
+    "FunctionArguments",
+    "ItemFor",
+    "is_function",
+    "is_task_function",
+    "unwrap_partial",
+]
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 NO_ITEM: Any = object()
 """Stands where a branch gets no item; None is an item."""
+
+
+def is_task_function(value: object) -> TypeGuard[_TaskDecorator[Any, Any, Any]]:
+    """Whether a value is a function under a ``@task`` decorator; ``is_decorated_task`` of Airflow 3.3."""
+    return getattr(value, "_airflow_is_task_decorator", False) is True
+
+
+def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
+    """Whether a value is a plain function or method, which Airflow can run as a Python task."""
+    return inspect.isfunction(value) or inspect.ismethod(value)
 
 
 @dataclass(frozen=True, kw_only=True)

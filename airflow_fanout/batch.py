@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
+from airflow_fanout.names import counted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -49,7 +51,8 @@ class Progress:
         left = (
             f", about {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
         )
-        return f"{self.done} of {self.total} items done, {self.failed} failed, {rate:.1f}/s{left}"
+        done = f"{self.done} of {counted(self.total, 'item', 'items')} done"
+        return f"{done}, {self.failed} failed, {rate:.1f}/s{left}"
 
 
 class Batch:

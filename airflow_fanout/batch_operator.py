@@ -20,6 +20,7 @@ from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.hooks import RECORD_KEY, core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.items import has_templates, source_and_functions
+from airflow_fanout.names import counted
 from airflow_fanout.record_shapes import BATCH, on_one_line
 from airflow_fanout.splitting import batch_key
 from airflow_fanout.stopping import why_item_stopped
@@ -105,7 +106,8 @@ class BatchOperator(BaseOperator):
         self._reuse(batch, checkpoints)
         self._watch = _Watch(self.log, batch, checkpoints)
         begun = batch.progress
-        self.log.info("%s items to run, %s done by an earlier try", begun.total - begun.done, begun.reused)
+        to_run = counted(begun.total - begun.done, "item", "items")
+        self.log.info("%s to run, %s done by an earlier try", to_run, begun.reused)
         unfinished = "it was not started, or had not ended, when the task ended"
         try:
             with self._watch:
@@ -290,7 +292,9 @@ class BatchOperator(BaseOperator):
         ]
         if len(failed) > ERRORS_SHOWN:
             lines.append(f"  and {len(failed) - ERRORS_SHOWN} more")
-        message = "\n".join([f"{len(failed)} of {len(batch.states)} items failed:", *lines])
+        message = "\n".join(
+            [f"{len(failed)} of {counted(len(batch.states), 'item', 'items')} failed:", *lines]
+        )
         if all_final:
             raise FinalBatchFailedError(message)
         raise BatchFailedError(message)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
 
-from airflow_fanout.arguments import NO_ITEM, ItemFor, unwrap_partial
+from airflow_fanout.arguments import NO_ITEM, ItemFor, is_function, is_task_function, unwrap_partial
 from airflow_fanout.exceptions import DeclarationTypeError
-from airflow_fanout.function_branches import function_branch, is_function, is_task_function, pipe_branch
+from airflow_fanout.function_branches import function_branch, pipe_branch
 from airflow_fanout.operator_branches import is_operator_class, operator_branch
 from airflow_fanout.task_group_branches import is_task_group_function, task_group_branch
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
@@ -128,10 +129,14 @@ def titles(branches: Iterable[Branch]) -> str:
     return ", ".join(dict.fromkeys(f"`{branch.title}`" for branch in branches))
 
 
+CALLED = "the result of calling one; hand over the function itself, and its arguments as partial={…}"
+
+
 def _found(branch: object) -> str:
     """What is wrong with a branch that is none, and the way out."""
     if isinstance(branch, XComArg):
-        return "the result of calling one; hand over the function itself, and its arguments as partial={…}"
+        made, _ = next(branch.iter_references())
+        return _found_mapped(made) if made.is_mapped else CALLED
     if isinstance(branch, TaskGroup):
         return f"the task group {branch.group_id!r}, which is made already; hand over the function itself"
     if isinstance(branch, BaseOperator):
@@ -143,9 +148,32 @@ def _found(branch: object) -> str:
         return f"a {decorator} function, which makes a group itself; call it, or hand over the plain function"
     if isinstance(operator_class := getattr(branch, "operator_class", None), type):
         name = operator_class.__name__
+        items = ", and items=[{…}, …] for what it is expanded over" if hasattr(branch, "is_mapped") else ""
         return (
             f"{name}.partial(…), which has frozen the default_args of where it was called, so that the "
-            f"group's can't reach it; use functools.partial({name}, …)"
+            f"group's can't reach it; use functools.partial({name}, …){items}"
         )
     way_out = "; wrap it in a function (def or lambda)" if callable(branch) else ""
     return f"{branch!r} of type {type(branch).__name__}{way_out}"
+
+
+def _found_mapped(made: Any) -> str:
+    """What to write for a task that was mapped already."""
+    if not hasattr(made, "op_kwargs_expand_input"):  # the output of an operator
+        return _found(made)
+    bound = dict(made.partial_kwargs.get("op_kwargs") or {})
+    name, expanded = made.python_callable.__name__, made.op_kwargs_expand_input.value
+    over = expanded if isinstance(expanded, Mapping) else {}
+    items = _written(*over.values()) if len(over) == 1 else "…"
+    partial = f", partial={{{', '.join(f'{each!r}: …' for each in bound)}}}" if bound else ""
+    said = ", ".join(f"{each}=…" for each in over) or "…"
+    return (
+        f"the result of {name}.expand({said}); hand over the function, and what it is expanded over: "
+        f"branch={name}, items={items}{partial}"
+    )
+
+
+def _written(value: object) -> str:
+    """How an author has written what a task is expanded over, as far as that can be said."""
+    function = getattr(getattr(value, "operator", None), "python_callable", None)
+    return f"{function.__name__}()" if is_function(function) else "…"

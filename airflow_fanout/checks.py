@@ -6,20 +6,29 @@ import inspect
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, NoReturn, get_args
+from inspect import Parameter
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from airflow.sdk import BaseOperator, TaskGroup
+from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
+from airflow_fanout.arguments import is_task_function
 from airflow_fanout.branch_tasks import nearest_mapped_group, waiting_on_past, waits_on_past, without_key
 from airflow_fanout.declaration import RETURN_VALUE
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.function_branches import is_task_function
-from airflow_fanout.names import listing
+from airflow_fanout.group_checks import typed
+from airflow_fanout.names import counted, listing
 from airflow_fanout.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.task_group import FanOutGroup
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["FanInChecks"]
+
+PERCENT = 100
+"""A ratio up to this was meant as a percentage."""
 
 
 class FanInChecks:
@@ -40,14 +49,7 @@ class FanInChecks:
                 f"expected fan_out= or task_id_prefix=, found {'neither' if fan_out is None else 'both'}",
             )
         if fan_out is not None and not isinstance(fan_out, FanOutGroup):
-            hint = (
-                "; for other tasks use task_id_prefix="
-                if isinstance(fan_out, TaskGroup | BaseOperator)
-                else ""
-            )
-            self._type(
-                "fan_out", f"expected a FanOutGroup, found {fan_out!r} of type {type(fan_out).__name__}{hint}"
-            )
+            self._type("fan_out", f"expected a FanOutGroup, found {typed(fan_out)}{_instead_of(fan_out)}")
         if task_id_prefix is not None and not isinstance(task_id_prefix, str):
             self._type(
                 "task_id_prefix", f"expected a str, found {task_id_prefix!r} of type {_kind(task_id_prefix)}"
@@ -89,6 +91,7 @@ class FanInChecks:
             self._type(
                 "python_callable", "expected a plain function, found an async def; use asyncio.run within one"
             )
+        given = op_kwargs or {}
         try:
             signature = inspect.signature(python_callable)
             first = next(iter(signature.parameters), None)
@@ -97,11 +100,17 @@ class FanInChecks:
                     f"its first parameter, which gets the results, has the name {first!r} that Airflow fills"
                 )
                 raise TypeError(problem)
-            signature.bind_partial(object(), **(op_kwargs or {}))
+            signature.bind_partial(object(), **given)
         except (TypeError, ValueError) as unfit:
             self._type(
                 "python_callable",
-                f"can't be called with the results first and op_kwargs {listing(op_kwargs or {})}: {unfit}",
+                f"can't be called with the results first and op_kwargs {listing(given)}: {unfit}",
+            )
+        if missing := _never_given(python_callable, given):
+            self._type(
+                "python_callable",
+                f"needs {listing(missing)} after the results, which nobody gives; "
+                f"give op_kwargs={{{missing[0]!r}: …}}, or give it a default",
             )
 
     def check_policy(self, policy: Policy) -> None:
@@ -119,7 +128,8 @@ class FanInChecks:
             if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
                 self._type("min_success_ratio", f"expected a number, found {ratio!r} of type {_kind(ratio)}")
             if ratio != ratio or not 0 < ratio <= 1:  # noqa: PLR0124 - nan
-                self._value("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}")
+                meant = f"; did you mean {float(ratio) / 100:g}?" if 1 < float(ratio) <= PERCENT else ""
+                self._value("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}{meant}")
         for name, value, known in (
             ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
             ("on_empty", policy.on_empty, (*get_args(OnEmpty), None)),
@@ -140,7 +150,8 @@ class FanInChecks:
         if policy.min_success is not None and count and policy.min_success > count:
             self._value(
                 "min_success",
-                f"{policy.min_success} is above the {count} branches that group {group.group_id!r} declares",
+                f"{policy.min_success} is above the {counted(count, 'branch', 'branches')} that group "
+                f"{group.group_id!r} declares",
             )
         if policy.tolerant:
             waiting = [
@@ -194,6 +205,44 @@ class FanInChecks:
 
     def _type(self, argument: str, problem: str) -> NoReturn:
         raise DeclarationTypeError(self._owner, argument, problem)
+
+
+def _instead_of(fan_out: object) -> str:
+    """The way out for who hands over tasks, or a function, and no group."""
+    if is_task_function(fan_out):
+        name = fan_out.function.__name__
+        return f"; make one: FanOutGroup({name!r}, branch={name}, …)"
+    if decorator := getattr(fan_out, "fan_decorator", None):
+        return f", which is a {decorator} function; call it"
+    task_ids = [_task_id(each) for each in (fan_out if isinstance(fan_out, list | tuple) else [fan_out])]
+    if None in task_ids:
+        return ""
+    prefix = commonprefix(list(filter(None, task_ids)))  # noqa: RUF071 - of texts, not of paths
+    said = f"task_id_prefix={prefix!r}" if prefix else "task_id_prefix="
+    return f"; for tasks of your own use {said} instead, and wire them: tasks >> fan_in"
+
+
+def _task_id(value: object) -> str | None:
+    """Id of a task, or of the one that an output is of; what the ids in a task group begin with."""
+    if isinstance(value, XComArg):
+        return next((operator.task_id for operator, _ in value.iter_references()), None)
+    if isinstance(value, TaskGroup):
+        return f"{value.group_id}." if value.prefix_group_id else ""
+    task_id = getattr(value, "task_id", None)
+    return task_id if isinstance(task_id, str) else None
+
+
+def _never_given(function: Callable[..., Any], op_kwargs: Mapping[str, Any]) -> list[str]:
+    """Parameters after the results that neither op_kwargs nor Airflow nor a default fills."""
+    # Of a wrapper its own ones, for it may fill those of the function that it wraps.
+    _, *others = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return [
+        parameter.name
+        for parameter in others
+        if parameter.default is Parameter.empty
+        and parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+        and parameter.name not in {*op_kwargs, *KNOWN_CONTEXT_KEYS}
+    ]
 
 
 def _kind(value: object) -> str:

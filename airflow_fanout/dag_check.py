@@ -297,10 +297,11 @@ def _prefix_problems(
         candidates = listing(task_id for task_id in before if not outline.tasks[task_id].is_helper)
         yield "prefix_matches_nothing", f"no upstream task id starts with {prefix!r}; upstream: {candidates}"
     if strays := outline.strays(fan_in, prefix):
+        one = len(strays) == 1
         said = (
-            f"{listing(strays)} {'starts' if len(strays) == 1 else 'start'} with {prefix!r}, neither "
-            "upstream nor downstream of it, which fails it when it runs. Wire what is missing "
-            "(task >> fan_in), or choose a longer prefix"
+            f"it will fail, because its prefix {prefix!r} also takes {listing(strays)}, which "
+            f"{'is' if one else 'are'} not wired to it. Wire {'it' if one else 'them'} "
+            f"({strays[0]} >> {fan_in.task_id}), or choose a prefix that takes less"
         )
         yield "prefix_matches_others", said
     longer = [task_id for task_id in matches if task_id[len(prefix) :][:1].isdecimal()]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow.sdk import BaseOperator
 
 from airflow_fanout.exceptions import DeclarationTypeError
+from airflow_fanout.names import misspelt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
@@ -171,6 +171,9 @@ def check_fan_in_options(owner: str, options: Mapping[str, Any]) -> None:
 def _check(owner: str, options: Mapping[str, Any], known: Collection[str]) -> None:
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            way_out = _INSTEAD_OF.get(name) or (f"did you mean {near[0]}=?" if near else "leave it out")
+            near = misspelt(name, known)
+            way_out = (
+                f"did you mean {near[0]}=?" if near else "leave it out; the function's own go into the call"
+            )
+            way_out = _INSTEAD_OF.get(name, way_out)
             raise DeclarationTypeError(owner, name, f"is no argument of {owner.partition(' ')[0]}; {way_out}")

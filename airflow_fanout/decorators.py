@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 from airflow.sdk import XComArg, task
 from airflow.sdk.bases.decorator import get_unique_task_id
 
-from airflow_fanout.arguments import FunctionArguments, ItemFor
+from airflow_fanout.arguments import FunctionArguments, ItemFor, is_function
 from airflow_fanout.decorator_options import GROUP_OPTIONS, check_fan_in_options, check_fan_out_options
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.function_branches import is_function
 from airflow_fanout.names import listing
 from airflow_fanout.operators import FanInOperator
 from airflow_fanout.task_group import FanOutGroup
@@ -207,6 +206,12 @@ class FanInFunction(_DecoratedFunction[P, R]):
                 f"expected the group to collect; write {self._arguments.title}(<group>, …), or give the "
                 "decorator task_id_prefix=",
             )
+        if by_prefix and any(map(self._collects, args)):
+            self._refuse(
+                "call",
+                "has task_id_prefix=, so the results are those of the tasks wired before it: call it without "
+                f"them, and wire them: tasks >> {self._arguments.title}(); other arguments are given by name",
+            )
         group, others = (None, args) if by_prefix else (args[0], args[1:])
         named = self._named((_RESULTS, *others), op_kwargs)
         results = next(iter(named))
@@ -227,6 +232,13 @@ class FanInFunction(_DecoratedFunction[P, R]):
             operator.doc_md = self.function.__doc__
         output: XComArg = operator.output
         return output
+
+    def _collects(self, value: object) -> bool:
+        """Whether a value is the output of a task that the prefix takes."""
+        prefix = self._options.get("task_id_prefix")
+        if not isinstance(prefix, str) or not prefix or not isinstance(value, XComArg):
+            return False
+        return any(operator.task_id.startswith(prefix) for operator, _ in value.iter_references())
 
     def partial(self, **kwargs: Any) -> NoReturn:
         """Refuse to be mapped: a fan-in is where the mapping ends."""

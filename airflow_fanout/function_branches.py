@@ -5,13 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import XComArg, get_current_context, literal, task
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
-from airflow_fanout.arguments import NO_ITEM, CallingBranch, FunctionArguments, unwrap_partial
+from airflow_fanout.arguments import (
+    NO_ITEM,
+    CallingBranch,
+    FunctionArguments,
+    is_function,
+    is_task_function,
+    unwrap_partial,
+)
 from airflow_fanout.branch_tasks import refuse_skipper
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.expansion import EACH
@@ -29,17 +36,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.expansion import Expansion
 
-__all__ = ["FunctionBranch", "function_branch", "is_function", "is_task_function", "pipe_branch"]
-
-
-def is_task_function(value: object) -> TypeGuard[_TaskDecorator[Any, Any, Any]]:
-    """Whether a value is a function under a ``@task`` decorator; ``is_decorated_task`` of Airflow 3.3."""
-    return getattr(value, "_airflow_is_task_decorator", False) is True
-
-
-def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
-    """Whether a value is a plain function or method, which Airflow can run as a Python task."""
-    return inspect.isfunction(value) or inspect.ismethod(value)
+__all__ = ["FunctionBranch", "function_branch", "pipe_branch"]
 
 
 @dataclass(frozen=True, kw_only=True)

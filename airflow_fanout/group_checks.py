@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -11,9 +11,10 @@ from airflow.sdk import BaseOperator, Param, XComArg
 from airflow.sdk.definitions.param import DagParam
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
+from airflow_fanout.arguments import is_function, is_task_function
 from airflow_fanout.declaration import Mode
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.names import close_to
+from airflow_fanout.names import counted, listing, misspelt
 
 if TYPE_CHECKING:
     from airflow_fanout.task_group import FanOutGroup
@@ -55,7 +56,9 @@ def refuse_unknown_arguments(cls: type[T]) -> type[T]:
             raise DeclarationTypeError(owner, "group_id", problem)
         for name in arguments:
             if name not in known:
-                raise DeclarationTypeError(owner, name, _why_unknown(name, known))
+                raise DeclarationTypeError(
+                    owner, name, _why_unknown(name, arguments, known.keys() - {"self"})
+                )
         init(self, *positional, **arguments)
 
     by_name = [
@@ -67,11 +70,32 @@ def refuse_unknown_arguments(cls: type[T]) -> type[T]:
     return cls
 
 
-def _why_unknown(name: str, known: Mapping[str, object]) -> str:
+def _why_unknown(name: str, arguments: Mapping[str, Any], known: Collection[str]) -> str:
     problem = f"got an unexpected keyword argument {name!r}"
+    branch, value = arguments.get("branch"), arguments[name]
+    bound = f"partial={{{name!r}: …}}, the same for all"
+    if name in _taken_by(branch):
+        items = "" if isinstance(branch, Mapping) else "items=, one for each branch, or "
+        return f"{problem}, which is the branch's: give it as {items}{bound}"
     if name != "task_id" and name in signature(BaseOperator.__init__).parameters:
         return f"{problem}; what each branch's task takes goes into default_args={{{name!r}: …}}"
-    return f"{problem}; {close_to(name, known.keys() - {'self'})}"
+    if close := misspelt(name, known):
+        return f"{problem}; did you mean {listing(close)}?"
+    if isinstance(value, XComArg | list | tuple):
+        return f"{problem}; give what is for the branches as items=, one for each, or {bound}"
+    return f"{problem}; there are {listing(known, limit=5)}"
+
+
+def _taken_by(branch: Any) -> Collection[str]:
+    """Names of the parameters of what the author gave as branch, if it is of functions."""
+    if isinstance(branch, Mapping):
+        return {name for each in branch.values() for name in _taken_by(each)}
+    if isinstance(branch, list | tuple):
+        return _taken_by(branch[0]) if branch else ()
+    while isinstance(branch, partial):
+        branch = branch.func
+    function = getattr(branch, "function", branch)
+    return signature(function).parameters if is_function(function) else ()
 
 
 class GroupChecks:
@@ -137,8 +161,8 @@ class GroupChecks:
         if limit is not None and count is not None and 0 < count <= limit:
             self._value(
                 "stop_after_failures",
-                f"{limit} failures of {count} branches leave none to stop; "
-                f"choose a number below {count}, or leave it out",
+                f"{counted(limit, 'failure', 'failures')} of {counted(count, 'branch', 'branches')} leave "
+                f"none to stop; choose a number below {count}, or leave it out",
             )
 
     def _check_how_many(self) -> None:
@@ -191,7 +215,8 @@ class GroupChecks:
         if count is None or isinstance(count, XComArg | DagParam):
             return
         if isinstance(count, bool) or not isinstance(count, int):
-            self._type("count", f"expected a whole number of branches, found {typed(count)}")
+            way_out = _call_it(count)
+            self._type("count", f"expected a whole number of branches, found {typed(count)}{way_out}")
         if count < 0:
             self._value("count", f"expected 0 or more branches, found {count}")
 
@@ -209,11 +234,10 @@ class GroupChecks:
             self._check_output(items)
             return
         if isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence):
-            order = ", which has no order" if isinstance(items, set | frozenset) else ""
-            way_out = "sorted(…)" if order else "[…] or list(…)"
-            self._type(
-                "items", f"expected a list or a mapping by name, found {typed(items)}{order}; use {way_out}"
-            )
+            way_out = _call_it(items) or "; use […] or list(…)"
+            if isinstance(items, set | frozenset):
+                way_out = ", which has no order; use sorted(…)"
+            self._type("items", f"expected a list or a mapping by name, found {typed(items)}{way_out}")
 
     def _check_output(self, items: XComArg) -> None:
         keys = sorted({key for _, key in items.iter_references() if key != "return_value"})
@@ -252,17 +276,11 @@ class GroupChecks:
         if group.item_concurrency and group.items_per_task and group.item_concurrency > group.items_per_task:
             self._value(
                 "item_concurrency",
-                f"found {group.item_concurrency}, above the {group.items_per_task} items that a task has; "
-                "lower it, or raise items_per_task",
+                f"found {group.item_concurrency}, above the "
+                f"{counted(group.items_per_task, 'item', 'items')} that a task has; lower it, or raise "
+                "items_per_task",
             )
         if self._mode == "static":
-            if group.max_concurrency is not None:
-                self._value(
-                    "max_concurrency",
-                    "Airflow can't limit the tasks of a static group, one task for each branch, without a "
-                    'pool; make a pool with that many slots and give default_args={"pool": …}, or make them '
-                    "instances of one task with mapped=True, or items of a few with items_per_task=",
-                )
             return
         self._check_limit("default_args", group.default_args or {})
         if group.mapped is False:
@@ -286,6 +304,16 @@ class GroupChecks:
 
     def _type(self, argument: str, problem: str) -> NoReturn:
         raise DeclarationTypeError(self._group.owner, argument, problem)
+
+
+def _call_it(value: Any) -> str:
+    """The way out for who gives a function where its result is wanted; '' for all else."""
+    if is_task_function(value) or is_function(value):
+        function: Any = getattr(value, "function", value)
+        return f", which was not called; call it: {function.__name__}()"
+    if isinstance(value, BaseOperator):
+        return "; give its output: <the task>.output"
+    return ""
 
 
 def typed(value: Any) -> str:

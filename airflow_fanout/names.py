@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-__all__ = ["close_to", "indexed_names", "instance_name", "listing", "natural_key", "unusable_because"]
+__all__ = [
+    "close_to",
+    "counted",
+    "indexed_names",
+    "instance_name",
+    "listing",
+    "misspelt",
+    "natural_key",
+    "unusable_because",
+]
 
 MAX_TASK_ID_LENGTH = 250
 """Longest task id that Airflow takes."""
+
+MISSPELT = 0.75
+"""Likeness from which a name is taken for another one misspelt: of 'cuont' to 'count', not of 'document'."""
 
 MAX_GROUP_ID_LENGTH = 200
 """Longest own id of a task group that Airflow takes."""
@@ -88,6 +100,27 @@ def listing(names: Iterable[str], *, limit: int = 20) -> str:
         return "none"
     said = ", ".join(repr(name) for name in ordered[:limit])
     return f"{said} and {len(ordered) - limit} more" if len(ordered) > limit else said
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """
+    A number of things, in words: ``1 item``, ``2 items``.
+
+    :param number: How many.
+    :param one: What one is called.
+    :param many: What several are called.
+    """
+    return f"{number} {one if number == 1 else many}"
+
+
+def misspelt(name: str, known: Collection[str]) -> list[str]:
+    """
+    Names that one is so close to that it must be a slip of the keyboard.
+
+    :param name: The name.
+    :param known: All that are known.
+    """
+    return get_close_matches(name, known, cutoff=MISSPELT)
 
 
 def close_to(name: str, known: Collection[str]) -> str:

@@ -194,7 +194,7 @@ def decide(tally: Tally, policy: Policy) -> Verdict:
         )
     if free_skips == tally.expected and policy.count_skipped == "exclude":
         return verdict("skipped", f"every branch was skipped ({tally.skipped} of {tally.expected})")
-    said = f"{succeeded} of {counted} branches succeeded, {needed} needed"
+    said = f"{succeeded} of {counted} {'branch' if counted == 1 else 'branches'} succeeded, {needed} needed"
     if tally.stopped:
         said += f", {tally.stopped} stopped by stop_after_failures"
     if succeeded < needed:

@@ -13,7 +13,7 @@ from itertools import accumulate, chain
 from typing import Any, Protocol
 
 from airflow_fanout.exceptions import MergeConflictError
-from airflow_fanout.names import listing
+from airflow_fanout.names import counted, listing
 from airflow_fanout.policy import FAILED_STATES, MISSING_STATES, State
 
 __all__ = ["BranchOutcome", "FanInResults", "Page", "ReadyPage"]
@@ -190,7 +190,7 @@ class _Outcomes(Mapping[str, BranchOutcome]):
         return len(self._ledger)
 
     def __repr__(self) -> str:
-        return f"<outcomes of {len(self)} branches>"
+        return f"<outcomes of {counted(len(self), 'branch', 'branches')}>"
 
     def items(self) -> ItemsView[str, BranchOutcome]:
         return _Items(self, self._pairs)
@@ -243,7 +243,7 @@ class FanInResults(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         """Return how many of the declared branches succeeded."""
-        return f"<results of {len(self)} of {len(self._ledger)} branches>"
+        return f"<results of {len(self)} of {counted(len(self._ledger), 'branch', 'branches')}>"
 
     @property
     def outcomes(self) -> Mapping[str, BranchOutcome]:

@@ -10,6 +10,7 @@ from airflow.sdk.configuration import conf
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.items import names_and_items, source_and_functions
+from airflow_fanout.names import counted
 from airflow_fanout.xcom import whole
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class SplitOperator(BaseOperator):
     def _places(self, owner: str, total: int) -> list[list[int]]:
         size = self.items_per_task or 1
         places = [[start, min(start + size, total)] for start in range(0, total, size)]
-        self.log.info("%s items in %s batches of up to %s", total, len(places), size)
+        batches = counted(len(places), "batch", "batches")
+        self.log.info("%s in %s of up to %s", counted(total, "item", "items"), batches, size)
         self._refuse_too_many(owner, len(places), f"batches of {size} items", "raise items_per_task=")
         return places
 

@@ -90,9 +90,12 @@ def why_stopped(group: DeclaredGroup, failed: Sequence[str]) -> str:
     :param group: The group.
     :param failed: Names of its branches that have failed.
     """
-    count = "" if group.known_count is None else f" of {group.known_count}"
+    known = group.known_count
+    one = (known or len(failed)) == 1
+    of = "" if known is None else f" of {known}"
     return (
-        f"not started: {len(failed)}{count} branches of {group.group_id!r} have failed "
+        f"not started: {len(failed)}{of} {'branch' if one else 'branches'} of {group.group_id!r} "
+        f"{'has' if one else 'have'} failed "
         f"(stop_after_failures={group.stop_after_failures}): {listing(failed, limit=5)}"
     )
 

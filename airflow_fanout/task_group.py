@@ -16,9 +16,10 @@ from airflow_fanout.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.declaration import PLACEHOLDER, DeclaredBranch, DeclaredGroup, describe_group
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.expansion import EACH, Expansion
+from airflow_fanout.function_branches import FunctionBranch
 from airflow_fanout.group_checks import GroupChecks, Mode, is_run_time, refuse_unknown_arguments
 from airflow_fanout.hooks import record_failure
-from airflow_fanout.names import indexed_names, listing, unusable_because
+from airflow_fanout.names import counted, indexed_names, listing, unusable_because
 from airflow_fanout.splitting import SPLIT, SplitOperator, settings_of_its_own
 from airflow_fanout.stopping import add_stop
 from airflow_fanout.stored_arguments import storable
@@ -32,6 +33,12 @@ __all__ = ["FanOutGroup"]
 
 SHOWN_NAME_LENGTH = 250
 """Longest name of an instance that Airflow's database takes."""
+
+A_POOL = 'make a pool with that many slots and give default_args={"pool": …}'
+"""How branches are limited that Airflow has no other limit for."""
+
+ENDS_FIRST = "with weight_rule='upstream' beside it a branch that has begun goes before the next one"
+"""What keeps a pool from running the first tasks of all branches before the last of any."""
 
 NAMES_SHOWN = 20
 """Names that a group's documentation spells out."""
@@ -110,9 +117,11 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def __attrs_post_init__(self) -> None:
         """Check what was declared, then make the tasks."""
         checks = GroupChecks(self)
+        # Before the group is registered, for a branch that was called may have taken its id.
+        branches = self._branches()
         checks.check()
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
-        branches = self._branches()
+        self._check_branches(branches)
         count = self._known_count()
         checks.check_stop(count)
         settings = self._check_mode(branches)
@@ -168,23 +177,22 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         self.iter_references()
 
     def _branches(self) -> dict[str, Branch]:
-        """What each name of a mapping runs, or what all run, under the name ''; checked."""
-        if isinstance(self.branch, Mapping):
-            if not self.branch:
-                self._refuse_value("branch", "is an empty mapping; name at least one branch")
-            different = {
-                name: as_branch(self.owner, f"branch[{name!r}]", branch)
-                for name, branch in self.branch.items()
-            }
-            for branch in different.values():
-                self._check_branch(branch, None)
-            return different
-        same = as_branch(self.owner, "branch", self.branch)
+        """What each name of a mapping runs, or what all run, under the name ''."""
+        if not isinstance(self.branch, Mapping):
+            return {"": as_branch(self.owner, "branch", self.branch)}
+        if not self.branch:
+            self._refuse_value("branch", "is an empty mapping; name at least one branch")
+        return {
+            name: as_branch(self.owner, f"branch[{name!r}]", branch) for name, branch in self.branch.items()
+        }
+
+    def _check_branches(self, branches: Mapping[str, Branch]) -> None:
+        """Check that what every branch is given fits."""
         items: Any = self.items
         if isinstance(items, Mapping):
             items = list(items.values())
-        self._check_branch(same, () if is_run_time(items) else items)
-        return {"": same}
+        for branch in branches.values():
+            self._check_branch(branch, () if is_run_time(items) else items)
 
     def _known_count(self) -> int | None:
         """Return the number of branches; None if it is known only at run time."""
@@ -281,13 +289,31 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         """
         if self.mode == "batched":
             return self._batch_settings(branches)
+        if self.mode == "static" and self.max_concurrency is not None:
+            self._refuse_limit(branches.values())
         if self.mode == "mapped" and branches[""].is_group and self.max_concurrency is not None:
             self._refuse_value(
                 "max_concurrency",
                 f"Airflow limits the instances of each task of {branches[''].title} alone, not its branches; "
-                'make a pool and give default_args={"pool": …}, or leave it out',
+                f"{A_POOL}, or leave it out; {ENDS_FIRST}",
             )
         return {}
+
+    def _refuse_limit(self, branches: Collection[Branch]) -> NoReturn:
+        """Refuse a limit that Airflow has none for, with the ways out that these branches have."""
+        ways = [A_POOL]
+        if any(branch.is_group for branch in branches):
+            ways = [f"{A_POOL}; {ENDS_FIRST}"]
+        else:
+            if not isinstance(self.branch, Mapping):
+                ways.append("make them instances of one task with mapped=True")
+            if all(isinstance(branch, FunctionBranch) for branch in branches):
+                ways.append("make them items of a few tasks with items_per_task=")
+        self._refuse_value(
+            "max_concurrency",
+            "Airflow can't limit the tasks of a static group, where each branch has its own, without a pool; "
+            + ", or ".join(ways),
+        )
 
     def _batch_settings(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
         from airflow_fanout.batch_work import batch_work  # not for every Dag file to wait for
@@ -439,9 +465,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             sentence = "no branches"
         elif self.items_per_task is not None:
             tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
-            sentence = (
-                f"{count} {'item' if count == 1 else 'items'} in {describe(tasks, one='task', many='tasks')}"
-            )
+            sentence = f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}"
         else:
             sentence = describe(effective_concurrency(count, limits))
         if not self.tooltip:

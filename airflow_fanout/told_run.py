@@ -211,6 +211,11 @@ class ToldRun:
             tasks = self._tasks - self._helpers.keys()
             also = f"; other tasks: {listing(tasks)}" if tasks else ""
             problem = f"no branch is named {listing(unknown)}; branches: {listing(branches)}{also}"
+            if earlier := unknown & self._fan_in.get_flat_relative_ids(upstream=True):
+                problem += (
+                    f"; to say that {listing(earlier)} fails, which comes before the branches, give those "
+                    "after it 'upstream_failed'"
+                )
             self._refuse("outcomes", problem)
         if unknown := self._values.keys() - branches.keys():
             problem = f"no branch is named {listing(unknown)}; branches: {listing(branches)}"

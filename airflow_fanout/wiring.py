@@ -13,7 +13,7 @@ from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
 from airflow_fanout.instance_states import States, unexpanded_state
 from airflow_fanout.items import names_and_items
 from airflow_fanout.mapped_ledger import InstanceNaming
-from airflow_fanout.names import listing, natural_key
+from airflow_fanout.names import counted, listing, natural_key
 from airflow_fanout.sources import Source, branch_source
 from airflow_fanout.task_group import FanOutGroup
 
@@ -221,9 +221,10 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) 
     ]
     if strays:
         message = (
-            f"{len(strays)} tasks start with {prefix!r} and are neither upstream nor downstream of "
-            f"{fan_in.task_id!r}: {listing(strays)}. Wire them (task >> fan_in), or choose a longer prefix; "
-            f"upstream: {listing(fan_in.upstream_task_ids)}"
+            f"{counted(len(strays), 'task starts', 'tasks start')} with {prefix!r} and "
+            f"{'is' if len(strays) == 1 else 'are'} neither upstream nor downstream of "
+            f"{fan_in.task_id!r}: {listing(strays)}. Wire what is missing (task >> fan_in), or choose a "
+            f"longer prefix; upstream: {listing(fan_in.upstream_task_ids)}"
         )
         raise PrefixError(message, prefix=prefix, candidates=sorted(strays, key=natural_key))
 

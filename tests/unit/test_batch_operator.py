@@ -117,6 +117,22 @@ class TestWhatItReports:
     ) -> None:
         assert run_batch(group_of("a", "b", **arguments)).record["concurrency"] == concurrency
 
+    @pytest.mark.parametrize(
+        ("items", "said"),
+        [
+            ("a", ("1 item to run, 0 done by an earlier try", "1 of 1 item done, 0 failed")),
+            ("ab", ("2 items to run, 0 done by an earlier try", "2 of 2 items done, 0 failed")),
+        ],
+        ids=["one", "two"],
+    )
+    def test_the_log_says_how_many_items(self, items: str, said: tuple[str, str]) -> None:
+        with capture_logs() as logged:
+            run_batch(group_of(*items))
+
+        begun, *_, ended = [entry["event"] for entry in logged]
+        assert begun == said[0]
+        assert ended.startswith(said[1])
+
     def test_places_are_those_of_the_batch(self) -> None:
         ran = run_batch(group_of(*"abcdef"), 4, 6, map_index=2)
 

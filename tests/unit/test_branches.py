@@ -4,17 +4,23 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, setup, task, teardown
 from airflow.sdk.bases.decorator import DecoratedOperator
 
 from airflow_fanout import FanOutGroup
-from airflow_fanout.function_branches import is_task_function
+from airflow_fanout.arguments import is_task_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.usefixtures("dag")
+
+
+@task
+def listed() -> list[str]:
+    return ["a"]
 
 
 def one(item: str) -> str:
@@ -350,6 +356,42 @@ def test_a_mapping_says_which_of_its_branches_is_refused(branch: object, found: 
 def test_the_result_of_a_call_is_refused() -> None:
     with pytest.raises(TypeError, match="the result of calling one; hand over the function itself"):
         FanOutGroup("process", branch=task(nothing)(), count=2)
+
+
+def test_the_result_of_a_call_is_refused_though_it_has_taken_the_groups_id() -> None:
+    with pytest.raises(TypeError, match="the result of calling one; hand over the function itself"):
+        FanOutGroup("nothing", branch=task(nothing)(), count=2)
+
+
+@pytest.mark.parametrize(
+    ("expand", "way_out"),
+    [
+        pytest.param(
+            lambda: task(two).partial(second="b").expand(first=listed()),
+            r"two\.expand\(first=…\); .*branch=two, items=listed\(\), partial=\{'second': …\}$",
+            id="over an output",
+        ),
+        pytest.param(lambda: task(one).expand(item=["a"]), r"branch=one, items=…$", id="over a literal"),
+        pytest.param(
+            lambda: task(two).expand(first=["a"], second=["b"]),
+            r"second=….*branch=two, items=…$",
+            id="over two",
+        ),
+        pytest.param(
+            lambda: task(one).expand_kwargs([{"item": "a"}]), r"branch=one, items=…$", id="over arguments"
+        ),
+        pytest.param(
+            lambda: BashOperator.partial(task_id="t").expand(bash_command=["ls"]).output,
+            r"functools\.partial\(BashOperator, …\), and items=",
+            id="an operator's output",
+        ),
+    ],
+)
+def test_what_was_expanded_already_is_shown_branch_and_items(
+    expand: Callable[[], object], way_out: str
+) -> None:
+    with pytest.raises(TypeError, match=f"FanOutGroup 'process': branch: .*{way_out}"):
+        FanOutGroup("process", branch=expand())
 
 
 def test_a_task_that_was_made_already_is_refused() -> None:

@@ -123,8 +123,16 @@ def waiting(group: DeclaredGroup, *steps: str, **policy: Any) -> DagOutline:
             collecting("part", "part_1", beside=("part_2", "other")),
             {},
             "prefix_matches_others",
-            "Fan-in 'combine': 'part_2' starts with 'part', neither upstream nor downstream of it",
+            "Fan-in 'combine': it will fail, because its prefix 'part' also takes 'part_2', which is not "
+            "wired to it. Wire it (part_2 >> combine), or choose a prefix that takes less",
             id="prefix of a task that isn't wired",
+        ),
+        pytest.param(
+            collecting("part", "part_1", beside=("part_3", "part_2")),
+            {},
+            "prefix_matches_others",
+            "also takes 'part_2', 'part_3', which are not wired to it. Wire them (part_2 >> combine)",
+            id="prefix of tasks that aren't wired",
         ),
         pytest.param(
             collecting("part_1", "part_1", "part_10", "part_11"),

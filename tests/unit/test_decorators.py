@@ -555,6 +555,18 @@ class TestBadFanIn:
                 id="prefix and group",
             ),
             pytest.param(
+                lambda: fan_in(collect, task_id_prefix="lo")(load()),
+                r"call it without them, and wire them: tasks >> collect\(\)",
+                id="prefix and an output",
+            ),
+            pytest.param(
+                lambda: fan_in(combine, task_id_prefix="use")(  # type: ignore[call-overload]
+                    use.expand(value=["a"])
+                ),
+                r"call it without them, and wire them: tasks >> combine\(\); .* by name",
+                id="prefix and a mapped output, which would be the threshold",
+            ),
+            pytest.param(
                 fan_in(combine, task_id_prefix="a"),
                 r"combine\(results, threshold, word\) needs 'threshold'",
                 id="an argument is missing",

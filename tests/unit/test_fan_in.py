@@ -339,6 +339,12 @@ class TestItsVerdict:
 
 
 class TestItsReport:
+    def test_one_branch_is_one(self) -> None:
+        with capture_logs() as logged:
+            run_fan_in(fan_in_of(1), run_of("success"))
+
+        assert logged[0]["event"].startswith("1 branch: 1 succeeded (")
+
     def test_the_log_has_the_numbers_and_the_longest_branch(self) -> None:
         with capture_logs() as logged:
             run_fan_in(fan_in_of(3, min_success=1), run_of("success", "failed", "skipped"))

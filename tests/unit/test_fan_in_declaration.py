@@ -6,11 +6,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Label, TaskGroup, TriggerRule, chain, task, task_group
 from airflow.sdk.exceptions import FailFastDagInvalidTriggerRule
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
+from airflow_fanout.decorators import fan_out
 from airflow_fanout.exceptions import DeclarationError
 
 if TYPE_CHECKING:
@@ -27,9 +29,32 @@ def combine(results: FanInResults, threshold: int = 0) -> int:
     return len(results) + threshold
 
 
+def strict(results: FanInResults, threshold: int) -> int:
+    return len(results) + threshold
+
+
+@functools.wraps(strict)
+def filled(results: FanInResults) -> int:
+    return strict(results, threshold=1)
+
+
+class Combining:
+    def __call__(self, results: FanInResults, threshold: int = 0) -> int:
+        return combine(results, threshold)
+
+    def method(self, results: FanInResults) -> int:
+        return len(results)
+
+
 @task
 def load() -> str:
     return "text"
+
+
+def plain_group() -> TaskGroup:
+    with TaskGroup("plain") as plain:
+        EmptyOperator(task_id="inner")
+    return plain
 
 
 async def combine_async(results: FanInResults) -> int:
@@ -253,7 +278,16 @@ BAD_INPUT = [
     ),
     pytest.param({"min_success_ratio": -0.1}, ValueError, "min_success_ratio: .*found -0.1", id="ratio -0.1"),
     pytest.param({"min_success_ratio": 1.01}, ValueError, "min_success_ratio: .*found 1.01", id="ratio 1.01"),
-    pytest.param({"min_success_ratio": 90}, ValueError, "min_success_ratio: .*found 90", id="a percentage"),
+    pytest.param(
+        {"min_success_ratio": 95},
+        ValueError,
+        r"min_success_ratio: expected 0 < ratio <= 1, found 95; did you mean 0\.95\?",
+        id="a percentage",
+    ),
+    pytest.param({"min_success_ratio": 101}, ValueError, "found 101$", id="more than a percentage"),
+    pytest.param(
+        {"min_success_ratio": Decimal("99.5")}, ValueError, r"mean 0\.995\?", id="Decimal percentage"
+    ),
     pytest.param(
         {"min_success_ratio": float("nan")}, ValueError, "min_success_ratio: .*found nan", id="ratio nan"
     ),
@@ -355,6 +389,25 @@ BAD_INPUT = [
         id="the results under a name that Airflow fills",
     ),
     pytest.param(
+        {"python_callable": strict},
+        TypeError,
+        r"python_callable: needs 'threshold' after the results, which nobody gives; "
+        r"give op_kwargs=\{'threshold': …\}, or give it a default",
+        id="a required parameter that nobody gives",
+    ),
+    pytest.param(
+        {"python_callable": lambda results, ti, *, low, high: None, "op_kwargs": {"low": 1}},
+        TypeError,
+        "python_callable: needs 'high' after the results",
+        id="one by name that nobody gives, beside one of op_kwargs and one of the context",
+    ),
+    pytest.param(
+        {"python_callable": functools.partial(lambda results, low, high: None, high=1)},
+        TypeError,
+        "python_callable: needs 'low' after the results",
+        id="one that functools.partial doesn't bind",
+    ),
+    pytest.param(
         {"python_callable": combine, "op_kwargs": [1]},
         TypeError,
         "op_kwargs: expected a dict",
@@ -382,20 +435,45 @@ class TestBadInput:
         assert isinstance(raised.value, DeclarationError)
         assert raised.value.owner == "FanInOperator 'combine'"
 
-    def test_a_plain_task_group_as_fan_out_is_shown_the_prefix(self) -> None:
-        with TaskGroup("plain") as plain:
-            EmptyOperator(task_id="inner")
+    @pytest.mark.parametrize(
+        ("other", "prefix"),
+        [
+            pytest.param(load, "'load'", id="an output"),
+            pytest.param(
+                lambda: task(work).override(task_id="score").expand(item=["a"]), "'score'", id="mapped"
+            ),
+            pytest.param(lambda: load()["key"], "'load'", id="an XCom of a task"),
+            pytest.param(lambda: EmptyOperator(task_id="plain"), "'plain'", id="a task"),
+            pytest.param(
+                lambda: BashOperator.partial(task_id="bash").expand(bash_command=["true"]),
+                "'bash'",
+                id="a mapped operator",
+            ),
+            pytest.param(lambda: [load(), load()], "'load'", id="several outputs"),
+            pytest.param(
+                lambda: [load(), EmptyOperator(task_id="plain")], " instead", id="tasks without a prefix"
+            ),
+            pytest.param(plain_group, r"'plain\.'", id="a task group"),
+        ],
+    )
+    def test_tasks_as_fan_out_are_shown_the_prefix(self, other: Callable[[], Any], prefix: str) -> None:
+        with pytest.raises(
+            TypeError,
+            match=rf"fan_out: expected a FanOutGroup, found .*; .*use task_id_prefix={prefix}.*"
+            r" and wire them: tasks >> fan_in",
+        ):
+            declare(fan_out=other())
 
-        with pytest.raises(TypeError, match=r"fan_out: expected a FanOutGroup, .*use task_id_prefix="):
-            declare(fan_out=plain)
-
-    def test_a_task_as_fan_out_is_shown_the_prefix(self) -> None:
-        with pytest.raises(TypeError, match=r"fan_out: expected a FanOutGroup, .*use task_id_prefix="):
-            declare(fan_out=EmptyOperator(task_id="plain"))
-
-    def test_the_result_of_a_task_as_fan_out_is_refused(self) -> None:
-        with pytest.raises(TypeError, match=r"fan_out: expected a FanOutGroup, .*of type PlainXComArg"):
-            declare(fan_out=load())
+    @pytest.mark.parametrize(
+        ("function", "way_out"),
+        [
+            pytest.param(load, r"make one: FanOutGroup\('load', branch=load, …\)", id="@task"),
+            pytest.param(fan_out(work, count=2), r"a @task\.fan_out function; call it", id="@task.fan_out"),
+        ],
+    )
+    def test_a_function_as_fan_out_is_shown_what_to_do_with_it(self, function: Any, way_out: str) -> None:
+        with pytest.raises(TypeError, match=rf"fan_out: expected a FanOutGroup, found .*{way_out}"):
+            declare(fan_out=function)
 
     @pytest.mark.parametrize("misspelt", ["min_sucess", "count", "fanout", "op_args", "items"])
     def test_an_argument_that_there_is_not_is_refused(self, misspelt: str) -> None:
@@ -441,12 +519,24 @@ class TestBadInput:
             pytest.param(lambda *everything: None, id="any position"),
             pytest.param(lambda results, ti, ds: None, id="context names"),
             pytest.param(functools.partial(combine, threshold=1), id="functools.partial"),
+            pytest.param(functools.partial(strict, threshold=1), id="functools.partial of what is required"),
+            pytest.param(filled, id="a wrapper that fills what the function requires"),
+            pytest.param(Combining(), id="an object that can be called"),
+            pytest.param(Combining().method, id="a method"),
+            pytest.param(lambda results, *rest, **more: None, id="any others"),
             pytest.param(len, id="a builtin"),
             pytest.param(sorted, id="another builtin"),
         ],
     )
     def test_what_can_be_called_with_the_results_is_taken(self, python_callable: Callable[..., Any]) -> None:
         assert declare(python_callable=python_callable).python_callable is python_callable
+
+
+@pytest.mark.parametrize("threshold", [3, "{{ ds }}", load], ids=["a value", "a template", "an output"])
+def test_op_kwargs_give_what_the_function_requires(threshold: Any) -> None:
+    given = threshold() if threshold is load else threshold
+
+    assert declare(python_callable=strict, op_kwargs={"threshold": given}).op_kwargs == {"threshold": given}
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ def test_a_verdict_can_be_compared_and_not_changed() -> None:
     verdict = decide(tally(success=1), Policy())
 
     assert verdict == Verdict(
-        state="success", counted=1, succeeded=1, needed=1, reason="1 of 1 branches succeeded, 1 needed"
+        state="success", counted=1, succeeded=1, needed=1, reason="1 of 1 branch succeeded, 1 needed"
     )
     with pytest.raises(AttributeError):
         verdict.state = "failed"  # type: ignore[misc]

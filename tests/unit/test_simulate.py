@@ -589,6 +589,18 @@ class TestMistakes:
         with pytest.raises(DeclarationValueError, match="other tasks: 'tell'"):
             simulate(fan_in, {"process_9": "failed"}, count=1)
 
+    def test_a_task_before_the_branches_is_told_by_these(self) -> None:
+        first = something_else()
+        fan_in = fan_in_of()
+        first >> fan_in.dag.get_task("process.process_0")
+
+        with pytest.raises(
+            DeclarationValueError,
+            match=r"no branch is named 'other'; branches: 'process_0', .*; to say that 'other' fails, which "
+            "comes before the branches, give those after it 'upstream_failed'",
+        ):
+            simulate(fan_in, {"other": "failed"})
+
     def test_only_a_success_has_a_value(self) -> None:
         with pytest.raises(
             DeclarationValueError, match="'process_0' has no value, for its outcome is 'failed'"

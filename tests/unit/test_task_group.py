@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import OrderedDict
 from datetime import timedelta
@@ -10,7 +11,7 @@ import pytest
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, BaseOperator, Label, Param, TaskGroup, chain, task
+from airflow.sdk import DAG, BaseOperator, Label, Param, TaskGroup, chain, task, task_group
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout import FanInOperator, FanOutGroup
@@ -39,6 +40,14 @@ def load() -> str:
 @task
 def use(value: Any, other: Any = None) -> Any:
     return value
+
+
+def documented(doc: str) -> str:
+    return doc
+
+
+def steps() -> None:
+    use(use(1))
 
 
 def declare(group_id: str = "process", **arguments: Any) -> FanOutGroup:
@@ -301,6 +310,17 @@ BAD_INPUT = [
     pytest.param({"items": {"a": 1}.keys()}, TypeError, "items: .*of type dict_keys", id="a view"),
     pytest.param({"items": 8}, TypeError, "items: .*8 of type int", id="a number"),
     pytest.param(
+        {"items": load}, TypeError, r"items: .*was not called; call it: load\(\)$", id="a @task, not called"
+    ),
+    pytest.param({"items": work}, TypeError, r"items: .*call it: work\(\)$", id="a function, not called"),
+    pytest.param({"count": load}, TypeError, r"count: .*call it: load\(\)$", id="a count, not called"),
+    pytest.param(
+        {"items": BaseOperator(task_id="listed")},
+        TypeError,
+        r"items: .*give its output: <the task>\.output",
+        id="a task, not its output",
+    ),
+    pytest.param(
         {"branch": {}}, ValueError, "branch: is an empty mapping; name at least one", id="no branch"
     ),
     pytest.param(
@@ -322,8 +342,27 @@ BAD_INPUT = [
     pytest.param(
         {"count": 2, "max_concurrency": 1},
         ValueError,
-        r'max_concurrency: .*without a pool.*default_args=\{"pool": …\}',
+        r'max_concurrency: .*without a pool.*default_args=\{"pool": …\}.* mapped=True.* items_per_task=$',
         id="max_concurrency on a static group",
+    ),
+    pytest.param(
+        {"branch": {"a": work, "b": work}, "max_concurrency": 1},
+        ValueError,
+        r'max_concurrency: .*\{"pool": …\}, or make them items of a few tasks with items_per_task=$',
+        id="max_concurrency on different branches",
+    ),
+    pytest.param(
+        {"branch": EmptyOperator, "items": [{}, {}], "max_concurrency": 1},
+        ValueError,
+        r'max_concurrency: .*\{"pool": …\}, or make them instances of one task with mapped=True$',
+        id="max_concurrency on operators",
+    ),
+    pytest.param(
+        {"branch": task_group(steps), "count": 2, "max_concurrency": 1},
+        ValueError,
+        r'max_concurrency: .*\{"pool": …\}; with weight_rule=\'upstream\' beside it a branch that has begun '
+        "goes before the next one$",
+        id="max_concurrency on branches of several tasks",
     ),
     pytest.param(
         {"count": 2, "item_concurrency": 2},
@@ -381,6 +420,7 @@ class TestBadInput:
             pytest.param("min_success", "there are 'add_suffix_on_collision', ", id="the fan-in's"),
             pytest.param("python_callable", "there are ", id="an operator's"),
             pytest.param("task_id", "there are ", id="the task's name"),
+            pytest.param("document", "there are 'add_suffix_on_collision', ", id="like none"),
             *(
                 pytest.param(name, rf"what each branch's task takes .* default_args={{'{name}': …}}", id=name)
                 for name in ("retries", "pool", "max_active_tis_per_dag")
@@ -393,6 +433,31 @@ class TestBadInput:
         said = f"FanOutGroup 'process': {unknown}: got an unexpected keyword argument '{unknown}'; {way_out}"
         with pytest.raises(DeclarationTypeError, match=said):
             declare(**{"count": 1, unknown: 1})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("value", [load, lambda: ["a"], lambda: "a"], ids=["output", "list", "text"])
+    @pytest.mark.parametrize(
+        "branch", [documented, task(documented), [documented, work]], ids=["plain", "@task", "list"]
+    )
+    def test_a_parameter_of_the_branch_is_shown_items_and_partial(self, branch: Any, value: Any) -> None:
+        """'doc' is also a setting of Airflow's tasks."""
+        with pytest.raises(
+            DeclarationTypeError,
+            match=r"doc: got .*which is the branch's: give it as items=, one for each branch, or "
+            r"partial=\{'doc': …\}, the same for all",
+        ):
+            declare(branch=branch, doc=value())
+
+    def test_a_parameter_of_different_branches_is_shown_partial(self) -> None:
+        with pytest.raises(DeclarationTypeError, match=r"the branch's: give it as partial=\{'doc': …\}, the"):
+            declare(branch={"a": documented, "b": functools.partial(documented)}, doc="x")
+
+    @pytest.mark.parametrize("value", [load, lambda: ["a"]], ids=["output", "list"])
+    def test_what_looks_like_items_is_shown_items(self, value: Any) -> None:
+        with pytest.raises(
+            DeclarationTypeError,
+            match=r"document: .*; give what is for the branches as items=, one for each, or partial=\{'docu",
+        ):
+            declare(document=value())
 
     def test_branch_cannot_be_left_out(self) -> None:
         with pytest.raises(TypeError, match="branch"):

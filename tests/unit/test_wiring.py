@@ -246,10 +246,19 @@ class TestWhatAPrefixMustNot:
         assert isinstance(verdict.error, PrefixError)
         assert verdict.message == (
             "2 tasks start with 'process_' and are neither upstream nor downstream of 'combine': "
-            "'process_9', 'process_10'. Wire them (task >> fan_in), or choose a longer prefix; "
+            "'process_9', 'process_10'. Wire what is missing (task >> fan_in), or choose a longer prefix; "
             "upstream: 'process_1', 'process_2'"
         )
         assert verdict.error.candidates == ("process_9", "process_10")
+
+    def test_one_task_is_one(self) -> None:
+        fan_in = fan_in_by("process_")
+        tasks("process_1") >> fan_in
+        tasks("process_10")
+
+        assert run_fan_in(fan_in, FakeRun()).message.startswith(
+            "1 task starts with 'process_' and is neither upstream nor downstream of 'combine': 'process_10'."
+        )
 
     def test_a_parallel_task_of_another_branch_is_not_wired(self) -> None:
         fan_in = fan_in_by("process_")
