@@ -215,7 +215,7 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
         peak_memory_bytes=max(
             (task.peak_memory_bytes for task in tasks if task.peak_memory_bytes is not None), default=None
         ),
-        tries=tasks[-1].tries,
+        tries=max((task.tries for task in tasks if task.tries is not None), default=None),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TypedDict
 __all__ = [
     "AdviceReport",
     "BranchReport",
+    "Cause",
     "GroupReport",
     "ItemsReport",
     "Problem",
@@ -34,6 +35,14 @@ class Problem(TypedDict):
     map_index: int
 
 
+class Cause(TypedDict):
+    """A task instance before the branches that failed, and kept some of them from starting."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+
+
 class AdviceReport(TypedDict):
     """A piece of advice, as :class:`~airflow_fanout.advice.Advice` explains it."""
 
@@ -58,8 +67,9 @@ class BranchReport(TypedDict):
     A branch, or a batch; moments are ISO 8601, of the last try.
 
     ``task_id`` and ``map_index`` are of the task instance to look at: the one that failed, the one that runs,
-    else the last; None and -1 where there is none yet. ``earlier_tries`` are all its tasks'. ``items`` is the
-    number of a batch's items by state, None of a branch; ``host`` is where its last task ran.
+    else the last; None and -1 where there is none yet. One that never started has no moments. ``tries`` are
+    those of the task that was tried most often, ``earlier_tries`` are all its tasks'. ``items`` is the number
+    of a batch's items by state, None of a branch; ``host`` is where its last task ran.
     """
 
     name: str
@@ -104,9 +114,10 @@ class GroupReport(TypedDict):
     ``prefix``. ``states``, ``total``, ``recorded`` and all that runs at once are about the branches, or the
     batches of a batched group. While ``is_finished`` is false, figures are those up to the report's
     ``read_at``, and there is no advice. ``effective_concurrency`` and ``limit`` are as things are now.
-    ``unexpanded`` is the state of a mapped group's task that was not expanded. ``degraded`` is whether a
-    fan-in succeeded in spite of failed, missing or stopped branches (items). Of a batch that went on where an
-    earlier try had ended, the work is that of all these tries, and so is the time.
+    ``unexpanded`` is the state of a mapped group's task that was not expanded; ``causes`` are what failed
+    before the branches, and left some of them ``upstream_failed``. ``degraded`` is whether a fan-in succeeded
+    in spite of failed, missing or stopped branches (items). Of a batch that went on where an earlier try had
+    ended, the work is that of all these tries, and so is the time.
     """
 
     title: str
@@ -117,6 +128,7 @@ class GroupReport(TypedDict):
     degraded: bool
     is_finished: bool
     unexpanded: str | None
+    causes: list[Cause]
     states: dict[str, int]
     total: int
     recorded: int

@@ -10,6 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
+from airflow_fanout.names import instance_name
 from airflow_fanout.record_shapes import on_one_line
 from airflow_fanout.report import format_bytes, format_ratio, format_seconds, format_share
 from airflow_fanout.time_scale import time_scale
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from airflow_fanout.report_shapes import BranchReport, GroupReport, ItemsReport, RunReport
+    from airflow_fanout.report_shapes import BranchReport, Cause, GroupReport, ItemsReport, RunReport
     from airflow_fanout.time_scale import TimeScale
 
     Times = tuple[datetime | None, datetime | None, datetime | None]
@@ -92,6 +93,7 @@ def _show_group(group: GroupReport, console: Console) -> None:
     one, many = ("branch", "branches") if group["items"] is None else ("batch", "batches")
     if not group["total"] and group["unexpanded"] is not None:
         console.print(f"{group['title']}: not expanded, {group['unexpanded']}")
+        _show_causes(group, console)
         return
     unfinished = "" if group["is_finished"] else "; not all have ended"
     console.print(f"{group['title']}: {_counts(group['states'], one, many)}{unfinished}")
@@ -103,6 +105,7 @@ def _show_group(group: GroupReport, console: Console) -> None:
     if group["items"] is not None:
         _show_items(group["items"], console)
     _show_errors(group, many, console)
+    _show_causes(group, console)
     for advice in group["advice"]:
         console.print(
             Text("→ ", style="bold yellow").append(on_one_line(advice["text"]), style="not bold default")
@@ -301,6 +304,19 @@ def _show_errors(group: GroupReport, many: str, console: Console) -> None:
         console.print(Text(f"  {on_one_line(said)}", style=STYLES.get(state, "")))
     if count > len(problems):
         console.print(f"  and {count - len(problems):,} more")
+
+
+def _show_causes(group: GroupReport, console: Console) -> None:
+    causes = group["causes"]
+    if causes:
+        said = ", ".join(_named(cause) for cause in causes[:MOST_ROWS])
+        more = f" and {len(causes) - MOST_ROWS:,} more" if len(causes) > MOST_ROWS else ""
+        console.print(f"The cause lies before the branches: {said}{more}")
+
+
+def _named(cause: Cause) -> str:
+    task_id, at = cause["task_id"], cause["map_index"]
+    return f"{task_id if at < 0 else instance_name(task_id, at)} ({cause['state']})"
 
 
 def _total(group: GroupReport) -> int:

@@ -46,6 +46,11 @@ class TaskTry:
     started: datetime | None
     ended: datetime | None
 
+    @property
+    def has_run(self) -> bool:
+        """Whether there was such a try at all: Airflow keeps what was cleared before it ran as number 0."""
+        return self.number > 0 and not _never_ran(self.state, self.queued, self.started, self.ended)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRun:
@@ -105,12 +110,13 @@ class TaskRun:
     @property
     def timing(self) -> BranchTiming:
         """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
+        never = not self.told and _never_ran(self.state, self.queued, self.started, self.ended)
         return BranchTiming(
             name=self.name,
             state=self.state or WAITING,
-            queued=self.queued,
-            started=self.started,
-            ended=self.ended,
+            queued=None if never else self.queued,
+            started=None if never else self.started,
+            ended=None if never else self.ended,
             work_seconds=_sum(self.told.get("seconds")),
             cpu_seconds=_sum(self.told.get("cpu_seconds"), like=self.told.get("seconds")),
             peak_memory_bytes=_positive(self.told.get("peak_memory_bytes")),
@@ -206,6 +212,13 @@ class RunFacts:
         if fan_in.is_templated:
             return self.prefixes.get(fan_in.task_id)
         return fan_in.prefix
+
+
+def _never_ran(
+    state: str | None, queued: datetime | None, started: datetime | None, ended: datetime | None
+) -> bool:
+    """Whether the moments are stamps of Airflow's, or left of a try before the task instance was cleared."""
+    return state == "upstream_failed" or (queued is None and started == ended)
 
 
 def _sum(value: object, *, like: object = None) -> float | None:

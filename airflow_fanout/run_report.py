@@ -18,6 +18,7 @@ from airflow_fanout.report import find_straggler, median_overhead_seconds, share
 from airflow_fanout.report_shapes import (
     AdviceReport,
     BranchReport,
+    Cause,
     GroupReport,
     ItemsReport,
     Problem,
@@ -25,6 +26,7 @@ from airflow_fanout.report_shapes import (
     Slow,
     TryReport,
 )
+from airflow_fanout.rerun import causes_before
 from airflow_fanout.run_facts import FINISHED
 
 if TYPE_CHECKING:
@@ -143,6 +145,10 @@ def group_report(
         degraded=_is_degraded(facts, run),
         is_finished=is_finished,
         unexpanded=None if run.unexpanded is None else run.unexpanded.timing.state,
+        causes=[
+            Cause(task_id=each.task_id, map_index=each.map_index, state=each.state)
+            for each in causes_before(facts, run)
+        ],
         states=summary.branches,
         total=summary.total,
         recorded=summary.recorded,
@@ -275,6 +281,7 @@ def _branches(run: GroupRun) -> list[BranchReport]:
                     )
                     for task_run in branch.task_runs
                     for each in task_run.earlier
+                    if each.has_run
                 ],
                 work_seconds=timing.work_seconds,
                 cpu_seconds=timing.cpu_seconds,

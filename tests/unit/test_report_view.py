@@ -11,6 +11,7 @@ from rich.console import Console
 
 from airflow_fanout.branch_runs import group_runs
 from airflow_fanout.capacity import Capacity, Limit
+from airflow_fanout.outline import TaskOutline
 from airflow_fanout.report_view import MOST_ROWS, show, tolerate_any_encoding
 from airflow_fanout.run_report import run_report
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, ran, static
@@ -137,6 +138,19 @@ def test_the_cause_comes_before_what_it_kept_from_starting() -> None:
     )
 
     assert "  b: failed: E: no\n  a: upstream_failed\n" in shown(facts)
+
+
+def test_branches_that_never_started_have_no_bars_and_the_cause_is_named() -> None:
+    upstream = frozenset({"create_table", "log_in"})
+    tasks = {i: TaskOutline(task_id=i, upstream=upstream) for i in ("etl.a", "etl.b")}
+    runs = [ran(i, state="upstream_failed") for i in tasks]
+    before = [ran("create_table", state="failed"), ran("log_in", 1, state="failed")]
+
+    text = shown(facts_of([*before, *runs], static("a", "b"), tasks=tasks))
+
+    assert "The cause lies before the branches: create_table (failed), log_in[1] (failed)\n" in text
+    assert "Slowest" not in text
+    assert "running" not in text
 
 
 def test_an_error_of_several_lines_is_one() -> None:

@@ -123,6 +123,88 @@ def test_of_several_tasks_the_one_that_tells_why_is_named(
     assert branch["task_id"] == told_by
 
 
+def test_tries_are_the_most_of_one_of_its_tasks() -> None:
+    (branch,) = only(
+        static("us", steps=("extract", "load")),
+        ran("etl.us.extract", state="failed", tries=2, earlier=(FIRST_TRY,)),
+        ran("etl.us.load", state="upstream_failed", tries=0),
+    )["branches"]
+
+    assert (branch["tries"], len(branch["earlier_tries"])) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(
+            {"state": "upstream_failed", "queued": None, "started": NOON, "ended": NOON}, id="stamped"
+        ),
+        pytest.param({"state": "upstream_failed"}, id="with-times-of-a-try-before-that"),
+        pytest.param({"number": 0}, id="cleared-before-it-was-queued"),
+        pytest.param({"state": "skipped", "queued": None, "started": NOON, "ended": NOON}, id="skipped"),
+    ],
+)
+def test_a_try_that_never_ran_is_none(changes: dict[str, Any]) -> None:
+    (branch,) = only(
+        static("us"), ran("etl.us", tries=2, earlier=(replace(FIRST_TRY, **changes), FIRST_TRY))
+    )["branches"]
+
+    assert [each["number"] for each in branch["earlier_tries"]] == [1]
+
+
+def test_branches_that_never_started_have_no_times_and_no_figures() -> None:
+    """Airflow stamps them, of a branch of several tasks each at another moment."""
+    group = static("eu", "us", steps=("extract", "load"))
+    capacity = Capacity(declared=2, effective=1, limit=Limit(name="pool", slots=1, where="small"))
+
+    found = only(
+        group,
+        *(
+            ran(task_id, state="upstream_failed", queued=None, started=moment, ended=moment, tries=0)
+            for task_id, moment in zip(
+                group.all_task_ids, [NOON, NOON + timedelta(seconds=1.5)] * 2, strict=True
+            )
+        ),
+        capacity=capacity,
+    )
+
+    times = [(each["queued"], each["started"], each["ended"]) for each in found["branches"]]
+    assert times == [(None, None, None)] * 2
+    assert (found["wall_seconds"], found["elapsed_sum_seconds"]) == (None, None)
+    assert (found["peak_concurrency"], found["slowest"], found["advice"]) == (0, [], [])
+
+
+@pytest.mark.parametrize(
+    ("branches", "causes"),
+    [
+        pytest.param(("upstream_failed", "upstream_failed"), ["create_table"], id="before-them"),
+        pytest.param(("failed", "upstream_failed"), [], id="within"),
+    ],
+)
+def test_what_kept_branches_from_starting_is_named(branches: tuple[str, str], causes: list[str]) -> None:
+    group = static("us", steps=("extract", "load"))
+    failed = causes or ["etl.us.extract"]
+    tasks = {
+        "etl.us.extract": TaskOutline(task_id="etl.us.extract", upstream=frozenset({"create_table"})),
+        "etl.us.load": TaskOutline(task_id="etl.us.load", upstream=frozenset({"etl.us.extract"})),
+    }
+    runs = [ran(i, state=state) for i, state in zip(group.all_task_ids, branches, strict=True)]
+    before = ran("create_table", state="failed" if "create_table" in failed else "success")
+
+    (found,) = report_of(facts_of([before, *runs], group, tasks=tasks))["groups"]
+
+    assert found["causes"] == [{"task_id": i, "map_index": -1, "state": "failed"} for i in causes]
+
+
+def test_what_kept_a_mapped_task_from_being_expanded_is_named() -> None:
+    tasks = {"load.each": TaskOutline(task_id="load.each", upstream=frozenset({"items"}))}
+    runs = [ran("items", state="failed"), ran("load.each", state="upstream_failed")]
+
+    (found,) = report_of(facts_of(runs, mapped(), tasks=tasks))["groups"]
+
+    assert [cause["task_id"] for cause in found["causes"]] == ["items"]
+
+
 def test_a_branch_that_has_no_task_instance_yet_names_none() -> None:
     (branch,) = only(static("eu"))["branches"]
 

@@ -122,7 +122,9 @@ function head(group) {
   const batched = group.items !== null;
   const states = batched ? group.items.states : group.states;
   const total = batched ? group.items.total : group.total;
-  if (!total && group.unexpanded !== null) return `not expanded: ${group.unexpanded}`;
+  const causes = group.causes.map((each) => `${each.task_id}${each.map_index < 0 ? "" : `[${each.map_index}]`} (${each.state})`);
+  const cause = causes.length ? [`the cause lies before: ${causes.slice(0, AT_FIRST).join(", ")}${causes.length > AT_FIRST ? ", …" : ""}`] : [];
+  if (!total && group.unexpanded !== null) return [`not expanded: ${group.unexpanded}`, ...cause].join(" · ");
   const of = (state) => states[state] ?? 0;
   const done = Object.keys(states).filter((each) => DONE.has(each)).reduce((sum, each) => sum + of(each), 0);
   const stopped = batched ? 0 : group.branches.filter((each) => each.is_stopped).length;
@@ -136,7 +138,7 @@ function head(group) {
     } else said.push(`${count(of(state))} ${state.replaceAll("_", " ")}`);
   }
   if (group.degraded) said.push("degraded");
-  return said.join(" · ");
+  return [...said, ...cause].join(" · ");
 }
 
 // What left no value though it should have: {total, listed, one, many}.
