@@ -207,6 +207,7 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
     return BranchTiming(
         name=name,
         state=state,
+        tasks=tuple(tasks),
         queued=min((task.queued for task in tasks if task.queued is not None), default=None),
         started=min((task.started for task in tasks if task.started is not None), default=None),
         ended=max((task.ended for task in tasks if task.ended is not None), default=None),

@@ -124,6 +124,7 @@ def group_report(
         parts=sum(branch.state != "removed" for branch in run.branches),
         peak=summary.peak_concurrency,
         overhead_share=overhead_share,
+        steps=None if run.group is None else run.group.steps,
         median_work=median(works) if works else None,
         median_overhead=None if overhead_share is None else median_overhead_seconds(timings),
         items_per_task=None if run.group is None else run.group.items_per_task,
@@ -195,7 +196,7 @@ def _is_settled(run: GroupRun) -> bool:
 
 def _said(capacity: Capacity, run: GroupRun) -> str:
     one, many = ("branch", "branches") if run.batches is None else ("batch", "batches")
-    return describe(capacity, one=one, many=many)
+    return describe(capacity, one=one, many=many, of_each=None if run.group is None else run.group.steps)
 
 
 def _this_try(timing: BranchTiming) -> BranchTiming:
@@ -209,7 +210,7 @@ def _this_try(timing: BranchTiming) -> BranchTiming:
 
 def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
     """Count what has not ended up to the present."""
-    timing = _this_try(timing)
+    timing = replace(_this_try(timing), tasks=tuple(_so_far(task, now) for task in timing.tasks))
     if timing.state in ENDED or timing.queued is None or timing.ended is not None:
         return timing
     return replace(timing, ended=now)

@@ -269,6 +269,39 @@ def test_what_runs_at_once_and_what_limits_it_is_said() -> None:
     assert [advice["kind"] for advice in group["advice"]] == ["limit"]
 
 
+def test_branches_that_wait_between_two_tasks_are_not_at_once() -> None:
+    group = static("eu", "us", steps=("extract", "load"))
+    capacity = Capacity(declared=2, effective=1, limit=Limit(name="pool", slots=1, where="small"))
+
+    found = only(
+        group,
+        *(ran(i, second=second) for i, second in zip(group.all_task_ids, (0, 2, 1, 3), strict=True)),
+        capacity=capacity,
+    )
+
+    assert found["peak_concurrency"] == 1
+    assert found["limit"] == "2 branches, at most 1 of their tasks at once: pool of small is 1"
+    assert [each["text"].partition(".")[0] for each in found["advice"]] == [found["limit"]]
+
+
+def test_a_task_that_runs_again_counts_from_its_new_start() -> None:
+    stale: dict[str, Any] = {"queued": NOON + timedelta(seconds=10), "ended": NOON + timedelta(seconds=5)}
+
+    found = only(
+        static("eu", "us", steps=("extract", "load")),
+        *(
+            each
+            for name in ("eu", "us")
+            for each in (
+                ran(f"etl.{name}.extract"),
+                ran(f"etl.{name}.load", state="running", second=11, **stale),
+            )
+        ),
+    )
+
+    assert found["peak_concurrency"] == 2
+
+
 class TestBatches:
     @pytest.mark.parametrize(
         ("state", "wall"),
