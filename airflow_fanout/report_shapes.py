@@ -26,9 +26,15 @@ class Slow(TypedDict):
 
 
 class Problem(TypedDict):
-    """An item that left no value, though it should have, and its batch's task instance."""
+    """
+    An item that left no value, though it should have, and its batch's task instance.
+
+    ``items`` is 1, or how many items it stands for: all of a batch that left no record have one reason, and
+    the batch's name.
+    """
 
     name: str
+    items: int
     state: str
     error: str | None
     task_id: str
@@ -69,13 +75,15 @@ class BranchReport(TypedDict):
     ``task_id`` and ``map_index`` are of the task instance to look at: the one that failed, the one that runs,
     else the last; None and -1 where there is none yet. One that never started has no moments. ``tries`` are
     those of the task that was tried most often, ``earlier_tries`` are all its tasks'. ``items`` is the number
-    of a batch's items by state, None of a branch; ``host`` is where its last task ran.
+    of a batch's items by state, None of a branch; ``host`` is where its last task ran. ``step`` is the last
+    part of ``task_id``, if the branch failed and has several tasks.
     """
 
     name: str
     state: str
     task_id: str | None
     map_index: int
+    step: str | None
     error: str | None
     is_stopped: bool
     queued: str | None
@@ -117,7 +125,9 @@ class GroupReport(TypedDict):
     ``unexpanded`` is the state of a mapped group's task that was not expanded; ``causes`` are what failed
     before the branches, and left some of them ``upstream_failed``. ``degraded`` is whether a fan-in succeeded
     in spite of failed, missing or stopped branches (items). Of a batch that went on where an earlier try had
-    ended, the work is that of all these tries, and so is the time.
+    ended, the work is that of all these tries, and so is the time. ``item_concurrency`` is how many items of
+    a batch could run at once, None of branches; where that is more than one, the overhead is that of the last
+    tries, beside the time in which items ran.
     """
 
     title: str
@@ -143,6 +153,7 @@ class GroupReport(TypedDict):
     effective_concurrency: int | None
     limit: str | None
     peak_concurrency: int
+    item_concurrency: int | None
     slowest: list[Slow]
     wall_without_slowest_seconds: float | None
     saved_without_slowest_seconds: float | None

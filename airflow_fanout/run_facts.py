@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredGroup
     from airflow_fanout.outline import DagOutline, FanInOutline
 
-__all__ = ["FINISHED", "WAITING", "BranchRun", "GroupRun", "RunFacts", "TaskRun", "TaskTry"]
+__all__ = ["FINISHED", "UP_FOR_RETRY", "WAITING", "BranchRun", "GroupRun", "RunFacts", "TaskRun", "TaskTry"]
 
 FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
 """States in which Airflow does no more with a task instance."""
+
+UP_FOR_RETRY = "up_for_retry"
+"""State in which a task instance whose last try failed waits for the next."""
 
 WAITING = "waiting"
 """State of what Airflow has none for: nothing has been decided yet."""
@@ -94,7 +97,12 @@ class TaskRun:
         """Its record, if it is of the try that its state tells of; else an empty one."""
         record = self.record if isinstance(self.record, Mapping) else {}
         state = record.get("state")
-        fits = {"success": {"success", BATCH}, "failed": {"failed", BATCH}, "skipped": {STOPPED}}
+        fits = {
+            "success": {"success", BATCH},
+            "failed": {"failed", BATCH},
+            UP_FOR_RETRY: {BATCH},  # Airflow clears it when the next try starts
+            "skipped": {STOPPED},
+        }
         return record if isinstance(state, str) and state in fits.get(self.state or "", ()) else {}
 
     @property
@@ -106,6 +114,11 @@ class TaskRun:
     def item_concurrency(self) -> int | None:
         """How many items of a batch could run at once; None if it recorded none."""
         return _positive(self.told.get("concurrency"))
+
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """Seconds that the items which a batch's last try ran took together; None if not recorded."""
+        return seconds_of(self.told.get("elapsed"))
 
     @property
     def timing(self) -> BranchTiming:

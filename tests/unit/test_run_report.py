@@ -61,6 +61,7 @@ def test_a_branch_has_all_that_is_known_of_it() -> None:
             "state": "success",
             "task_id": "etl.eu",
             "map_index": -1,
+            "step": None,
             "error": None,
             "is_stopped": False,
             "queued": at(0),
@@ -79,6 +80,7 @@ def test_a_branch_has_all_that_is_known_of_it() -> None:
             "state": "failed",
             "task_id": "etl.us",
             "map_index": -1,
+            "step": None,
             "error": "ValueError: no",
             "is_stopped": False,
             "queued": at(0),
@@ -121,6 +123,28 @@ def test_of_several_tasks_the_one_that_tells_why_is_named(
     )["branches"]
 
     assert branch["task_id"] == told_by
+
+
+@pytest.mark.parametrize(
+    ("steps", "states", "step"),
+    [
+        pytest.param(("extract", "load"), ("failed", "upstream_failed"), "extract", id="the-first"),
+        pytest.param(("extract", "load"), ("success", "failed"), "load", id="the-last"),
+        pytest.param(("extract", "load"), ("success", "success"), None, id="none"),
+        pytest.param(("extract", "load"), ("upstream_failed", "upstream_failed"), None, id="before-it"),
+        pytest.param(("",), ("failed",), None, id="a-single-task"),
+    ],
+)
+def test_of_several_tasks_the_one_that_failed_is_named(
+    steps: tuple[str, ...], states: tuple[str, ...], step: str | None
+) -> None:
+    group = static("us", steps=steps)
+
+    (branch,) = only(
+        group, *(ran(i, state=state) for i, state in zip(group.all_task_ids, states, strict=True))
+    )["branches"]
+
+    assert branch["step"] == step
 
 
 def test_tries_are_the_most_of_one_of_its_tasks() -> None:
@@ -348,6 +372,7 @@ class TestBatches:
             [
                 {
                     "name": "docs_2",
+                    "items": 1,
                     "state": "failed",
                     "error": "E: no",
                     "task_id": "docs.each",
@@ -384,6 +409,38 @@ class TestBatches:
         group = only(batched(items_per_task=1), batch(0, "S", **{"seconds": [0.25], **record}))
 
         assert (group["overhead_share"] is not None) is is_known
+
+    def test_overhead_of_items_at_once_is_beside_the_time_that_they_took_together(self) -> None:
+        """Two items of 0.5 s in 0.5 s, in a task that took 2 s from when it was queued, of both tries 12."""
+        first = TaskTry(
+            number=1,
+            state="failed",
+            queued=NOON - timedelta(seconds=10),
+            started=NOON - timedelta(seconds=10),
+            ended=NOON,
+        )
+        last = batch(0, "SS", second=1, seconds=[0.5, 0.5], concurrency=2, elapsed=0.5)
+
+        group = only(batched(), replace(last, tries=2, earlier=(first,)))
+
+        assert (group["overhead_share"], group["item_concurrency"]) == (0.75, 2)
+        assert (group["work_seconds"], group["wall_seconds"]) == (1.0, 12.0)
+
+    def test_one_that_left_no_record_is_one_problem(self) -> None:
+        killed = ran("docs.each", 1, state="failed", record={})
+
+        items = only(batched(count=4), batch(0, "SF", state="failed"), killed)["items"]
+
+        assert items is not None
+        found = [(each["name"], each["items"], each["map_index"]) for each in items["problems"]]
+        assert found == [("docs batch 1", 2, 1), ("docs_1", 1, 0)]
+        assert items["problem_count"] == 3
+
+    def test_while_one_waits_for_its_retry_what_it_has_done_is_done(self) -> None:
+        group = only(batched(items_per_task=4), batch(0, "SKFX", state="up_for_retry"))
+
+        assert group["branches"][0]["items"] == {"skipped": 1, "success": 1, "up_for_retry": 2}
+        assert group["branches"][0]["state"] == "up_for_retry"
 
 
 class TestAdvice:
