@@ -58,7 +58,8 @@ class BranchTiming:
     :param cpu_seconds: CPU seconds used inside ``execute``; None if it recorded nothing.
     :param peak_memory_bytes: Peak memory in bytes; None if it recorded nothing.
     :param tries: Number of tries so far; None if that isn't known.
-    :param tasks: The times of its tasks, if it has several: between two of them it may wait for a place.
+    :param tasks: The times of its tasks, or tries, if it has several: between two of them it may wait for a
+        place.
     :raises ValueError: If ``work_seconds`` is negative, infinite or not a number.
     """
 

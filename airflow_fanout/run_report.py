@@ -224,13 +224,15 @@ def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
 
 def _of_all_tries(timing: BranchTiming, batch: BranchRun) -> BranchTiming:
     """Have a batch begin with the first of the tries whose items its last one goes on with."""
-    began = timing
+    began, tries = timing, [timing]
     for task_run in batch.task_runs:
         for each in reversed(task_run.earlier):
             if each.state == "success" or each.queued is None or each.started is None:
                 break  # cleared after a success, it ran all of its items again
             began = replace(began, queued=each.queued, started=each.started)
-    return began
+            if each.ended is not None:
+                tries.append(replace(began, ended=each.ended))
+    return replace(began, tasks=tuple(tries))
 
 
 def _spans(run: GroupRun, timings: list[BranchTiming]) -> list[BranchTiming]:

@@ -258,6 +258,7 @@ def test_items_are_those_of_the_batches_records(
     assert items["problems"] == [
         {
             "name": "visits_7",
+            "items": 1,
             "state": "failed",
             "error": "ValueError: nobody is there",
             "task_id": "visits.each",

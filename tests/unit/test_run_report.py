@@ -351,6 +351,18 @@ class TestBatches:
         assert (group["work_seconds"], group["wall_seconds"]) == (3.5, wall)
         assert group["branches"][0]["queued"] == at(9)
 
+    def test_one_that_waits_for_its_next_try_is_not_at_once_with_others(self) -> None:
+        first = TaskTry(
+            number=1, state="failed", queued=NOON, started=NOON, ended=NOON + timedelta(seconds=4)
+        )
+        again = replace(
+            batch(0, "SS", second=10), queued=NOON + timedelta(seconds=9), tries=2, earlier=(first,)
+        )
+
+        group = only(batched(), again, batch(1, "SS", second=5))
+
+        assert group["peak_concurrency"] == 1
+
     def test_cpu_seconds_of_some_items_are_not_those_of_all(self) -> None:
         group = only(batched(), batch(0, "SS", cpu_seconds=[None, 0.25]))
 
