@@ -71,6 +71,7 @@ class Figures:
     :param tasks: Number of branches, or of batches.
     :param parts: Number of branches, or of items.
     :param peak: Greatest number of branches, or batches, that ran at one moment.
+    :param steps: What each branch has several of, ``tasks``; None if each is one task.
     :param overhead_share: As in :class:`~airflow_fanout.report.GroupSummary`.
     :param median_work: Median of the seconds that one branch, or item, took inside its code.
     :param median_overhead: Median of the seconds that a task took on top of its work.
@@ -88,6 +89,7 @@ class Figures:
     tasks: int
     parts: int
     peak: int
+    steps: str | None = None
     overhead_share: float | None = None
     median_work: float | None = None
     median_overhead: float | None = None
@@ -126,7 +128,8 @@ def overhead(figures: Figures) -> Advice | None:
     Advise to run more items in one task, where more than half of the tasks' time was no work.
 
     As many that overhead falls to :data:`GOOD_OVERHEAD`, by the medians of work and of overhead; but no
-    more than leave as many tasks as ran at once.
+    more than leave as many tasks as ran at once, or, where none of them then takes longer than the whole
+    did, as their machines have cores: more of them at once only started more slowly.
     """
     work, extra = figures.median_work, figures.median_overhead
     if (
@@ -138,15 +141,22 @@ def overhead(figures: Figures) -> Advice | None:
         or figures.peak < 1
     ):
         return None
+    each = work / min(figures.item_concurrency or 1, figures.parts)  # of the task's time
     most = _most_items(figures.parts, figures.peak)
+    core_count = sum(host.cores for host in figures.hosts)
+    if 0 < core_count < figures.peak and figures.wall_seconds is not None:
+        fewer = math.ceil(figures.parts / core_count)
+        if each > 0:
+            fewer = min(fewer, math.floor((figures.wall_seconds - extra) / each))
+        most = max(most, fewer)
     wanted = most
-    if work > 0:
-        wanted = math.ceil(round(extra / work * (1 - GOOD_OVERHEAD) / GOOD_OVERHEAD, 6))
+    if each > 0:
+        wanted = math.ceil(round(extra / each * (1 - GOOD_OVERHEAD) / GOOD_OVERHEAD, 6))
     items = min(wanted, most)
     if items < MORE_ITEMS * (figures.items_per_task or 1):
         return None
     left = math.ceil(figures.parts / items)
-    expected = extra / (extra + items * work)
+    expected = extra / (extra + items * each)
     what = "item" if figures.items_per_task is not None else "branch"
     text = (
         f"{format_share(figures.overhead_share)} of the time was overhead: a task took "
@@ -164,7 +174,7 @@ def _most_items(parts: int, at_once: int) -> int:
 
 def straggler(figures: Figures) -> Advice | None:
     """
-    Name a branch that everything waited for.
+    Name a branch that everything waited for, unless it failed: what it took tells nothing of its size then.
 
     Without it the group would have ended by :data:`BIG_SAVING` sooner, and it took :data:`MUCH_SLOWER`
     times as long as the median of the others.
@@ -173,6 +183,8 @@ def straggler(figures: Figures) -> Advice | None:
     if found is None or found.saved_seconds is None or wall is None or wall <= 0:
         return None
     slowest, usual = found.branch, found.median_of_others
+    if slowest.state != "success":
+        return None
     saved = min(found.saved_seconds, slowest.seconds)  # the rest it was queued, or waited to be cleared
     share = saved / wall
     if share < BIG_SAVING or slowest.seconds < MUCH_SLOWER * usual or slowest.seconds <= 0:
@@ -193,7 +205,7 @@ def limit(figures: Figures) -> Advice | None:
         return None
     held_back = capacity.declared - capacity.effective
     text = (
-        f"{describe(capacity, one=figures.one, many=figures.many)}. {held_back} "
+        f"{describe(capacity, one=figures.one, many=figures.many, of_each=figures.steps)}. {held_back} "
         f"{figures.one if held_back == 1 else figures.many} had to wait for a place ({figures.peak} ran at "
         "once); raise it if there is room for more."
     )
@@ -204,7 +216,10 @@ def _held_back_by(figures: Figures) -> Capacity | None:
     capacity = figures.capacity
     if capacity is None or capacity.limit is None or capacity.effective >= capacity.declared:
         return None
-    return capacity if figures.peak >= max(1, capacity.effective - 1) else None
+    if figures.overhead_share is not None and figures.overhead_share > TOO_MUCH_OVERHEAD:
+        return None  # more processes that start at once only start more slowly
+    # More at once than the limit: it was another one then, or is on something else.
+    return capacity if max(1, capacity.effective - 1) <= figures.peak <= capacity.effective else None
 
 
 def cores(figures: Figures) -> Advice | None:

@@ -96,6 +96,7 @@ class Batch:
         self.cpu_seconds: list[float | None] = [None] * size
         self.ended: list[int] = []  # places in the order in which items ended
         self.reused = 0
+        self.elapsed: float | None = None  # seconds from the first item's begin to the last one's end
         self._call, self._describe, self._tell = call, describe, tell
         self.concurrency, self._is_async = concurrency, is_async
         self._left, self._counts = most_failures, counts
@@ -143,13 +144,16 @@ class Batch:
         """Run the items that have not ended; whatever ends this early leaves them pending."""
         self._begin = time.monotonic()
         places = self._next_places()
-        if self._is_async is not None:
-            asyncio.run(self._run_on_loop(places))
-        elif self.concurrency == 1:
-            for place in places:
-                self._run_one(place)
-        else:
-            self._run_in_threads(places)
+        try:
+            if self._is_async is not None:
+                asyncio.run(self._run_on_loop(places))
+            elif self.concurrency == 1:
+                for place in places:
+                    self._run_one(place)
+            else:
+                self._run_in_threads(places)
+        finally:
+            self.elapsed = time.monotonic() - self._begin
 
     def close(self) -> None:
         """Let no further item start, and forget what those that run still return."""

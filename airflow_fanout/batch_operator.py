@@ -265,6 +265,7 @@ class BatchOperator(BaseOperator):
             "peak_memory_bytes": peak_memory_bytes(),
             "cores": core_count(),
             "concurrency": batch.concurrency,
+            "elapsed": _rounded(batch.elapsed),
         }
         ti.xcom_push(RETURN_VALUE, values)
         ti.xcom_push(RECORD_KEY, record)

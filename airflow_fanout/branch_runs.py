@@ -6,14 +6,16 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_fanout.batch import SKIPPED as ITEM_SKIPPED
 from airflow_fanout.batch import STOPPED as ITEM_STOPPED
+from airflow_fanout.batch import SUCCEEDED as ITEM_SUCCEEDED
 from airflow_fanout.batched_ledger import state_of_batch, state_of_item
 from airflow_fanout.branch_outcomes import GONE, MARKED_BY_HAND
 from airflow_fanout.hooks import NO_EXCEPTION_RECORDED, STOPPED
 from airflow_fanout.names import instance_name, listing, natural_key
 from airflow_fanout.record_shapes import error_of, is_of_batch, seconds_of
 from airflow_fanout.report import BranchTiming
-from airflow_fanout.run_facts import FINISHED, WAITING, BranchRun, GroupRun, RunFacts, TaskRun
+from airflow_fanout.run_facts import FINISHED, UP_FOR_RETRY, WAITING, BranchRun, GroupRun, RunFacts, TaskRun
 from airflow_fanout.splitting import SPLIT
 
 if TYPE_CHECKING:
@@ -207,6 +209,7 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
     return BranchTiming(
         name=name,
         state=state,
+        tasks=tuple(tasks),
         queued=min((task.queued for task in tasks if task.queued is not None), default=None),
         started=min((task.started for task in tasks if task.started is not None), default=None),
         ended=max((task.ended for task in tasks if task.ended is not None), default=None),
@@ -215,7 +218,7 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
         peak_memory_bytes=max(
             (task.peak_memory_bytes for task in tasks if task.peak_memory_bytes is not None), default=None
         ),
-        tries=tasks[-1].tries,
+        tries=max((task.tries for task in tasks if task.tries is not None), default=None),
     )
 
 
@@ -257,8 +260,10 @@ def _items(facts: RunFacts, group: DeclaredGroup, batch: BranchRun) -> Iterator[
 
 def _item(name: str, its: TaskRun, record: Mapping[str, Any], place: int) -> BranchRun:
     letter = record["states"][place] if record else ""
+    if its.state == UP_FOR_RETRY and letter not in {ITEM_SUCCEEDED, ITEM_SKIPPED}:
+        letter = ""  # it runs again
     error: str | None = None
-    if record:
+    if letter:
         state: str = state_of_item(letter, its.state or "")
         error = error_of(record["errors"].get(str(place))) if state == "failed" else None
         if state == "missing":

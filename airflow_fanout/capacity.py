@@ -105,13 +105,17 @@ def pool_limit(name: str, slots: int, pool_slots: int) -> Limit | None:
     return Limit(name="pool", slots=slots // pool_slots, where=name, reason=reason)
 
 
-def describe(capacity: Capacity, *, one: str = "branch", many: str = "branches") -> str:
+def describe(
+    capacity: Capacity, *, one: str = "branch", many: str = "branches", of_each: str | None = None
+) -> str:
     """
     Put a capacity into a sentence for a tooltip or a terminal, without a full stop.
 
     :param capacity: What :func:`effective_concurrency` found.
     :param one: What one of the declared is called.
     :param many: What several are called.
+    :param of_each: What each has several of, which are what is limited: of branches that wait between two of
+        their ``tasks`` more can be on their way at once. None if the declared themselves are limited.
     :return: Such as ``50 branches, at most 16 at once: max_active_tasks of the Dag is 16``.
     """
     branches = _counted(capacity.declared, one, many)
@@ -119,7 +123,8 @@ def describe(capacity: Capacity, *, one: str = "branch", many: str = "branches")
         return f"{branches}, all at once" if capacity.declared > 1 else branches
     if capacity.effective == 0:
         return f"{branches}, none can start: {capacity.limit.because}"
-    return f"{branches}, at most {capacity.effective} at once: {capacity.limit.because}"
+    limited = "" if of_each is None else f" of their {of_each}"
+    return f"{branches}, at most {capacity.effective}{limited} at once: {capacity.limit.because}"
 
 
 def _counted(number: int, singular: str, plural: str) -> str:

@@ -12,7 +12,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from airflow_fanout.command_line import CANNOT_TELL, stop, why_unreadable
+from airflow_fanout.command_line import CANNOT_TELL, stop, while_read, why_unreadable
 from airflow_fanout.dag_check import check_dag
 from airflow_fanout.names import close_to
 from airflow_fanout.outline import outline
@@ -49,6 +49,7 @@ class Found:
 
 
 @suppress_logs_and_warning
+@while_read()
 def command(args: Namespace) -> NoReturn:
     """Check what the command line says, show it and exit."""
     if bool(args.dag_id) == args.all:

@@ -150,10 +150,11 @@ def sentence(group: GroupCheck) -> str:
         "" if found.items is None else f" ({found.items} {'item' if found.items == 1 else 'items'} at once)"
     )
     if found.tasks is None and found.limit is not None:
-        start = f"at most {found.effective} at once" if found.effective else "none can start"
+        limited = "" if group.steps is None else f" of their {group.steps}"
+        start = f"at most {found.effective}{limited} at once" if found.effective else "none can start"
         return f"as many {many} as there are at run time, {start}: {found.limit.because}{at_once}"
     capacity = Capacity(declared=found.tasks or 0, effective=found.effective, limit=found.limit)
-    said = describe(capacity, one=one, many=many)
+    said = describe(capacity, one=one, many=many, of_each=group.steps)
     if found.items is not None:
         said = f"{found.declared} {'item' if found.declared == 1 else 'items'} in {said}{at_once}"
     return said

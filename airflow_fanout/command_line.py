@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -17,10 +19,28 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-__all__ = ["CANNOT_TELL", "metadata_session", "stop", "why_unreadable"]
+__all__ = ["CANNOT_TELL", "metadata_session", "stop", "while_read", "why_unreadable"]
 
 CANNOT_TELL = 2
 """Exit code where there is nothing to say anything about."""
+
+
+@contextmanager
+def while_read() -> Iterator[None]:
+    """
+    End a command quietly when nobody reads its output any more, as when ``head`` has had enough.
+
+    Also a decorator. The exit code is that of a program which the signal of a broken pipe has ended.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left would be written, and fail once more, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 @contextmanager

@@ -46,11 +46,13 @@ class GroupCheck:
     :param group_id: Full id of the group.
     :param mode: ``static``, ``mapped`` or ``batched``.
     :param capacity: How much of it can run at once.
+    :param steps: What each branch has several of, ``tasks``; None if each is one task.
     """
 
     group_id: str
     mode: str
     capacity: GroupCapacity
+    steps: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,10 @@ def check_dag(outline: DagOutline, surroundings: Surroundings) -> DagCheck:
     groups = [outline.groups[group_id] for group_id in sorted(outline.groups, key=natural_key)]
     checked = tuple(
         GroupCheck(
-            group_id=group.group_id, mode=group.mode, capacity=group_capacity(outline, group, surroundings)
+            group_id=group.group_id,
+            mode=group.mode,
+            capacity=group_capacity(outline, group, surroundings),
+            steps=group.steps,
         )
         for group in groups
     )

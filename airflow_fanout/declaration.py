@@ -123,6 +123,12 @@ class DeclaredGroup:
         return self.names if self.names is not None else indexed_names(self.label, self.count or 0)
 
     @property
+    def steps(self) -> str | None:
+        """What each branch has several of, ``tasks``; None if each is one task."""
+        several = len(self.each) > 1 or any(len(branch.task_ids) > 1 for branch in self.branches)
+        return "tasks" if several else None
+
+    @property
     def all_task_ids(self) -> list[str]:
         """Ids of all tasks that branches are made of."""
         return [*self.each, *(task_id for branch in self.branches for task_id in branch.task_ids)]

@@ -12,9 +12,10 @@ BATCH = "batch"
 """
 State in the record of a batch, which is ``{"state": "batch", "map_index": int, "start": int, "names": [str]
 or None, "states": str, "errors": {place: str}, "stopped": str or None, "seconds": [float or None],
-"cpu_seconds": [float or None], "peak_memory_bytes": int, "cores": int, "concurrency": int}``; ``states`` has
-a letter for each item, ``start`` is the place of its first item among all, places within the batch begin at
-0, ``concurrency`` is how many items could run at once.
+"cpu_seconds": [float or None], "peak_memory_bytes": int, "cores": int, "concurrency": int, "elapsed":
+float}``; ``states`` has a letter for each item, ``start`` is the place of its first item among all, places
+within the batch begin at 0, ``concurrency`` is how many items could run at once, ``elapsed`` the seconds that
+all those of this try took together.
 """
 
 ERROR_LENGTH = 500

@@ -58,6 +58,8 @@ class BranchTiming:
     :param cpu_seconds: CPU seconds used inside ``execute``; None if it recorded nothing.
     :param peak_memory_bytes: Peak memory in bytes; None if it recorded nothing.
     :param tries: Number of tries so far; None if that isn't known.
+    :param tasks: The times of its tasks, or tries, if it has several: between two of them it may wait for a
+        place.
     :raises ValueError: If ``work_seconds`` is negative, infinite or not a number.
     """
 
@@ -70,6 +72,7 @@ class BranchTiming:
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     tries: int | None = None
+    tasks: tuple[BranchTiming, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse work that would spoil every sum it is in."""
@@ -85,12 +88,14 @@ class SlowBranch:
 
     :param name: The branch's name.
     :param seconds: How long it took, in seconds.
+    :param state: How it ended.
     :param measure: ``work`` if it recorded its seconds inside ``execute``, ``elapsed`` if all that is known
         is the time from its start to its end.
     """
 
     name: str
     seconds: float
+    state: str
     measure: Literal["work", "elapsed"]
 
 
@@ -109,7 +114,8 @@ class GroupSummary:
     :param overhead_share: 1 less sum of work divided by sum of (end - queued), over the branches with
         recorded work. Below 0 only where clocks disagree.
     :param slowest: The slowest branches, slowest first, equals in natural order of their names.
-    :param peak_concurrency: Greatest number of branches that ran at one moment.
+    :param peak_concurrency: Greatest number of branches that ran at one moment; of those of several tasks
+        each counts while one of its tasks runs.
     :param elapsed_sum_seconds: Sum of (end - start) over the branches that have both.
     """
 
@@ -315,7 +321,8 @@ def _last_try(timing: BranchTiming) -> BranchTiming:
     if queued is not None and started is not None and started < queued:
         # Deferred, queued again to resume: Airflow keeps the start and overwrites when it was first queued.
         queued = started
-    return replace(timing, queued=queued, started=started, ended=ended)
+    tasks = tuple(_last_try(task) for task in timing.tasks)
+    return replace(timing, queued=queued, started=started, ended=ended, tasks=tasks)
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -363,22 +370,28 @@ def _slowest(timings: Sequence[BranchTiming]) -> tuple[SlowBranch, ...]:
     slow: list[SlowBranch] = []
     for timing in timings:
         if timing.work_seconds is not None:
-            slow.append(SlowBranch(name=timing.name, seconds=timing.work_seconds, measure="work"))
+            slow.append(
+                SlowBranch(name=timing.name, seconds=timing.work_seconds, state=timing.state, measure="work")
+            )
         elif (seconds := _elapsed_seconds(timing)) is not None:
-            slow.append(SlowBranch(name=timing.name, seconds=seconds, measure="elapsed"))
+            slow.append(SlowBranch(name=timing.name, seconds=seconds, state=timing.state, measure="elapsed"))
     return tuple(sorted(slow, key=lambda branch: (-branch.seconds, natural_key(branch.name))))
 
 
 def _peak_concurrency(timings: Sequence[BranchTiming]) -> int:
-    changes: list[tuple[datetime, int]] = []
-    for timing in timings:
-        if timing.started is not None:
-            changes.append((timing.started, 1))
-            if timing.ended is not None:
-                changes.append((timing.ended, -1))
+    changes: list[tuple[datetime, int, int]] = []
+    for place, timing in enumerate(timings):
+        for task in timing.tasks or (timing,):
+            if task.started is not None:
+                changes.append((task.started, 1, place))
+                if task.ended is not None:
+                    changes.append((task.ended, -1, place))
+    at_work = [0] * len(timings)
     peak = running = 0
     # At the same moment an end (-1) sorts before a start: the one hands its slot to the other.
-    for _, change in sorted(changes):
-        running += change
+    for _, change, place in sorted(changes):
+        before = at_work[place]
+        at_work[place] += change
+        running += (at_work[place] > 0) - (before > 0)
         peak = max(peak, running)
     return peak

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow.utils.cli import suppress_logs_and_warning
 
-from airflow_fanout.command_line import metadata_session
+from airflow_fanout.command_line import metadata_session, while_read
 from airflow_fanout.reported_run import read_report
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = ["command"]
 
 
 @suppress_logs_and_warning
+@while_read()
 def command(args: Namespace) -> None:
     """Print the report of a run."""
     with metadata_session("report") as session:

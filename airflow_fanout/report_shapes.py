@@ -7,6 +7,7 @@ from typing import TypedDict
 __all__ = [
     "AdviceReport",
     "BranchReport",
+    "Cause",
     "GroupReport",
     "ItemsReport",
     "Problem",
@@ -25,13 +26,27 @@ class Slow(TypedDict):
 
 
 class Problem(TypedDict):
-    """An item that left no value, though it should have, and its batch's task instance."""
+    """
+    An item that left no value, though it should have, and its batch's task instance.
+
+    ``items`` is 1, or how many items it stands for: all of a batch that left no record have one reason, and
+    the batch's name.
+    """
 
     name: str
+    items: int
     state: str
     error: str | None
     task_id: str
     map_index: int
+
+
+class Cause(TypedDict):
+    """A task instance before the branches that failed, and kept some of them from starting."""
+
+    task_id: str
+    map_index: int
+    state: str | None
 
 
 class AdviceReport(TypedDict):
@@ -58,14 +73,17 @@ class BranchReport(TypedDict):
     A branch, or a batch; moments are ISO 8601, of the last try.
 
     ``task_id`` and ``map_index`` are of the task instance to look at: the one that failed, the one that runs,
-    else the last; None and -1 where there is none yet. ``earlier_tries`` are all its tasks'. ``items`` is the
-    number of a batch's items by state, None of a branch; ``host`` is where its last task ran.
+    else the last; None and -1 where there is none yet. One that never started has no moments. ``tries`` are
+    those of the task that was tried most often, ``earlier_tries`` are all its tasks'. ``items`` is the number
+    of a batch's items by state, None of a branch; ``host`` is where its last task ran. ``step`` is the last
+    part of ``task_id``, if the branch failed and has several tasks.
     """
 
     name: str
     state: str
     task_id: str | None
     map_index: int
+    step: str | None
     error: str | None
     is_stopped: bool
     queued: str | None
@@ -104,9 +122,12 @@ class GroupReport(TypedDict):
     ``prefix``. ``states``, ``total``, ``recorded`` and all that runs at once are about the branches, or the
     batches of a batched group. While ``is_finished`` is false, figures are those up to the report's
     ``read_at``, and there is no advice. ``effective_concurrency`` and ``limit`` are as things are now.
-    ``unexpanded`` is the state of a mapped group's task that was not expanded. ``degraded`` is whether a
-    fan-in succeeded in spite of failed, missing or stopped branches (items). Of a batch that went on where an
-    earlier try had ended, the work is that of all these tries, and so is the time.
+    ``unexpanded`` is the state of a mapped group's task that was not expanded; ``causes`` are what failed
+    before the branches, and left some of them ``upstream_failed``. ``degraded`` is whether a fan-in succeeded
+    in spite of failed, missing or stopped branches (items). Of a batch that went on where an earlier try had
+    ended, the work is that of all these tries, and so is the time. ``item_concurrency`` is how many items of
+    a batch could run at once, None of branches; where that is more than one, the overhead is that of the last
+    tries, beside the time in which items ran.
     """
 
     title: str
@@ -117,6 +138,7 @@ class GroupReport(TypedDict):
     degraded: bool
     is_finished: bool
     unexpanded: str | None
+    causes: list[Cause]
     states: dict[str, int]
     total: int
     recorded: int
@@ -131,6 +153,7 @@ class GroupReport(TypedDict):
     effective_concurrency: int | None
     limit: str | None
     peak_concurrency: int
+    item_concurrency: int | None
     slowest: list[Slow]
     wall_without_slowest_seconds: float | None
     saved_without_slowest_seconds: float | None

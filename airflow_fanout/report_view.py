@@ -10,6 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
+from airflow_fanout.names import instance_name
 from airflow_fanout.record_shapes import on_one_line
 from airflow_fanout.report import format_bytes, format_ratio, format_seconds, format_share
 from airflow_fanout.time_scale import time_scale
@@ -20,11 +21,19 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from airflow_fanout.report_shapes import BranchReport, GroupReport, ItemsReport, RunReport
+    from airflow_fanout.report_shapes import (
+        BranchReport,
+        Cause,
+        GroupReport,
+        ItemsReport,
+        Problem,
+        RunReport,
+        TryReport,
+    )
     from airflow_fanout.time_scale import TimeScale
 
     Times = tuple[datetime | None, datetime | None, datetime | None]
-    """When a branch was queued, started and ended, as far as it has been."""
+    """When a branch, or an earlier try of one, was queued, started and ended, as far as it has been."""
 
 __all__ = ["show", "tolerate_any_encoding"]
 
@@ -40,8 +49,8 @@ SHORTEST_NAME = 8
 SHORTEST_BAR = 10
 GAP = 2
 
-QUEUED, RUNNING, IDLE = "░", "█", "┊"
-PLAIN = {QUEUED: ".", RUNNING: "#", IDLE: ":", "–": "-", "×": "x", "…": "~", "→": ">"}
+QUEUED, RUNNING, EARLIER, IDLE = "░", "█", "▒", "┊"
+PLAIN = {QUEUED: ".", RUNNING: "#", EARLIER: "=", IDLE: ":", "–": "-", "×": "x", "…": "~", "→": ">"}
 """What stands for a character that a terminal hasn't got; one for one, so that tables keep their shape."""
 
 STYLES = {
@@ -92,6 +101,7 @@ def _show_group(group: GroupReport, console: Console) -> None:
     one, many = ("branch", "branches") if group["items"] is None else ("batch", "batches")
     if not group["total"] and group["unexpanded"] is not None:
         console.print(f"{group['title']}: not expanded, {group['unexpanded']}")
+        _show_causes(group, console)
         return
     unfinished = "" if group["is_finished"] else "; not all have ended"
     console.print(f"{group['title']}: {_counts(group['states'], one, many)}{unfinished}")
@@ -103,6 +113,7 @@ def _show_group(group: GroupReport, console: Console) -> None:
     if group["items"] is not None:
         _show_items(group["items"], console)
     _show_errors(group, many, console)
+    _show_causes(group, console)
     for advice in group["advice"]:
         console.print(
             Text("→ ", style="bold yellow").append(on_one_line(advice["text"]), style="not bold default")
@@ -136,16 +147,21 @@ def _figures(group: GroupReport, one: str, many: str) -> Iterator[tuple[str, str
         wall = f"since the first {one} was queued"
     yield "Wall", format_seconds(group["wall_seconds"]), wall
     yield "Speed-up", format_ratio(group["speed_up"]), "work / wall"
-    yield "Overhead", format_share(group["overhead_share"]), "of the time from queued to end was no work"
+    at_once = (group["item_concurrency"] or 1) > 1
+    overhead = "of the time from queued to end was no work"
+    if at_once and group["overhead_share"] is None:
+        overhead = "items ran at once, how long all of them together was not recorded"
+    yield "Overhead", format_share(group["overhead_share"]), overhead
     yield "At once", str(group["peak_concurrency"]), f"of {group['total']} {many}, at the busiest moment"
     if group["limit"] is not None:
         yield "Limit", str(group["effective_concurrency"]), group["limit"]
     elif group["effective_concurrency"] is not None:
         yield "Limit", "none", f"keeps all {many} from running at once"
-    else:
-        yield "Limit", "–", ""
+    elif group["total"]:
+        yield "Limit", "–", "not known: some of these tasks have limits of their own"
     for slow in slowest:
-        yield "Slowest", format_seconds(slow["seconds"]), on_one_line(slow["name"])
+        added_up = ": the work of its items, which ran at once, added up" if at_once else ""
+        yield "Slowest", format_seconds(slow["seconds"]), on_one_line(slow["name"]) + added_up
     if group["wall_without_slowest_seconds"] is not None:
         saved = format_seconds(group["saved_without_slowest_seconds"])
         note = f"wall without {on_one_line(slowest[0]['name'])}, {saved} less"
@@ -154,7 +170,7 @@ def _figures(group: GroupReport, one: str, many: str) -> Iterator[tuple[str, str
 
 def _show_time_line(group: GroupReport, many: str, console: Console) -> None:
     branches = [branch for branch in group["branches"] if branch["state"] != "removed"]
-    times = [_times(branch) for branch in branches]
+    times = [each for branch in branches for each in (*_earlier(branch), _times(branch))]
     last = max((moment for each in times for moment in each if moment is not None), default=None)
     if last is None:
         return
@@ -178,7 +194,7 @@ def _show_time_line(group: GroupReport, many: str, console: Console) -> None:
     )
     for branch, row in zip(rows, cells, strict=True):
         style = STYLES.get(branch["state"], "")
-        line = _line(_times(branch), scale, bar)
+        line = _line(_times(branch), _earlier(branch), scale, bar)
         others = (Text(row[i], style=style if TITLES[i] == "state" else "") for i in kept[1:])
         table.add_row(_cut(row[0], widths[0]), Text(line, style=style), *others)
     left = len(branches) - len(rows)
@@ -187,7 +203,8 @@ def _show_time_line(group: GroupReport, many: str, console: Console) -> None:
     console.print(table)
     idle = " and ".join(format_seconds(cut.seconds) for cut in scale.cuts)
     cut_out = f"  {IDLE} {idle} without any left out" if idle else ""
-    console.print(Text(f"{QUEUED} queued  {RUNNING} running{cut_out}{more}", style="dim"))
+    tried = f"  {EARLIER} an earlier try" if any(_earlier(branch) for branch in rows) else ""
+    console.print(Text(f"{QUEUED} queued  {RUNNING} running{tried}{cut_out}{more}", style="dim"))
 
 
 def _fitted(widths: Sequence[int], room: int) -> tuple[int, int]:
@@ -235,12 +252,17 @@ def _cells(branch: BranchReport) -> list[str]:
     ]
 
 
-def _times(branch: BranchReport) -> Times:
+def _times(tried: BranchReport | TryReport) -> Times:
     queued, started, ended = (
         None if moment is None else datetime.fromisoformat(moment)
-        for moment in (branch["queued"], branch["started"], branch["ended"])
+        for moment in (tried["queued"], tried["started"], tried["ended"])
     )
     return queued, started, ended
+
+
+def _earlier(branch: BranchReport) -> list[Times]:
+    """Times of the tries that others have followed, as far as it is known when they ended."""
+    return [_times(each) for each in branch["earlier_tries"] if each["ended"] is not None]
 
 
 def _span(times: Times, last: datetime) -> tuple[datetime, datetime] | None:
@@ -250,21 +272,30 @@ def _span(times: Times, last: datetime) -> tuple[datetime, datetime] | None:
     return None if begin is None else (begin, max(begin, last if ended is None else ended))
 
 
-def _line(times: Times, scale: TimeScale, width: int) -> str:
-    """Draw when a branch was queued and when it ran; what has no end goes on to the last moment known."""
-    queued, started, ended = times
+def _line(times: Times, earlier: Sequence[Times], scale: TimeScale, width: int) -> str:
+    """Draw when a branch was queued and when it ran, over its earlier tries."""
     cells = [" "] * width
-    if queued is not None or started is not None:
-        end = width if ended is None else scale.column(ended)
-        start = end if started is None else scale.column(started)
-        ran = 0 if started is None else max(end - start, 1)
-        start = min(start, width - ran)
-        begin = start if queued is None else min(scale.column(queued), start)
-        cells[begin : start + ran] = QUEUED * (start - begin) + RUNNING * ran
+    for each in earlier:
+        _draw(cells, each, EARLIER, scale)
+    _draw(cells, times, RUNNING, scale)
     for cut in scale.cuts:
         if cells[cut.column] == " ":
             cells[cut.column] = IDLE
     return "".join(cells).rstrip()
+
+
+def _draw(cells: list[str], times: Times, running: str, scale: TimeScale) -> None:
+    """Draw one try; what has no end goes on to the last moment known."""
+    queued, started, ended = times
+    if queued is None and started is None:
+        return
+    width = len(cells)
+    end = width if ended is None else scale.column(ended)
+    start = end if started is None else scale.column(started)
+    ran = 0 if started is None else max(end - start, 1)
+    start = min(start, width - ran)
+    begin = start if queued is None else min(scale.column(queued), start)
+    cells[begin : start + ran] = QUEUED * (start - begin) + running * ran
 
 
 def _cut(text: str, width: int) -> str:
@@ -285,22 +316,46 @@ def _show_items(items: ItemsReport, console: Console) -> None:
 
 def _show_errors(group: GroupReport, many: str, console: Console) -> None:
     if group["items"] is not None:
-        problems = [(each["name"], each["state"], each["error"]) for each in group["items"]["problems"]]
+        listed = group["items"]["problems"]
+        problems = [(_with_items(each), each["state"], each["error"]) for each in listed]
         count, many = group["items"]["problem_count"], "items"
+        more = count - sum(each["items"] for each in listed)
     else:
         found = [branch for branch in group["branches"] if branch["state"] in PROBLEMS]
         # In declared order, but what kept others from starting comes before these.
         found.sort(key=lambda branch: branch["error"] is None)
-        problems = [(branch["name"], branch["state"], branch["error"]) for branch in found[:MOST_ROWS]]
+        problems = [(_with_step(branch), branch["state"], branch["error"]) for branch in found[:MOST_ROWS]]
         count = len(found)
+        more = count - len(problems)
     if not count:
         return
     console.print(f"Without a value: {count:,} of {_total(group):,} {many}")
     for name, state, error in problems:
         said = f"{name}: {state}: {error}" if error else f"{name}: {state}"
         console.print(Text(f"  {on_one_line(said)}", style=STYLES.get(state, "")))
-    if count > len(problems):
-        console.print(f"  and {count - len(problems):,} more")
+    if more:
+        console.print(f"  and {more:,} more")
+
+
+def _with_items(problem: Problem) -> str:
+    return problem["name"] if problem["items"] == 1 else f"{problem['name']}: {problem['items']:,} items"
+
+
+def _with_step(branch: BranchReport) -> str:
+    return branch["name"] if branch["step"] is None else f"{branch['name']} ({branch['step']})"
+
+
+def _show_causes(group: GroupReport, console: Console) -> None:
+    causes = group["causes"]
+    if causes:
+        said = ", ".join(_named(cause) for cause in causes[:MOST_ROWS])
+        more = f" and {len(causes) - MOST_ROWS:,} more" if len(causes) > MOST_ROWS else ""
+        console.print(f"The cause lies before the branches: {said}{more}")
+
+
+def _named(cause: Cause) -> str:
+    task_id, at = cause["task_id"], cause["map_index"]
+    return f"{task_id if at < 0 else instance_name(task_id, at)} ({cause['state']})"
 
 
 def _total(group: GroupReport) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_fanout.branch_runs import chosen_group_runs
 from airflow_fanout.capacity import Capacity
+from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.group_capacity import group_capacity
 from airflow_fanout.metadata import find_run, read_run
 from airflow_fanout.run_report import run_report
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_fanout.report_shapes import RunReport
     from airflow_fanout.run_facts import GroupRun, RunFacts
 
-__all__ = ["read_report"]
+__all__ = ["capacities", "read_report"]
 
 
 def read_report(
@@ -47,20 +48,42 @@ def read_report(
     """
     facts = read_run(find_run(dag_id, run_id, session=session), session=session)
     runs = chosen_group_runs(facts, None if group_id is None else [group_id])
-    capacity_of = _capacity(facts, surroundings or read_surroundings())
+    capacity_of = capacities(facts, surroundings or read_surroundings())
     return run_report(facts, runs, now=datetime.now(UTC), capacity_of=capacity_of)
 
 
-def _capacity(facts: RunFacts, surroundings: Surroundings) -> Callable[[GroupRun, int], Capacity | None]:
-    """Make what tells how many branches, or batches, can run at once, as things are now."""
+def capacities(facts: RunFacts, surroundings: Surroundings) -> Callable[[GroupRun, int], Capacity | None]:
+    """
+    Make what tells how many branches, or batches, can run at once, as things are now.
+
+    :param facts: The run.
+    :param surroundings: What is outside of its Dag.
+    """
 
     def capacity_of(run: GroupRun, count: int) -> Capacity | None:
-        if run.group is None:
+        group = _by_prefix(facts, run) if run.group is None else run.group
+        if group is None:
             return None
         declared = sum(branch.state != "removed" for branch in run.branches)
-        found = group_capacity(facts.outline, run.group, surroundings, declared=declared)
+        found = group_capacity(facts.outline, group, surroundings, declared=declared)
         if found.effective >= count:
             return Capacity(declared=count, effective=count, limit=None)
         return Capacity(declared=count, effective=found.effective, limit=found.limit)
 
     return capacity_of
+
+
+def _by_prefix(facts: RunFacts, run: GroupRun) -> DeclaredGroup | None:
+    """Take what a prefix brings together for a group; None if some of several tasks have their own limits."""
+    its = [branch for branch in run.branches if branch.state != "removed"]
+    task_ids = list(dict.fromkeys(each.task_id for branch in its for each in branch.task_runs))
+    if len(task_ids) == 1:  # perhaps mapped
+        return DeclaredGroup(group_id=run.title, prefix="", mode="mapped", each=tuple(task_ids))
+    tasks = [facts.outline.tasks[task_id] for task_id in task_ids]
+    if any({task.max_active_tis_per_dag, task.max_active_tis_per_dagrun} != {None} for task in tasks):
+        return None
+    branches = (
+        DeclaredBranch(name=branch.name, index=index, task_ids=(branch.task_runs[0].task_id,))
+        for index, branch in enumerate(its)
+    )
+    return DeclaredGroup(group_id=run.title, prefix="", branches=tuple(branches))

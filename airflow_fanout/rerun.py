@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.run_facts import BranchRun
 
-__all__ = ["BranchRerun", "GroupRerun", "RerunPlan", "plan_rerun"]
+__all__ = ["BranchRerun", "GroupRerun", "RerunPlan", "causes_before", "plan_rerun"]
 
 FAILED = frozenset({"failed", "upstream_failed"})
 NO_SUCCESS = FAILED | {"skipped"}
@@ -156,6 +156,21 @@ def plan_rerun(
         between=between,
         notes=tuple(_notes(facts, runs, groups, fan_ins)),
     )
+
+
+def causes_before(facts: RunFacts, run: GroupRun) -> tuple[TaskRun, ...]:
+    """
+    Find the failed tasks before a group's branches that kept some of them from starting.
+
+    :param facts: The run.
+    :param run: The group.
+    """
+    its = [each for branch in run.ran for each in branch.task_runs]
+    if run.unexpanded is not None:
+        its.append(run.unexpanded)
+    blocked = [each for each in its if each.state == "upstream_failed"]
+    causes, _ = _before(facts, blocked, {_key(each) for each in its})
+    return causes
 
 
 def _key(each: TaskRun) -> Key:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from airflow.utils.cli import action_cli
 
 from airflow_fanout.clearing import clear, find_plan
-from airflow_fanout.command_line import metadata_session, stop
+from airflow_fanout.command_line import metadata_session, stop, while_read
 from airflow_fanout.record_shapes import printable
 from airflow_fanout.rerun_report import plan_as_json
 
@@ -37,6 +37,7 @@ WIDEST = 40
 
 
 @action_cli(check_db=False)  # type: ignore[no-untyped-call, untyped-decorator]
+@while_read()
 def command(args: Namespace) -> None:
     """
     Run again what failed; Airflow's audit log notes who did.

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredGroup
     from airflow_fanout.outline import DagOutline, FanInOutline
 
-__all__ = ["FINISHED", "WAITING", "BranchRun", "GroupRun", "RunFacts", "TaskRun", "TaskTry"]
+__all__ = ["FINISHED", "UP_FOR_RETRY", "WAITING", "BranchRun", "GroupRun", "RunFacts", "TaskRun", "TaskTry"]
 
 FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
 """States in which Airflow does no more with a task instance."""
+
+UP_FOR_RETRY = "up_for_retry"
+"""State in which a task instance whose last try failed waits for the next."""
 
 WAITING = "waiting"
 """State of what Airflow has none for: nothing has been decided yet."""
@@ -45,6 +48,11 @@ class TaskTry:
     queued: datetime | None
     started: datetime | None
     ended: datetime | None
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there was such a try at all: Airflow keeps what was cleared before it ran as number 0."""
+        return self.number > 0 and not _never_ran(self.state, self.queued, self.started, self.ended)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,12 @@ class TaskRun:
         """Its record, if it is of the try that its state tells of; else an empty one."""
         record = self.record if isinstance(self.record, Mapping) else {}
         state = record.get("state")
-        fits = {"success": {"success", BATCH}, "failed": {"failed", BATCH}, "skipped": {STOPPED}}
+        fits = {
+            "success": {"success", BATCH},
+            "failed": {"failed", BATCH},
+            UP_FOR_RETRY: {BATCH},  # Airflow clears it when the next try starts
+            "skipped": {STOPPED},
+        }
         return record if isinstance(state, str) and state in fits.get(self.state or "", ()) else {}
 
     @property
@@ -103,14 +116,20 @@ class TaskRun:
         return _positive(self.told.get("concurrency"))
 
     @property
+    def elapsed_seconds(self) -> float | None:
+        """Seconds that the items which a batch's last try ran took together; None if not recorded."""
+        return seconds_of(self.told.get("elapsed"))
+
+    @property
     def timing(self) -> BranchTiming:
         """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
+        never = not self.told and _never_ran(self.state, self.queued, self.started, self.ended)
         return BranchTiming(
             name=self.name,
             state=self.state or WAITING,
-            queued=self.queued,
-            started=self.started,
-            ended=self.ended,
+            queued=None if never else self.queued,
+            started=None if never else self.started,
+            ended=None if never else self.ended,
             work_seconds=_sum(self.told.get("seconds")),
             cpu_seconds=_sum(self.told.get("cpu_seconds"), like=self.told.get("seconds")),
             peak_memory_bytes=_positive(self.told.get("peak_memory_bytes")),
@@ -206,6 +225,13 @@ class RunFacts:
         if fan_in.is_templated:
             return self.prefixes.get(fan_in.task_id)
         return fan_in.prefix
+
+
+def _never_ran(
+    state: str | None, queued: datetime | None, started: datetime | None, ended: datetime | None
+) -> bool:
+    """Whether the moments are stamps of Airflow's, or left of a try before the task instance was cleared."""
+    return state == "upstream_failed" or (queued is None and started == ended)
 
 
 def _sum(value: object, *, like: object = None) -> float | None:

@@ -14,10 +14,12 @@ from airflow_fanout.advice import Figures, advise
 from airflow_fanout.capacity import describe
 from airflow_fanout.host_load import host_loads
 from airflow_fanout.names import natural_key
+from airflow_fanout.record_shapes import is_of_batch
 from airflow_fanout.report import find_straggler, median_overhead_seconds, share_computed, summarize
 from airflow_fanout.report_shapes import (
     AdviceReport,
     BranchReport,
+    Cause,
     GroupReport,
     ItemsReport,
     Problem,
@@ -25,15 +27,16 @@ from airflow_fanout.report_shapes import (
     Slow,
     TryReport,
 )
+from airflow_fanout.rerun import causes_before
 from airflow_fanout.run_facts import FINISHED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
     from airflow_fanout.capacity import Capacity
     from airflow_fanout.outline import DagOutline
-    from airflow_fanout.report import BranchTiming, GroupSummary
+    from airflow_fanout.report import BranchTiming
     from airflow_fanout.run_facts import BranchRun, GroupRun, RunFacts, TaskRun
 
 __all__ = ["run_report"]
@@ -111,9 +114,13 @@ def group_report(
         timings = [_of_all_tries(timing, batch) for timing, batch in zip(timings, run.batches, strict=True)]
     summary = summarize(timings, slowest=SLOWEST)
     straggler = find_straggler(timings)
-    overhead_share = _overhead_share(run, summary)
+    spans = _spans(run, timings)
+    overhead_share = summarize(spans).overhead_share
+    if run.batches is not None and overhead_share is not None and overhead_share < 0:
+        overhead_share = None  # of work that an earlier try had done
+    item_concurrency = _item_concurrency(run)
     capacity = capacity_of(run, summary.total) if summary.total else None
-    items = None if run.batches is None else _items(run.branches)
+    items = None if run.batches is None else _items(run)
     works = [b.timing.work_seconds for b in run.branches if b.timing.work_seconds is not None]
     figures = Figures(
         mode=None if run.group is None else run.group.mode,
@@ -122,10 +129,11 @@ def group_report(
         parts=sum(branch.state != "removed" for branch in run.branches),
         peak=summary.peak_concurrency,
         overhead_share=overhead_share,
+        steps=None if run.group is None else run.group.steps,
         median_work=median(works) if works else None,
-        median_overhead=None if overhead_share is None else median_overhead_seconds(timings),
+        median_overhead=None if overhead_share is None else median_overhead_seconds(spans),
         items_per_task=None if run.group is None else run.group.items_per_task,
-        item_concurrency=_item_concurrency(run),
+        item_concurrency=item_concurrency,
         wall_seconds=summary.wall_seconds,
         straggler=straggler,
         capacity=capacity,
@@ -143,6 +151,10 @@ def group_report(
         degraded=_is_degraded(facts, run),
         is_finished=is_finished,
         unexpanded=None if run.unexpanded is None else run.unexpanded.timing.state,
+        causes=[
+            Cause(task_id=each.task_id, map_index=each.map_index, state=each.state)
+            for each in causes_before(facts, run)
+        ],
         states=summary.branches,
         total=summary.total,
         recorded=summary.recorded,
@@ -157,6 +169,7 @@ def group_report(
         effective_concurrency=None if capacity is None else capacity.effective,
         limit=None if capacity is None or capacity.limit is None else _said(capacity, run),
         peak_concurrency=summary.peak_concurrency,
+        item_concurrency=item_concurrency,
         slowest=[
             Slow(name=slow.name, seconds=slow.seconds, measure=slow.measure) for slow in summary.slowest
         ],
@@ -189,7 +202,7 @@ def _is_settled(run: GroupRun) -> bool:
 
 def _said(capacity: Capacity, run: GroupRun) -> str:
     one, many = ("branch", "branches") if run.batches is None else ("batch", "batches")
-    return describe(capacity, one=one, many=many)
+    return describe(capacity, one=one, many=many, of_each=None if run.group is None else run.group.steps)
 
 
 def _this_try(timing: BranchTiming) -> BranchTiming:
@@ -203,7 +216,7 @@ def _this_try(timing: BranchTiming) -> BranchTiming:
 
 def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
     """Count what has not ended up to the present."""
-    timing = _this_try(timing)
+    timing = replace(_this_try(timing), tasks=tuple(_so_far(task, now) for task in timing.tasks))
     if timing.state in ENDED or timing.queued is None or timing.ended is not None:
         return timing
     return replace(timing, ended=now)
@@ -211,21 +224,26 @@ def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
 
 def _of_all_tries(timing: BranchTiming, batch: BranchRun) -> BranchTiming:
     """Have a batch begin with the first of the tries whose items its last one goes on with."""
-    began = timing
+    began, tries = timing, [timing]
     for task_run in batch.task_runs:
         for each in reversed(task_run.earlier):
             if each.state == "success" or each.queued is None or each.started is None:
                 break  # cleared after a success, it ran all of its items again
             began = replace(began, queued=each.queued, started=each.started)
-    return began
+            if each.ended is not None:
+                tries.append(replace(began, ended=each.ended))
+    return replace(began, tasks=tuple(tries))
 
 
-def _overhead_share(run: GroupRun, summary: GroupSummary) -> float | None:
-    """Share of overhead; of batches only where their items ran one after another, and in the last try."""
-    share = summary.overhead_share
-    if run.batches is None or share is None:
-        return share
-    return share if _item_concurrency(run) == 1 and share >= 0 else None
+def _spans(run: GroupRun, timings: list[BranchTiming]) -> list[BranchTiming]:
+    """Have as work, of batches whose items ran at once, the time that those of the last try took together."""
+    if run.batches is None or _item_concurrency(run) == 1:
+        return timings
+    return [
+        replace(batch.timing, work_seconds=each.elapsed_seconds)
+        for batch in run.batches
+        for each in batch.task_runs
+    ]
 
 
 def _item_concurrency(run: GroupRun) -> int | None:
@@ -259,6 +277,7 @@ def _branches(run: GroupRun) -> list[BranchReport]:
                 state=branch.state,
                 task_id=None if told_by is None else told_by.task_id,
                 map_index=-1 if told_by is None else told_by.map_index,
+                step=_step(branch, told_by),
                 error=branch.error,
                 is_stopped=branch.is_stopped,
                 queued=_iso(timing.queued),
@@ -275,6 +294,7 @@ def _branches(run: GroupRun) -> list[BranchReport]:
                     )
                     for task_run in branch.task_runs
                     for each in task_run.earlier
+                    if each.has_run
                 ],
                 work_seconds=timing.work_seconds,
                 cpu_seconds=timing.cpu_seconds,
@@ -295,29 +315,59 @@ def _told_by(branch: BranchRun) -> TaskRun | None:
     return branch.task_runs[-1] if branch.task_runs else None
 
 
+def _step(branch: BranchRun, told_by: TaskRun | None) -> str | None:
+    """Name the task that failed a branch of several tasks."""
+    if branch.state != "failed" or told_by is None or len({each.task_id for each in branch.task_runs}) == 1:
+        return None
+    return told_by.task_id.rpartition(".")[2]
+
+
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def _items(items: Sequence[BranchRun]) -> ItemsReport:
+def _items(run: GroupRun) -> ItemsReport:
+    items = run.branches
     timed = [(seconds, item.name) for item in items if (seconds := item.timing.work_seconds) is not None]
     slowest = heapq.nsmallest(SLOWEST_ITEMS, timed, key=lambda each: (-each[0], natural_key(each[1])))
-    problems = [item for item in items if item.state in PROBLEMS]
+    problems = list(_problems(run))
     return ItemsReport(
         states=dict(sorted(Counter(item.state for item in items).items())),
         total=sum(item.state != "removed" for item in items),
         recorded=len(timed),
         median_work_seconds=median(seconds for seconds, _ in timed) if timed else None,
         slowest=[Slow(name=name, seconds=seconds, measure="work") for seconds, name in slowest],
-        problems=[
-            Problem(
-                name=item.name,
-                state=item.state,
-                error=item.error,
-                task_id=item.task_runs[0].task_id,
-                map_index=item.task_runs[0].map_index,
-            )
-            for item in problems[:PROBLEM_ITEMS]
-        ],
-        problem_count=len(problems),
+        problems=problems[:PROBLEM_ITEMS],
+        problem_count=sum(problem["items"] for problem in problems),
+    )
+
+
+def _problems(run: GroupRun) -> Iterator[Problem]:
+    """Yield first the batches that left no record, then single items."""
+    names = {
+        each.map_index: batch.name
+        for batch in run.batches or ()
+        for each in batch.task_runs
+        if not is_of_batch(each.told)
+    }
+    silent: dict[int, list[BranchRun]] = {}
+    others: list[BranchRun] = []
+    for item in run.branches:
+        if item.state in PROBLEMS:
+            number = item.task_runs[0].map_index
+            (silent.setdefault(number, []) if number in names else others).append(item)
+    for number, its in silent.items():
+        yield _problem(its[0], names[number] if len(its) > 1 else its[0].name, len(its))
+    yield from (_problem(item, item.name, 1) for item in others)
+
+
+def _problem(item: BranchRun, name: str, items: int) -> Problem:
+    (its,) = item.task_runs
+    return Problem(
+        name=name,
+        items=items,
+        state=item.state,
+        error=item.error,
+        task_id=its.task_id,
+        map_index=its.map_index,
     )

@@ -467,7 +467,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
             sentence = f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}"
         else:
-            sentence = describe(effective_concurrency(count, limits))
+            sentence = describe(effective_concurrency(count, limits), of_each=self.declared.steps)
         if not self.tooltip:
             self.tooltip = f"Fan-out: {sentence}"
         has_doc_md = hasattr(TaskGroup, "doc_md")  # from Airflow 3.3 on

@@ -103,7 +103,7 @@ def query(url: str, statement: str, run: Run) -> list[Any]:
 
 def row_of(tasks: Sequence[tuple[Any, ...]]) -> Row:
     """Put the tasks of one branch together."""
-    state, tries = tasks[-1][0], tasks[-1][4]
+    state, tries = tasks[-1][0], max(task[4] for task in tasks)
     works = [added_up(record.get("seconds")) for *_, record in tasks]
     cpu = [added_up(record.get("cpu_seconds")) for *_, record in tasks]
     memory = [record["peak_memory_bytes"] for *_, record in tasks if "peak_memory_bytes" in record]
@@ -258,6 +258,7 @@ def test_items_are_those_of_the_batches_records(
     assert items["problems"] == [
         {
             "name": "visits_7",
+            "items": 1,
             "state": "failed",
             "error": "ValueError: nobody is there",
             "task_id": "visits.each",

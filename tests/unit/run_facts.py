@@ -120,6 +120,7 @@ def batch(
     *,
     state: str = "success",
     has_value: bool = True,
+    second: float = 0,
     also: Mapping[str, Any] | None = None,
     **record: Any,
 ) -> TaskRun:
@@ -129,6 +130,7 @@ def batch(
         number,
         state,
         has_value=has_value,
+        second=second,
         record={
             "state": "batch",
             "map_index": number,

@@ -34,7 +34,7 @@ UNEVEN = Figures(
     peak=5,
     wall_seconds=10.0,
     straggler=Straggler(
-        branch=SlowBranch(name="eu", seconds=4.0, measure="work"),
+        branch=SlowBranch(name="eu", seconds=4.0, state="success", measure="work"),
         median_of_others=2.0,
         wall_of_others=8.0,
         saved_seconds=2.0,
@@ -69,6 +69,25 @@ WAITING_ITEMS = Figures(
 )
 
 
+TINY_BATCHES = Figures(
+    mode="batched",
+    takes_batches=True,
+    tasks=30,
+    parts=300,
+    peak=16,
+    overhead_share=0.93,
+    median_work=0.001,
+    median_overhead=3.0,
+    items_per_task=10,
+    item_concurrency=1,
+    wall_seconds=9.0,
+    capacity=Capacity(
+        declared=30, effective=16, limit=Limit(name="max_active_tasks", slots=16, where="the Dag")
+    ),
+    hosts=(HostLoad(hostname="worker-1", cores=2, peak=2, busy_share=0.1),),
+)
+
+
 def kinds(figures: Figures) -> list[str]:
     return [found.kind for found in advise(figures)]
 
@@ -81,6 +100,9 @@ def only(figures: Figures) -> Advice:
 def straggler(**changes: Any) -> Straggler:
     assert UNEVEN.straggler is not None
     return replace(UNEVEN.straggler, **changes)
+
+
+FAILED = straggler(branch=SlowBranch(name="eu", seconds=4.0, state="failed", measure="work"))
 
 
 @pytest.mark.parametrize(
@@ -118,9 +140,12 @@ def test_each_rule_holds_where_its_figures_reach_it(figures: Figures, expected: 
         pytest.param(UNEVEN, {"straggler": straggler(saved_seconds=None)}, id="saving-not-known"),
         pytest.param(UNEVEN, {"straggler": straggler(median_of_others=2.01)}, id="not-much-slower"),
         pytest.param(UNEVEN, {"straggler": None}, id="a-single-branch"),
+        pytest.param(UNEVEN, {"straggler": FAILED}, id="the-slowest-failed"),
         pytest.param(UNEVEN, {"wall_seconds": None}, id="wall-not-known"),
         pytest.param(LIMITED, {"peak": 14}, id="limit-not-reached"),
+        pytest.param(LIMITED, {"peak": 17}, id="more-at-once-than-the-limit"),
         pytest.param(LIMITED, {"capacity": None}, id="capacity-not-known"),
+        pytest.param(LIMITED, {"overhead_share": 0.51}, id="raising-a-limit-brings-overhead"),
         pytest.param(
             LIMITED, {"capacity": Capacity(declared=16, effective=16, limit=None)}, id="nothing-limits"
         ),
@@ -187,6 +212,31 @@ class TestItemsOfATask:
             assert found.value is not None
             assert -(-parts // found.value) >= peak
             assert found.value == parts or -(-parts // (found.value + 1)) < peak
+
+    @pytest.mark.parametrize(
+        ("changes", "items"),
+        [
+            pytest.param({}, 150, id="as-many-tasks-as-cores"),
+            pytest.param({"hosts": ()}, None, id="cores-not-known"),
+            pytest.param({"wall_seconds": None}, None, id="wall-not-known"),
+            pytest.param({"median_work": 0.2, "wall_seconds": 8.0}, 25, id="none-longer-than-the-whole-was"),
+            pytest.param({"median_work": 0.2, "wall_seconds": 6.9}, None, id="there-is-nothing-to-gain"),
+            pytest.param(
+                {"hosts": (HostLoad(hostname="worker-1", cores=32, peak=16, busy_share=0.1),)},
+                None,
+                id="more-cores-than-ran-at-once",
+            ),
+        ],
+    )
+    def test_they_leave_no_more_tasks_than_there_are_cores(
+        self, changes: dict[str, Any], items: int | None
+    ) -> None:
+        found = advise(replace(TINY_BATCHES, **changes))
+
+        assert [each.value for each in found] == ([] if items is None else [items])
+
+    def test_of_items_at_once_a_task_has_more(self) -> None:
+        assert only(replace(SMALL_BATCHES, median_work=0.1, item_concurrency=10)).value == 200
 
     def test_the_setting_and_what_it_brings_are_named(self) -> None:
         found = only(SMALL)

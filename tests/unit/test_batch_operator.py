@@ -91,6 +91,7 @@ class TestWhatItReports:
         seconds, cpu = ran.record.pop("seconds"), ran.record.pop("cpu_seconds")
         assert len(seconds) == len(cpu) == 3
         assert ran.record.pop("peak_memory_bytes") > 0
+        assert sum(seconds) <= ran.record.pop("elapsed") + 1e-4
         assert ran.record.pop("cores") > 0
         assert ran.record == {
             "state": "batch",

@@ -43,6 +43,17 @@ def checked(*groups: Any, **settings: Any) -> DagCheck:
             id="batches not known",
         ),
         pytest.param(static(0), "0 branches", id="no branches"),
+        pytest.param(
+            static({f"b_{n}": ["read", "write"] for n in range(20)}),
+            "20 branches, at most 16 of their tasks at once: max_active_tasks of the Dag is 16",
+            id="several tasks each",
+        ),
+        pytest.param(
+            instances(None, ".read", ".write"),
+            "as many branches as there are at run time, at most 16 of their tasks at once: "
+            "max_active_tasks of the Dag is 16",
+            id="several tasks each, number not known",
+        ),
     ],
 )
 def test_a_sentence_says_number_and_cause(group: Any, said: str) -> None:

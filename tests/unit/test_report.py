@@ -115,7 +115,7 @@ def test_recorded_work_of_zero_seconds_is_recorded() -> None:
 
     assert (summary.recorded, summary.work_seconds, summary.speed_up) == (1, 0, 0)
     assert summary.overhead_share == 1
-    assert summary.slowest == (SlowBranch(name="process_0", seconds=0.0, measure="work"),)
+    assert summary.slowest == (SlowBranch(name="process_0", seconds=0.0, state="success", measure="work"),)
 
 
 def test_overhead_is_about_the_branches_that_recorded_their_work_only() -> None:
@@ -295,9 +295,9 @@ def test_the_slowest_are_named_by_work_and_by_elapsed_time_where_no_work_was_rec
     ]
 
     assert summarize(branches).slowest == (
-        SlowBranch(name="c", seconds=4, measure="work"),
-        SlowBranch(name="b", seconds=3, measure="elapsed"),
-        SlowBranch(name="a", seconds=2, measure="work"),
+        SlowBranch(name="c", seconds=4, state="success", measure="work"),
+        SlowBranch(name="b", seconds=3, state="success", measure="elapsed"),
+        SlowBranch(name="a", seconds=2, state="success", measure="work"),
     )
 
 
@@ -415,6 +415,20 @@ UNEVEN = [
     timing("b", queued=0, started=1, ended=12, work=10),
     timing("c", queued=2, started=3, ended=6, work=2),
 ]
+
+
+def test_of_branches_of_several_tasks_those_count_that_have_one_running() -> None:
+    """Three steps one after another in a pool of one slot, the second branch's between the first one's."""
+    one = replace(
+        timing("a", queued=0, started=0, ended=9),
+        tasks=(timing(started=0, ended=3), timing(started=6, ended=9), timing(started=9, ended=9)),
+    )
+    other = timing("b", queued=0, started=3, ended=6)
+    beside = replace(one, name="c", tasks=(timing(started=0, ended=3), timing(started=2)))
+
+    assert summarize([one, other]).peak_concurrency == 1
+    assert summarize([one, beside]).peak_concurrency == 2
+    assert summarize([replace(one, tasks=()), other]).peak_concurrency == 2
 
 
 def test_without_the_slowest_the_others_end_as_they_did() -> None:

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from airflow_fanout.branch_runs import group_runs
 from airflow_fanout.capacity import Capacity, Limit
+from airflow_fanout.outline import TaskOutline
 from airflow_fanout.report_view import MOST_ROWS, show, tolerate_any_encoding
+from airflow_fanout.run_facts import TaskTry
 from airflow_fanout.run_report import run_report
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, ran, static
 
@@ -124,6 +126,66 @@ def test_the_hours_before_a_branch_was_cleared_are_left_out_of_the_time_line() -
     assert "sooner" not in text  # it waited for being cleared, which is nothing to split
 
 
+def test_an_earlier_try_is_drawn_and_leaves_no_gap() -> None:
+    """Killed after five seconds of work, tried again seven seconds later."""
+    before = TaskTry(number=1, state="failed", queued=NOON, started=NOON, ended=NOON + timedelta(seconds=5))
+    again = ran("etl.us", second=12, queued=NOON + timedelta(seconds=12), tries=2, earlier=(before,))
+    facts = facts_of([ran("etl.eu"), again], static("eu", "us"))
+
+    text, plain = shown(facts), shown(facts, encoding="ascii")
+
+    assert re.search("us +▒{5,}(┊| )+█+ ", text)
+    assert "░ queued  █ running  ▒ an earlier try" in text
+    assert ". queued  # running  = an earlier try" in plain
+    assert "7.0 s without any left out" in text
+    assert "▒" not in shown(facts_of(TWO, static("eu", "us")))
+
+
+def test_of_several_tasks_the_one_that_failed_is_named() -> None:
+    group = static("bolt", steps=("parse", "load"))
+    facts = facts_of(
+        [
+            ran("etl.bolt.parse", state="failed", error="ValueError: no"),
+            ran("etl.bolt.load", state="upstream_failed"),
+        ],
+        group,
+    )
+
+    assert "  bolt (parse): failed: ValueError: no\n" in shown(facts)
+
+
+def test_a_batch_that_left_no_record_is_one_line() -> None:
+    killed = [ran("docs.each", n, state="failed", record={}) for n in range(30)]
+    facts = facts_of(killed, batched(items_per_task=75, count=30 * 75))
+
+    text = shown(facts)
+
+    assert "Without a value: 2,250 of 2,250 items\n  docs batch 0: 75 items: failed: no exception" in text
+    assert "\n  and 750 more\n" in text
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        pytest.param({"elapsed": 0.5}, r"Overhead +50 %  of the time", id="recorded"),
+        pytest.param({}, r"Overhead +–  items ran at once, how long all", id="not-recorded"),
+    ],
+)
+def test_of_items_at_once_it_is_said_what_their_seconds_are(record: dict[str, Any], said: str) -> None:
+    runs = [batch(n, "SS", seconds=[30.0, 46.0], concurrency=2, **record) for n in range(2)]
+
+    text = shown(facts_of(runs, batched()))
+
+    assert re.search(said, text)
+    assert "1 min 16 s  docs batch 0: the work of its items, which ran at once, added up\n" in text
+
+
+def test_a_limit_that_is_not_known_says_why() -> None:
+    text = shown(facts_of(TWO, static("eu", "us")))
+
+    assert re.search("Limit +–  not known: some of these tasks have limits of their own\n", text)
+
+
 def test_errors_are_named_and_the_command_that_runs_them_again() -> None:
     text = shown(facts_of(TWO, static("eu", "us")))
 
@@ -137,6 +199,19 @@ def test_the_cause_comes_before_what_it_kept_from_starting() -> None:
     )
 
     assert "  b: failed: E: no\n  a: upstream_failed\n" in shown(facts)
+
+
+def test_branches_that_never_started_have_no_bars_and_the_cause_is_named() -> None:
+    upstream = frozenset({"create_table", "log_in"})
+    tasks = {i: TaskOutline(task_id=i, upstream=upstream) for i in ("etl.a", "etl.b")}
+    runs = [ran(i, state="upstream_failed") for i in tasks]
+    before = [ran("create_table", state="failed"), ran("log_in", 1, state="failed")]
+
+    text = shown(facts_of([*before, *runs], static("a", "b"), tasks=tasks))
+
+    assert "The cause lies before the branches: create_table (failed), log_in[1] (failed)\n" in text
+    assert "Slowest" not in text
+    assert "running" not in text
 
 
 def test_an_error_of_several_lines_is_one() -> None:

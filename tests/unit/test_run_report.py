@@ -61,6 +61,7 @@ def test_a_branch_has_all_that_is_known_of_it() -> None:
             "state": "success",
             "task_id": "etl.eu",
             "map_index": -1,
+            "step": None,
             "error": None,
             "is_stopped": False,
             "queued": at(0),
@@ -79,6 +80,7 @@ def test_a_branch_has_all_that_is_known_of_it() -> None:
             "state": "failed",
             "task_id": "etl.us",
             "map_index": -1,
+            "step": None,
             "error": "ValueError: no",
             "is_stopped": False,
             "queued": at(0),
@@ -121,6 +123,110 @@ def test_of_several_tasks_the_one_that_tells_why_is_named(
     )["branches"]
 
     assert branch["task_id"] == told_by
+
+
+@pytest.mark.parametrize(
+    ("steps", "states", "step"),
+    [
+        pytest.param(("extract", "load"), ("failed", "upstream_failed"), "extract", id="the-first"),
+        pytest.param(("extract", "load"), ("success", "failed"), "load", id="the-last"),
+        pytest.param(("extract", "load"), ("success", "success"), None, id="none"),
+        pytest.param(("extract", "load"), ("upstream_failed", "upstream_failed"), None, id="before-it"),
+        pytest.param(("",), ("failed",), None, id="a-single-task"),
+    ],
+)
+def test_of_several_tasks_the_one_that_failed_is_named(
+    steps: tuple[str, ...], states: tuple[str, ...], step: str | None
+) -> None:
+    group = static("us", steps=steps)
+
+    (branch,) = only(
+        group, *(ran(i, state=state) for i, state in zip(group.all_task_ids, states, strict=True))
+    )["branches"]
+
+    assert branch["step"] == step
+
+
+def test_tries_are_the_most_of_one_of_its_tasks() -> None:
+    (branch,) = only(
+        static("us", steps=("extract", "load")),
+        ran("etl.us.extract", state="failed", tries=2, earlier=(FIRST_TRY,)),
+        ran("etl.us.load", state="upstream_failed", tries=0),
+    )["branches"]
+
+    assert (branch["tries"], len(branch["earlier_tries"])) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(
+            {"state": "upstream_failed", "queued": None, "started": NOON, "ended": NOON}, id="stamped"
+        ),
+        pytest.param({"state": "upstream_failed"}, id="with-times-of-a-try-before-that"),
+        pytest.param({"number": 0}, id="cleared-before-it-was-queued"),
+        pytest.param({"state": "skipped", "queued": None, "started": NOON, "ended": NOON}, id="skipped"),
+    ],
+)
+def test_a_try_that_never_ran_is_none(changes: dict[str, Any]) -> None:
+    (branch,) = only(
+        static("us"), ran("etl.us", tries=2, earlier=(replace(FIRST_TRY, **changes), FIRST_TRY))
+    )["branches"]
+
+    assert [each["number"] for each in branch["earlier_tries"]] == [1]
+
+
+def test_branches_that_never_started_have_no_times_and_no_figures() -> None:
+    """Airflow stamps them, of a branch of several tasks each at another moment."""
+    group = static("eu", "us", steps=("extract", "load"))
+    capacity = Capacity(declared=2, effective=1, limit=Limit(name="pool", slots=1, where="small"))
+
+    found = only(
+        group,
+        *(
+            ran(task_id, state="upstream_failed", queued=None, started=moment, ended=moment, tries=0)
+            for task_id, moment in zip(
+                group.all_task_ids, [NOON, NOON + timedelta(seconds=1.5)] * 2, strict=True
+            )
+        ),
+        capacity=capacity,
+    )
+
+    times = [(each["queued"], each["started"], each["ended"]) for each in found["branches"]]
+    assert times == [(None, None, None)] * 2
+    assert (found["wall_seconds"], found["elapsed_sum_seconds"]) == (None, None)
+    assert (found["peak_concurrency"], found["slowest"], found["advice"]) == (0, [], [])
+
+
+@pytest.mark.parametrize(
+    ("branches", "causes"),
+    [
+        pytest.param(("upstream_failed", "upstream_failed"), ["create_table"], id="before-them"),
+        pytest.param(("failed", "upstream_failed"), [], id="within"),
+    ],
+)
+def test_what_kept_branches_from_starting_is_named(branches: tuple[str, str], causes: list[str]) -> None:
+    group = static("us", steps=("extract", "load"))
+    failed = causes or ["etl.us.extract"]
+    tasks = {
+        "etl.us.extract": TaskOutline(task_id="etl.us.extract", upstream=frozenset({"create_table"})),
+        "etl.us.load": TaskOutline(task_id="etl.us.load", upstream=frozenset({"etl.us.extract"})),
+    }
+    runs = [ran(i, state=state) for i, state in zip(group.all_task_ids, branches, strict=True)]
+    before = ran("create_table", state="failed" if "create_table" in failed else "success")
+
+    (found,) = report_of(facts_of([before, *runs], group, tasks=tasks))["groups"]
+
+    assert found["causes"] == [{"task_id": i, "map_index": -1, "state": "failed"} for i in causes]
+
+
+def test_what_kept_a_mapped_task_from_being_expanded_is_named() -> None:
+    tasks = {"load.each": TaskOutline(task_id="load.each", upstream=frozenset({"items"}))}
+    runs = [ran("items", state="failed"), ran("load.each", state="upstream_failed")]
+
+    (found,) = report_of(facts_of(runs, mapped(), tasks=tasks))["groups"]
+
+    assert [cause["task_id"] for cause in found["causes"]] == ["items"]
 
 
 def test_a_branch_that_has_no_task_instance_yet_names_none() -> None:
@@ -187,6 +293,39 @@ def test_what_runs_at_once_and_what_limits_it_is_said() -> None:
     assert [advice["kind"] for advice in group["advice"]] == ["limit"]
 
 
+def test_branches_that_wait_between_two_tasks_are_not_at_once() -> None:
+    group = static("eu", "us", steps=("extract", "load"))
+    capacity = Capacity(declared=2, effective=1, limit=Limit(name="pool", slots=1, where="small"))
+
+    found = only(
+        group,
+        *(ran(i, second=second) for i, second in zip(group.all_task_ids, (0, 2, 1, 3), strict=True)),
+        capacity=capacity,
+    )
+
+    assert found["peak_concurrency"] == 1
+    assert found["limit"] == "2 branches, at most 1 of their tasks at once: pool of small is 1"
+    assert [each["text"].partition(".")[0] for each in found["advice"]] == [found["limit"]]
+
+
+def test_a_task_that_runs_again_counts_from_its_new_start() -> None:
+    stale: dict[str, Any] = {"queued": NOON + timedelta(seconds=10), "ended": NOON + timedelta(seconds=5)}
+
+    found = only(
+        static("eu", "us", steps=("extract", "load")),
+        *(
+            each
+            for name in ("eu", "us")
+            for each in (
+                ran(f"etl.{name}.extract"),
+                ran(f"etl.{name}.load", state="running", second=11, **stale),
+            )
+        ),
+    )
+
+    assert found["peak_concurrency"] == 2
+
+
 class TestBatches:
     @pytest.mark.parametrize(
         ("state", "wall"),
@@ -212,6 +351,18 @@ class TestBatches:
         assert (group["work_seconds"], group["wall_seconds"]) == (3.5, wall)
         assert group["branches"][0]["queued"] == at(9)
 
+    def test_one_that_waits_for_its_next_try_is_not_at_once_with_others(self) -> None:
+        first = TaskTry(
+            number=1, state="failed", queued=NOON, started=NOON, ended=NOON + timedelta(seconds=4)
+        )
+        again = replace(
+            batch(0, "SS", second=10), queued=NOON + timedelta(seconds=9), tries=2, earlier=(first,)
+        )
+
+        group = only(batched(), again, batch(1, "SS", second=5))
+
+        assert group["peak_concurrency"] == 1
+
     def test_cpu_seconds_of_some_items_are_not_those_of_all(self) -> None:
         group = only(batched(), batch(0, "SS", cpu_seconds=[None, 0.25]))
 
@@ -233,6 +384,7 @@ class TestBatches:
             [
                 {
                     "name": "docs_2",
+                    "items": 1,
                     "state": "failed",
                     "error": "E: no",
                     "task_id": "docs.each",
@@ -269,6 +421,38 @@ class TestBatches:
         group = only(batched(items_per_task=1), batch(0, "S", **{"seconds": [0.25], **record}))
 
         assert (group["overhead_share"] is not None) is is_known
+
+    def test_overhead_of_items_at_once_is_beside_the_time_that_they_took_together(self) -> None:
+        """Two items of 0.5 s in 0.5 s, in a task that took 2 s from when it was queued, of both tries 12."""
+        first = TaskTry(
+            number=1,
+            state="failed",
+            queued=NOON - timedelta(seconds=10),
+            started=NOON - timedelta(seconds=10),
+            ended=NOON,
+        )
+        last = batch(0, "SS", second=1, seconds=[0.5, 0.5], concurrency=2, elapsed=0.5)
+
+        group = only(batched(), replace(last, tries=2, earlier=(first,)))
+
+        assert (group["overhead_share"], group["item_concurrency"]) == (0.75, 2)
+        assert (group["work_seconds"], group["wall_seconds"]) == (1.0, 12.0)
+
+    def test_one_that_left_no_record_is_one_problem(self) -> None:
+        killed = ran("docs.each", 1, state="failed", record={})
+
+        items = only(batched(count=4), batch(0, "SF", state="failed"), killed)["items"]
+
+        assert items is not None
+        found = [(each["name"], each["items"], each["map_index"]) for each in items["problems"]]
+        assert found == [("docs batch 1", 2, 1), ("docs_1", 1, 0)]
+        assert items["problem_count"] == 3
+
+    def test_while_one_waits_for_its_retry_what_it_has_done_is_done(self) -> None:
+        group = only(batched(items_per_task=4), batch(0, "SKFX", state="up_for_retry"))
+
+        assert group["branches"][0]["items"] == {"skipped": 1, "success": 1, "up_for_retry": 2}
+        assert group["branches"][0]["state"] == "up_for_retry"
 
 
 class TestAdvice:

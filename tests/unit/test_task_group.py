@@ -636,6 +636,21 @@ class TestDocumentation:
 
         assert tooltip == "Fan-out: 8 branches, at most 4 at once: max_active_tasks of the Dag is 4"
 
+    def test_of_branches_of_several_tasks_it_names_the_limit_of_these(self) -> None:
+        @task_group
+        def steps(index: int) -> Any:
+            @task
+            def step(value: int) -> int:
+                return value
+
+            return step(step(index))
+
+        with DAG("narrow", schedule=None, max_active_tasks=4):
+            tooltip = FanOutGroup("process", branch=steps, count=8).tooltip
+
+        said = "8 branches, at most 4 of their tasks at once: max_active_tasks of the Dag is 4"
+        assert tooltip == f"Fan-out: {said}"
+
     def test_an_own_tooltip_stays(self) -> None:
         assert declare(count=8, tooltip="mine").tooltip == "mine"
 

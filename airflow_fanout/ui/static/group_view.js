@@ -84,7 +84,7 @@ export class GroupView {
   }
 
   showFailed() {
-    const { total, listed } = this.problems;
+    const { total, listed, unlisted } = this.problems;
     const box = this.find(".failed");
     box.hidden = !total;
     if (!total) return;
@@ -98,7 +98,7 @@ export class GroupView {
       state.append(dot);
       const log = element("td", "");
       if (each.task_id !== null) log.append(link(logAddress(each), "Log", `Log of ${visible(each.name)}`));
-      const name = element("th", visible(each.name));
+      const name = element("th", titleOf(each));
       name.scope = "row";
       row.append(name, state, element("td", each.error === null ? "–" : visible(each.error)), element("td", each.tries ?? "–"), log);
       return row;
@@ -108,8 +108,8 @@ export class GroupView {
     const left = listed.length - rows.length;
     more.hidden = left <= 0;
     more.textContent = `Show ${count(left)} more`;
-    if (total > listed.length && left <= 0) {
-      const note = element("td", `${count(total - listed.length)} more: open the batches below`);
+    if (unlisted && left <= 0) {
+      const note = element("td", `${count(unlisted)} more: open the batches below`);
       note.colSpan = 5;
       const row = element("tr", "");
       row.append(note);
@@ -122,7 +122,9 @@ function head(group) {
   const batched = group.items !== null;
   const states = batched ? group.items.states : group.states;
   const total = batched ? group.items.total : group.total;
-  if (!total && group.unexpanded !== null) return `not expanded: ${group.unexpanded}`;
+  const causes = group.causes.map((each) => `${each.task_id}${each.map_index < 0 ? "" : `[${each.map_index}]`} (${each.state})`);
+  const cause = causes.length ? [`the cause lies before: ${causes.slice(0, AT_FIRST).join(", ")}${causes.length > AT_FIRST ? ", …" : ""}`] : [];
+  if (!total && group.unexpanded !== null) return [`not expanded: ${group.unexpanded}`, ...cause].join(" · ");
   const of = (state) => states[state] ?? 0;
   const done = Object.keys(states).filter((each) => DONE.has(each)).reduce((sum, each) => sum + of(each), 0);
   const stopped = batched ? 0 : group.branches.filter((each) => each.is_stopped).length;
@@ -136,19 +138,27 @@ function head(group) {
     } else said.push(`${count(of(state))} ${state.replaceAll("_", " ")}`);
   }
   if (group.degraded) said.push("degraded");
-  return said.join(" · ");
+  return [...said, ...cause].join(" · ");
 }
 
-// What left no value though it should have: {total, listed, one, many}.
+// What left no value though it should have: {total, listed, unlisted, one, many}.
 function problems(group) {
   const branches = group.branches.filter((each) => PROBLEMS.has(each.state) || each.is_stopped);
   if (group.items === null || !group.items.problem_count) {
     const kind = group.items === null ? ["branch", "branches"] : ["batch", "batches"];
-    return { total: branches.length, listed: branches, one: kind[0], many: kind[1] };
+    return { total: branches.length, listed: branches, unlisted: 0, one: kind[0], many: kind[1] };
   }
   const tries = new Map(group.branches.map((each) => [each.map_index, each.tries]));
   const listed = group.items.problems.map((each) => ({ ...each, tries: tries.get(each.map_index) ?? null }));
-  return { total: group.items.problem_count, listed, one: "item", many: "items" };
+  const total = group.items.problem_count;
+  const unlisted = total - listed.reduce((sum, each) => sum + each.items, 0);
+  return { total, listed, unlisted, one: "item", many: "items" };
+}
+
+// A batch that left no record stands for all its items; of a branch of several tasks the one that failed is named.
+function titleOf(problem) {
+  if (typeof problem.items === "number" && problem.items > 1) return `${visible(problem.name)}: ${counted(problem.items, "item", "items")}`;
+  return problem.step ? `${visible(problem.name)} (${visible(problem.step)})` : visible(problem.name);
 }
 
 function element(tag, text) {
