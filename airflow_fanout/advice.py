@@ -204,10 +204,14 @@ def limit(figures: Figures) -> Advice | None:
     if capacity is None or capacity.limit is None:
         return None
     held_back = capacity.declared - capacity.effective
+    if figures.overhead_share is not None and figures.overhead_share > TOO_MUCH_OVERHEAD:
+        way_out = "more at once save little while starting tasks takes most of the time"
+    else:
+        way_out = "raise it if there is room for more"
     text = (
         f"{describe(capacity, one=figures.one, many=figures.many, of_each=figures.steps)}. {held_back} "
         f"{figures.one if held_back == 1 else figures.many} had to wait for a place ({figures.peak} ran at "
-        "once); raise it if there is room for more."
+        f"once); {way_out}."
     )
     return Advice(kind="limit", text=text, setting=capacity.limit.name)
 
@@ -216,8 +220,6 @@ def _held_back_by(figures: Figures) -> Capacity | None:
     capacity = figures.capacity
     if capacity is None or capacity.limit is None or capacity.effective >= capacity.declared:
         return None
-    if figures.overhead_share is not None and figures.overhead_share > TOO_MUCH_OVERHEAD:
-        return None  # more processes that start at once only start more slowly
     # More at once than the limit: it was another one then, or is on something else.
     return capacity if max(1, capacity.effective - 1) <= figures.peak <= capacity.effective else None
 

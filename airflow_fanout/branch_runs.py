@@ -1,4 +1,4 @@
-"""A run"s task instances, and what they recorded -> what became of each branch; for CLI and UI."""
+"""A run's task instances, and what they recorded -> what became of each branch; for CLI and UI."""
 
 from __future__ import annotations
 
