@@ -206,6 +206,7 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
     """Put the times of a branch's tasks together."""
     if len(tasks) == 1:
         return replace(tasks[0], name=name, state=state)
+    worked = [task for task in tasks if task.state != "upstream_failed"]
     return BranchTiming(
         name=name,
         state=state,
@@ -213,8 +214,8 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
         queued=min((task.queued for task in tasks if task.queued is not None), default=None),
         started=min((task.started for task in tasks if task.started is not None), default=None),
         ended=max((task.ended for task in tasks if task.ended is not None), default=None),
-        work_seconds=_all_of([task.work_seconds for task in tasks]),
-        cpu_seconds=_all_of([task.cpu_seconds for task in tasks]),
+        work_seconds=_all_of([task.work_seconds for task in worked]),
+        cpu_seconds=_all_of([task.cpu_seconds for task in worked]),
         peak_memory_bytes=max(
             (task.peak_memory_bytes for task in tasks if task.peak_memory_bytes is not None), default=None
         ),
@@ -223,9 +224,9 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
 
 
 def _all_of(seconds: Sequence[float | None]) -> float | None:
-    """Add up; what one of them is not known, the sum is not known."""
+    """Add up; if there are none, or one of them is not known, neither is the sum."""
     known = [each for each in seconds if each is not None]
-    return math.fsum(known) if len(known) == len(seconds) else None
+    return math.fsum(known) if known and len(known) == len(seconds) else None
 
 
 def _instance_name(group: DeclaredGroup, index: int, its: Sequence[TaskRun]) -> str:

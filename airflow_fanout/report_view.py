@@ -273,11 +273,11 @@ def _span(times: Times, last: datetime) -> tuple[datetime, datetime] | None:
 
 
 def _line(times: Times, earlier: Sequence[Times], scale: TimeScale, width: int) -> str:
-    """Draw when a branch was queued and when it ran, over its earlier tries."""
+    """Draw when a branch was queued and when it ran, and on that its earlier tries."""
     cells = [" "] * width
-    for each in earlier:
-        _draw(cells, each, EARLIER, scale)
     _draw(cells, times, RUNNING, scale)
+    for each in earlier:  # of a branch of several tasks they lie within it
+        _draw(cells, each, EARLIER, scale)
     for cut in scale.cuts:
         if cells[cut.column] == " ":
             cells[cut.column] = IDLE

@@ -154,6 +154,19 @@ def test_of_several_tasks_the_one_that_failed_is_named() -> None:
     assert "  bolt (parse): failed: ValueError: no\n" in shown(facts)
 
 
+def test_an_earlier_try_of_one_of_several_tasks_is_drawn_within_its_branch() -> None:
+    def times(first: float, last: float) -> dict[str, Any]:
+        return {"started": NOON + timedelta(seconds=first), "ended": NOON + timedelta(seconds=last)}
+
+    before = TaskTry(number=1, state="failed", queued=NOON + timedelta(seconds=4), **times(4, 6))
+    group = static("bolt", steps=("parse", "load"))
+    runs = [ran("etl.bolt.parse", **times(0, 4)), ran("etl.bolt.load", earlier=(before,), **times(6, 10))]
+
+    (bolt,) = rows(shown(facts_of(runs, group)))
+
+    assert re.search("█▒+█", bolt)
+
+
 def test_a_batch_that_left_no_record_is_one_line() -> None:
     killed = [ran("docs.each", n, state="failed", record={}) for n in range(30)]
     facts = facts_of(killed, batched(items_per_task=75, count=30 * 75))

@@ -126,6 +126,27 @@ def test_of_several_tasks_the_one_that_tells_why_is_named(
 
 
 @pytest.mark.parametrize(
+    ("states", "work"),
+    [
+        pytest.param(("failed", "upstream_failed"), 0.5, id="of-those-that-ran"),
+        pytest.param(("success", "running"), None, id="not-while-one-runs"),
+        pytest.param(("upstream_failed", "upstream_failed"), None, id="of-none"),
+    ],
+)
+def test_work_of_several_tasks_is_that_of_those_that_ran(states: tuple[str, str], work: float | None) -> None:
+    group = static("us", steps=("extract", "load"))
+    first: dict[str, Any] = {"seconds": 0.5} if states[0] in {"success", "failed"} else {}
+
+    (branch,) = only(
+        group,
+        ran("etl.us.extract", state=states[0], **first),
+        ran("etl.us.load", state=states[1]),
+    )["branches"]
+
+    assert branch["work_seconds"] == work
+
+
+@pytest.mark.parametrize(
     ("steps", "states", "step"),
     [
         pytest.param(("extract", "load"), ("failed", "upstream_failed"), "extract", id="the-first"),
