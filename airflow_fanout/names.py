@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -120,6 +119,8 @@ def misspelt(name: str, known: Collection[str]) -> list[str]:
     :param name: The name.
     :param known: All that are known.
     """
+    from difflib import get_close_matches  # only errors need it
+
     return get_close_matches(name, known, cutoff=MISSPELT)
 
 
@@ -131,5 +132,7 @@ def close_to(name: str, known: Collection[str]) -> str:
     :param known: All that are known.
     :return: ``did you mean 'scores'?``, or ``there are 'load' and 3 more``.
     """
+    from difflib import get_close_matches
+
     close = get_close_matches(name, known)
     return f"did you mean {listing(close)}?" if close else f"there are {listing(known, limit=5)}"

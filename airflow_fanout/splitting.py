@@ -11,7 +11,6 @@ from airflow.sdk.configuration import conf
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.items import names_and_items, source_and_functions
 from airflow_fanout.names import counted
-from airflow_fanout.xcom import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,6 +92,8 @@ class SplitOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Count, and cut."""
+        from airflow_fanout.xcom import whole  # not where Dag files are parsed
+
         owner = f"FanOutGroup {getattr(self.task_group, 'group_id', None)!r}"
         if self.items is None:
             total = self._checked_count(owner)
