@@ -8,18 +8,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow_fanout.embedded_environment import isolated_environment
 from benchmarks.pairs import Comparison, Pair, Target
 from benchmarks.twins import DAGS, FAN_OUT, environment
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 __all__ = ["measure_parse"]
 
-BRANCHES = 200
-PAIRS_PER_RUN = 5
-"""A parse takes a tenth of a second: one pair alone would measure the machine's hiccups."""
+PAIRS_PER_RUN = {10: 1, 200: 5, 1_000: 1}
+"""By the number of branches: a parse takes a tenth of a second, one pair alone would measure hiccups."""
 
-AT_MOST = 1.25
+TARGETS = {200: Target(of="ratio", at_most=1.25)}
 
 
 def measure_parse(runs: int) -> list[Comparison]:
@@ -28,26 +31,31 @@ def measure_parse(runs: int) -> list[Comparison]:
 
     :param runs: Number of runs, each of several pairs.
     """
-    with tempfile.TemporaryDirectory(prefix="airflow-fanout-benchmarks-") as folder:
-        seconds = _parsed(Path(folder), runs * PAIRS_PER_RUN)
-    target = Target(of="ratio", at_most=AT_MOST)
     return [
-        Comparison(
-            name=f"parse, {BRANCHES} branches (CPU)",
-            unit="s",
-            pairs=tuple(Pair(ours=ours[0], by_hand=by_hand[0]) for ours, by_hand in seconds),
-            target=target,
-        ),
-        Comparison(
-            name=f"parse and serialize, {BRANCHES} branches (CPU)",
-            unit="s",
-            pairs=tuple(Pair(ours=sum(ours), by_hand=sum(by_hand)) for ours, by_hand in seconds),
-            target=target,
-        ),
+        comparison
+        for branches, pairs in PAIRS_PER_RUN.items()
+        for comparison in _measure(branches, runs * pairs)
     ]
 
 
-def _parsed(home: Path, pairs: int) -> list[tuple[list[float], list[float]]]:
+def _measure(branches: int, pairs: int) -> Iterator[Comparison]:
+    with tempfile.TemporaryDirectory(prefix="airflow-fanout-benchmarks-") as folder:
+        seconds = _parsed(Path(folder), branches, pairs)
+    yield Comparison(
+        name=f"parse, {branches:,} branches (CPU)",
+        unit="s",
+        pairs=tuple(Pair(ours=ours[0], by_hand=by_hand[0]) for ours, by_hand in seconds),
+        target=TARGETS.get(branches),
+    )
+    yield Comparison(
+        name=f"parse and serialize, {branches:,} branches (CPU)",
+        unit="s",
+        pairs=tuple(Pair(ours=sum(ours), by_hand=sum(by_hand)) for ours, by_hand in seconds),
+        target=TARGETS.get(branches),
+    )
+
+
+def _parsed(home: Path, branches: int, pairs: int) -> list[tuple[list[float], list[float]]]:
     output, log = home / "seconds.json", home / "log.txt"
     with log.open("wb") as said:
         ended = subprocess.run(
@@ -66,7 +74,7 @@ def _parsed(home: Path, pairs: int) -> list[tuple[list[float], list[float]]]:
                 dags_folder=DAGS,
                 base_url="http://localhost",  # nothing answers there, and nothing asks
                 database_url=f"sqlite:///{home / 'airflow.db'}",
-                extra=environment(branches=BRANCHES, numbers=0),
+                extra=environment(branches=branches, numbers=0),
             ),
             stdout=said,
             stderr=subprocess.STDOUT,
