@@ -113,7 +113,7 @@ class TestWhatIsKept:
     ("value", "why"),
     [
         pytest.param("x" * PIECE_SIZE, "more than 60,000 characters", id="too large"),
-        pytest.param(Unstorable(), "Cannot serialize object of type", id="not serializable"),
+        pytest.param(Unstorable(), "annot serialize object of type", id="not serializable"),
         pytest.param(Rude(), "KeyError", id="its serializer fails"),
     ],
 )
