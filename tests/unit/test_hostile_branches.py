@@ -398,13 +398,22 @@ class TestAValue:
             deserialized(SimpleNamespace(value=value), "What 'work' pushed")
         importer.assert_not_called()
 
-    def test_that_is_nested_too_deep_is_told_by_name(self) -> None:
+    def test_that_is_nested_too_deep_is_told_by_name_or_read_whole(self) -> None:
+        """Python 3.13 goes deeper than older ones."""
         value: list[Any] = []
         for _ in range(100_000):
             value = [value]
 
-        with pytest.raises(UnreadableValueError, match=r"^What 'work' pushed can't be read: RecursionError"):
-            deserialized(SimpleNamespace(value=value), "What 'work' pushed")
+        said, found, depth = "", None, 0
+        try:
+            found = deserialized(SimpleNamespace(value=value), "What 'work' pushed")
+        except UnreadableValueError as unreadable:
+            said = str(unreadable)
+        while found:
+            (found,) = found
+            depth += 1
+
+        assert depth == 100_000 or said.startswith("What 'work' pushed can't be read: RecursionError")
 
     @pytest.mark.parametrize("mapped", [False, True], ids=["static", "mapped"])
     def test_that_cannot_be_read_fails_the_fan_in_and_nothing_is_left_out(self, mapped: bool) -> None:
