@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_fanout.names import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -99,7 +101,7 @@ def pool_limit(name: str, slots: int, pool_slots: int) -> Limit | None:
         raise ValueError(msg)
     if slots == UNLIMITED_POOL:
         return None
-    reason = f"pool {name!r} has {_counted(slots, 'slot', 'slots')}"
+    reason = f"pool {name!r} has {counted(slots, 'slot', 'slots')}"
     if pool_slots > 1:
         reason += f", each branch takes {pool_slots}"
     return Limit(name="pool", slots=slots // pool_slots, where=name, reason=reason)
@@ -118,14 +120,10 @@ def describe(
         their ``tasks`` more can be on their way at once. None if the declared themselves are limited.
     :return: Such as ``50 branches, at most 16 at once: max_active_tasks of the Dag is 16``.
     """
-    branches = _counted(capacity.declared, one, many)
+    branches = counted(capacity.declared, one, many)
     if capacity.limit is None:
         return f"{branches}, all at once" if capacity.declared > 1 else branches
     if capacity.effective == 0:
         return f"{branches}, none can start: {capacity.limit.because}"
     limited = "" if of_each is None else f" of their {of_each}"
     return f"{branches}, at most {capacity.effective}{limited} at once: {capacity.limit.because}"
-
-
-def _counted(number: int, singular: str, plural: str) -> str:
-    return f"{number} {singular if number == 1 else plural}"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airflow_fanout.capacity import Capacity, Limit, describe
-from airflow_fanout.names import listing
+from airflow_fanout.names import counted, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,17 +146,15 @@ def sentence(group: GroupCheck) -> str:
     """Say how many are declared, how many run at once, and why."""
     found = group.capacity
     one, many = ("task", "tasks") if group.mode == "batched" else ("branch", "branches")
-    at_once = (
-        "" if found.items is None else f" ({found.items} {'item' if found.items == 1 else 'items'} at once)"
-    )
+    at_once = "" if found.items is None else f" ({counted(found.items, 'item', 'items')} at once)"
     if found.tasks is None and found.limit is not None:
         limited = "" if group.steps is None else f" of their {group.steps}"
         start = f"at most {found.effective}{limited} at once" if found.effective else "none can start"
         return f"as many {many} as there are at run time, {start}: {found.limit.because}{at_once}"
     capacity = Capacity(declared=found.tasks or 0, effective=found.effective, limit=found.limit)
     said = describe(capacity, one=one, many=many, of_each=group.steps)
-    if found.items is not None:
-        said = f"{found.declared} {'item' if found.declared == 1 else 'items'} in {said}{at_once}"
+    if found.items is not None and found.declared is not None:
+        said = f"{counted(found.declared, 'item', 'items')} in {said}{at_once}"
     return said
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from airflow_fanout.names import instance_name
 from airflow_fanout.record_shapes import on_one_line
 from airflow_fanout.report import format_bytes, format_ratio, format_seconds, format_share
+from airflow_fanout.run_facts import PROBLEMS
 from airflow_fanout.time_scale import time_scale
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ STYLES = {
     "missing": "red",
     "running": "cyan",
 }
-PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
 
 
 def tolerate_any_encoding(stream: TextIO) -> None:

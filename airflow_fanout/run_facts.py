@@ -19,13 +19,26 @@ if TYPE_CHECKING:
     from airflow_fanout.declaration import DeclaredGroup
     from airflow_fanout.outline import DagOutline, FanInOutline
 
-__all__ = ["FINISHED", "UP_FOR_RETRY", "WAITING", "BranchRun", "GroupRun", "RunFacts", "TaskRun", "TaskTry"]
+__all__ = [
+    "FINISHED",
+    "PROBLEMS",
+    "UP_FOR_RETRY",
+    "WAITING",
+    "BranchRun",
+    "GroupRun",
+    "RunFacts",
+    "TaskRun",
+    "TaskTry",
+]
 
 FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
 """States in which Airflow does no more with a task instance."""
 
 UP_FOR_RETRY = "up_for_retry"
 """State in which a task instance whose last try failed waits for the next."""
+
+PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
+"""States of branches that left no value, though they should have."""
 
 WAITING = "waiting"
 """State of what Airflow has none for: nothing has been decided yet."""

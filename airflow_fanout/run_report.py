@@ -28,7 +28,7 @@ from airflow_fanout.report_shapes import (
     TryReport,
 )
 from airflow_fanout.rerun import causes_before
-from airflow_fanout.run_facts import FINISHED
+from airflow_fanout.run_facts import FINISHED, PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,9 +43,6 @@ __all__ = ["run_report"]
 
 ENDED = FINISHED | {"missing"}
 """States of branches that nothing more will become of."""
-
-PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
-"""States of branches that left no value, though they should have."""
 
 ENDED_RUN = frozenset({"success", "failed"})
 

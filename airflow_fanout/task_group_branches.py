@@ -236,9 +236,9 @@ def _depth(task: AnyOperator, outermost: TaskGroup) -> int:
 
 
 def _in_order(tasks: Sequence[AnyOperator], last: AnyOperator) -> list[AnyOperator]:
-    by_id = {each.task_id: each for each in tasks}
-    graph = {task_id: sorted(each.upstream_task_ids & by_id.keys()) for task_id, each in by_id.items()}
     from graphlib import TopologicalSorter  # only these branches need it
 
+    by_id = {each.task_id: each for each in tasks}
+    graph = {task_id: sorted(each.upstream_task_ids & by_id.keys()) for task_id, each in by_id.items()}
     ordered = [by_id[task_id] for task_id in TopologicalSorter(graph).static_order()]
     return [*(each for each in ordered if each is not last), last]
