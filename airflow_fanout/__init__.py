@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_fanout.operators import FanInOperator
-    from airflow_fanout.results import BranchOutcome, FanInResults
-    from airflow_fanout.task_group import FanOutGroup
+    from airflow_fanout.definitions.task_group import FanOutGroup
+    from airflow_fanout.execution_time.results import FanInResults
+    from airflow_fanout.operators.fan_in import FanInOperator
+    from airflow_fanout.rules.outcomes import BranchOutcome
 
 __all__ = [
     "BranchOutcome",
@@ -21,10 +22,10 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 _MODULES = {
-    "BranchOutcome": "airflow_fanout.results",
-    "FanInOperator": "airflow_fanout.operators",
-    "FanInResults": "airflow_fanout.results",
-    "FanOutGroup": "airflow_fanout.task_group",
+    "BranchOutcome": "airflow_fanout.rules.outcomes",
+    "FanInOperator": "airflow_fanout.operators.fan_in",
+    "FanInResults": "airflow_fanout.execution_time.results",
+    "FanOutGroup": "airflow_fanout.definitions.task_group",
 }
 
 

@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 from airflow.sdk import XComArg, task
 from airflow.sdk.bases.decorator import get_unique_task_id
 
-from airflow_fanout.arguments import FunctionArguments, ItemFor, is_function
-from airflow_fanout.decorator_options import GROUP_OPTIONS, check_fan_in_options, check_fan_out_options
+from airflow_fanout.definitions.decorator_options import (
+    GROUP_OPTIONS,
+    check_fan_in_options,
+    check_fan_out_options,
+)
+from airflow_fanout.definitions.task_group import FanOutGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.names import listing
-from airflow_fanout.operators import FanInOperator
-from airflow_fanout.task_group import FanOutGroup
+from airflow_fanout.execution_time.arguments import FunctionArguments, ItemFor, is_function
+from airflow_fanout.operators.fan_in import FanInOperator
+from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Unpack
 
-    from airflow_fanout.decorator_options import FanInOptions, FanOutOptions
+    from airflow_fanout.definitions.decorator_options import FanInOptions, FanOutOptions
 
 __all__ = ["FanInFunction", "FanOutFunction", "fan_in", "fan_out"]
 
@@ -263,7 +267,7 @@ def fan_out(function: Callable[P, R], /, **options: Unpack[FanOutOptions]) -> Fa
 def fan_out(**options: Unpack[FanOutOptions]) -> Callable[[Callable[P, R]], FanOutFunction[P, R]]: ...
 def fan_out(function: Any = None, /, **options: Any) -> Any:
     """
-    Make a function the branch of a :class:`~airflow_fanout.task_group.FanOutGroup`; ``@task.fan_out``.
+    Make a function the branch of a :class:`~airflow_fanout.FanOutGroup`; ``@task.fan_out``.
 
     .. code-block:: python
 
@@ -296,7 +300,7 @@ def fan_in(function: Callable[P, R], /, **options: Unpack[FanInOptions]) -> FanI
 def fan_in(**options: Unpack[FanInOptions]) -> Callable[[Callable[P, R]], FanInFunction[P, R]]: ...
 def fan_in(function: Any = None, /, **options: Any) -> Any:
     """
-    Make a function that of a :class:`~airflow_fanout.operators.FanInOperator`; ``@task.fan_in``.
+    Make a function that of a :class:`~airflow_fanout.FanInOperator`; ``@task.fan_in``.
 
     .. code-block:: python
 
@@ -309,7 +313,7 @@ def fan_in(function: Any = None, /, **options: Any) -> Any:
     A call takes the group first (none with ``task_id_prefix=``), then the function's arguments after
     ``results``, which may be XComArgs; it returns what the fan-in returns, as an XComArg.
 
-    :param function: Called with the results, a :class:`~airflow_fanout.results.FanInResults`.
+    :param function: Called with the results, a :class:`~airflow_fanout.FanInResults`.
     :param options: Arguments of ``FanInOperator`` but ``fan_out``, ``python_callable`` and ``op_kwargs``.
     :raises DeclarationTypeError: If there is an unknown option, or arguments don't fit; a ``TypeError``.
     """

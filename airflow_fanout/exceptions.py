@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from airflow_fanout.results import BranchOutcome
+    from airflow_fanout.rules.outcomes import BranchOutcome
 
 __all__ = [
     "BatchFailedError",

@@ -22,14 +22,14 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Fan-out",
-                "python-modules": ["airflow_fanout.operators"],
+                "python-modules": ["airflow_fanout.operators.fan_in"],
             }
         ],
         "task-decorators": [
             {"name": "fan_out", "class-name": "airflow_fanout.decorators.fan_out"},
             {"name": "fan_in", "class-name": "airflow_fanout.decorators.fan_in"},
         ],
-        "extra-links": ["airflow_fanout.ui.link.FanOutLink"],
+        "extra-links": ["airflow_fanout.operators.link.FanOutLink"],
         "plugins": [{"name": "fan_out", "plugin-class": "airflow_fanout.ui.plugin.FanOutPlugin"}],
-        "cli": ["airflow_fanout.cli.get_fanout_cli_commands"],
+        "cli": ["airflow_fanout.cli.commands.get_fanout_cli_commands"],
     }

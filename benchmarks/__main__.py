@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import httpx
 from rich.console import Console
 
-from airflow_fanout.embedded import EmbeddedAirflowError
-from airflow_fanout.rest import RestError
+from airflow_fanout.demo.embedded import EmbeddedAirflowError
+from airflow_fanout.demo.rest import RestError
 from benchmarks.in_process import measure_in_process
 from benchmarks.machine import machine_facts
 from benchmarks.parse import measure_parse

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_fanout.embedded_environment import isolated_environment
+from airflow_fanout.demo.embedded import isolated_environment
 from benchmarks.in_process_sizes import (
     ASYNC_AT_ONCE,
     SECONDS_OF_A_READ,

@@ -19,13 +19,13 @@ from airflow.sdk.execution_time.comms import XComSequenceSliceResult
 from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
 
 from airflow_fanout import FanOutGroup
-from airflow_fanout.arguments import NO_ITEM
-from airflow_fanout.batch import SUCCEEDED, Batch
-from airflow_fanout.batch_operator import _Watch
-from airflow_fanout.checkpoints import Checkpoints, fingerprint
-from airflow_fanout.declaration import RETURN_VALUE
-from airflow_fanout.hooks import redacted_error
-from airflow_fanout.xcom import RunReader
+from airflow_fanout.execution_time.arguments import NO_ITEM
+from airflow_fanout.execution_time.batch import Batch
+from airflow_fanout.execution_time.checkpoints import Checkpoints, fingerprint
+from airflow_fanout.execution_time.recording import redacted_error
+from airflow_fanout.execution_time.xcom import RunReader
+from airflow_fanout.operators.batch import _Watch
+from airflow_fanout.rules.records import ITEM_SUCCEEDED, RETURN_VALUE
 from benchmarks.in_process_sizes import (
     ASYNC_AT_ONCE,
     CHECKPOINTED_BATCHES,
@@ -47,7 +47,7 @@ from benchmarks.slow_storage import attach_slow_storage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from airflow_fanout.batch_work import BatchWork
+    from airflow_fanout.execution_time.batch_work import BatchWork
 
 __all__ = ["MEASUREMENTS"]
 
@@ -90,7 +90,7 @@ def run(batch: Batch) -> float:
     began = time.perf_counter()
     batch.run()
     seconds = time.perf_counter() - began
-    if batch.states != [SUCCEEDED] * len(batch.states):
+    if batch.states != [ITEM_SUCCEEDED] * len(batch.states):
         message = f"expected all items to succeed: {batch.progress}; {[*batch.errors.values()][:1]}"
         raise RuntimeError(message)
     return seconds

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_fanout.embedded_environment import isolated_environment
+from airflow_fanout.demo.embedded import isolated_environment
 from benchmarks.pairs import Comparison, Pair, Target
 from benchmarks.twins import DAGS, FAN_OUT, environment
 

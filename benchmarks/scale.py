@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from airflow_fanout.embedded import EmbeddedAirflow
+from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.counting import REQUESTS_KEY
 from benchmarks.database import metadata_database
 from benchmarks.finished_instances import FinishedInstances

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from airflow_fanout.embedded import EmbeddedAirflow
+from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.counting import REQUESTS_KEY
 from benchmarks.database import metadata_database
 from benchmarks.pairs import Comparison, Pair, Target, alternated

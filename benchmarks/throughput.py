@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from airflow_fanout.embedded import EmbeddedAirflow
+from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
 from benchmarks.machine import machine_facts
 from benchmarks.scheduled import wall_seconds

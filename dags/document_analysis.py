@@ -29,7 +29,7 @@ import pendulum
 from airflow.sdk import chain, dag, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.extras import needs_extra
+from airflow_fanout.demo.extras import needs_extra
 
 if TYPE_CHECKING:
     from airflow.sdk.types import DagRunProtocol, RuntimeTaskInstanceProtocol

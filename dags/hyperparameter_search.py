@@ -29,7 +29,7 @@ from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.extras import needs_extra
+from airflow_fanout.demo.extras import needs_extra
 
 if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol

@@ -31,7 +31,7 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import Connection, dag, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.extras import needs_extra
+from airflow_fanout.demo.extras import needs_extra
 
 if TYPE_CHECKING:
     from airflow.sdk.types import DagRunProtocol

@@ -15,20 +15,19 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, 
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict
 
-from airflow_fanout.branch_runs import UnknownGroupError, chosen_group_runs
-from airflow_fanout.clearing import clear, find_plan
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.item_report import item_page
-from airflow_fanout.metadata import UnknownDagError, UnknownRunError, find_run, read_run
-from airflow_fanout.reported_run import read_report
-from airflow_fanout.rerun_report import fingerprint, plan_as_json
-from airflow_fanout.surroundings import read_surroundings
+from airflow_fanout.metadata.clearing import clear, find_plan
+from airflow_fanout.metadata.limits import read_surroundings
+from airflow_fanout.metadata.runs import UnknownDagError, UnknownRunError, find_run, read_report, read_run
+from airflow_fanout.reports.branches import UnknownGroupError, chosen_group_runs
+from airflow_fanout.reports.rerun import fingerprint, plan_as_json
+from airflow_fanout.reports.run_report import item_page
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from airflow_fanout.group_capacity import Surroundings
+    from airflow_fanout.reports.group_capacity import Surroundings
 
 __all__ = ["app"]
 
@@ -121,7 +120,7 @@ def plan_rerun(
     """Return what would be cleared."""
     with _explained():
         plan = find_plan(dag_id, run_id, group_ids=_only(group), session=session)
-    return _json({**plan_as_json(plan, None), "plan": fingerprint(plan)})
+    return _json({**plan_as_json(plan), "plan": fingerprint(plan)})
 
 
 @router.post("/rerun/{run_id:path}", dependencies=[*CLEAR, Depends(action_logging("fan_out_rerun"))])
@@ -133,7 +132,9 @@ def rerun(dag_id: str, run_id: str, body: RerunBody, session: SessionDep) -> Res
             message = "The run has changed in the meantime. Nothing was cleared; look at what would be now."
             raise HTTPException(status.HTTP_409_CONFLICT, message)
         done = clear(plan, causes=body.causes, session=session)
-    return _json({**plan_as_json(plan, done), "is_paused": done.is_paused})
+    return _json(
+        {**plan_as_json(plan, cleared=done.cleared, changed=done.changed), "is_paused": done.is_paused}
+    )
 
 
 app = FastAPI(title="Fan-out", docs_url=None, redoc_url=None, openapi_url=None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_fanout.ui.link import TAB
+from airflow_fanout.operators.link import TAB
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -32,11 +32,11 @@ def seconds_to_sum(values: Callable[[], Iterable[int]]) -> float:
 def reading() -> None:
     @task(trigger_rule="all_done")
     def combine(values: Any, ti: Any = None) -> list[list[float]]:
-        from airflow_fanout.declaration import RETURN_VALUE
-        from airflow_fanout.ledger import collect
-        from airflow_fanout.results import FanInResults
-        from airflow_fanout.sources import Source
-        from airflow_fanout.xcom import RunReader
+        from airflow_fanout.execution_time.ledger import collect
+        from airflow_fanout.execution_time.results import FanInResults
+        from airflow_fanout.execution_time.sources import Source
+        from airflow_fanout.execution_time.xcom import RunReader
+        from airflow_fanout.rules.records import RETURN_VALUE
 
         def accounted_for() -> Iterable[int]:
             """All that a fan-in asks: states and counts too, which the lazy sequence leaves out."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from airflow_fanout.embedded import EmbeddedAirflow
+from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
 from benchmarks.machine import machine_facts
 from benchmarks.peers.exchange import MARK

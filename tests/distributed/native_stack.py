@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import redis
 
-from airflow_fanout import reaper
-from airflow_fanout.embedded import free_port
-from airflow_fanout.embedded_environment import LOOPBACK
-from airflow_fanout.rest import AirflowRest
+from airflow_fanout.demo import reaper
+from airflow_fanout.demo.embedded import LOOPBACK, free_port
+from airflow_fanout.demo.rest import AirflowRest
 from tests.distributed.compose_file import REPOSITORY, interpolate, read
 from tests.e2e.servers import PostgresServer, RedisServer
 
@@ -213,7 +212,7 @@ class NativeStack(AirflowRest):
     def _watch(self) -> None:
         """Have all that was started killed, even if this process is killed itself."""
         watcher = subprocess.Popen(
-            [sys.executable, "-m", "airflow_fanout.reaper", self.marker, ""],
+            [sys.executable, "-m", "airflow_fanout.demo.reaper", self.marker, ""],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             start_new_session=True,

@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow.utils.session import create_session
 
-from airflow_fanout.branch_runs import group_runs
-from airflow_fanout.metadata import find_run, read_run
+from airflow_fanout.metadata.runs import find_run, read_run
+from airflow_fanout.reports.branches import group_runs
 
 
 def branches(dag_id: str, run_id: str) -> dict[str, Any]:

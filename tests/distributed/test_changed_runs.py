@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from airflow_fanout.embedded import EmbeddedAirflow
+from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
 from tests.e2e.run import Run
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from airflow_fanout.embedded import EmbeddedAirflow
+from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
 from tests.e2e.run import Run
 

@@ -6,8 +6,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout import reaper
-from airflow_fanout.embedded import EmbeddedAirflow, free_port
+from airflow_fanout.demo import reaper
+from airflow_fanout.demo.embedded import EmbeddedAirflow, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_fanout.declaration import read_fan_in
+from airflow_fanout.serialization.declaration import read_fan_in
 
 
 def rebuild(dag_id: str, run_id: str, fan_in_id: str) -> list[dict[str, Any]]:

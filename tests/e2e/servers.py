@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
-from airflow_fanout.embedded import free_port
+from airflow_fanout.demo.embedded import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

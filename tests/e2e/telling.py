@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from airflow_fanout import FanInOperator
-from airflow_fanout.accounting import settle
+from airflow_fanout.execution_time.accounting import settle
 from tests.e2e.dump import dump
 
 if TYPE_CHECKING:
@@ -26,5 +26,5 @@ class TellingFanIn(FanInOperator):
                 context["ti"].xcom_push("given", dump(results))
             settle(fan_in, results, judgement)
 
-        with patch("airflow_fanout.accounting.settle", tell):
+        with patch("airflow_fanout.execution_time.accounting.settle", tell):
             return super().execute(context)

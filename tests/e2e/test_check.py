@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from airflow_fanout.embedded import EmbeddedAirflow
+    from airflow_fanout.demo.embedded import EmbeddedAirflow
     from tests.e2e.run import Instance, Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.commands]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from airflow_fanout import demo
+from airflow_fanout.demo import demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.run import Run
 
 if TYPE_CHECKING:
-    from airflow_fanout.embedded import EmbeddedAirflow
+    from airflow_fanout.demo.embedded import EmbeddedAirflow
 
 DAG_ID = "fan_out_fan_in_pipeline"
 

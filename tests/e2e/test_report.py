@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_fanout.embedded import EmbeddedAirflow
+    from airflow_fanout.demo.embedded import EmbeddedAirflow
     from tests.e2e.run import Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.commands]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.names import instance_name
+from airflow_fanout.rules.names import instance_name
 from tests.e2e.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from airflow_fanout.embedded import EmbeddedAirflow
+    from airflow_fanout.demo.embedded import EmbeddedAirflow
 
 pytestmark = [pytest.mark.e2e, pytest.mark.commands]
 

@@ -15,7 +15,7 @@ from tests.e2e.simulated_plan import DAG_IDS, PLANS, Case, Plan, plans_of
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
-    from airflow_fanout.embedded import EmbeddedAirflow
+    from airflow_fanout.demo.embedded import EmbeddedAirflow
 
 pytestmark = [pytest.mark.e2e, pytest.mark.truth]
 

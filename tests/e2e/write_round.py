@@ -13,7 +13,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_fanout.hooks import RECORD_KEY
+from airflow_fanout.rules.records import RECORD_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.embedded_environment import isolated_environment
+from airflow_fanout.demo.embedded import isolated_environment
 from tests.integration.conftest import BUNDLE
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
     """Call it for exit code, standard output and standard error."""
 
     def call(dag_id: str | None = None, **options: Any) -> tuple[int, str, str]:
-        from airflow_fanout.check_command import command
+        from airflow_fanout.cli.check import command
 
         capsys.readouterr()
         given = {"dag_id": dag_id, "all": False, "output": "json", "verbose": False, **options}

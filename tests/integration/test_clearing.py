@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from airflow_fanout.clearing import clear, find_plan
-from airflow_fanout.metadata import UnknownDagError, UnknownRunError
+from airflow_fanout.metadata.clearing import clear, find_plan
+from airflow_fanout.metadata.runs import UnknownDagError, UnknownRunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +116,7 @@ def test_what_has_changed_meanwhile_is_left_alone(run_id: str, session: Session,
 def test_more_than_one_query_holds_are_cleared(
     run_id: str, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_fanout.clearing.AT_ONCE", 2)
+    monkeypatch.setattr("airflow_fanout.metadata.clearing.AT_ONCE", 2)
     plan = find_plan(DAG_ID, run_id, session=session)
 
     done = clear(plan, causes=False, session=session)

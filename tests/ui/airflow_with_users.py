@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from airflow_fanout.embedded import EmbeddedAirflow, free_port
-from airflow_fanout.embedded_environment import LOOPBACK
+from airflow_fanout.demo.embedded import LOOPBACK, EmbeddedAirflow, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import insert, select, update
 
-from airflow_fanout.hooks import RECORD_KEY
+from airflow_fanout.rules.records import RECORD_KEY
 
 AT_ONCE = 32
 """Branches that ran at one moment."""

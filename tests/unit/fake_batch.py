@@ -8,15 +8,14 @@ from unittest import mock
 
 from airflow.sdk.bases.operator import ExecutorSafeguard
 
-from airflow_fanout.declaration import RETURN_VALUE
-from airflow_fanout.hooks import RECORD_KEY
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_fanout import FanOutGroup
-    from airflow_fanout.batch_operator import BatchOperator
+    from airflow_fanout.operators.batch import BatchOperator
     from tests.unit.fake_store import FakeStore
 
 __all__ = ["Ran", "batch_operator", "run_batch", "task_instance"]
@@ -112,7 +111,7 @@ def run_batch(
     reader = (run or FakeRun()).reader()
     with (
         mock.patch.object(ExecutorSafeguard, "test_mode", new=True),
-        mock.patch("airflow_fanout.batch_operator.RunReader", return_value=reader),
+        mock.patch("airflow_fanout.operators.batch.RunReader", return_value=reader),
     ):
         try:
             value = operator.execute(given)

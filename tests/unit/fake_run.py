@@ -9,10 +9,9 @@ from unittest import mock
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from airflow_fanout.declaration import RETURN_VALUE
-from airflow_fanout.hooks import RECORD_KEY
-from airflow_fanout.operators import REPORT_KEY
-from airflow_fanout.xcom import NOTHING, InstanceState, RunReader
+from airflow_fanout.execution_time.xcom import NOTHING, RunReader
+from airflow_fanout.rules.instances import InstanceState
+from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY, RETURN_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -178,7 +177,7 @@ def run_fan_in(fan_in: FanInOperator, run: FakeRun, *, map_index: int | None = -
     value, error = None, None
     with (
         mock.patch.object(ExecutorSafeguard, "test_mode", new=True),
-        mock.patch("airflow_fanout.accounting.RunReader", return_value=reader),
+        mock.patch("airflow_fanout.execution_time.accounting.RunReader", return_value=reader),
     ):
         try:
             value = fan_in.execute({"ti": ti, **context})  # type: ignore[typeddict-item]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
-from airflow_fanout.outline import DagOutline, FanInOutline, TaskOutline
-from airflow_fanout.policy import Policy
+from airflow_fanout.rules.policy import Policy
+from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
+from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

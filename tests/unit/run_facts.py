@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.declaration import DeclaredBranch, DeclaredGroup
-from airflow_fanout.outline import DagOutline, FanInOutline, TaskOutline
-from airflow_fanout.policy import Policy
-from airflow_fanout.run_facts import RunFacts, TaskRun
+from airflow_fanout.reports.runs import RunFacts, TaskRun
+from airflow_fanout.rules.policy import Policy
+from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
+from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

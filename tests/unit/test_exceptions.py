@@ -24,7 +24,7 @@ from airflow_fanout.exceptions import (
     UnreadableValueError,
     UpstreamFailedError,
 )
-from airflow_fanout.results import BranchOutcome
+from airflow_fanout.rules.outcomes import BranchOutcome
 
 OUTCOME = BranchOutcome(name="process_0", index=0, state="failed", error="ValueError: broken")
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from airflow.sdk import DAG, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.xcom import RunReader
+from airflow_fanout.execution_time.xcom import RunReader
 from tests.e2e.dump import dump
 
 if TYPE_CHECKING:

@@ -1,0 +1,143 @@
+"""Arguments of a mapped task, which Airflow has to store alike at every parse; made at parse time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import XComArg
+from airflow.sdk.definitions.param import DagParam
+from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+
+__all__ = ["LiteralItems", "StoredArgument", "holds_run_time_values", "storable", "storable_arguments"]
+
+PLAIN = (str, int, float, bytes, type(None))
+"""What Airflow stores alike anyway."""
+
+
+class StoredArgument(ResolveMixin):
+    """
+    Stands for an argument of a mapped task that Airflow would store differently at each parse.
+
+    Airflow stores the arguments of a mapped task as texts, and that of an object may hold its address, that
+    of a set the order of its hashes: each parse would make a new version of the Dag.
+
+    :param value: What the task gets, rendered as if it stood there itself.
+    :param text: What Airflow stores.
+    """
+
+    def __init__(self, value: Any, text: str) -> None:
+        self.value = value
+        self.text = text
+
+    def __repr__(self) -> str:
+        """Return the same text in every process."""
+        return self.text
+
+    def iter_references(self) -> Iterator[tuple[Any, str]]:
+        """Yield the tasks whose output is in it."""
+        return XComArg.iter_xcom_references(self.value)
+
+    def resolve(self, context: Any) -> Any:
+        """Return what the task gets."""
+        return context["task"].render_template(self.value, context)
+
+
+class LiteralItems(list[Any]):
+    """
+    Literal items of a mapped task group: stored alike, item by item, and got by index as they are.
+
+    Airflow stores the items with the group, and what ``repr()`` says of all of them with each of its tasks.
+
+    :param items: The items.
+    """
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = list(items)
+        super().__init__(map(storable, self._items))
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an item as it was given."""
+        return self._items[index]
+
+    def __repr__(self) -> str:
+        """Return the same text in every process, and a short one."""
+        return f"<{len(self)} items>"
+
+
+def storable(value: Any) -> Any:
+    """
+    Make an argument such that Airflow stores the same at every parse.
+
+    :param value: An argument that Airflow renders, so that the task gets it as it is.
+    """
+    return _rebuilt(value, _stored)
+
+
+def storable_arguments(arguments: Mapping[str, Any], template_fields: Collection[str]) -> dict[str, Any]:
+    """
+    Make arguments of an operator such that Airflow stores the same at every parse, as far as it renders them.
+
+    :param arguments: The arguments by name; objects that are not rendered stay what they are.
+    :param template_fields: Names of those that are rendered.
+    """
+    return {
+        name: _rebuilt(value, _stored if name in template_fields else _stored_param)
+        for name, value in arguments.items()
+    }
+
+
+def holds_run_time_values(value: Any) -> bool:
+    """Whether a value, or what is in it, is known only when the Dag runs."""
+    if isinstance(value, dict):
+        return any(map(holds_run_time_values, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(holds_run_time_values, value))
+    return isinstance(value, ResolveMixin)
+
+
+def _rebuilt(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Replace what is in lists, tuples and dicts; what needs no replacement stays the same object."""
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, dict):
+        named = {name: _rebuilt(each, leaf) for name, each in value.items()}
+        return value if all(named[name] is each for name, each in value.items()) else named
+    if isinstance(value, list | tuple):
+        made = [_rebuilt(each, leaf) for each in value]
+        if all(new is old for new, old in zip(made, value, strict=True)):
+            return value
+        if isinstance(value, list):
+            return made
+        return type(value)(*made) if hasattr(value, "_fields") else tuple(made)
+    return leaf(value)
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        # Airflow sorts a set whose elements can be compared.
+        if isinstance(value, set) and any(all(isinstance(each, kind) for each in value) for kind in PLAIN):
+            return value
+        return StoredArgument(value, f"{{{', '.join(sorted(repr(storable(each)) for each in value))}}}")
+    if isinstance(value, XComArg) or callable(value):  # a reference; the source of a function
+        return value
+    if isinstance(value, DagParam) or not _says_its_address(value):
+        return _stored_param(value)
+    kind = type(value)
+    return StoredArgument(value, f"<{kind.__module__}.{kind.__qualname__} object>")
+
+
+def _stored_param(value: Any) -> Any:
+    if isinstance(value, DagParam):
+        return StoredArgument(value, f"DagParam({value._name!r})")  # noqa: SLF001 - there is no public way
+    return value
+
+
+def _says_its_address(value: object) -> bool:
+    try:
+        return " at 0x" in str(value)
+    except Exception:  # whatever a class of the author's raises
+        return True

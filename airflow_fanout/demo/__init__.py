@@ -1,0 +1,1 @@
+"""The demo, on an Airflow of its own."""

@@ -1,0 +1,263 @@
+"""The one place that asks the API server for states and XComs of a run; runs on the worker."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_fanout.exceptions import UnreadableValueError
+from airflow_fanout.rules.instances import InstanceState
+from airflow_fanout.rules.names import instance_name
+from airflow_fanout.rules.records import RECORD_KEY
+from airflow_fanout.serialization.stored_values import deserialized, values_lie_elsewhere
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+
+__all__ = ["NOTHING", "PAGE_SIZE", "RunReader", "Values", "at_once", "resumes"]
+
+PAGE_SIZE = 500
+"""Mapped instances whose values are read in one request."""
+
+BODIES_AT_ONCE = 16
+"""Bodies of object-storage XComs that are read at the same time."""
+
+Thing = TypeVar("Thing")
+
+Read = TypeVar("Read")
+
+NOTHING: Any = object()
+"""Stands where nothing was pushed; None is a value."""
+
+
+class Values:
+    """
+    Values as the server sent them, of which each is made, or fetched, when they are iterated over.
+
+    :param rows: The values as they are stored.
+    :param what: What each of them is, to begin a sentence with.
+    """
+
+    def __init__(self, rows: Sequence[Any], what: str) -> None:
+        self._rows, self._what = rows, what
+
+    def __len__(self) -> int:
+        """Return the number of values; reads none."""
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        """
+        Yield the values.
+
+        :raises FileNotFoundError: If one is an object-storage XCom whose body is gone.
+        :raises UnreadableValueError: If one can't be read for another reason.
+        """
+        for found in self.read():
+            if isinstance(found, _Unread):
+                raise found.why
+            yield found
+
+    def read(self) -> list[Any]:
+        """Values in order; in place of one that can't be read, why."""
+        return at_once(self._read, self._rows)
+
+    def _read(self, row: Any) -> Any:
+        from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
+
+        try:
+            return deserialized(_XComWrapper(row), self._what)
+        except (FileNotFoundError, UnreadableValueError) as unreadable:
+            return _Unread(unreadable)
+
+
+class RunReader:
+    """
+    Reads one run. Each call is one request to the API server, about 10 ms, one at a time.
+
+    :param ti: The task instance that reads.
+    """
+
+    def __init__(self, ti: RuntimeTaskInstance) -> None:
+        self._ti = ti
+        self._counting = threading.Lock()
+        self.requests = 0
+        self.found_nothing = False
+        """Whether somebody had pushed nothing where a value was looked for."""
+
+    def states(self) -> dict[tuple[str, int], InstanceState]:
+        """
+        State of every finished instance of the run, by ``(task_id, map_index)``.
+
+        ``get_task_breadcrumbs`` (Airflow 3.2) answers in one request; ``get_task_states`` takes the ids in
+        its URL and can't tell ``work[1]`` from a task ``work_1``.
+        """
+        self.requests += 1
+        return {
+            (row["task_id"], row["map_index"]): InstanceState(
+                state=str(row["state"]), duration=row["duration"], operator=row["operator"]
+            )
+            for row in self._ti.get_task_breadcrumbs(dag_id=self._ti.dag_id, run_id=self._ti.run_id)
+        }
+
+    def instance_count(self, task_ids: Sequence[str]) -> int:
+        """Count the instances of some tasks, finished or not."""
+        self.requests += 1
+        return self._ti.get_ti_count(
+            dag_id=self._ti.dag_id, task_ids=list(task_ids), run_ids=[self._ti.run_id]
+        )
+
+    def value(self, task_id: str, map_index: int, key: str) -> Any:
+        """
+        Value that one instance pushed; NOTHING if there is none.
+
+        A None that was pushed by hand reads as NOTHING here; :meth:`pushed_none` tells.
+
+        :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
+        :raises UnreadableValueError: If it can't be read for another reason.
+        """
+        from airflow.sdk.execution_time.comms import GetXCom, XComResult
+
+        answer = self._ask(
+            GetXCom(
+                key=key,
+                dag_id=self._ti.dag_id,
+                run_id=self._ti.run_id,
+                task_id=task_id,
+                map_index=map_index,
+            )
+        )
+        if not isinstance(answer, XComResult):
+            raise TypeError(_unexpected("XComResult", answer))
+        if answer.value is None:
+            self.found_nothing = True
+            return NOTHING
+        name = task_id if map_index < 0 else instance_name(task_id, map_index)
+        return deserialized(answer, f"What {name!r} pushed under {key!r}")
+
+    def record(self, task_id: str, map_index: int) -> dict[str, Any] | None:
+        """
+        Record that a branch of this package pushed beside its value; None if there is none.
+
+        :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
+        :raises UnreadableValueError: If the storage doesn't answer.
+        """
+        try:
+            found = self.value(task_id, map_index, RECORD_KEY)
+        except UnreadableValueError as unreadable:
+            if unreadable.is_of_storage:
+                raise
+            return None  # somebody else has pushed under its key
+        return found if isinstance(found, dict) else None
+
+    def record_page(self, task_id: str, start: int, stop: int) -> list[dict[str, Any] | None]:
+        """
+        Records of a mapped task's instances, by map_index, of those that pushed one; None for what is none.
+
+        :param start: First position.
+        :param stop: Position after the last.
+        """
+        return [_record_of(found) for found in self._slice(task_id, RECORD_KEY, start, stop).read()]
+
+    def pushed_none(self, task_id: str, key: str) -> bool:
+        """Whether a task that is not mapped has pushed None under a key, which is not the same as nothing."""
+        return list(self.page(task_id, key, 0, 1)) == [None]
+
+    def value_count(self, task_id: str, key: str) -> int:
+        """Count the instances of a mapped task that have pushed a value."""
+        from airflow.sdk.execution_time.comms import GetXComCount, XComCountResponse
+
+        answer = self._ask(
+            GetXComCount(key=key, dag_id=self._ti.dag_id, run_id=self._ti.run_id, task_id=task_id)
+        )
+        if not isinstance(answer, XComCountResponse):
+            raise TypeError(_unexpected("XComCountResponse", answer))
+        return answer.len
+
+    def page(self, task_id: str, key: str, start: int, stop: int) -> Values:
+        """
+        Values of a mapped task, by map_index, of those instances that pushed one.
+
+        A position in this list is no identity: an instance without a value leaves no gap.
+
+        :param start: First position.
+        :param stop: Position after the last.
+        """
+        return self._slice(task_id, key, start, stop)
+
+    def _slice(self, task_id: str, key: str, start: int, stop: int) -> Values:
+        from airflow.sdk.execution_time.comms import GetXComSequenceSlice, XComSequenceSliceResult
+
+        answer = self._ask(
+            GetXComSequenceSlice(
+                key=key,
+                dag_id=self._ti.dag_id,
+                task_id=task_id,
+                run_id=self._ti.run_id,
+                start=start,
+                stop=stop,
+                step=None,
+            )
+        )
+        if not isinstance(answer, XComSequenceSliceResult):
+            raise TypeError(_unexpected("XComSequenceSliceResult", answer))
+        return Values(answer.root, f"What an instance of {task_id!r} pushed under {key!r}")
+
+    def _ask(self, message: Any) -> Any:
+        from airflow.sdk.execution_time import task_runner
+
+        with self._counting:  # branches may be read in threads
+            self.requests += 1
+        return task_runner.SUPERVISOR_COMMS.send(message)
+
+
+def at_once(read: Callable[[Thing], Read], things: Sequence[Thing]) -> list[Read]:
+    """
+    Read things in order: one after another, or so many at the same time if their values lie elsewhere.
+
+    :param read: Reads one of them; the requests that it sends still go one at a time.
+    :param things: What is to be read.
+    """
+    if not values_lie_elsewhere() or _answered_in_process():
+        return [read(each) for each in things]
+    with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="fan-in-bodies") as readers:
+        return list(readers.map(read, things))
+
+
+def _answered_in_process() -> bool:
+    """Whether it is ``dag.test()`` that answers: while it does, other threads have nobody to ask."""
+    from airflow.sdk.execution_time import task_runner
+
+    asked = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    return type(asked).__name__ == "InProcessSupervisorComms"  # to import it takes half of Airflow
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """
+    Stands for a value that can't be read.
+
+    :param why: What was raised instead.
+    """
+
+    why: FileNotFoundError | UnreadableValueError
+
+
+def _record_of(found: Any) -> dict[str, Any] | None:
+    if isinstance(found, _Unread) and isinstance(found.why, UnreadableValueError) and found.why.is_of_storage:
+        raise found.why
+    return found if isinstance(found, dict) else None
+
+
+def resumes(ti: RuntimeTaskInstance) -> bool:
+    """Whether a task goes on with what it began before: after a deferral, or after a sensor's reschedule."""
+    server: Any = ti._ti_context_from_server  # noqa: SLF001 - there is no public way
+    return server is not None and bool(server.next_method or server.task_reschedule_count)
+
+
+def _unexpected(expected: str, answer: object) -> str:
+    return f"expected {expected} from the supervisor, found {answer!r}"

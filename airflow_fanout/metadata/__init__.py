@@ -1,0 +1,1 @@
+"""The code that reads and clears runs in the metadata database."""

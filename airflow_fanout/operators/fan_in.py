@@ -1,0 +1,138 @@
+"""``FanInOperator``, which accounts for every branch: made when the Dag is parsed, executed on the worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.sdk import BaseOperator
+
+from airflow_fanout.operators.fan_in_checks import FanInChecks
+from airflow_fanout.operators.link import FanOutLink
+from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
+from airflow_fanout.rules.records import RETURN_VALUE
+from airflow_fanout.serialization.declaration import DeclaredGroup, declared_group, describe_fan_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from decimal import Decimal
+    from fractions import Fraction
+
+    from airflow.sdk import DAG, Context, TaskGroup
+
+
+__all__ = ["FanInOperator"]
+
+
+class FanInOperator(BaseOperator):
+    """
+    Collect what parallel branches returned, with every declared branch accounted for.
+
+    Its trigger rule is always ``all_done`` (in a ``fail_fast`` Dag ``all_success``, the only one that Airflow
+    allows there): it runs when all branches have ended, reads what became of each, and decides itself whether
+    that is enough. A verdict against the run fails it at once, without a retry, naming the branches.
+
+    It pushes an XCom ``fan_out_report`` before the verdict: ``expected``, ``counted``, ``succeeded``,
+    ``failed``, ``skipped``, ``missing`` (numbers of branches), ``degraded``, ``total_branch_seconds``,
+    ``longest_branch``, ``longest_branch_seconds`` (over successful branches), and up to 20 ``problems``
+    (``name``, ``state``, ``error``).
+
+    :param task_id: Id of the fan-in.
+    :param fan_out: The group whose branches to collect; ``group >> fan_in`` is wired here.
+    :param task_id_prefix: Or: what the full ids of its direct upstream tasks start with, mapped ones or not,
+        made by this package or not. A task that starts with it and is neither upstream nor downstream fails
+        the fan-in; one that is upstream only through other tasks is not collected. (templated)
+    :param key: XCom key to read of each branch; the items of a batched group have only what they return.
+    :param python_callable: Called with the results, a :class:`~airflow_fanout.FanInResults`
+        ``{name: value}``, then ``op_kwargs`` and the context values that it names (``ti``, ``ds``, …). Its
+        value is the fan-in's. Without it, the fan-in returns ``{name: value}``.
+    :param op_kwargs: Further arguments for ``python_callable``. (templated)
+    :param min_success: Least number of branches that have to succeed; without it and ``min_success_ratio``,
+        all.
+    :param min_success_ratio: Least share of the counted branches that have to succeed, 0 < ratio <= 1;
+        rounded up, exactly. With ``min_success``, both must hold.
+    :param count_skipped: Where there is a tolerance, what a skipped branch counts as: ``"exclude"`` (not at
+        all), ``"success"`` or ``"failure"``.
+    :param on_empty: What zero items mean: ``"succeed"`` (default without a tolerance), ``"fail"`` (default
+        with one) or ``"skip"``.
+    :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
+    :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
+    """
+
+    template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs", "declaration")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py", "declaration": "json"}
+    shallow_copy_attrs: Sequence[str] = ("python_callable",)
+    operator_extra_links = (FanOutLink(),)
+    ui_color = "#d5e8d4"
+
+    def __init__(
+        self,
+        *,
+        fan_out: TaskGroup | None = None,
+        task_id_prefix: str | None = None,
+        key: str = RETURN_VALUE,
+        python_callable: Callable[..., Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        min_success: int | None = None,
+        min_success_ratio: float | Fraction | Decimal | None = None,
+        count_skipped: CountSkipped = "exclude",
+        on_empty: OnEmpty | None = None,
+        **kwargs: Any,
+    ) -> None:
+        policy = Policy(
+            min_success=min_success,
+            min_success_ratio=min_success_ratio,
+            count_skipped=count_skipped,
+            on_empty=on_empty,
+        )
+        declared = FanInChecks(f"FanInOperator {kwargs.get('task_id')!r}")
+        declared.check_source(fan_out, task_id_prefix, key)
+        declared.check_callable(python_callable, op_kwargs)
+        declared.check_policy(policy)
+        if fan_out is not None:
+            declared.check_against(fan_out, policy, key)
+        fail_fast = _fails_fast(kwargs.get("dag"), kwargs.get("task_group"), fan_out)
+        declared.check_trigger_rule(kwargs, policy, fail_fast=fail_fast)
+        super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
+        self.task_id_prefix = task_id_prefix
+        self.key = key
+        self.python_callable = python_callable
+        self.op_kwargs = op_kwargs or {}
+        self.policy = policy
+        self.group: DeclaredGroup | None = declared_group(fan_out)
+        self.declaration = describe_fan_in(
+            key=key, policy=policy, group=self.group, task_id_prefix=task_id_prefix
+        )
+        if fan_out is not None:
+            declared.check_mapped_groups(fan_out, self.task_group)
+            fan_out >> self
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
+        """Refuse to be mapped: a fan-in is where the mapping ends."""
+        message = (
+            "FanInOperator can't be mapped with .partial().expand(): it collects all branches in one task. "
+            "Fan out over its result instead: FanOutGroup(…, items=fan_in.output)"
+        )
+        raise TypeError(message)
+
+    @classmethod
+    def expand(cls, **kwargs: Any) -> NoReturn:
+        """Refuse to be mapped."""
+        cls.partial(**kwargs)
+
+    @classmethod
+    def expand_kwargs(cls, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
+        """Refuse to be mapped."""
+        cls.partial(**kwargs)
+
+    def execute(self, context: Context) -> Any:
+        """Account for every branch, decide, and combine what came."""
+        from airflow_fanout.execution_time.accounting import account
+
+        return account(self, context)
+
+
+def _fails_fast(dag: DAG | None, *groups: TaskGroup | None) -> bool:
+    """Whether the Dag does that a fan-in is given, or else gets from the group that it is in or collects."""
+    dags = (dag, *(group.dag for group in groups if group is not None))
+    return next((each.fail_fast for each in dags if each is not None), False)

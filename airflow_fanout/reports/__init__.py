@@ -1,0 +1,1 @@
+"""A run, or a Dag, as values."""

@@ -1,0 +1,268 @@
+"""A run's task instances, what they recorded, and the branches that they make; for CLI and UI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_fanout.reports.timing import BranchTiming
+from airflow_fanout.rules.names import instance_name
+from airflow_fanout.rules.records import BATCH, STOPPED, seconds_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from airflow_fanout.serialization.declaration import DeclaredGroup
+    from airflow_fanout.serialization.outline import DagOutline, FanInOutline
+
+
+__all__ = [
+    "FINISHED",
+    "PROBLEMS",
+    "UP_FOR_RETRY",
+    "WAITING",
+    "BranchRun",
+    "GroupRun",
+    "RunFacts",
+    "TaskRun",
+    "TaskTry",
+]
+
+FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
+"""States in which Airflow does no more with a task instance."""
+
+UP_FOR_RETRY = "up_for_retry"
+"""State in which a task instance whose last try failed waits for the next."""
+
+PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
+"""States of branches that left no value, though they should have."""
+
+WAITING = "waiting"
+"""State of what Airflow has none for: nothing has been decided yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskTry:
+    """
+    A try of a task instance that another one has followed.
+
+    :param number: Which one it was; the first is 1.
+    :param state: How it ended, in Airflow's words; None if that isn't known.
+    :param queued: When it was queued.
+    :param started: When it started.
+    :param ended: When it ended.
+    """
+
+    number: int
+    state: str | None
+    queued: datetime | None
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there was such a try at all: Airflow keeps what was cleared before it ran as number 0."""
+        return self.number > 0 and not _never_ran(self.state, self.queued, self.started, self.ended)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRun:
+    """
+    One task instance of a run.
+
+    :param task_id: Id of its task.
+    :param map_index: Its index; -1 if it is not mapped.
+    :param state: Its state, in Airflow's words; None if it has none yet.
+    :param queued: When its last try was queued.
+    :param started: When that started.
+    :param ended: When that ended.
+    :param tries: Number of tries so far.
+    :param earlier: The tries before the last, in order, as far as Airflow keeps them.
+    :param rendered_name: What it calls itself in the UI; None if that is its index.
+    :param hostname: Where it ran.
+    :param record: What it pushed beside its value; None if it pushed nothing.
+    :param has_value: Whether there is an XCom ``return_value`` of it.
+    """
+
+    task_id: str
+    map_index: int = -1
+    state: str | None = None
+    queued: datetime | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    tries: int = 0
+    earlier: tuple[TaskTry, ...] = ()
+    rendered_name: str | None = None
+    hostname: str = ""
+    record: Mapping[str, Any] | None = None
+    has_value: bool = False
+
+    @property
+    def name(self) -> str:
+        """How Airflow calls it."""
+        return self.task_id if self.map_index < 0 else instance_name(self.task_id, self.map_index)
+
+    @cached_property
+    def told(self) -> Mapping[str, Any]:
+        """Its record, if it is of the try that its state tells of; else an empty one."""
+        record = self.record if isinstance(self.record, Mapping) else {}
+        state = record.get("state")
+        fits = {
+            "success": {"success", BATCH},
+            "failed": {"failed", BATCH},
+            UP_FOR_RETRY: {BATCH},  # Airflow clears it when the next try starts
+            "skipped": {STOPPED},
+        }
+        return record if isinstance(state, str) and state in fits.get(self.state or "", ()) else {}
+
+    @property
+    def cores(self) -> int | None:
+        """Cores that it could run on; None if it recorded none."""
+        return _positive(self.told.get("cores"))
+
+    @property
+    def item_concurrency(self) -> int | None:
+        """How many items of a batch could run at once; None if it recorded none."""
+        return _positive(self.told.get("concurrency"))
+
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """Seconds that the items which a batch's last try ran took together; None if not recorded."""
+        return seconds_of(self.told.get("elapsed"))
+
+    @property
+    def timing(self) -> BranchTiming:
+        """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
+        never = not self.told and _never_ran(self.state, self.queued, self.started, self.ended)
+        return BranchTiming(
+            name=self.name,
+            state=self.state or WAITING,
+            queued=None if never else self.queued,
+            started=None if never else self.started,
+            ended=None if never else self.ended,
+            work_seconds=_sum(self.told.get("seconds")),
+            cpu_seconds=_sum(self.told.get("cpu_seconds"), like=self.told.get("seconds")),
+            peak_memory_bytes=_positive(self.told.get("peak_memory_bytes")),
+            tries=self.tries,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BranchRun:
+    """
+    What became of one branch, one item or one batch.
+
+    :param name: Its name.
+    :param state: As a fan-in would say, ``success``, ``failed``, ``upstream_failed``, ``skipped``,
+        ``missing`` or ``removed``; before it has ended in Airflow's words, or ``waiting``.
+    :param timing: Its times; of an item only the seconds in its code.
+    :param error: ``"ValueError: message"``, or why there is no value; None if there is no more to say.
+    :param is_stopped: Whether ``stop_after_failures`` kept it from starting.
+    :param task_runs: Its task instances, in the order in which its tasks run; an item's is that of its batch.
+    """
+
+    name: str
+    state: str
+    timing: BranchTiming
+    error: str | None = None
+    is_stopped: bool = False
+    task_runs: tuple[TaskRun, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRun:
+    """
+    What became of one group.
+
+    :param title: The group's id, with the index of the mapped task group that it stands in, if any; of
+        branches that only a prefix brings together, their fan-in's id.
+    :param group: The group; None if only a prefix brings the branches together.
+    :param map_index: Index of the mapped task group that it stands in; -1 outside of one.
+    :param fan_in_ids: Ids of the fan-ins that collect it.
+    :param branches: Its branches; the items, of a batched group.
+    :param batches: The tasks of a batched group, as one branch each; None of any other.
+    :param unexpanded: The mapped task, while it is not expanded, or for good.
+    """
+
+    title: str
+    group: DeclaredGroup | None
+    map_index: int = -1
+    fan_in_ids: tuple[str, ...] = ()
+    branches: tuple[BranchRun, ...] = ()
+    batches: tuple[BranchRun, ...] | None = None
+    unexpanded: TaskRun | None = None
+
+    @property
+    def ran(self) -> tuple[BranchRun, ...]:
+        """What Airflow ran at the same time: the branches, or the batches."""
+        return self.branches if self.batches is None else self.batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """
+    All that is known of one run.
+
+    :param dag_id: Id of the Dag.
+    :param run_id: Id of the run.
+    :param state: State of the run.
+    :param outline: The Dag, as it was for the run.
+    :param task_runs: All its task instances.
+    :param prefixes: Prefixes as rendered, by fan-in, of those that have a template.
+    :param places: First place and the one after the last of each batch, by the task that cut them.
+    :param batch_names: Names of the items of batches that left no record, by that task and number.
+    """
+
+    dag_id: str
+    run_id: str
+    state: str
+    outline: DagOutline
+    task_runs: tuple[TaskRun, ...]
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
+
+    @cached_property
+    def by_task(self) -> Mapping[str, Mapping[int, TaskRun]]:
+        """Task instances by task id and map index, in order."""
+        found: dict[str, dict[int, TaskRun]] = {}
+        for each in sorted(self.task_runs, key=lambda each: each.map_index):
+            found.setdefault(each.task_id, {})[each.map_index] = each
+        return found
+
+    def prefix_of(self, fan_in: FanInOutline) -> str | None:
+        """Return a fan-in's prefix as rendered; None if it has none, or has not been rendered yet."""
+        if fan_in.is_templated:
+            return self.prefixes.get(fan_in.task_id)
+        return fan_in.prefix
+
+
+def _never_ran(
+    state: str | None, queued: datetime | None, started: datetime | None, ended: datetime | None
+) -> bool:
+    """Whether the moments are stamps of Airflow's, or left of a try before the task instance was cleared."""
+    return state == "upstream_failed" or (queued is None and started == ended)
+
+
+def _sum(value: object, *, like: object = None) -> float | None:
+    """
+    Add up what is known of a batch's items; a task's own seconds stay as they are.
+
+    :param value: The seconds.
+    :param like: Others; if one of these is known whose counterpart isn't, neither is the sum.
+    """
+    if not isinstance(value, list):
+        return seconds_of(value)
+    if isinstance(like, list) and len(like) == len(value):
+        pairs = zip(value, like, strict=True)
+        if any(seconds_of(its) is None and seconds_of(other) is not None for its, other in pairs):
+            return None
+    known = [seconds for each in value if (seconds := seconds_of(each)) is not None]
+    return math.fsum(known) if known else None
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,1 @@
+"""What is decided: names, wording, records, instances, outcomes, policy, capacity."""

@@ -1,0 +1,116 @@
+"""How many branches there are, where only a run knows and an author tells; runs in the author's tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.execution_time.batched import BatchNaming
+from airflow_fanout.execution_time.mapped import InstanceNaming
+from airflow_fanout.rules.wording import listing, typed
+
+if TYPE_CHECKING:
+    from airflow_fanout.execution_time.sources import Source
+
+
+__all__ = ["Numbers", "ToldCount", "ToldNames"]
+
+ToldCount = int | Mapping[str, int]
+"""How many; or that by the ids of groups and tasks."""
+
+ToldNames = Sequence[str] | Mapping[str, Sequence[str]]
+"""The names; or those by the ids of groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """
+    What only a run knows of the number of branches.
+
+    :param owner: What is told, for error messages.
+    :param unknown: What the numbers belong to, by the id of the group or task.
+    :param unexpanded: Ids among these of what never comes to have branches.
+    """
+
+    owner: str
+    unknown: Mapping[str, Source]
+    unexpanded: Collection[str]
+
+    def told(
+        self, count: ToldCount | None, names: ToldNames | None
+    ) -> Mapping[str, tuple[int, Sequence[str] | None]]:
+        """
+        Number, and names if they were told, by the id of the group or task.
+
+        :param count: What the author tells.
+        :param names: Or tells instead.
+        :raises DeclarationValueError: If something is not told, or can't be.
+        :raises DeclarationTypeError: If it is no number, or no list of names.
+        """
+        counts, named = self._by_id("count", count), self._by_id("names", names)
+        if both := counts.keys() & named.keys():
+            self._refuse("names", f"expected count= or names= for {listing(both)}, found both")
+        if untold := self.unknown.keys() - counts.keys() - named.keys() - {*self.unexpanded}:
+            example = "3" if len(self.unknown) == 1 else f"{{{min(untold)!r}: 3}}"
+            problem = f"expected how many branches {listing(untold)} has, which only a run knows; give count="
+            self._refuse("count", problem + example)
+        for key, number in counts.items():
+            self._check_count(key, number)
+        for key, its in named.items():
+            self._check_names(key, its)
+        numbered = {key: (number, None) for key, number in counts.items()}
+        return {**numbered, **{key: (len(its), its) for key, its in named.items()}}
+
+    def _by_id(self, argument: str, given: Any) -> Mapping[str, Any]:
+        """What is given for each id; given without one it is for the only one."""
+        if given is None:
+            return {}
+        if not self.unknown:
+            self._refuse(
+                argument, f"found {given!r}, but all branches are known from the Dag file; leave it out"
+            )
+        if not isinstance(given, Mapping):
+            if len(self.unknown) > 1:
+                problem = f"found {given!r} for several: {listing(self.unknown)}; give "
+                self._refuse(argument, f"{problem}{{{min(self.unknown)!r}: …}}")
+            return self._by_id(argument, {next(iter(self.unknown)): given})
+        if odd := given.keys() - self.unknown.keys():
+            self._refuse(
+                argument, f"found {listing(odd)}; only a run knows how many {listing(self.unknown)} has"
+            )
+        if never := given.keys() & self.unexpanded:
+            problem = (
+                f"{listing(never)} never comes to have branches, after what is told of the tasks before it"
+            )
+            self._refuse(argument, f"{problem}; leave it out")
+        return dict(given)
+
+    def _check_count(self, key: str, number: object) -> None:
+        if isinstance(number, bool) or not isinstance(number, int):
+            problem = f"expected a whole number of branches of {key!r}, found {typed(number)}"
+            raise DeclarationTypeError(self.owner, "count", problem)
+        if number < 0:
+            self._refuse("count", f"expected 0 or more branches of {key!r}, found {number}")
+
+    def _check_names(self, key: str, names: object) -> None:
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            problem = f"expected a list of names of the branches of {key!r}, found {typed(names)}"
+            raise DeclarationTypeError(self.owner, "names", problem)
+        if odd := [name for name in names if not isinstance(name, str) or not name]:
+            self._refuse(
+                "names", f"expected texts as names of the branches of {key!r}, found {typed(odd[0])}"
+            )
+        if twice := [name for name, number in Counter(names).items() if number > 1]:
+            self._refuse("names", f"found {listing(twice)} more than once")
+        match self.unknown[key].naming:
+            case BatchNaming(may_be_named=True):
+                return
+            case InstanceNaming(ask=ask) if ask is not None:
+                return
+        self._refuse("names", f"the branches of {key!r} have numbers, and no names of their own; give count=")
+
+    def _refuse(self, argument: str, problem: str) -> NoReturn:
+        raise DeclarationValueError(self.owner, argument, problem)

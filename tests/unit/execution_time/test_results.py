@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import FrozenInstanceError, replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_fanout.exceptions import MergeConflictError
+from airflow_fanout.execution_time.results import FanInResults, ReadyPage
+from airflow_fanout.rules.outcomes import BranchOutcome
+from airflow_fanout.rules.policy import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class CountingPage:
+    """A page that counts how often it is read, and notes what the others hold at that moment."""
+
+    def __init__(self, outcomes: Sequence[BranchOutcome], log: list[str]) -> None:
+        self._page = ReadyPage(outcomes)
+        self._log = log
+        self.states = self._page.states
+        self.stopped = 0
+        self.finds = 0
+
+    def __len__(self) -> int:
+        return len(self._page)
+
+    def find(self, name: str) -> int | None:
+        self.finds += 1
+        return self._page.find(name)
+
+    def durations(self) -> Iterator[tuple[str, float | None]]:
+        return self._page.durations()
+
+    def peek(self, place: int) -> BranchOutcome:
+        return replace(self._page.peek(place), value=None)
+
+    def read(self) -> Sequence[BranchOutcome]:
+        outcomes = self._page.read()
+        self._log.append(outcomes[0].name)
+        return outcomes
+
+
+def outcome(name: str, state: State = "success", value: Any = None, **more: Any) -> BranchOutcome:
+    return BranchOutcome(name=name, index=more.pop("index", 0), state=state, value=value, **more)
+
+
+def results_of(*outcomes: BranchOutcome) -> FanInResults:
+    return FanInResults([ReadyPage(outcomes)])
+
+
+@pytest.fixture
+def mixed() -> FanInResults:
+    """One branch in every state there is, over two pages."""
+    return FanInResults(
+        [
+            ReadyPage(
+                [
+                    outcome("process_0", value="a", index=0),
+                    outcome("process_1", "failed", error="ValueError: broken", index=1),
+                    outcome("process_2", "upstream_failed", index=2),
+                ]
+            ),
+            ReadyPage(
+                [
+                    outcome("process_3", "skipped", index=3),
+                    outcome("process_4", "missing", error="it was marked success by hand", index=4),
+                    outcome("process_5", "removed", index=5),
+                    outcome("process_6", value=None, index=6),
+                ]
+            ),
+        ]
+    )
+
+
+@pytest.fixture
+def log() -> list[str]:
+    """The first name of each page that was read, in the order of reading."""
+    return []
+
+
+@pytest.fixture
+def paged(log: list[str]) -> FanInResults:
+    """Three pages of three branches, one of each page failed."""
+    return FanInResults(
+        [
+            CountingPage(
+                [
+                    outcome(f"{page}_0", value=f"value of {page}_0"),
+                    outcome(f"{page}_1", "failed"),
+                    outcome(f"{page}_2", value=f"value of {page}_2"),
+                ],
+                log,
+            )
+            for page in ("first", "second", "third")
+        ]
+    )
+
+
+def test_results_are_the_values_of_the_successful_branches(mixed: FanInResults) -> None:
+    assert dict(mixed) == {"process_0": "a", "process_6": None}
+
+
+def test_results_are_a_mapping_that_nobody_can_change(mixed: FanInResults) -> None:
+    assert isinstance(mixed, Mapping)
+    assert not isinstance(mixed, MutableMapping)
+    assert not hasattr(mixed, "__setitem__")
+    assert not hasattr(mixed, "__delitem__")
+
+
+@pytest.mark.parametrize(
+    "value", [None, 0, "", False, [], {}, 0.0], ids=["None", "0", "empty str", "False", "[]", "{}", "0.0"]
+)
+def test_a_value_that_is_nothing_much_is_still_a_value(value: Any) -> None:
+    results = results_of(outcome("process_0", value=value))
+
+    assert "process_0" in results
+    assert results["process_0"] == value
+    assert list(results.items()) == [("process_0", value)]
+
+
+def test_keys_values_and_items_agree_in_order(mixed: FanInResults) -> None:
+    assert list(mixed) == list(mixed.keys()) == ["process_0", "process_6"]
+    assert list(mixed.values()) == ["a", None]
+    assert list(mixed.items()) == [("process_0", "a"), ("process_6", None)]
+    assert len(mixed) == len(mixed.items()) == len(mixed.values()) == 2
+
+
+def test_results_equal_a_dict_of_the_same_values(mixed: FanInResults) -> None:
+    assert mixed == {"process_6": None, "process_0": "a"}
+    assert mixed != {"process_0": "a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [
+        pytest.param("process_0", True, id="a success"),
+        pytest.param("process_6", True, id="a success with None"),
+        pytest.param("process_1", False, id="a failure"),
+        pytest.param("process_5", False, id="a removed one"),
+        pytest.param("process_9", False, id="no branch"),
+        pytest.param(0, False, id="no name"),
+        pytest.param(None, False, id="None"),
+        pytest.param(("process_0",), False, id="a tuple"),
+    ],
+)
+def test_in_asks_for_successes(mixed: FanInResults, name: object, within: bool) -> None:
+    assert (name in mixed) == within
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param(
+            "process_1", "branch 'process_1' has no value: it is failed (ValueError: broken)", id="failed"
+        ),
+        pytest.param(
+            "process_2", "branch 'process_2' has no value: it is upstream_failed", id="upstream_failed"
+        ),
+        pytest.param("process_3", "branch 'process_3' has no value: it is skipped", id="skipped"),
+        pytest.param("process_4", "it is missing (it was marked success by hand)", id="missing"),
+        pytest.param("process_5", "branch 'process_5' has no value: it is removed", id="removed"),
+        pytest.param(
+            "process",
+            "no branch is named 'process'; branches: 'process_0', 'process_1'",
+            id="no such branch",
+        ),
+    ],
+)
+def test_a_key_error_tells_why_there_is_nothing(mixed: FanInResults, name: str, message: str) -> None:
+    with pytest.raises(KeyError) as raised:
+        mixed[name]
+
+    assert message in raised.value.args[0]
+
+
+def test_get_has_a_default_for_what_did_not_succeed(mixed: FanInResults) -> None:
+    assert mixed.get("process_1", "nothing") == "nothing"
+    assert mixed.get("process_6", "nothing") is None
+
+
+def test_every_declared_branch_has_an_outcome(mixed: FanInResults) -> None:
+    assert [(name, found.name, found.state) for name, found in mixed.outcomes.items()] == [
+        (name, name, state)
+        for name, state in (
+            ("process_0", "success"),
+            ("process_1", "failed"),
+            ("process_2", "upstream_failed"),
+            ("process_3", "skipped"),
+            ("process_4", "missing"),
+            ("process_5", "removed"),
+            ("process_6", "success"),
+        )
+    ]
+    assert len(mixed.outcomes) == 7
+
+
+def test_an_outcome_knows_its_place(mixed: FanInResults) -> None:
+    assert [found.index for found in mixed.outcomes.values()] == list(range(7))
+
+
+def test_an_unknown_name_has_no_outcome(mixed: FanInResults) -> None:
+    assert "process_9" not in mixed.outcomes
+    with pytest.raises(KeyError, match="process_9"):
+        mixed.outcomes["process_9"]
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        pytest.param("failed", ["process_1", "process_2"], id="failed"),
+        pytest.param("skipped", ["process_3"], id="skipped"),
+        pytest.param("missing", ["process_4", "process_5"], id="missing"),
+    ],
+)
+def test_the_parts_hold_outcomes_by_name(mixed: FanInResults, part: str, names: list[str]) -> None:
+    found = getattr(mixed, part)
+
+    assert list(found) == names
+    assert all(found[name] is mixed.outcomes[name] for name in names)
+
+
+def test_successes_and_the_three_parts_are_all_there_is(mixed: FanInResults) -> None:
+    parts = [*mixed, *mixed.failed, *mixed.skipped, *mixed.missing]
+
+    assert sorted(parts) == sorted(mixed.outcomes)
+
+
+def test_an_outcome_of_a_plain_task_has_no_map_index() -> None:
+    assert outcome("process_0").map_index == -1
+
+
+def test_an_outcome_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        outcome("process_0").state = "success"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param(lambda results: list(results.items()), id="items"),
+        pytest.param(lambda results: list(results.values()), id="values"),
+        pytest.param(list, id="names"),
+        pytest.param(lambda results: [results[name] for name in results], id="by name"),
+        pytest.param(lambda results: list(results.outcomes.items()), id="outcomes"),
+        pytest.param(lambda results: list(results.outcomes.values()), id="values of outcomes"),
+        pytest.param(lambda results: [results.outcomes[name] for name in results], id="outcomes by name"),
+        pytest.param(lambda results: [*results.items(), *results.values()], id="small pages stay"),
+    ],
+)
+def test_a_loop_reads_each_page_once(
+    paged: FanInResults, log: list[str], loop: Callable[[FanInResults], object]
+) -> None:
+    loop(paged)
+
+    assert log == ["first_0", "second_0", "third_0"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(len, id="len"),
+        pytest.param(lambda results: len(results.outcomes), id="len of outcomes"),
+        pytest.param(lambda results: list(results.states()), id="states"),
+        pytest.param(lambda results: list(results.durations()), id="durations"),
+        pytest.param(repr, id="repr"),
+        pytest.param(lambda results: repr(results.outcomes), id="repr of outcomes"),
+        pytest.param(lambda results: results.skipped, id="a part that is empty"),
+        pytest.param(lambda results: results.failed, id="a part without values"),
+        pytest.param(lambda results: list(results.outcomes), id="names of outcomes"),
+        pytest.param(lambda results: "nobody" in results, id="an unknown name"),
+        pytest.param(bool, id="bool"),
+    ],
+)
+def test_what_needs_no_value_reads_no_page(
+    paged: FanInResults, log: list[str], ask: Callable[[FanInResults], object]
+) -> None:
+    ask(paged)
+
+    assert log == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "finds_each"),
+    [
+        pytest.param(lambda results: list(results.items()), 0, id="items"),
+        pytest.param(lambda results: list(results.outcomes.items()), 0, id="items of outcomes"),
+        pytest.param(lambda results: list(results.outcomes.values()), 0, id="values of outcomes"),
+        pytest.param(lambda results: [*results.failed.items(), *results.missing], 0, id="parts"),
+        pytest.param(lambda results: [results[name] for name in results], 2, id="by name"),
+        pytest.param(
+            lambda results: [results.outcomes[name] for name in results.outcomes], 2, id="outcomes by name"
+        ),
+        pytest.param(
+            lambda results: [results.outcomes[name] for _ in range(2) for name in results], 2 * 2, id="twice"
+        ),
+    ],
+)
+def test_a_loop_asks_no_page_for_the_names_of_others(
+    log: list[str], loop: Callable[[FanInResults], object], finds_each: int
+) -> None:
+    pages = [CountingPage([outcome(f"{page}_0"), outcome(f"{page}_1")], log) for page in range(50)]
+    loop(FanInResults(pages))
+
+    assert sum(page.finds for page in pages) <= finds_each * 100
+    assert len(log) <= max(1, finds_each // 2) * 50
+
+
+def test_a_name_is_found_wherever_the_last_one_was(paged: FanInResults) -> None:
+    names = list(paged.outcomes)
+
+    assert [paged.outcomes[name].name for last in names for name in (last, names[0])] == [
+        name for last in names for name in (last, names[0])
+    ]
+
+
+def test_a_loop_holds_one_page(paged: FanInResults, log: list[str]) -> None:
+    items = iter(paged.items())
+
+    for read, name in enumerate(["first_0", "second_0", "third_0"], start=1):
+        assert next(items)[0] == name
+        assert len(log) == read
+        next(items)
+    assert next(items, None) is None
+
+
+def test_pages_are_let_go_before_they_hold_more_than_500(
+    paged: FanInResults, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_fanout.execution_time.results.OUTCOMES_HELD", 3)
+    list(paged.items())
+    list(paged.items())
+
+    assert log == ["first_0", "second_0", "third_0"] * 2
+
+
+def test_one_name_reads_its_page_alone(paged: FanInResults, log: list[str]) -> None:
+    assert paged["second_2"] == "value of second_2"
+    assert log == ["second_0"]
+
+
+def test_neighbours_are_read_together(paged: FanInResults, log: list[str]) -> None:
+    assert (paged["second_0"], paged["second_2"]) == ("value of second_0", "value of second_2")
+    assert log == ["second_0"]
+
+
+def test_names_keep_the_order_of_their_pages(paged: FanInResults) -> None:
+    assert list(paged) == ["first_0", "first_2", "second_0", "second_2", "third_0", "third_2"]
+
+
+def test_merge_unites_what_the_branches_returned() -> None:
+    results = results_of(
+        outcome("process_0", value={"a": 1, "b": None}),
+        outcome("process_1", "failed"),
+        outcome("process_2", value={}),
+        outcome("process_3", value={"c": 3}),
+    )
+
+    assert results.merge() == {"a": 1, "b": None, "c": 3}
+
+
+def test_merge_of_nothing_is_empty() -> None:
+    assert FanInResults([]).merge() == {}
+
+
+def test_merge_names_what_two_branches_wrote_and_who_did() -> None:
+    results = results_of(
+        outcome("process_0", value={"a": 1, "b": 1}),
+        outcome("process_1", value={"b": 1, "c": 1}),
+        outcome("process_2", value={"b": 2, "c": 2}),
+    )
+
+    with pytest.raises(
+        MergeConflictError,
+        match="'b' by 'process_0', 'process_1', 'process_2'; 'c' by 'process_1', 'process_2'",
+    ) as raised:
+        results.merge()
+
+    assert raised.value.conflicts == {
+        "b": ("process_0", "process_1", "process_2"),
+        "c": ("process_1", "process_2"),
+    }
+
+
+def test_the_same_value_from_two_branches_is_a_conflict_too() -> None:
+    results = results_of(outcome("a", value={"x": 1}), outcome("b", value={"x": 1}))
+
+    with pytest.raises(MergeConflictError, match="'x' by 'a', 'b'"):
+        results.merge()
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", ["x"]], ids=["None", "int", "str", "list"])
+def test_merge_names_the_branch_that_returned_no_dict(value: Any) -> None:
+    results = results_of(outcome("a", value={"x": 1}), outcome("b", value=value))
+
+    with pytest.raises(TypeError, match=rf"branch 'b' returned {type(value).__name__}.*results\['b'\]"):
+        results.merge()
+
+
+def test_nothing_at_all_is_an_empty_mapping() -> None:
+    results = FanInResults([])
+
+    assert (dict(results), dict(results.outcomes), len(results)) == ({}, {}, 0)
+    assert repr(results) == "<results of 0 of 0 branches>"
+
+
+def test_a_repr_shows_numbers_and_no_values(mixed: FanInResults) -> None:
+    assert repr(mixed) == "<results of 2 of 7 branches>"
+    assert repr(mixed.outcomes) == "<outcomes of 7 branches>"
+
+
+@given(
+    pages=st.lists(
+        st.lists(st.tuples(st.sampled_from(get_args(State)), st.integers()), min_size=1, max_size=4),
+        max_size=5,
+    )
+)
+def test_however_they_are_paged_all_branches_are_there_in_order(
+    pages: list[list[tuple[State, int]]],
+) -> None:
+    numbered = iter(range(100))
+    made = [
+        [outcome(f"b_{(index := next(numbered))}", state, value, index=index) for state, value in page]
+        for page in pages
+    ]
+    flat = [found for page in made for found in page]
+    results = FanInResults([ReadyPage(page) for page in made])
+
+    assert list(results.outcomes.values()) == flat
+    assert list(results.outcomes.items()) == [(found.name, found) for found in flat]
+    assert list(results.items()) == [(found.name, found.value) for found in flat if found.state == "success"]
+    assert [results.outcomes[found.name] for found in flat] == flat
+    assert list(results.states()) == [found.state for found in flat]
+    assert list(results.durations()) == [(found.name, found.state, found.duration) for found in flat]

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import TaskGroup, task, task_group
+
+from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.exceptions import FanInError, PrefixError
+from airflow_fanout.execution_time.wiring import sources_by_prefix
+from airflow_fanout.serialization.tasks import waits_on_past
+from tests.unit.fake_run import FakeRun, run_fan_in
+
+pytestmark = pytest.mark.usefixtures("dag")
+
+
+def work(item: str = "") -> str:
+    return item
+
+
+def tasks(*task_ids: str) -> list[EmptyOperator]:
+    return [EmptyOperator(task_id=task_id) for task_id in task_ids]
+
+
+def fan_in_by(prefix: str, task_id: str = "combine", **more: Any) -> FanInOperator:
+    return FanInOperator(task_id=task_id, task_id_prefix=prefix, **more)
+
+
+def matched(fan_in: FanInOperator) -> list[str]:
+    return [source.name for source in sources_by_prefix(fan_in, fan_in.task_id_prefix, -1)]
+
+
+class TestWhatAPrefixMatches:
+    def test_direct_upstream_tasks_in_natural_order(self) -> None:
+        fan_in = fan_in_by("process_")
+        tasks("process_10", "process_9", "process_1", "load") >> fan_in
+
+        assert matched(fan_in) == ["process_1", "process_9", "process_10"]
+
+    def test_it_is_the_start_of_the_id(self) -> None:
+        fan_in = fan_in_by("part_1")
+        tasks("part_1", "part_10", "apart_1", "part_2") >> fan_in
+
+        assert matched(fan_in) == ["part_1", "part_10"]
+
+    def test_it_is_the_start_of_the_full_id(self) -> None:
+        fan_in = fan_in_by("group.work_")
+        with TaskGroup("group"):
+            inner = tasks("work_1", "work_2")
+        [*inner, *tasks("work_3")] >> fan_in
+
+        assert matched(fan_in) == ["group.work_1", "group.work_2"]
+
+    def test_no_pattern_is_read_into_it(self) -> None:
+        fan_in = fan_in_by("part.1")
+        tasks("part.1", "partx1") >> fan_in
+
+        assert matched(fan_in) == ["part.1"]
+
+    def test_steps_further_up_are_left_out(self) -> None:
+        fan_in = fan_in_by("process_")
+        (before,) = tasks("process_prepare")
+        before >> tasks("process_1") >> fan_in
+
+        assert matched(fan_in) == ["process_1"]
+
+    def test_the_fan_in_itself_and_what_comes_after_it_are_left_out(self) -> None:
+        fan_in = fan_in_by("process_", task_id="process_combine")
+        tasks("process_1") >> fan_in >> tasks("process_report")
+
+        assert matched(fan_in) == ["process_1"]
+
+    def test_what_comes_much_later_is_left_out(self) -> None:
+        fan_in = fan_in_by("process_")
+        tasks("process_1") >> fan_in >> EmptyOperator(task_id="between") >> tasks("process_report")
+
+        assert matched(fan_in) == ["process_1"]
+
+    def test_branches_of_this_package_with_their_full_ids(self) -> None:
+        fan_in = fan_in_by("process.")
+        FanOutGroup("process", branch=work, count=2) >> fan_in
+
+        assert matched(fan_in) == ["process.process_0", "process.process_1"]
+
+    def test_unprefixed_branches_of_this_package(self) -> None:
+        fan_in = fan_in_by("process_")
+        FanOutGroup("process", branch=work, count=2, prefix_group_id=False) >> fan_in
+
+        assert matched(fan_in) == ["process_0", "process_1"]
+
+    @pytest.mark.parametrize(("unprefixed", "prefix"), [(False, "process."), (True, "process_")])
+    def test_helper_tasks_of_this_package_are_never_branches(self, unprefixed: bool, prefix: str) -> None:
+        fan_in = fan_in_by(prefix)
+        FanOutGroup("process", branch=work, count=0, prefix_group_id=not unprefixed) >> fan_in
+
+        assert matched(fan_in) == []
+
+    def test_helper_tasks_elsewhere_in_the_dag_need_no_wire(self) -> None:
+        fan_in = fan_in_by("process")
+        FanOutGroup("process_other", branch=work, count=0)
+        tasks("process_1") >> fan_in
+
+        assert matched(fan_in) == ["process_1"]
+
+    @pytest.mark.parametrize("prefix", ["process.process_", "process.process_0"])
+    def test_zero_branches_match_as_one_branch_would(self, prefix: str) -> None:
+        """A literal zero from a configuration reaches ``on_empty``."""
+        fan_in = fan_in_by(prefix)
+        FanOutGroup("process", branch=work, count=0) >> fan_in
+
+        assert matched(fan_in) == []
+
+    def test_a_mapped_task_and_a_plain_one(self) -> None:
+        fan_in = fan_in_by("work")
+        mapped = task(task_id="work_each")(work).expand(item=["a", "b"])
+        [mapped, *tasks("work_1")] >> fan_in
+
+        found = sources_by_prefix(fan_in, "work", -1)
+
+        assert [(source.name, source.mapped) for source in found] == [("work_1", False), ("work_each", True)]
+
+    def test_a_task_in_a_mapped_task_group(self) -> None:
+        @task_group
+        def each(item: str) -> None:
+            task(task_id="work")(work)(item)
+
+        fan_in = fan_in_by("each.work")
+        each.expand(item=["a", "b"]) >> fan_in
+
+        (source,) = sources_by_prefix(fan_in, "each.work", -1)
+
+        assert (source.task_id, source.mapped) == ("each.work", True)
+
+    def test_a_task_in_the_fan_ins_own_mapped_task_group(self) -> None:
+        made: list[FanInOperator] = []
+
+        @task_group
+        def each(item: str) -> None:
+            fan_in = fan_in_by("each.work")
+            task(task_id="work")(work)(item) >> fan_in
+            made.append(fan_in)
+
+        each.expand(item=["a", "b"])
+
+        (source,) = sources_by_prefix(made[0], "each.work", 1)
+
+        assert (source.mapped, source.map_index) == (False, 1)
+
+    @pytest.mark.parametrize("ours", [True, False], ids=["a branch of this package", "another task"])
+    def test_who_made_a_task_is_known(self, ours: bool) -> None:
+        fan_in = fan_in_by("work")
+        made: Any = FanOutGroup("work", branch=work, count=1) if ours else tasks("work")
+        made >> fan_in
+
+        (source,) = sources_by_prefix(fan_in, "work", -1)
+
+        assert source.recorded is ours
+
+
+class TestBranchesOfSeveralTasks:
+    @pytest.fixture
+    def group(self) -> FanOutGroup:
+        @task
+        def step(item: str = "") -> str:
+            return item
+
+        @task_group
+        def branch() -> None:
+            prepared = step.override(task_id="prepare")()
+            first = step.override(task_id="first")("a")
+            last = step.override(task_id="last")(first)
+            clear_up = step.override(task_id="clear_up")().as_teardown(setups=prepared)
+            prepared >> first
+            last >> clear_up
+
+        return FanOutGroup("process", branch=branch, count=12, stop_after_failures=2)
+
+    def test_a_prefix_matches_their_last_tasks_in_natural_order(self, group: FanOutGroup) -> None:
+        """Their teardowns come after them, and wait for nobody's wire."""
+        fan_in = fan_in_by("process.process_")
+        group >> fan_in
+
+        assert matched(fan_in) == [f"process.process_{index}.last" for index in range(12)]
+
+    def test_all_that_is_known_of_a_branch_is_read(self, group: FanOutGroup) -> None:
+        fan_in = fan_in_by("process.")
+        group >> fan_in
+
+        source, *_ = sources_by_prefix(fan_in, "process.", -1)
+
+        assert source.task_id == "process.process_0.last"
+        assert source.task_ids == tuple(f"process.process_0.{i}" for i in ("prepare", "first", "last"))
+        assert (source.recorded, source.stoppable, source.mapped) == (True, True, False)
+
+    def test_a_step_that_is_wired_by_hand_is_a_branch_of_its_own(self, group: FanOutGroup) -> None:
+        fan_in = fan_in_by("process.process_0.")
+        fan_in << [fan_in.dag.get_task("process.process_0.first")]
+
+        (source,) = sources_by_prefix(fan_in, "process.process_0.first", -1)
+
+        assert (source.task_id, source.task_ids, source.stoppable) == ("process.process_0.first", (), False)
+
+    def test_a_task_further_up_failed_and_the_branch_did(self, group: FanOutGroup) -> None:
+        fan_in = fan_in_by("process.process_0", min_success=1)
+        fan_in << [fan_in.dag.get_task(f"process.process_{index}.last") for index in (0, 1)]
+        run = FakeRun().succeed("process.process_0.prepare").fail("process.process_0.first", "E: broken")
+        run.add("process.process_0.last", "upstream_failed").succeed("process.process_1.last", 1)
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert verdict.report is not None
+        assert verdict.report["problems"] == [
+            {"name": "process.process_0.last", "state": "failed", "error": "E: broken"}
+        ]
+
+
+class TestWhatAPrefixMustNot:
+    @pytest.mark.parametrize("tolerance", [{}, {"min_success": 1}, {"on_empty": "succeed"}], ids=repr)
+    def test_a_prefix_that_matches_nothing_fails_with_what_is_upstream(
+        self, tolerance: dict[str, Any]
+    ) -> None:
+        fan_in = fan_in_by("scores.", **tolerance)
+        tasks("score.b", "score.a", "load") >> fan_in
+
+        verdict = run_fan_in(fan_in, FakeRun())
+
+        assert isinstance(verdict.error, PrefixError)
+        assert verdict.message == (
+            "No upstream task id starts with 'scores.'; upstream: 'load', 'score.a', 'score.b'"
+        )
+        assert (verdict.error.prefix, verdict.error.candidates) == ("scores.", ("load", "score.a", "score.b"))
+
+    def test_without_any_wire_it_says_that_there_is_none(self) -> None:
+        verdict = run_fan_in(fan_in_by("process_"), FakeRun())
+
+        assert verdict.message == "No upstream task id starts with 'process_'; upstream: none"
+
+    def test_a_task_that_is_not_wired_fails_with_its_id(self) -> None:
+        fan_in = fan_in_by("process_")
+        tasks("process_1", "process_2") >> fan_in
+        tasks("process_10", "process_9")
+
+        verdict = run_fan_in(fan_in, FakeRun())
+
+        assert isinstance(verdict.error, PrefixError)
+        assert verdict.message == (
+            "2 tasks start with 'process_' and are neither upstream nor downstream of 'combine': "
+            "'process_9', 'process_10'. Wire what is missing (task >> fan_in), or choose a longer prefix; "
+            "upstream: 'process_1', 'process_2'"
+        )
+        assert verdict.error.candidates == ("process_9", "process_10")
+
+    def test_one_task_is_one(self) -> None:
+        fan_in = fan_in_by("process_")
+        tasks("process_1") >> fan_in
+        tasks("process_10")
+
+        assert run_fan_in(fan_in, FakeRun()).message.startswith(
+            "1 task starts with 'process_' and is neither upstream nor downstream of 'combine': 'process_10'."
+        )
+
+    def test_a_parallel_task_of_another_branch_is_not_wired(self) -> None:
+        fan_in = fan_in_by("process_")
+        load = EmptyOperator(task_id="load")
+        load >> tasks("process_1") >> fan_in
+        load >> tasks("process_other")
+
+        assert "'process_other'" in run_fan_in(fan_in, FakeRun()).message
+
+    @pytest.mark.parametrize("stray", ["process_other", None], ids=["a stray", "no match"])
+    def test_nothing_is_read_before(self, stray: str | None) -> None:
+        fan_in = fan_in_by("process_")
+        if stray:
+            tasks(stray)
+
+        verdict = run_fan_in(fan_in, FakeRun())
+
+        assert isinstance(verdict.error, PrefixError)
+        assert verdict.reader.method_calls == []
+        assert verdict.report is None
+
+    def test_it_is_not_retried(self) -> None:
+        assert issubclass(PrefixError, FanInError)
+
+    @pytest.mark.parametrize("rendered", ["", None, 8, ["process_"]], ids=repr)
+    def test_a_prefix_that_renders_to_something_else_fails(self, rendered: Any) -> None:
+        fan_in = fan_in_by("{{ params.prefix }}")
+        tasks("process_1") >> fan_in
+        fan_in.task_id_prefix = rendered
+
+        verdict = run_fan_in(fan_in, FakeRun())
+
+        assert isinstance(verdict.error, PrefixError)
+        assert f"expected a prefix of task ids, not {rendered!r} (as rendered)" in verdict.message
+
+    def test_a_prefix_is_matched_as_rendered(self) -> None:
+        fan_in = fan_in_by("{{ params.prefix }}")
+        tasks("process_1", "other_1") >> fan_in
+        fan_in.render_template_fields({"params": {"prefix": "process_"}})
+
+        assert matched(fan_in) == ["process_1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "waits"),
+    [
+        pytest.param({}, False, id="neither"),
+        pytest.param({"depends_on_past": True}, True, id="depends_on_past"),
+        pytest.param({"wait_for_downstream": True}, True, id="wait_for_downstream"),
+    ],
+)
+@pytest.mark.parametrize("mapped", [False, True], ids=["plain", "mapped"])
+def test_a_task_that_waits_on_the_past(arguments: dict[str, Any], waits: bool, mapped: bool) -> None:
+    decorated = task(**arguments)(work)
+    operator = decorated.expand(item=["a"]).operator if mapped else decorated("a").operator
+
+    assert waits_on_past(operator) is waits

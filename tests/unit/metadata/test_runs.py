@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_fanout.metadata.runs import capacities
+from airflow_fanout.reports.branches import group_runs
+from airflow_fanout.reports.group_capacity import Surroundings
+from airflow_fanout.serialization.outline import TaskOutline
+from tests.unit.run_facts import by_prefix, facts_of, ran
+
+if TYPE_CHECKING:
+    from airflow_fanout.rules.capacity import Capacity
+
+pytestmark = pytest.mark.unit
+
+
+def capacity(*task_ids: str, instances: int = 0, **settings: Any) -> Capacity | None:
+    """How many of the tasks that a prefix brings together can run at once."""
+    tasks = {i: TaskOutline(task_id=i, **settings) for i in task_ids}
+    tasks["combine"] = TaskOutline(task_id="combine", upstream=frozenset(task_ids))
+    runs = [ran(i, at) for i in task_ids for at in (range(instances) if instances else [-1])]
+    facts = facts_of([*runs, ran("combine")], fan_ins=[by_prefix("own_")], tasks=tasks)
+    (run,) = group_runs(facts)
+    return capacities(facts, Surroundings(pools={"default_pool": 128, "small": 2}))(run, len(run.branches))
+
+
+def test_what_a_prefix_brings_together_has_a_limit() -> None:
+    found = capacity(*(f"own_{n}" for n in range(20)))
+
+    assert found is not None
+    assert (found.declared, found.effective) == (20, 16)
+    assert found.limit is not None
+    assert found.limit.name == "max_active_tasks"
+
+
+def test_so_it_has_of_a_pool() -> None:
+    found = capacity("own_a", "own_b", "own_c", pool="small")
+
+    assert found is not None
+    assert found.effective == 2
+
+
+def test_the_limit_of_a_single_mapped_task_is_known() -> None:
+    found = capacity("own_a", instances=5, is_mapped=True, max_active_tis_per_dagrun=3)
+
+    assert found is not None
+    assert (found.declared, found.effective) == (5, 3)
+
+
+def test_of_several_tasks_with_limits_of_their_own_none_is_known() -> None:
+    assert capacity("own_a", "own_b", instances=5, is_mapped=True, max_active_tis_per_dagrun=3) is None

@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_fanout.reports.branches import group_runs
+from airflow_fanout.rules.outcomes import GONE, MARKED_BY_HAND
+from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED
+from airflow_fanout.serialization.outline import TaskOutline
+from tests.unit.run_facts import (
+    NOON,
+    batch,
+    batched,
+    by_prefix,
+    facts_of,
+    mapped,
+    of_group,
+    ran,
+    static,
+)
+
+if TYPE_CHECKING:
+    from airflow_fanout.reports.runs import BranchRun, GroupRun, TaskRun
+    from airflow_fanout.serialization.declaration import DeclaredGroup
+
+pytestmark = pytest.mark.unit
+
+
+def only(group: DeclaredGroup, *task_runs: TaskRun, **settings: Any) -> GroupRun:
+    (run,) = group_runs(facts_of(task_runs, group, **settings))
+    return run
+
+
+def only_branch(group: DeclaredGroup, *task_runs: TaskRun, **settings: Any) -> BranchRun:
+    (branch,) = only(group, *task_runs, **settings).branches
+    return branch
+
+
+class TestNames:
+    def test_instances_are_called_as_they_call_themselves(self) -> None:
+        run = only(mapped(), ran("load.each", 1, rendered_name="us"), ran("load.each", 0, rendered_name="eu"))
+
+        assert [branch.name for branch in run.branches] == ["eu", "us"]
+        assert (run.title, run.batches) == ("load", None)
+
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            pytest.param(None, ["load_0", "load_1"], id="numbered"),
+            pytest.param(("eu", "us"), ["eu", "us"], id="named"),
+        ],
+    )
+    def test_an_instance_that_never_started_is_called_as_declared(
+        self, names: tuple[str, ...] | None, expected: list[str]
+    ) -> None:
+        never = [ran("load.each", n, "upstream_failed") for n in range(2)]
+
+        run = only(mapped(names=names, count=2), *never)
+
+        assert [branch.name for branch in run.branches] == expected
+
+    def test_a_branch_of_several_tasks_is_called_as_any_of_them_knows_it(self) -> None:
+        run = only(
+            mapped("load.each.read", "load.each.write"),
+            ran("load.each.read", 0, rendered_name="eu"),
+            ran("load.each.write", 0),
+            ran("load.each.read", 1, "failed", name="us"),
+            ran("load.each.write", 1, "upstream_failed"),
+        )
+
+        assert [branch.name for branch in run.branches] == ["eu", "us"]
+
+    def test_batches_have_a_number(self) -> None:
+        run = only(batched(), batch(1, "S"), batch(0, "SS"))
+
+        assert [each.name for each in run.ran] == ["docs batch 0", "docs batch 1"]
+
+
+class TestStates:
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [
+            ("success", "success"),
+            ("skipped", "skipped"),
+            ("removed", "removed"),
+            ("upstream_failed", "upstream_failed"),
+            ("queued", "queued"),
+            ("up_for_retry", "up_for_retry"),
+            (None, "waiting"),
+        ],
+    )
+    def test_a_branch_is_in_its_tasks_state(self, state: str | None, expected: str) -> None:
+        branch = only_branch(static("eu"), ran("etl.eu", state=state))
+
+        assert (branch.state, branch.timing.state, branch.error) == (expected, expected, None)
+
+    def test_a_branch_without_a_task_instance_waits(self) -> None:
+        branch = only_branch(static("eu"))
+
+        assert (branch.state, branch.timing.queued) == ("waiting", None)
+
+    def test_a_failed_branch_has_its_error(self) -> None:
+        branch = only_branch(static("eu"), ran("etl.eu", state="failed", error="ValueError: no"))
+
+        assert (branch.state, branch.error) == ("failed", "ValueError: no")
+
+    def test_a_branch_that_died_says_that_no_exception_was_recorded(self) -> None:
+        branch = only_branch(static("eu"), ran("etl.eu", state="failed", record=None))
+
+        assert (branch.state, branch.error) == ("failed", NO_EXCEPTION_RECORDED)
+
+    def test_the_record_of_another_state_is_of_an_earlier_try(self) -> None:
+        earlier = {"state": "success", "seconds": 7.0, "error": "no"}
+
+        branch = only_branch(static("eu"), ran("etl.eu", state="failed", record=earlier))
+
+        assert (branch.error, branch.timing.work_seconds) == (NO_EXCEPTION_RECORDED, None)
+
+    @pytest.mark.parametrize(
+        ("has_value", "record", "state", "error"),
+        [
+            pytest.param(True, {"state": "success"}, "success", None, id="a-value"),
+            pytest.param(False, {"state": "success", "has_value": False}, "success", None, id="none"),
+            pytest.param(False, {"state": "success", "has_value": True}, "missing", GONE, id="gone"),
+            pytest.param(False, None, "missing", MARKED_BY_HAND, id="marked-by-hand"),
+        ],
+    )
+    def test_a_success_without_a_value_is_missing(
+        self, has_value: bool, record: dict[str, Any] | None, state: str, error: str | None
+    ) -> None:
+        branch = only_branch(static("eu"), ran("etl.eu", has_value=has_value, record=record))
+
+        assert (branch.state, branch.error) == (state, error)
+
+    def test_what_was_stopped_is_skipped_with_the_reason(self) -> None:
+        record = {"state": "stopped", "error": "not started: 1 failed"}
+
+        branch = only_branch(static("eu"), ran("etl.eu", state="skipped", record=record))
+
+        assert (branch.state, branch.is_stopped, branch.error) == ("skipped", True, "not started: 1 failed")
+
+    def test_what_never_expanded_has_no_branches(self) -> None:
+        run = only(mapped(), ran("load.each", state="upstream_failed"))
+
+        assert run.branches == ()
+        assert run.unexpanded is not None
+        assert run.unexpanded.state == "upstream_failed"
+
+    def test_what_was_expanded_is_not_unexpanded(self) -> None:
+        run = only(mapped(), ran("load.each", state="removed"), ran("load.each", 0))
+
+        assert run.unexpanded is None
+
+
+class TestSeveralTasks:
+    def test_they_are_one_branch(self) -> None:
+        branch = only_branch(
+            static("eu", steps=("read", "write")),
+            ran("etl.eu.read", second=1, seconds=1.5, cpu_seconds=0.5, peak_memory_bytes=9),
+            ran("etl.eu.write", second=3, seconds=0.5, cpu_seconds=0.25, peak_memory_bytes=7, tries=2),
+        )
+
+        timing = branch.timing
+        assert (timing.work_seconds, timing.cpu_seconds, timing.peak_memory_bytes) == (2.0, 0.75, 9)
+        assert (timing.started, timing.ended) == (NOON + timedelta(seconds=1), NOON + timedelta(seconds=4))
+        assert timing.tries == 2
+
+    def test_a_mapped_one_is_put_together_by_its_index(self) -> None:
+        run = only(
+            mapped("load.each.read", "load.each.write"),
+            *(ran("load.each.write", n, seconds=0.5) for n in range(2)),
+            *(ran("load.each.read", n, seconds=1.5 + n) for n in range(2)),
+        )
+
+        assert [branch.timing.work_seconds for branch in run.branches] == [2.0, 3.0]
+
+    def test_work_is_not_guessed_if_one_of_them_recorded_none(self) -> None:
+        branch = only_branch(
+            static("eu", steps=("read", "write")), ran("etl.eu.read", seconds=1.0), ran("etl.eu.write")
+        )
+
+        assert branch.timing.work_seconds is None
+
+    def test_the_error_is_that_of_the_one_that_failed(self) -> None:
+        branch = only_branch(
+            static("eu", steps=("read", "write")),
+            ran("etl.eu.read", state="failed", error="OSError: gone"),
+            ran("etl.eu.write", state="upstream_failed"),
+        )
+
+        assert (branch.state, branch.error) == ("failed", "OSError: gone")
+
+    def test_a_branch_runs_while_one_of_them_does(self) -> None:
+        branch = only_branch(
+            static("eu", steps=("read", "write")),
+            ran("etl.eu.read", state="running"),
+            ran("etl.eu.write", state=None),
+        )
+
+        assert branch.state == "running"
+
+
+class TestItems:
+    def test_items_of_all_batches_have_names_states_and_seconds(self) -> None:
+        run = only(
+            batched(),
+            batch(1, "F", state="failed", errors={"0": "ValueError: no"}),
+            batch(0, "SK", seconds=[0.5, None]),
+        )
+
+        assert [(i.name, i.state, i.timing.work_seconds, i.error) for i in run.branches] == [
+            ("docs_0", "success", 0.5, None),
+            ("docs_1", "skipped", None, None),
+            ("docs_2", "failed", 1.0, "ValueError: no"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("group", "record"),
+        [
+            pytest.param(batched(), {"names": ["a.md", "b.md"]}, id="as-they-came"),
+            pytest.param(batched(names=("a.md", "b.md")), {}, id="as-declared"),
+        ],
+    )
+    def test_items_with_names_have_them(self, group: DeclaredGroup, record: dict[str, Any]) -> None:
+        run = only(group, batch(0, "SS", **record))
+
+        assert [item.name for item in run.branches] == ["a.md", "b.md"]
+
+    @pytest.mark.parametrize("state", ["success", "failed"])
+    def test_items_whose_batchs_value_is_gone_are_missing(self, state: str) -> None:
+        run = only(batched(), batch(0, "SK", state=state, has_value=False), batch(1, "S"))
+
+        assert [(each.state, each.error) for each in run.branches] == [
+            ("missing", GONE),
+            ("skipped", None),
+            ("success", None),
+        ]
+
+    def test_a_batchs_work_is_that_of_its_items(self) -> None:
+        (found,) = only(batched(), batch(0, "SSS", seconds=[1.0, None, 2.0])).ran
+
+        assert (found.timing.work_seconds, found.timing.cpu_seconds) == (3.0, 0.75)
+
+    def test_a_batch_that_measured_nothing_has_no_work(self) -> None:
+        (found,) = only(batched(), batch(0, "XX", seconds=[None, None], cpu_seconds=[None, None])).ran
+
+        assert (found.timing.work_seconds, found.timing.cpu_seconds) == (None, None)
+
+    def test_a_batch_says_what_it_ran_on(self) -> None:
+        (found,) = only(batched(), batch(0, "S", cores=4, concurrency=8)).ran
+
+        assert (found.task_runs[0].cores, found.task_runs[0].item_concurrency) == (4, 8)
+
+    def test_stopped_items_are_skipped_with_the_reason(self) -> None:
+        run = only(batched(), batch(0, "FX", state="failed", stopped="not started: 1 failed"))
+
+        last = run.branches[-1]
+        assert (last.state, last.is_stopped, last.error) == ("skipped", True, "not started: 1 failed")
+
+    @pytest.mark.parametrize("state", ["failed", "upstream_failed", "running", "queued"])
+    def test_items_of_a_batch_without_a_record_are_in_its_state(self, state: str) -> None:
+        run = only(batched(count=3), batch(0, "SS"), ran("docs.each", 1, state, record=None))
+
+        assert [(item.name, item.state) for item in run.branches] == [
+            ("docs_0", "success"),
+            ("docs_1", "success"),
+            ("docs_2", state),
+        ]
+
+    def test_a_silent_batchs_items_are_where_they_were_cut(self) -> None:
+        run = only(
+            batched(), ran("docs.each", 1, "failed", record=None), places={"docs.split": [(0, 3), (3, 5)]}
+        )
+
+        assert [item.name for item in run.branches] == ["docs_3", "docs_4"]
+
+    def test_a_silent_batchs_items_are_called_as_they_came(self) -> None:
+        run = only(
+            batched(),
+            ran("docs.each", 0, "failed", record=None),
+            batch_names={("docs.split", 0): ["a.md", "b.md"]},
+        )
+
+        assert [item.name for item in run.branches] == ["a.md", "b.md"]
+
+
+class TestHostileRecords:
+    @pytest.mark.parametrize(
+        "seconds",
+        ["1", None, True, -1.0, math.nan, math.inf, {}],
+        ids=["text", "none", "bool", "negative", "nan", "infinite", "mapping"],
+    )
+    def test_seconds_that_are_none_are_not_known(self, seconds: object) -> None:
+        branch = only_branch(static("eu"), ran("etl.eu", seconds=seconds, cpu_seconds=seconds))
+
+        assert (branch.timing.work_seconds, branch.timing.cpu_seconds) == (None, None)
+
+    @pytest.mark.parametrize("number", ["2", 0, -3, True, 2.5], ids=repr)
+    def test_numbers_that_are_none_are_not_known(self, number: object) -> None:
+        branch = only_branch(static("eu"), ran("etl.eu", peak_memory_bytes=number, cores=number))
+
+        assert (branch.timing.peak_memory_bytes, branch.task_runs[0].cores) == (None, None)
+
+    @pytest.mark.parametrize("record", ["text", ["success"], 7], ids=["text", "list", "number"])
+    def test_a_record_that_is_none_is_not_there(self, record: Any) -> None:
+        branch = only_branch(static("eu"), ran("etl.eu", state="failed", record=record))
+
+        assert branch.error == NO_EXCEPTION_RECORDED
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            {"states": 5},
+            {"start": "0"},
+            {"errors": None},
+            {"seconds": [1.0]},
+            {"cpu_seconds": None},
+            {"names": ["a.md"]},
+        ],
+        ids=lambda record: next(iter(record)),
+    )
+    def test_a_batchs_record_that_is_not_whole_is_not_believed(self, record: dict[str, Any]) -> None:
+        run = only(batched(count=2), batch(0, "SS", state="failed", also=record))
+
+        assert [(item.state, item.timing.work_seconds) for item in run.branches] == [("failed", None)] * 2
+
+    def test_an_error_that_is_no_text_is_none(self) -> None:
+        run = only(batched(), batch(0, "F", state="failed", errors={"0": ["no"]}))
+
+        assert run.branches[0].error is None
+
+
+class TestPrefix:
+    def test_what_it_matches_is_shown_by_instance_under_the_fan_in(self) -> None:
+        upstream = frozenset({"p_a", "p_many", "other"})
+        facts = facts_of(
+            [ran("p_a", record=None), ran("p_many", 0), ran("p_many", 1), ran("other"), ran("combine")],
+            fan_ins=[by_prefix("p_")],
+            tasks={"combine": TaskOutline(task_id="combine", upstream=upstream)},
+        )
+
+        (run,) = group_runs(facts)
+
+        assert (run.title, run.group, run.fan_in_ids) == ("combine", None, ("combine",))
+        assert [branch.name for branch in run.branches] == ["p_a", "p_many[0]", "p_many[1]"]
+
+    def test_a_group_that_it_matches_is_shown_as_the_group_it_is(self) -> None:
+        facts = facts_of(
+            [ran("etl.eu"), ran("etl_more"), ran("combine")],
+            static("eu"),
+            fan_ins=[by_prefix("etl")],
+            tasks={"combine": TaskOutline(task_id="combine", upstream=frozenset({"etl.eu", "etl_more"}))},
+        )
+
+        found = {run.title: [branch.name for branch in run.branches] for run in group_runs(facts)}
+
+        assert found == {"etl": ["eu"], "combine": ["etl_more"]}
+
+    @pytest.mark.parametrize(
+        ("prefixes", "titles"),
+        [
+            pytest.param({"combine": "p_"}, ["combine"], id="rendered"),
+            pytest.param({}, [], id="not-yet"),
+        ],
+    )
+    def test_one_with_a_template_is_taken_as_rendered(
+        self, prefixes: dict[str, str], titles: list[str]
+    ) -> None:
+        facts = facts_of(
+            [ran("p_a"), ran("combine")],
+            fan_ins=[by_prefix("{{ params.prefix }}")],
+            tasks={"combine": TaskOutline(task_id="combine", upstream=frozenset({"p_a"}))},
+            prefixes=prefixes,
+        )
+
+        assert [run.title for run in group_runs(facts)] == titles
+
+
+class TestInAMappedTaskGroup:
+    def test_a_group_is_there_once_for_each_index(self) -> None:
+        inside = {"etl.eu": TaskOutline(task_id="etl.eu", mapped_group="outer")}
+
+        runs = group_runs(
+            facts_of([ran("etl.eu", 1, second=5), ran("etl.eu", 0)], static("eu"), tasks=inside)
+        )
+
+        assert [(run.title, run.map_index) for run in runs] == [("etl[0]", 0), ("etl[1]", 1)]
+        assert [branch.name for run in runs for branch in run.branches] == ["eu", "eu"]
+
+    def test_a_fan_in_by_prefix_has_the_branches_of_its_own_index(self) -> None:
+        tasks = {
+            "p_a": TaskOutline(task_id="p_a", mapped_group="outer"),
+            "combine": TaskOutline(
+                task_id="combine", mapped_group="outer", upstream=frozenset({"p_a", "p_b"})
+            ),
+        }
+        facts = facts_of(
+            [ran("p_a", 0), ran("p_a", 1, "failed"), ran("p_b"), ran("combine", 0), ran("combine", 1)],
+            fan_ins=[by_prefix("p_")],
+            tasks=tasks,
+        )
+
+        found = {run.title: [(b.name, b.state) for b in run.branches] for run in group_runs(facts)}
+
+        assert found == {
+            "combine[0]": [("p_a", "success"), ("p_b", "success")],
+            "combine[1]": [("p_a", "failed"), ("p_b", "success")],
+        }
+
+
+def test_a_group_with_two_fan_ins_is_there_once() -> None:
+    run = only(mapped(), ran("load.each", 0), fan_ins=[of_group("load", "a"), of_group("load", "b")])
+
+    assert run.fan_in_ids == ("a", "b")
+
+
+def test_groups_are_in_the_order_in_which_they_began() -> None:
+    late = ran("etl.eu", queued=NOON + timedelta(seconds=1))
+
+    runs = group_runs(facts_of([late, ran("load.each", 0)], static("eu"), mapped()))
+
+    assert [run.title for run in runs] == ["load", "etl"]
