@@ -155,15 +155,18 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         """What the names of branches without one of their own begin with."""
         return str(self._group_id)
 
-    def branch_name(self, map_index: int) -> str:
-        """Name of an instance of a mapped group, as far as this process knows it."""
+    def known_name(self, map_index: int) -> str | None:
+        """Name of an instance of a mapped group; None if this process does not know it."""
         names = self.declared.names
         if names is not None:
-            name = names[map_index] if 0 <= map_index < len(names) else str(map_index)
-        elif is_run_time(self.items) and map_index not in self.noted_names:
-            name = str(map_index)
-        else:
-            name = self.noted_names.get(map_index) or f"{self.label}_{map_index}"
+            return names[map_index] if 0 <= map_index < len(names) else None
+        if is_run_time(self.items) and map_index not in self.noted_names:
+            return None
+        return self.noted_names.get(map_index) or f"{self.label}_{map_index}"
+
+    def branch_name(self, map_index: int) -> str:
+        """What the UI calls an instance of a mapped group."""
+        name = self.known_name(map_index) or str(map_index)
         return name if len(name) <= SHOWN_NAME_LENGTH else name[: SHOWN_NAME_LENGTH - 1] + "…"
 
     def iter_references(self) -> NoReturn:

@@ -13,10 +13,9 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, ResultTooLargeError, TooFewBranchesError
-from airflow_fanout.execution_time.batched import BatchNaming
 from airflow_fanout.execution_time.ledger import collect, refuse_cleared, removed_branches
-from airflow_fanout.execution_time.results import FanInResults, ReadyPage
-from airflow_fanout.execution_time.wiring import group_sources, sources_by_prefix, what_came_before
+from airflow_fanout.execution_time.results import FanInResults
+from airflow_fanout.execution_time.wiring import group_sources, sources_by_prefix, upstream_failure
 from airflow_fanout.execution_time.xcom import RunReader
 from airflow_fanout.rules.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airflow_fanout.execution_time.sources import Source
+    from airflow_fanout.execution_time.wiring import Source
     from airflow_fanout.rules.instances import States
     from airflow_fanout.rules.outcomes import BranchOutcome
 
@@ -37,22 +36,23 @@ if TYPE_CHECKING:
 __all__ = [
     "PROBLEMS_NAMED",
     "FanInReport",
-    "Found",
+    "Findings",
     "Judgement",
     "Problem",
     "account",
     "collected",
     "combine",
     "fan_in_report",
+    "find",
+    "find_sources",
     "judge",
     "problems_listing",
     "settle",
-    "sources_of",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Findings:
     """
     What a fan-in has found of its run.
 
@@ -71,71 +71,52 @@ class Found:
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """
-    What a fan-in makes of what it has found.
+    What a fan-in makes of its findings.
 
-    :param before: What it raises because of what came before the branches, whatever these decide; or None.
+    :param upstream_failure: What it raises because of a task that is no branch, whatever the branches decide.
     :param verdict: What the branches alone decide.
     :param report: The XCom ``fan_out_report``.
     """
 
-    before: Exception | None
+    upstream_failure: Exception | None
     verdict: Verdict
     report: FanInReport
 
 
 def account(fan_in: Any, context: Context) -> Any:
     """
-    Account for every branch, push the report, decide, and combine what came.
+    Account for every branch, push the report, decide, and combine the values.
 
-    :param fan_in: The fan-in that runs.
-    :param context: Its context.
     :raises FanInError: If the verdict is against the run.
     :raises AirflowSkipException: If it is that there is nothing to do.
     """
     ti: Any = context["ti"]
     map_index = ti.map_index if ti.map_index is not None else -1
-    sources = sources_of(fan_in, context, map_index)
     reader = RunReader(ti)
-    states = reader.states()
-    pages = collect(reader, states, sources, fan_in.key)
-    if fan_in.group is not None and fan_in.group.mode == "static" and fan_in.group.prefix:
-        gone = removed_branches(
-            states,
-            fan_in.group,
-            fan_in.dag.task_dict,
-            map_index=map_index,
-            index=sum(map(len, pages)),
-        )
-        pages += [ReadyPage(gone)] if gone else []
-    results = FanInResults(pages)
-    if reader.found_nothing or "missing" in results.states():
-        refuse_cleared(reader, states, pages)
-    found = Found(sources=sources, map_index=map_index, states=states, results=results)
-    judgement = judge(fan_in, found)
+    findings = find(fan_in, find_sources(fan_in, context, map_index), reader, map_index)
+    judgement = judge(fan_in, findings)
     ti.xcom_push(REPORT_KEY, judgement.report)
     try:
-        settle(fan_in, results, judgement)
-        return combine(fan_in, results, context)
+        settle(fan_in, findings.results, judgement)
+        return combine(fan_in, findings.results, context)
     finally:
         _log_report(fan_in, judgement.report, reader.requests + 1, ti.run_id)
 
 
-def sources_of(fan_in: Any, context: Context, map_index: int) -> list[Source]:
+def find_sources(fan_in: Any, context: Context, map_index: int) -> list[Source]:
     """
     Find what is to be collected, in order; raises before anything is read.
 
-    :param fan_in: The fan-in.
-    :param context: Its context.
-    :param map_index: Its own index in a mapped task group; -1 outside of one.
+    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
     """
     if fan_in.group is not None:
         return group_sources(fan_in, fan_in.group, context, map_index)
     sources = sources_by_prefix(fan_in, fan_in.task_id_prefix, map_index)
-    batched = [s.task_id.rpartition(".")[0] for s in sources if isinstance(s.naming, BatchNaming)]
+    batched = [s.group.group_id for s in sources if s.group is not None and s.group.mode == "batched"]
     if batched and fan_in.key != RETURN_VALUE:
         message = f"{fan_in.task_id!r}: key: {without_key(fan_in.key, batched[0])}"
         raise FanInError(message)
-    task_ids = (task_id for s in sources for task_id in s.task_ids or (s.task_id,))
+    task_ids = (task_id for source in sources for task_id in source.tasks.task_ids)
     waiting = [task_id for task_id in task_ids if waits_on_past(fan_in.dag.get_task(task_id))]
     if fan_in.policy.tolerant and waiting:
         message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"
@@ -143,38 +124,42 @@ def sources_of(fan_in: Any, context: Context, map_index: int) -> list[Source]:
     return sources
 
 
-def judge(fan_in: Any, found: Found) -> Judgement:
-    """
-    Decide, and report.
+def find(fan_in: Any, sources: Sequence[Source], reader: RunReader, map_index: int) -> Findings:
+    """Read what became of every branch, and of the tasks that are no longer declared."""
+    states = reader.states()
+    pages = collect(reader, states, sources, fan_in.key)
+    group = fan_in.group
+    if group is not None and group.mode == "static" and group.prefix:
+        start = sum(map(len, pages))
+        removed = removed_branches(states, group, fan_in.dag.task_dict, map_index=map_index, start=start)
+        pages += [] if removed is None else [removed]
+    results = FanInResults(pages)
+    if reader.found_nothing or "missing" in results.states():
+        refuse_cleared(reader, states, pages)
+    return Findings(sources=sources, map_index=map_index, states=states, results=results)
 
-    :param fan_in: The fan-in.
-    :param found: What it has found.
-    """
-    results, policy = found.results, fan_in.policy
+
+def judge(fan_in: Any, findings: Findings) -> Judgement:
+    """Decide, and report."""
+    results, policy = findings.results, fan_in.policy
     tally = Tally.of(results.states(), stopped=results.stopped_count)
     verdict = decide(tally, policy)
-    before = what_came_before(fan_in, found.states, found.sources, found.map_index)
+    failure = upstream_failure(fan_in, findings.states, findings.sources, findings.map_index)
     # Only a success is degraded.
-    degraded = verdict.state == "degraded" and before is None
+    degraded = verdict.state == "degraded" and failure is None
     report = fan_in_report(results, tally, verdict, policy, degraded=degraded)
-    return Judgement(before=before, verdict=verdict, report=report)
+    return Judgement(upstream_failure=failure, verdict=verdict, report=report)
 
 
 def settle(fan_in: Any, results: FanInResults, judgement: Judgement) -> None:
-    """
-    Raise what came before the branches, or else a verdict against the run, or over nothing, is for Airflow.
-
-    :param fan_in: The fan-in.
-    :param results: Every branch's outcome.
-    :param judgement: What it has made of them.
-    """
-    if judgement.before is not None:
-        raise judgement.before
+    """Turn the judgement into what Airflow understands: raise to fail or to skip, return to go on."""
+    if judgement.upstream_failure is not None:
+        raise judgement.upstream_failure
     verdict, report = judgement.verdict, judgement.report
-    skipped_too = fan_in.policy.count_skipped == "failure"
     problem_count = report["failed"] + report["missing"]
-    problem_count += report["skipped"] if skipped_too else results.stopped_count
-    named = problems_listing(report["problems"], problem_count)
+    skips_fail = fan_in.policy.count_skipped == "failure"
+    problem_count += report["skipped"] if skips_fail else results.stopped_count
+    problems = problems_listing(report["problems"], problem_count)
     match verdict.state:
         case "skipped":
             message = f"Skipped: {verdict.reason}"
@@ -183,7 +168,7 @@ def settle(fan_in: Any, results: FanInResults, judgement: Judgement) -> None:
             message = f"Nothing to fan in: {verdict.reason}"
             raise EmptyFanInError(message)
         case "failed":
-            message = f"{verdict.reason}{_tolerance(fan_in.policy)}.\n{named}"
+            message = f"{verdict.reason}{_tolerance(fan_in.policy)}.\n{problems}"
             raise TooFewBranchesError(
                 message,
                 needed=verdict.needed,
@@ -191,44 +176,38 @@ def settle(fan_in: Any, results: FanInResults, judgement: Judgement) -> None:
                 problems=list(results.problems(fan_in.policy.problem_states)),
             )
         case "degraded":
-            fan_in.log.warning("Degraded: %s%s.\n%s", verdict.reason, _tolerance(fan_in.policy), named)
+            fan_in.log.warning("Degraded: %s%s.\n%s", verdict.reason, _tolerance(fan_in.policy), problems)
 
 
 def _tolerance(policy: Policy) -> str:
-    asked = {"min_success": policy.min_success, "min_success_ratio": policy.min_success_ratio}
-    said = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
-    return f" ({said})" if said else ""
+    arguments = {"min_success": policy.min_success, "min_success_ratio": policy.min_success_ratio}
+    text = ", ".join(f"{name}={value}" for name, value in arguments.items() if value is not None)
+    return f" ({text})" if text else ""
 
 
 def _log_report(fan_in: Any, report: FanInReport, requests: int, run_id: str) -> None:
-    parts = {
+    numbers = {
         "succeeded": report["succeeded"],
         "failed": report["failed"],
         "skipped": report["skipped"],
         "missing": report["missing"],
     }
-    counts = ", ".join(f"{number} {part}" for part, number in parts.items() if number) or "none"
+    counts = ", ".join(f"{number} {state}" for state, number in numbers.items() if number) or "none"
     expected = counted(report["expected"], "branch", "branches")
     fan_in.log.info("%s: %s (%s)", expected, counts, counted(requests, "request", "requests"))
     total, longest = report["total_branch_seconds"], report["longest_branch_seconds"]
     if longest:
         slowest = report["longest_branch"]
-        said = f"{total:.1f} s in successful branches; the longest is {slowest} with {longest:.1f} s"
+        text = f"{total:.1f} s in successful branches; the longest is {slowest} with {longest:.1f} s"
         if fan_in.group is None or fan_in.group.mode != "batched":  # items of a batch wait for each other
-            said += f": at best a speed-up of {total / longest:.1f}×"
-        fan_in.log.info("%s", said)
+            text += f": at best a speed-up of {total / longest:.1f}×"
+        fan_in.log.info("%s", text)
     if report["expected"]:
         fan_in.log.info("More: %s", shlex.join(["airflow", "fanout", "report", fan_in.dag_id, run_id]))
 
 
 def combine(fan_in: Any, results: FanInResults, context: Context) -> Any:
-    """
-    Make the fan-in's value of what came.
-
-    :param fan_in: The fan-in, rendered.
-    :param results: Every branch's outcome.
-    :param context: Its context.
-    """
+    """Make the fan-in's value; ``op_kwargs`` have been rendered."""
     if fan_in.python_callable is None:
         return collected(results)
     arguments = determine_kwargs(fan_in.python_callable, [results], {**context, **fan_in.op_kwargs})

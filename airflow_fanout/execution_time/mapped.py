@@ -1,175 +1,166 @@
-"""Instances of a mapped group -> one outcome each, by what they recorded; runs on the worker."""
+"""Instances of a mapped group -> one outcome each, by what they recorded."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
-from airflow_fanout.execution_time.ledger import branch_duration, read_one, read_record
-from airflow_fanout.execution_time.results import Page, ReadyPage
-from airflow_fanout.execution_time.xcom import PAGE_SIZE, RunReader, Values
-from airflow_fanout.rules.instances import States, failed_before_last, instances_of
+from airflow_fanout.execution_time.results import Page
+from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, Values, at_once
+from airflow_fanout.rules.instances import InstanceState, States, instances_of
 from airflow_fanout.rules.names import instance_name
-from airflow_fanout.rules.outcomes import MARKED_BY_HAND, BranchOutcome, recorded_error
-from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED, RETURN_VALUE, STOPPED
+from airflow_fanout.rules.outcomes import branch_duration, judge_branch
+from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
 from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from airflow_fanout.execution_time.sources import Source
-    from airflow_fanout.rules.policy import State
+    from airflow_fanout.execution_time.wiring import Source
+    from airflow_fanout.rules.outcomes import ValueState
+    from airflow_fanout.rules.records import Record
 
-
-__all__ = ["InstanceNaming"]
+__all__ = ["group_pages"]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class InstanceNaming:
+def group_pages(reader: RunReader, states: States, source: Source, key: str, start: int) -> Iterator[Page]:
     """
-    How the instances of a mapped group are called.
+    Find the outcome of every instance.
 
-    :param label: What the names of branches without one of their own begin with; None for Airflow's own
-        names, ``id[map_index]``.
-    :param names: The names, if they are known from the Dag file.
-    :param ask: Asks the task that returned the items, for its names (None if it was a list) and their number;
-        None where a task can have returned nothing but a list. Takes a request.
+    Requests: one that asks for the items or counts the instances, two for each 500 instances, records and
+    values, and, above 500, one that counts the values. For each task before the last that has failed, or
+    skipped itself: one for each such instance, at most one for each 500. More only where somebody else has
+    pushed or deleted values.
+
+    :param key: XCom key of each instance's value.
+    :param start: Index of the first branch among all.
     """
-
-    label: str | None
-    names: Sequence[str] | None = None
-    ask: Callable[[], tuple[Sequence[str] | None, int]] | None = None
-
-    def read(self, reader: RunReader, states: States, source: Source, key: str, index: int) -> Iterator[Page]:
-        """
-        Find the outcome of every instance.
-
-        Requests: one that asks for the items or counts the instances, two for each 500 instances, records and
-        values, and, above 500, one that counts the values. For each task before the last that has failed, or
-        was stopped: one for each such instance, at most one for each 500. More only where somebody else has
-        pushed or deleted values.
-        """
-        group = _MappedGroup(reader, states, source, self)
-        if not group.map_indexes:
-            return
-        group.refuse_unfinished()
-        # Of all groups together, no more than a page of values is in memory before anybody asks.
-        having_values = group.having_values(key, ahead=index + len(group.map_indexes) <= PAGE_SIZE)
-        for start in range(0, len(group.map_indexes), PAGE_SIZE):
-            places = group.map_indexes[start : start + PAGE_SIZE]
-            page: Page
-            if having_values is None:
-                page = ReadyPage(
-                    [group.read_alone(each, key, index + start + n) for n, each in enumerate(places)]
-                )
-            else:
-                page = _GroupPage(group, key, places, index + start, having_values)
-            # A value that is gone has to be found out before the verdict.
-            yield ReadyPage(page.read(), stopped=page.stopped) if values_lie_elsewhere() else page
+    group = _MappedGroup(reader, states, source, key)
+    if not group.map_indexes:
+        return
+    group.refuse_unfinished()
+    # Of all groups together, no more than a page of values is in memory before anybody asks.
+    if not group.find_values(ahead=start + len(group.map_indexes) <= PAGE_SIZE):
+        branches = [(group.name(n), source.instance(n).tasks) for n in group.map_indexes]
+        yield Page.of(at_once(lambda each: BranchReader(reader, states).outcome(*each, key), branches), start)
+        return
+    for offset in range(0, len(group.map_indexes), PAGE_SIZE):
+        page = group.page(group.map_indexes[offset : offset + PAGE_SIZE], start + offset)
+        # A value that is gone has to be found out before the verdict.
+        yield page.settle() if values_lie_elsewhere() else page
 
 
 class _MappedGroup:
-    """The instances of a mapped group, with what they recorded."""
+    """The instances of a mapped group, read for the judge in pages."""
 
-    def __init__(self, reader: RunReader, states: States, source: Source, naming: InstanceNaming) -> None:
-        self.reader, self.states, self.source, self._naming = reader, states, source, naming
-        self.instances = instances_of(states, source.task_id)
-        self.map_indexes = list(self.instances)
-        self._records: dict[str, Mapping[int, Mapping[str, Any]]] = {}
-        self._ahead: Values | None = None
+    def __init__(self, reader: RunReader, states: States, source: Source, key: str) -> None:
+        self._reader, self._states, self._source, self._key = reader, states, source, key
+        self._task_id = source.task_id
+        self._instances = instances_of(states, source.task_id)
+        self.map_indexes = list(self._instances)
+        self._records: dict[str, Mapping[int, Record | None]] = {}
+        self._having_values: list[int] = []
+        self._values_ahead: Values | None = None
 
-    def records(self, task_id: str) -> Mapping[int, Mapping[str, Any]]:
-        """What the instances of one of the group's tasks recorded, by map index; read once."""
+    def instances(self, task_id: str, map_index: int) -> Mapping[int, InstanceState]:
+        """The instance of one of the group's tasks, by its index."""
+        instance = self._states.get((task_id, map_index))
+        return {} if instance is None else {map_index: instance}
+
+    def record(self, task_id: str, map_index: int) -> Record | None:
+        """Record that an instance left."""
+        return self._records_of(task_id).get(map_index)
+
+    def value_state(self, task_id: str, map_index: int, key: str) -> ValueState:
+        """Whether an instance has pushed a value, as far as :meth:`find_values` knows."""
+        return "present" if map_index in self._with_value else "absent"
+
+    def _records_of(self, task_id: str) -> Mapping[int, Record | None]:
+        """Records of the instances of one of the group's tasks, by map index; read once."""
         if task_id not in self._records:
-            wanted = self._wanted(task_id)
+            wanted = self._explaining(task_id)
             # Not as many: for a record that isn't there, a fan-in asks for the states once more.
             if len(wanted) < -(-len(self.map_indexes) // PAGE_SIZE):
                 self._records[task_id] = self._each_record(task_id, wanted)
             else:
-                self._records[task_id] = self._by_instance(task_id, self._record_pages(task_id))
+                self._records[task_id] = self._record_pages(task_id)
         return self._records[task_id]
 
-    def _wanted(self, task_id: str) -> Sequence[int]:
-        """Instances whose records are looked at; of a task before the last, those that say why it ended."""
-        if task_id == self.source.task_id:
+    def _explaining(self, task_id: str) -> Sequence[int]:
+        """Instances whose records are looked at: of a task before the last, those that say why it ended."""
+        if task_id == self._task_id:
             return self.map_indexes
-        found = ((n, self.states.get((task_id, n))) for n in self.map_indexes)
-        return [n for n, its in found if its is not None and its.state in {"failed", "skipped"}]
+        states = {n: self._states.get((task_id, n)) for n in self.map_indexes}
+        return [
+            n for n, found in states.items() if found is not None and found.state in {"failed", "skipped"}
+        ]
 
-    def _each_record(self, task_id: str, map_indexes: Sequence[int]) -> Mapping[int, Mapping[str, Any]]:
-        return {n: read_record(self.reader, task_id, n) for n in map_indexes if (task_id, n) in self.states}
+    def _each_record(self, task_id: str, map_indexes: Sequence[int]) -> Mapping[int, Record | None]:
+        return {n: self._reader.record(task_id, n) for n in map_indexes if (task_id, n) in self._states}
 
-    def _record_pages(self, task_id: str) -> Sequence[dict[str, Any] | None]:
-        found: list[dict[str, Any] | None] = []
-        for start in range(0, len(self.map_indexes), PAGE_SIZE):
-            page = self.reader.record_page(task_id, start, start + PAGE_SIZE)
-            found += page
-            if len(page) < PAGE_SIZE:
-                break
-        return found
-
-    def _by_instance(
-        self, task_id: str, found: Sequence[dict[str, Any] | None]
-    ) -> Mapping[int, Mapping[str, Any]]:
+    def _record_pages(self, task_id: str) -> Mapping[int, Record | None]:
         """
-        Say whose each record is.
+        Read records in pages.
 
-        It says so itself, and the server gives them by map index: where the one doesn't go together with the
+        A record says whose it is, and the server gives records by map index: where the one contradicts the
         other, all are read one by one.
         """
-        records: dict[int, Mapping[str, Any]] = {}
-        last = -1
-        for record in found:
-            claimed = None if record is None else record.get("map_index")
-            if not isinstance(claimed, int) or claimed <= last:
-                log.info("%s: a record is gone, or not its instance's; all are read one by one", task_id)
-                return self._each_record(task_id, self._wanted(task_id))
-            records[claimed], last = record or {}, claimed
-        return records
+        records: list[Record | None] = []
+        for start in range(0, len(self.map_indexes), PAGE_SIZE):
+            page = self._reader.record_page(task_id, start, start + PAGE_SIZE)
+            records += page
+            if len(page) < PAGE_SIZE:
+                break
+        owners = [record.map_index if isinstance(record, BranchRecord) else None for record in records]
+        known = [owner for owner in owners if owner is not None]
+        if len(known) < len(owners) or known != sorted(set(known)):
+            log.info("%s: a record is gone, or not its instance's; all are read one by one", task_id)
+            return self._each_record(task_id, self._explaining(task_id))
+        return dict(zip(known, records, strict=True))
 
     @cached_property
-    def own(self) -> Mapping[int, Mapping[str, Any]]:
-        """What the instances of the last task recorded."""
-        return self.records(self.source.task_id)
+    def _told_names(self) -> Mapping[int, str]:
+        """Names that the instances of the last task have recorded."""
+        records = {n: self._records_of(self._task_id).get(n) for n in self.map_indexes}
+        return {n: r.name for n, r in records.items() if isinstance(r, BranchRecord) and r.name is not None}
 
     @cached_property
     def _asked(self) -> tuple[Sequence[str] | None, int] | None:
-        """What the task that returned the items says, where an instance's record doesn't tell its name."""
-        if self._naming.ask is None or self._naming.label is None or self._naming.names is not None:
+        """What the items' task says, where an instance's record doesn't tell its name."""
+        group = self._source.group
+        if self._source.ask_names is None or group is None or group.names is not None:
             return None
-        told = [record["name"] for record in self.own.values() if "name" in record]
-        if told and all(name is None for name in told):
-            return None  # items in a list, all of which are numbered
-        names = {name for name in told if isinstance(name, str) and name}
-        return None if len(names) == len(self.map_indexes) else self._naming.ask()
+        if len(set(self._told_names.values())) == len(self.map_indexes):
+            return None
+        return self._source.ask_names()
 
     def name(self, map_index: int) -> str:
         """Name of an instance."""
-        if self._naming.label is None:
-            return instance_name(self.source.task_id, map_index)
-        names = self._naming.names
+        group = self._source.group
+        if self._source.by_prefix or group is None:
+            return instance_name(self._task_id, map_index)
+        names = group.names
         if names is None and self._asked is not None:
-            names = self._asked[0]
+            names = tuple(self._asked[0] or ())
         if names is not None and map_index < len(names):
             return names[map_index]
-        told = self.own.get(map_index, {}).get("name")
-        if self._naming.ask is not None and self._asked is None and isinstance(told, str) and told:
-            return told
-        return f"{self._naming.label}_{map_index}"
+        numbered = f"{group.label}_{map_index}"
+        if self._source.ask_names is None or self._asked is not None:
+            return numbered
+        return self._told_names.get(map_index, numbered)
 
     def refuse_unfinished(self) -> None:
         """Refuse to account for instances of which some are running again."""
         if self._asked is not None:
-            missing = [n for n in range(self._asked[1]) if n not in self.instances]
+            missing = [n for n in range(self._asked[1]) if n not in self._instances]
         else:
-            count = self.reader.instance_count([self.source.task_id])
-            missing = [n for n in range(count) if n not in self.instances][: count - len(self.instances)]
+            count = self._reader.instance_count([self._task_id])
+            missing = [n for n in range(count) if n not in self._instances][: count - len(self._instances)]
         if missing:
             names = [self.name(map_index) for map_index in missing]
             message = (
@@ -178,38 +169,40 @@ class _MappedGroup:
             )
             raise BranchesRunningError(message, names=names)
 
-    def having_values(self, key: str, *, ahead: bool) -> list[int] | None:
+    def find_values(self, *, ahead: bool) -> bool:
         """
-        Map indexes of those that have pushed a value, in order; None if nobody can tell.
+        Find out which instances have pushed a value; False if nobody can tell.
 
         The server gives values by map index, and without it: whose they are follows from the records, unless
         a value was pushed or deleted by hand.
 
-        :param key: XCom key of the values.
-        :param ahead: Whether to ask for all of them, which tells how many they are.
+        :param ahead: Whether to ask for all values, which tells how many they are.
         """
-        succeeded = [n for n, found in self.instances.items() if found.state == "success"]
-        if not succeeded:
-            return []  # whatever lies there, it is no value
-        expected: list[int] | None = succeeded if len(succeeded) == len(self.instances) else None
-        if key == RETURN_VALUE:
-            expected = sorted(n for n, record in self.own.items() if record.get("has_value") is True)
-        why = "not every instance succeeded"
+        successes = [n for n, instance in self._instances.items() if instance.state == "success"]
+        if not successes:
+            return True  # whatever lies there, it is no value
+        expected: list[int] | None = successes if len(successes) == len(self._instances) else None
+        if self._key == RETURN_VALUE:
+            records = self._records_of(self._task_id)
+            expected = [n for n in self.map_indexes if getattr(records.get(n), "has_value", None) is True]
+        cause = "not every instance succeeded"
         if expected is not None:
-            count = self._value_count(key, ahead=ahead)
+            count = self._value_count(ahead=ahead)
             if count == len(expected):
-                return expected
-            why = f"{count} came, {len(expected)} are expected"
-        self._ahead = None
+                self._having_values = expected
+                return True
+            cause = f"found {count} values, expected {len(expected)}"
+        self._values_ahead = None
         log.info(
-            "%s: positions don't tell whose the values under %r are, so they are read one by one: %s",
-            self.source.task_id,
-            key,
-            why,
+            "%s: the positions of the values under %r don't tell whose they are, so they are read one by one: "
+            "%s",
+            self._task_id,
+            self._key,
+            cause,
         )
-        return None
+        return False
 
-    def _value_count(self, key: str, *, ahead: bool) -> int:
+    def _value_count(self, *, ahead: bool) -> int:
         """
         Count the values.
 
@@ -217,122 +210,51 @@ class _MappedGroup:
         last. With those of a second, a fan-in sends one more than 4 and 2 for each page: what ended, what
         still runs, what was recorded and the values are told by no other request.
         """
-        task_id = self.source.task_id
         if not ahead:
-            return self.reader.value_count(task_id, key)
+            return self._reader.value_count(self._task_id, self._key)
         # One more than there can be, to see any that should not be there.
-        self._ahead = self.reader.page(task_id, key, 0, len(self.map_indexes) + 1)
-        return len(self._ahead)
+        self._values_ahead = self._reader.page(self._task_id, self._key, 0, len(self.map_indexes) + 1)
+        return len(self._values_ahead)
 
-    def values(self, key: str, start: int, stop: int) -> Values:
-        """Values by position; those that were asked for ahead are kept until then, and no longer."""
-        ahead, self._ahead = self._ahead, None
-        return self.reader.page(self.source.task_id, key, start, stop) if ahead is None else ahead
+    @cached_property
+    def _with_value(self) -> frozenset[int]:
+        return frozenset(self._having_values)
 
-    def instance(self, map_index: int) -> Source:
-        """One instance as a source of its own."""
-        return replace(self.source, name=self.name(map_index), mapped=False, map_index=map_index, naming=None)
-
-    def read_alone(self, map_index: int, key: str, index: int) -> BranchOutcome:
-        """One instance with its value, whose identity then is certain."""
-        return read_one(self.reader, self.states, self.instance(map_index), key, index)
-
-    def head(self, map_index: int, key: str, index: int) -> BranchOutcome:
-        """What can be said of one instance without its value."""
-        state, error, task_id, at = self._judge(map_index, key)
-        return BranchOutcome(
-            name=self.name(map_index),
-            index=index,
-            state=state,
-            error=error,
-            task_id=task_id,
-            map_index=at,
-            duration=branch_duration(self.states, self.instance(map_index)),
+    def page(self, indexes: Sequence[int], start: int) -> Page:
+        """Up to 500 instances, whose values are read when they are asked for."""
+        tasks = [self._source.instance(n).tasks for n in indexes]
+        records = self._records_of(self._task_id)
+        if any(self._instances[n].state == "success" and records.get(n) is None for n in indexes):
+            self._reader.found_nothing = True  # it may run again, so that its record is deleted
+        return Page(
+            start=start,
+            names=[self.name(n) for n in indexes],
+            rulings=[judge_branch(self, each, self._key) for each in tasks],
+            instances=[(self._task_id, n) for n in indexes],
+            durations=[branch_duration(self, each) for each in tasks],
+            load=lambda: self._load(indexes),
         )
 
-    def _judge(self, map_index: int, key: str) -> tuple[State, str | None, str, int]:
-        task_ids, last = self.source.task_ids, self.source.task_id
-        match self.instances[map_index].state:
-            case "success":
-                record = self.own.get(map_index, {})
-                recorded = record.get("state") == "success" or key != RETURN_VALUE
-                error = None if recorded else recorded_error(record, "success") or MARKED_BY_HAND
-                return "success" if recorded else "missing", error, last, map_index
-            case "failed":
-                return "failed", self._error(last, map_index), last, map_index
-            case "upstream_failed":
-                inner = failed_before_last(self.states, task_ids, map_index)
-                if inner is None:
-                    return "upstream_failed", None, last, map_index
-                return "failed", self._error(*inner), *inner
-            case "skipped":
-                return "skipped", self._why_stopped(map_index), last, map_index
-            case "removed":
-                return "removed", None, last, map_index
-            case unknown:
-                message = f"{last!r} is finished in a state that is not known: {unknown!r}"
-                raise ValueError(message)
-
-    def _error(self, task_id: str, map_index: int) -> str:
-        return recorded_error(self.records(task_id).get(map_index, {}), "failed") or NO_EXCEPTION_RECORDED
-
-    def _why_stopped(self, map_index: int) -> str | None:
-        first = self.source.task_ids[0]
-        ran = self.states.get((first, map_index))
-        if not self.source.stoppable or ran is None or ran.state != "skipped" or not ran.duration:
-            return None
-        return recorded_error(self.records(first).get(map_index, {}), STOPPED)
-
-
-class _GroupPage:
-    """Up to 500 instances, whose values are read when they are asked for."""
-
-    def __init__(
-        self,
-        group: _MappedGroup,
-        key: str,
-        places: Sequence[int],
-        index: int,
-        having_values: Sequence[int],
-    ) -> None:
-        self._group, self._key = group, key
-        self._heads = [group.head(map_index, key, index + n) for n, map_index in enumerate(places)]
-        self._map_indexes = places
-        self._names = {head.name: n for n, head in enumerate(self._heads)}
-        self._start = sum(n < places[0] for n in having_values)
-        self._having = [n for n in having_values if places[0] <= n <= places[-1]]
-        self.states: Sequence[State] = [head.state for head in self._heads]
-        self.stopped = sum(head.state == "skipped" and head.error is not None for head in self._heads)
-
-    def __len__(self) -> int:
-        return len(self._heads)
-
-    def find(self, name: str) -> int | None:
-        return self._names.get(name)
-
-    def durations(self) -> Iterator[tuple[str, float | None]]:
-        return ((head.name, head.duration) for head in self._heads)
-
-    def peek(self, place: int) -> BranchOutcome:
-        return self._heads[place]
-
-    def read(self) -> Sequence[BranchOutcome]:
-        task_id, stop = self._group.source.task_id, self._start + len(self._having)
+    def _load(self, indexes: Sequence[int]) -> Mapping[int, Any]:
+        """Read the values of a page, by index within it."""
+        having = [n for n in self._having_values if indexes[0] <= n <= indexes[-1]]
+        if not having:
+            return {}
+        first = sum(n < indexes[0] for n in self._having_values)
+        ahead, self._values_ahead = self._values_ahead, None
         try:
-            values = list(self._group.values(self._key, self._start, stop)) if self._having else []
+            stop = first + len(having)
+            values = list(
+                self._reader.page(self._task_id, self._key, first, stop) if ahead is None else ahead
+            )
         except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
-            return [
-                self._group.read_alone(map_index, self._key, head.index)
-                for map_index, head in zip(self._map_indexes, self._heads, strict=True)
-            ]
-        if len(values) != len(self._having):
+            found = BranchReader(self._reader, self._states).values(self._task_id, having, self._key)
+            values = list(found.values())
+        if len(values) != len(having):
             message = (
-                f"{len(values)} values of {len(self._having)} {task_id!r} are left: "
+                f"{len(values)} values of {len(having)} {self._task_id!r} are left: "
                 "they were cleared while they were being read"
             )
-            raise BranchesRunningError(message, names=[task_id])
-        found = dict(zip(self._having, values, strict=True))
-        return [
-            replace(head, value=found.get(map_index)) if head.state == "success" else head
-            for map_index, head in zip(self._map_indexes, self._heads, strict=True)
-        ]
+            raise BranchesRunningError(message, names=[self._task_id])
+        positions = {n: position for position, n in enumerate(indexes)}
+        return {positions[n]: value for n, value in zip(having, values, strict=True)}

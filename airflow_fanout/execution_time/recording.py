@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.rules.records import RECORD_KEY
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_fanout.rules.records import RECORD_KEY, BranchRecord
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
+from airflow_fanout.serialization.declaration import declared_group
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from airflow.sdk import Context
 
 
-__all__ = ["redacted_error"]
+__all__ = [
+    "on_execute",
+    "push_record",
+    "record_failure",
+    "record_skip",
+    "record_success",
+    "redacted_error",
+    "skip_reason",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,23 +44,77 @@ class _Start:
     cpu_seconds: float
 
 
-_start: _Start | None = None  # A task's process runs one task; dag.test() runs one at a time.
+# A task's process runs one task; dag.test() runs one at a time.
+_start: _Start | None = None
+_skip_reason: str | None = None
 
 
 def on_execute(context: Context) -> None:
-    """Start the clocks of a branch's task."""
-    global _start  # noqa: PLW0603 - lives as long as the task's process
+    """Start the clocks of a branch's task, and have the reason of a skip kept."""
+    global _start, _skip_reason  # noqa: PLW0603 - they live as long as the task's process
+    _skip_reason = None
+    task: Any = context["task"]
+    for name in ("python_callable", "poke"):  # where an author's code raises a skip
+        if callable(function := getattr(task, name, None)):
+            setattr(task, name, _keeping_skip(function))
     _start = _Start(
         task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=_cpu_seconds()
     )
 
 
+def _keeping_skip(function: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Wrap a function so that the reason of a skip that it raises is kept.
+
+    Airflow hands that to nobody: ``on_skipped_callback`` gets no exception.
+    """
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            with _kept_skip():
+                return await function(*args, **kwargs)
+
+        return call_async
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _kept_skip():
+            return function(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _kept_skip() -> Iterator[None]:
+    global _skip_reason  # noqa: PLW0603 - lives as long as the task's process
+    try:
+        yield
+    except AirflowSkipException as skip:
+        _skip_reason = skip_reason(skip)
+        raise
+
+
+def push_record(context: Context, record: BranchRecord) -> None:
+    """Push the record of a task, with what says whose it is where the task has several instances."""
+    ti: Any = context["ti"]
+    if ti.map_index is not None and ti.map_index >= 0:
+        name = _branch_name(context["task"].task_group, ti.map_index)
+        record = replace(record, map_index=ti.map_index, name=name)
+    ti.xcom_push(RECORD_KEY, record.to_xcom())
+
+
 def record_success(context: Context, result: Any) -> None:
     """Push the record of a success; Airflow pushes the value itself afterwards."""
     task: Any = context["task"]
-    has_value = result is not None and task.do_xcom_push
-    record = {"state": "success", "has_value": has_value, **identity(context), **_measured(context)}
-    context["ti"].xcom_push(RECORD_KEY, record)
+    has_value = bool(result is not None and task.do_xcom_push)
+    push_record(context, BranchRecord(state="success", has_value=has_value, **_measured(context)))
+
+
+def record_skip(context: Context) -> None:
+    """Push the reason of a task's own skip; SKIPPED reaches the server after the process has exited."""
+    if _skip_reason is not None:
+        push_record(context, BranchRecord(state="skipped", error=_skip_reason, **_measured(context)))
 
 
 def record_failure(context: Context) -> None:
@@ -57,53 +127,50 @@ def record_failure(context: Context) -> None:
     exception = context.get("exception")
     if exception is None or getattr(exception, "fan_out_recorded", False):
         return
-    record = {
-        "state": "failed",
-        "error": redacted_error(exception),
-        **identity(context),
-        **_measured(context),
-    }
-    context["ti"].xcom_push(RECORD_KEY, record)
+    push_record(context, BranchRecord(state="failed", error=redacted_error(exception), **_measured(context)))
 
 
-def identity(context: Context) -> dict[str, Any]:
-    """Whose record it is, where a task has several instances: its map index, and its name if it is known."""
-    ti: Any = context["ti"]
-    if ti.map_index is None or ti.map_index < 0:
-        return {}
-    known: dict[str, Any] = {"map_index": ti.map_index}
-    group: Any = context["task"].task_group
+def _branch_name(group: Any, map_index: int) -> str | None:
+    """Name of an instance, if it is of a mapped fan-out group and this process knows its name."""
     while group is not None:
-        noted = getattr(group, "noted_names", {})
-        if ti.map_index in noted:
-            return {**known, "name": noted[ti.map_index]}
+        declared = declared_group(group)
+        if declared is not None and declared.mode == "mapped":
+            name: str | None = group.known_name(map_index)
+            return name
         group = group.parent_group
-    return known
+    return None
+
+
+def skip_reason(skip: BaseException) -> str | None:
+    """What the author says of a skip: the exception's message alone."""
+    kind = type(skip).__name__
+    return redacted_error(skip).removeprefix(kind).removeprefix(": ") or None
 
 
 def redacted_error(exception: BaseException | str) -> str:
     """
-    Put an exception into ``"ValueError: message"``, without secrets, on one line of at most 500 characters.
+    Put an exception, or its text, into ``"ValueError: message"``, without secrets, on one line.
 
-    :param exception: The exception, or its text.
+    :return: At most 500 characters.
     """
     from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the masker of the task's log
 
-    if isinstance(exception, str):
-        said = exception
-    else:
-        kind = type(exception).__name__
-        try:
-            message = str(exception)
-        except (Exception, SystemExit) as unreadable:
-            message = f"(its message can't be read: {type(unreadable).__name__})"
-        said = f"{kind}: {message}" if message else kind
+    text = exception if isinstance(exception, str) else _described(exception)
     # Cut before masking too, so that a message of many megabytes costs nothing; far enough out that no secret
     # is halved.
-    return on_one_line(str(redact(said[: 100 * ERROR_LENGTH])))
+    return on_one_line(str(redact(text[: 100 * ERROR_LENGTH])))
 
 
-def _measured(context: Context) -> dict[str, float | int]:
+def _described(exception: BaseException) -> str:
+    kind = type(exception).__name__
+    try:
+        message = str(exception)
+    except (Exception, SystemExit) as unreadable:
+        message = f"(its message can't be read: {type(unreadable).__name__})"
+    return f"{kind}: {message}" if message else kind
+
+
+def _measured(context: Context) -> dict[str, Any]:
     if _start is None or _start.task_instance != str(context["ti"].id):
         return {}
     return {

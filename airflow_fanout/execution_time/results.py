@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import Any, Protocol
+from typing import Any, Self, cast
 
-from airflow_fanout.exceptions import MergeConflictError
-from airflow_fanout.rules.outcomes import BranchOutcome
-from airflow_fanout.rules.policy import FAILED_STATES, MISSING_STATES, State
+from airflow_fanout.exceptions import BranchesRunningError, MergeConflictError
+from airflow_fanout.rules.outcomes import BranchOutcome, LostValue, Ruling
+from airflow_fanout.rules.policy import FAILED_STATES, MISSING_STATES, STATES, State
 from airflow_fanout.rules.wording import counted, listing
 
-__all__ = ["FanInResults", "Page", "ReadyPage"]
+__all__ = ["FanInResults", "Page"]
 
 log = logging.getLogger(__name__)
 
@@ -27,66 +28,128 @@ OUTCOMES_HELD = 500
 """Outcomes that are kept in memory where pages are smaller than that."""
 
 
-class Page(Protocol):
-    """A run of consecutive branches whose outcomes are read together."""
+class Page:
+    """
+    Consecutive branches whose values are read together.
+
+    All but the values is known when it is made: names, states, errors and durations, by the branch's index
+    within the page.
+
+    :param start: Index of the first branch among all.
+    :param names: Their names.
+    :param rulings: What became of each; the same object may stand for many.
+    :param instances: Task id and map index of each one's last task.
+    :param durations: Seconds of each.
+    :param load: Reads the values of the successful ones: by index, a :class:`LostValue` in place of one that
+        is gone.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: int,
+        names: Sequence[str],
+        rulings: Sequence[Ruling],
+        instances: Sequence[tuple[str, int]],
+        durations: Sequence[float | None],
+        load: Callable[[], Mapping[int, Any]],
+    ) -> None:
+        _refuse_unknown_states(rulings, instances)
+        self.names, self.durations = names, durations
+        self._start, self._rulings, self._instances = start, rulings, instances
+        self._load: Callable[[], Mapping[int, Any]] | None = load
+        self._values: Mapping[int, Any] = {}
+        self.states = _states(rulings)
+
+    @classmethod
+    def of(cls, outcomes: Sequence[BranchOutcome], start: int = 0) -> Self:
+        """Make a page of outcomes with their values; the first one's index among all is ``start``."""
+        return cls(
+            start=start,
+            names=[outcome.name for outcome in outcomes],
+            rulings=[
+                Ruling(state=outcome.state, error=outcome.error, is_stopped=outcome.is_stopped)
+                for outcome in outcomes
+            ],
+            instances=[(outcome.task_id, outcome.map_index) for outcome in outcomes],
+            durations=[outcome.duration for outcome in outcomes],
+            load=lambda: {index: outcome.value for index, outcome in enumerate(outcomes)},
+        ).settle()
 
     def __len__(self) -> int:
         """Return the number of branches."""
+        return len(self._rulings)
 
-    @property
-    def states(self) -> Sequence[State]:
-        """State of each branch, in order; known without reading a value."""
+    @cached_property
+    def stopped_count(self) -> int:
+        """Number of branches that ``stop_after_failures`` did not let start."""
+        return sum(ruling.is_stopped for ruling in self._rulings)
 
-    @property
-    def stopped(self) -> int:
-        """How many of the skipped were stopped by ``stop_after_failures``."""
+    @cached_property
+    def _indexes(self) -> Mapping[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
 
     def find(self, name: str) -> int | None:
-        """Return the place of a branch within the page, or None if it is not here."""
+        """Return the index of a branch within the page, or None if it is not here."""
+        return self._indexes.get(name)
 
-    def durations(self) -> Iterator[tuple[str, float | None]]:
-        """Yield name and duration of each branch, in order; known without reading a value."""
+    def settle(self) -> Self:
+        """Read the values now and keep them; a success whose value is gone becomes missing."""
+        if self._load is not None:
+            self._values, self._load = self._load(), None
+            self._rulings = [
+                Ruling(state="missing", error=value.error) if isinstance(value, LostValue) else ruling
+                for ruling, value in zip(self._rulings, map(self._values.get, range(len(self))), strict=True)
+            ]
+            self.states = _states(self._rulings)
+        return self
 
-    def peek(self, place: int) -> BranchOutcome:
+    def read(self) -> Sequence[BranchOutcome]:
+        """
+        Return the outcomes, values included.
+
+        :raises BranchesRunningError: If a value is gone since its branch was counted as a success.
+        """
+        values = self._values if self._load is None else self._load()
+        lost = [self.names[index] for index, value in values.items() if isinstance(value, LostValue)]
+        if lost and self._load is not None:
+            message = f"Values are gone since they were counted: {listing(lost)}"
+            raise BranchesRunningError(message, names=lost)
+        return [self._outcome(index, values.get(index)) for index in range(len(self))]
+
+    def peek(self, index: int) -> BranchOutcome:
         """Return the outcome of a branch within the page, without its value; reads nothing."""
+        return self._outcome(index, None)
 
-    def read(self) -> Sequence[BranchOutcome]:
-        """Return the outcomes, values included, in order."""
+    def _outcome(self, index: int, value: Any) -> BranchOutcome:
+        ruling = self._rulings[index]
+        task_id, map_index = ruling.culprit or self._instances[index]
+        return BranchOutcome(
+            name=self.names[index],
+            index=self._start + index,
+            state=cast("State", ruling.state),
+            value=value if ruling.state == "success" else None,
+            error=ruling.error,
+            task_id=task_id,
+            map_index=map_index,
+            duration=self.durations[index],
+            is_stopped=ruling.is_stopped,
+        )
 
 
-class ReadyPage:
-    """
-    A page that is in memory.
+def _states(rulings: Iterable[Ruling]) -> list[State]:
+    return [cast("State", ruling.state) for ruling in rulings]
 
-    :param outcomes: The outcomes, in order.
-    :param stopped: How many of the skipped were stopped by ``stop_after_failures``.
-    """
 
-    def __init__(self, outcomes: Sequence[BranchOutcome], *, stopped: int = 0) -> None:
-        self.stopped = stopped
-        self._outcomes = tuple(outcomes)
-        self._places = {outcome.name: place for place, outcome in enumerate(self._outcomes)}
-        self.states = tuple(outcome.state for outcome in self._outcomes)
-
-    def __len__(self) -> int:
-        """Return the number of branches."""
-        return len(self._outcomes)
-
-    def find(self, name: str) -> int | None:
-        """Return the place of a branch within the page, or None."""
-        return self._places.get(name)
-
-    def durations(self) -> Iterator[tuple[str, float | None]]:
-        """Yield name and duration of each branch."""
-        return ((outcome.name, outcome.duration) for outcome in self._outcomes)
-
-    def peek(self, place: int) -> BranchOutcome:
-        """Return the outcome of a branch."""
-        return self._outcomes[place]
-
-    def read(self) -> Sequence[BranchOutcome]:
-        """Return the outcomes."""
-        return self._outcomes
+def _refuse_unknown_states(rulings: Sequence[Ruling], instances: Sequence[tuple[str, int]]) -> None:
+    if unknown := {ruling.state for ruling in rulings}.difference(STATES):
+        task_id = next(
+            task_id
+            for ruling, (task_id, _) in zip(rulings, instances, strict=True)
+            if ruling.state in unknown
+        )
+        message = f"{task_id!r} is finished in a state that is not known: {min(unknown)!r}"
+        raise ValueError(message)
 
 
 class _Ledger:
@@ -96,50 +159,65 @@ class _Ledger:
         self.pages = tuple(pages)
         self._starts = [0, *accumulate(len(page) for page in self.pages)]
         self._held: OrderedDict[int, Sequence[BranchOutcome]] = OrderedDict()
-        self._told = 0.0
-        self._found = 0
+        self._lock = threading.Lock()  # a fan-in's function may use threads
+        self._logged_at = 0.0
+        self._last_page = 0
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, place: int) -> BranchOutcome:
-        number = bisect_right(self._starts, place) - 1
-        page = self.pages[number]
-        if page.states[place - self._starts[number]] != "success":
-            return page.peek(place - self._starts[number])
-        if number not in self._held:
-            while self._held and sum(map(len, self._held.values())) + len(page) > OUTCOMES_HELD:
-                self._held.popitem(last=False)
-            self._held[number] = page.read()
-            self._tell(number)
-        return self._held[number][place - self._starts[number]]
+    def __getitem__(self, index: int) -> BranchOutcome:
+        number = bisect_right(self._starts, index) - 1
+        page, offset = self.pages[number], index - self._starts[number]
+        return self._read(number)[offset] if page.states[offset] == "success" else page.peek(offset)
 
-    def _tell(self, number: int) -> None:
+    def _read(self, number: int) -> Sequence[BranchOutcome]:
+        with self._lock:
+            outcomes = self._held.get(number)
+            if outcomes is None:
+                size = len(self.pages[number])
+                while self._held and sum(map(len, self._held.values())) + size > OUTCOMES_HELD:
+                    self._held.popitem(last=False)
+                outcomes = self._held[number] = self.pages[number].read()
+                self._log_progress(number)
+        return outcomes
+
+    def _log_progress(self, number: int) -> None:
         """Say how far a reader is that takes long."""
         now = time.monotonic()
-        if now - self._told >= PROGRESS_EVERY:
-            if self._told:
+        if now - self._logged_at >= PROGRESS_EVERY:
+            if self._logged_at:
                 log.info("%s of %s branches read", self._starts[number + 1], len(self))
-            self._told = now
+            self._logged_at = now
 
     def states(self) -> Iterator[State]:
-        for page in self.pages:
-            yield from page.states
+        return chain.from_iterable(page.states for page in self.pages)
 
-    def __iter__(self) -> Iterator[BranchOutcome]:
-        return map(self.__getitem__, range(len(self)))
+    def state(self, name: str) -> State | None:
+        index = self.find(name)
+        if index is None:
+            return None
+        number = bisect_right(self._starts, index) - 1
+        return self.pages[number].states[index - self._starts[number]]
+
+    def outcomes(self, states: Collection[State]) -> Iterator[BranchOutcome]:
+        """Outcomes of the branches in these states, in order, page by page."""
+        for number, page in enumerate(self.pages):
+            indexes = [index for index, state in enumerate(page.states) if state in states]
+            if any(page.states[index] == "success" for index in indexes):
+                yield from map(self._read(number).__getitem__, indexes)
+            else:
+                yield from map(page.peek, indexes)
 
     def find(self, name: str) -> int | None:
         # From the page of the last name on, so that a loop over names asks one page or two for each.
-        for number in chain(range(self._found, len(self.pages)), range(self._found)):
-            place: int | None = self.pages[number].find(name)
-            if place is not None:
-                self._found = number
-                return self._starts[number] + place
+        last = self._last_page
+        for number in chain(range(last, len(self.pages)), range(last)):
+            offset = self.pages[number].find(name)
+            if offset is not None:
+                self._last_page = number
+                return self._starts[number] + offset
         return None
-
-    def places(self, wanted: Callable[[State], bool]) -> Iterator[int]:
-        return (place for place, state in enumerate(self.states()) if wanted(state))
 
 
 class _Outcomes(Mapping[str, BranchOutcome]):
@@ -149,13 +227,13 @@ class _Outcomes(Mapping[str, BranchOutcome]):
         self._ledger = ledger
 
     def __getitem__(self, name: str) -> BranchOutcome:
-        place = self._ledger.find(name)
-        if place is None:
+        index = self._ledger.find(name)
+        if index is None:
             raise KeyError(name)
-        return self._ledger[place]
+        return self._ledger[index]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for page in self._ledger.pages for name, _ in page.durations())
+        return chain.from_iterable(page.names for page in self._ledger.pages)
 
     def __len__(self) -> int:
         return len(self._ledger)
@@ -170,7 +248,7 @@ class _Outcomes(Mapping[str, BranchOutcome]):
         return _Values(self, self._pairs)
 
     def _pairs(self) -> Iterator[tuple[str, BranchOutcome]]:
-        return ((outcome.name, outcome) for outcome in self._ledger)
+        return ((outcome.name, outcome) for outcome in self._ledger.outcomes(STATES))
 
 
 class FanInResults(Mapping[str, Any]):
@@ -188,11 +266,11 @@ class FanInResults(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         """Return what the branch of this name returned; a KeyError tells why there is nothing."""
-        place = self._ledger.find(name)
-        if place is None:
+        index = self._ledger.find(name)
+        if index is None:
             message = f"no branch is named {name!r}; branches: {listing(self.outcomes)}"
             raise KeyError(message)
-        outcome = self._ledger[place]
+        outcome = self._ledger[index]
         if outcome.state != "success":
             because = f" ({outcome.error})" if outcome.error else ""
             message = f"branch {name!r} has no value: it is {outcome.state}{because}"
@@ -201,12 +279,11 @@ class FanInResults(Mapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         """Whether a branch of this name succeeded."""
-        place = self._ledger.find(name) if isinstance(name, str) else None
-        return place is not None and self._ledger[place].state == "success"
+        return isinstance(name, str) and self._ledger.state(name) == "success"
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of the successful branches, in declared order."""
-        return (outcome.name for outcome in self.successes())
+        return (name for name, state, _ in self.durations() if state == "success")
 
     def __len__(self) -> int:
         """Return the number of successful branches."""
@@ -264,32 +341,11 @@ class FanInResults(Mapping[str, Any]):
     def _success_count(self) -> int:
         return sum(state == "success" for state in self._ledger.states())
 
-    def successes(self) -> Iterator[BranchOutcome]:
-        """Outcomes of the successful branches, in declared order, page by page."""
-        for place in self._ledger.places(lambda state: state == "success"):
-            outcome = self._ledger[place]
-            if outcome.state == "success":  # a page may find out only when it is read that a value is gone
-                yield outcome
-
-    def outcomes_in(self, states: Iterable[State]) -> Iterator[BranchOutcome]:
-        """
-        Outcomes of the branches in these states, in declared order, page by page.
-
-        :param states: The states.
-        """
-        wanted = frozenset(states)
-        return map(self._ledger.__getitem__, self._ledger.places(wanted.__contains__))
-
     def problems(self, states: Collection[State]) -> Iterator[BranchOutcome]:
-        """
-        Outcomes of the branches in these states, and of the stopped, in declared order.
-
-        :param states: The states.
-        """
+        """Outcomes of the branches in these states, and of the stopped, in declared order."""
         wanted: set[State] = {*states, "skipped"} if self.stopped_count else {*states}
-        for outcome in self.outcomes_in(wanted):
-            # A skip has a reason only if it was a stop.
-            if outcome.state in states or outcome.error is not None:
+        for outcome in self._ledger.outcomes(wanted):
+            if outcome.state in states or outcome.is_stopped:
                 yield outcome
 
     def states(self) -> Iterator[State]:
@@ -299,16 +355,15 @@ class FanInResults(Mapping[str, Any]):
     @property
     def stopped_count(self) -> int:
         """How many branches ``stop_after_failures`` did not let start; they are among the skipped."""
-        return sum(page.stopped for page in self._ledger.pages)
+        return sum(page.stopped_count for page in self._ledger.pages)
 
     def durations(self) -> Iterator[tuple[str, State, float | None]]:
         """Name, state and duration of every declared branch, in declared order; reads no values."""
         for page in self._ledger.pages:
-            for (name, duration), state in zip(page.durations(), page.states, strict=True):
-                yield name, state, duration
+            yield from zip(page.names, page.states, page.durations, strict=True)
 
-    def _part(self, states: Iterable[State]) -> Mapping[str, BranchOutcome]:
-        return {outcome.name: outcome for outcome in self.outcomes_in(states)}
+    def _part(self, states: Collection[State]) -> Mapping[str, BranchOutcome]:
+        return {outcome.name: outcome for outcome in self._ledger.outcomes(states)}
 
     def items(self) -> ItemsView[str, Any]:
         """Names and values of the successful branches, in declared order, each page read once."""
@@ -319,7 +374,7 @@ class FanInResults(Mapping[str, Any]):
         return _Values(self, self._pairs)
 
     def _pairs(self) -> Iterator[tuple[str, Any]]:
-        return ((outcome.name, outcome.value) for outcome in self.successes())
+        return ((outcome.name, outcome.value) for outcome in self._ledger.outcomes({"success"}))
 
 
 class _Items(ItemsView[str, Any]):

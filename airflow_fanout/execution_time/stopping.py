@@ -1,4 +1,4 @@
-"""The finished task instances of a run -> which of them make a branch, and how it ended; on the worker."""
+"""``stop_after_failures``: whether a branch may still start, asked in the branch's own process."""
 
 from __future__ import annotations
 
@@ -6,56 +6,62 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_fanout.execution_time.recording import identity
-from airflow_fanout.rules.instances import (
-    States,
-    failed_before_last,
-    instances_of,
-)
+from airflow_fanout.execution_time.recording import push_record
+from airflow_fanout.rules.instances import InstanceState, States, instances_at, instances_of
 from airflow_fanout.rules.names import instance_name
-from airflow_fanout.rules.records import RECORD_KEY, STOPPED
-from airflow_fanout.rules.wording import listing
+from airflow_fanout.rules.outcomes import BranchTasks, judge_branch
+from airflow_fanout.rules.records import BranchRecord
+from airflow_fanout.rules.wording import counted, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from airflow.sdk import BaseOperator, Context
-    from airflow.sdk.definitions.mappedoperator import MappedOperator
+    from airflow.sdk import Context
 
+    from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
-    AnyOperator = BaseOperator | MappedOperator
+__all__ = ["failed_names", "item_stop_reason", "stop", "stop_reason"]
 
-__all__ = ["failed_names", "stop", "why_item_stopped", "why_stopped"]
+
+class _States:
+    """A run of which only the states are known."""
+
+    def __init__(self, states: States) -> None:
+        self._states = states
+
+    def instances(self, task_id: str, map_index: int) -> Mapping[int, InstanceState]:
+        return instances_at(self._states, task_id, map_index)
+
+    def record(self, task_id: str, map_index: int) -> None:
+        return None
+
+    def value_state(self, task_id: str, map_index: int, key: str) -> ValueState:
+        return "present"
 
 
 def failed_names(states: States, group: DeclaredGroup, map_index: int) -> list[str]:
     """
-    Names of a group's branches that have failed: in their last task, or in one that kept it from running.
+    Names of a group's branches that have failed.
 
     Where only the items' task knows the names, they are Airflow's own, ``id[map_index]``.
 
     :param states: States of the run's finished instances.
-    :param group: The group.
     :param map_index: Index of the mapped task group that it stands in; -1 outside of one.
     """
+    reader = _States(states)
+
+    def has_failed(task_ids: tuple[str, ...], index: int) -> bool:
+        return judge_branch(reader, BranchTasks(task_ids=task_ids, map_index=index)).state == "failed"
+
     if group.mode == "static":
-        return [branch.name for branch in group.branches if _has_failed(states, branch.task_ids, map_index)]
+        return [branch.name for branch in group.branches if has_failed(branch.task_ids, map_index)]
     last, known = group.each[-1], group.known_names
     return [
         known[index] if index < len(known) else instance_name(last, index)
         for index in instances_of(states, last)
-        if _has_failed(states, group.each, index)
+        if has_failed(group.each, index)
     ]
-
-
-def _has_failed(states: States, task_ids: Sequence[str], map_index: int) -> bool:
-    last = states.get((task_ids[-1], map_index))
-    if last is None:
-        return False
-    return last.state == "failed" or (
-        last.state == "upstream_failed" and failed_before_last(states, task_ids, map_index) is not None
-    )
 
 
 def stop(context: Context, group: DeclaredGroup) -> None:
@@ -66,10 +72,8 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     reschedule, is not asked.
 
     :param context: Context of the branch's first task.
-    :param group: The group.
     :raises AirflowSkipException: If enough have failed.
     """
-    from airflow_fanout.execution_time.stopping import failed_names
     from airflow_fanout.execution_time.xcom import RunReader, resumes
 
     ti: Any = context["ti"]
@@ -78,34 +82,30 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     failed = failed_names(RunReader(ti).states(), group, -1 if ti.map_index is None else ti.map_index)
     if group.stop_after_failures is None or len(failed) < group.stop_after_failures:
         return
-    reason = why_stopped(group, failed)
-    ti.xcom_push(RECORD_KEY, {"state": STOPPED, "error": reason, **identity(context)})
+    reason = stop_reason(group, failed)
+    push_record(context, BranchRecord(state="stopped", error=reason))
     raise AirflowSkipException(reason)
 
 
-def why_stopped(group: DeclaredGroup, failed: Sequence[str]) -> str:
+def stop_reason(group: DeclaredGroup, failed: Sequence[str]) -> str:
     """
-    Why a branch was not let start.
+    Say why a branch was not started.
 
-    :param group: The group.
-    :param failed: Names of its branches that have failed.
+    :param failed: Names of the group's branches that have failed.
     """
-    known = group.known_count
-    one = (known or len(failed)) == 1
-    of = "" if known is None else f" of {known}"
+    count = group.known_count
+    branches = counted(len(failed), "branch", "branches")
+    if count is not None:
+        branches = f"{len(failed)} of {counted(count, 'branch', 'branches')}"
+    has = "has" if (count or len(failed)) == 1 else "have"
     return (
-        f"not started: {len(failed)}{of} {'branch' if one else 'branches'} of {group.group_id!r} "
-        f"{'has' if one else 'have'} failed "
+        f"not started: {branches} of {group.group_id!r} {has} failed "
         f"(stop_after_failures={group.stop_after_failures}): {listing(failed, limit=5)}"
     )
 
 
-def why_item_stopped(group: DeclaredGroup) -> str:
-    """
-    Why an item was not let start; its batch knows how many have failed, and not all their names.
-
-    :param group: The group.
-    """
+def item_stop_reason(group: DeclaredGroup) -> str:
+    """Say why an item was not started; its batch knows how many have failed, and not all their names."""
     return (
         f"not started: {group.stop_after_failures} or more items of {group.group_id!r} have failed "
         f"(stop_after_failures={group.stop_after_failures})"

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
-from airflow_fanout.execution_time.batched import BatchNaming
 from airflow_fanout.execution_time.items import names_and_items
-from airflow_fanout.execution_time.mapped import InstanceNaming
-from airflow_fanout.execution_time.sources import Source, branch_source
 from airflow_fanout.rules.instances import States, unexpanded_state
-from airflow_fanout.rules.names import natural_key
+from airflow_fanout.rules.names import instance_name, natural_key
+from airflow_fanout.rules.outcomes import BranchTasks
 from airflow_fanout.rules.wording import counted, listing
 from airflow_fanout.serialization.declaration import declared_group
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from airflow.sdk import BaseOperator, Context
     from airflow.sdk.definitions.mappedoperator import MappedOperator
@@ -29,13 +28,57 @@ if TYPE_CHECKING:
     AnyOperator = BaseOperator | MappedOperator
 
 __all__ = [
-    "before_expansion",
+    "Source",
+    "fan_out_tasks",
     "group_sources",
-    "no_branches",
-    "of_this_package",
+    "other_upstreams",
     "sources_by_prefix",
-    "what_came_before",
+    "tasks_before_expansion",
+    "upstream_failure",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """
+    A branch that a fan-in collects, or a mapped task each of whose instances is one.
+
+    :param name: Name of the branch; of a mapped task, the part before ``[map_index]``.
+    :param tasks: Its tasks.
+    :param is_mapped: Whether each instance is a branch, or runs a batch of them.
+    :param group: The group of this package whose branches the instances are; None of any other task.
+    :param by_prefix: Whether a prefix brought it in: then names are task ids.
+    :param may_have_names: Whether the items of such a group, known only at run time, may have names.
+    :param ask_names: Asks the task that returned the items for their names (None if it was a list) and their
+        number, which takes a request; None where it can have returned nothing but a list.
+    """
+
+    name: str
+    tasks: BranchTasks
+    is_mapped: bool = False
+    group: DeclaredGroup | None = None
+    by_prefix: bool = False
+    may_have_names: bool = False
+    ask_names: Callable[[], tuple[Sequence[str] | None, int]] | None = None
+
+    @property
+    def task_id(self) -> str:
+        """Id of the task that the value comes from."""
+        return self.tasks.task_ids[-1]
+
+    @property
+    def map_index(self) -> int:
+        """Index of its instance; -1 if it is mapped itself, or in no mapped task group."""
+        return self.tasks.map_index
+
+    def instance(self, map_index: int, name: str | None = None) -> Source:
+        """One instance of a mapped task as a branch of its own."""
+        return replace(
+            self,
+            name=instance_name(self.name, map_index) if name is None else name,
+            tasks=replace(self.tasks, map_index=map_index),
+            is_mapped=False,
+        )
 
 
 def group_sources(
@@ -44,157 +87,152 @@ def group_sources(
     """
     Say where to read the branches of a group.
 
-    :param fan_in: The fan-in.
-    :param declared: The group.
-    :param context: The fan-in's context.
     :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
     """
     if declared.mode == "static":
-        return [branch_source(branch, declared, map_index) for branch in declared.branches]
-    group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
+        return [
+            Source(name=branch.name, tasks=BranchTasks(task_ids=branch.task_ids, map_index=map_index))
+            for branch in declared.branches
+        ]
+    source = _group_source(fan_in, declared)
     if declared.mode == "batched":
-        return [_mapped_source(declared, _batch_naming(group))]
+        return [source]
+    group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
     items: Any = group.items
 
     def ask() -> tuple[Sequence[str] | None, int]:
         names, found = names_and_items(group.owner, items.resolve(context))
         return names, len(found)
 
-    # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
-    may_be_a_mapping = isinstance(items, PlainXComArg) and not items.operator.is_mapped
-    naming = InstanceNaming(label=declared.label, names=declared.names, ask=ask if may_be_a_mapping else None)
-    return [_mapped_source(declared, naming)]
+    return [replace(source, ask_names=ask if source.may_have_names else None)]
 
 
-def _batch_naming(group: Any, prefix: str = "") -> BatchNaming:
-    return BatchNaming(
-        prefix=prefix,
-        label=group.declared.label,
-        names=group.declared.names,
-        split_task_id=str(group.split_task_id),
-        may_be_named=group.items is not None and group.declared.count is None,
-    )
-
-
-def _mapped_source(declared: DeclaredGroup, naming: InstanceNaming | BatchNaming) -> Source:
+def _group_source(fan_in: BaseOperator, declared: DeclaredGroup, *, by_prefix: bool = False) -> Source:
+    group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
+    items: Any = group.items
+    may_have_names = items is not None and declared.count is None
+    if declared.mode == "mapped":
+        # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
+        may_have_names = isinstance(items, PlainXComArg) and not items.operator.is_mapped
     return Source(
+        may_have_names=may_have_names,
         name=declared.each[-1],
-        task_id=declared.each[-1],
-        mapped=True,
-        recorded=True,
-        task_ids=declared.each,
-        stoppable=declared.stop_after_failures is not None,
-        naming=naming,
+        tasks=BranchTasks(task_ids=declared.each),
+        is_mapped=True,
+        group=declared,
+        by_prefix=by_prefix,
     )
 
 
 def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> list[Source]:
     """
-    Match a prefix against the ids of a fan-in's direct upstream tasks, in natural order.
+    Match a prefix, as rendered, against the ids of a fan-in's direct upstream tasks, in natural order.
 
-    :param fan_in: The fan-in.
-    :param prefix: The prefix as rendered.
     :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
     :raises PrefixError: If nothing matches, or a task that is neither upstream nor downstream does.
     """
     if not isinstance(prefix, str) or not prefix:
-        message = f"task_id_prefix: expected a prefix of task ids, not {prefix!r} (as rendered)"
+        message = f"task_id_prefix: expected a prefix of task ids, found {prefix!r} (as rendered)"
         raise PrefixError(message, prefix=str(prefix), candidates=())
-    helpers, branches = of_this_package(fan_in)
+    helpers, branches = fan_out_tasks(fan_in)
     _refuse_strays(fan_in, prefix, helpers)
     upstream = [task for task in fan_in.upstream_list if task.task_id.startswith(prefix)]
-    nothing = [i for i in fan_in.upstream_task_ids if i in helpers and helpers[i].is_stood_for(prefix)]
-    if not upstream and not nothing:
+    of_no_branches = [i for i in fan_in.upstream_task_ids if i in helpers and helpers[i].is_stood_for(prefix)]
+    if not upstream and not of_no_branches:
         candidates = sorted(fan_in.upstream_task_ids - helpers.keys(), key=natural_key)
         message = f"No upstream task id starts with {prefix!r}; upstream: {listing(candidates)}"
         raise PrefixError(message, prefix=prefix, candidates=candidates)
     return [
-        _source(fan_in, task, branches.get(task.task_id), map_index)
+        _prefix_source(fan_in, task, branches.get(task.task_id), map_index)
         for task in sorted(upstream, key=lambda task: natural_key(task.task_id))
         if task.task_id not in helpers
     ]
 
 
-def what_came_before(
+def upstream_failure(
     fan_in: BaseOperator, states: States, sources: Sequence[Source], map_index: int
 ) -> UpstreamFailedError | AirflowSkipException | None:
     """
-    What a direct upstream that is no branch, or mapped branches that never came to be, make the fan-in raise.
+    Say what a fan-in raises because of an upstream task that is no branch, or of branches that never existed.
 
-    :param fan_in: The fan-in.
-    :param states: States of the run's finished instances.
-    :param sources: What the fan-in collects.
     :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
-    :returns: An ``UpstreamFailedError`` if one of them failed, an ``AirflowSkipException`` if one was
-        skipped; else None.
+    :return: An ``UpstreamFailedError`` if a task failed, an ``AirflowSkipException`` if one was skipped, else
+        None.
     """
-    found = {
+    unexpanded = _unexpanded(fan_in, states, sources)
+    upstream = {
         task.task_id: set(_states_of(states, task, fan_in, map_index))
-        for task in no_branches(fan_in, sources)
+        for task in other_upstreams(fan_in, sources)
     }
-    unexpanded = {
-        source.task_id: state
-        for source in sources
-        if source.mapped and (state := unexpanded_state(states, source.task_id))
-        # An empty list leaves one skipped instance, and so does a skipped upstream.
-        if state != "skipped" or not _had_no_items(fan_in, states, source.task_id)
-    }
-    found |= {task_id: {state} for task_id, state in unexpanded.items()}
-    if failed := [task_id for task_id, its in found.items() if its & {"failed", "upstream_failed"}]:
-        causes = _causes(fan_in, states, failed)
-        because = f" (because of {listing(causes)})" if causes else ""
-        message = f"Failed, and no branch: {listing(failed)}{because}. No branch can make up for that."
-        return UpstreamFailedError(message, task_ids=failed)
-    if skipped := [task_id for task_id, its in found.items() if "skipped" in its]:
-        message = f"Skipped, and no branch: {listing(skipped)}"
-        return AirflowSkipException(message)
+    upstream |= {task_id: {state} for task_id, state in unexpanded.items()}
+    failed = [task_id for task_id, found in upstream.items() if found & {"failed", "upstream_failed"}]
+    if failed:
+        return UpstreamFailedError(_failed_upstream(failed, _causes(fan_in, states, failed)), task_ids=failed)
+    if skipped := [task_id for task_id, found in upstream.items() if "skipped" in found]:
+        one = len(skipped) == 1
+        message = (
+            f"Upstream {'task' if one else 'tasks'} {listing(skipped)} {'was' if one else 'were'} skipped"
+        )
+        return AirflowSkipException(f"{message}, and {'is' if one else 'are'} not one of the branches")
     if unexpanded:
         message = (
-            f"Marked by hand before it was expanded, so that nobody knows its branches: {listing(unexpanded)}"
+            f"{listing(unexpanded)} was marked by hand before Airflow expanded it: its branches are not known. "
+            "Clear it"
         )
         return UpstreamFailedError(message, task_ids=list(unexpanded))
     return None
 
 
-def no_branches(fan_in: BaseOperator, sources: Sequence[Source]) -> list[AnyOperator]:
-    """
-    Direct upstream tasks of a fan-in that it collects nothing from; teardowns say nothing of the run.
+def _failed_upstream(task_ids: Sequence[str], causes: Sequence[str]) -> str:
+    one = len(task_ids) == 1
+    because = f", because {listing(causes)} failed" if causes else ""
+    return (
+        f"Upstream {'task' if one else 'tasks'} {listing(task_ids)} failed{because}. "
+        f"{'It is' if one else 'They are'} not one of the branches, so min_success does not apply to "
+        f"{'it' if one else 'them'}."
+    )
 
-    :param fan_in: The fan-in.
-    :param sources: What it collects.
-    """
+
+def _unexpanded(fan_in: BaseOperator, states: States, sources: Sequence[Source]) -> dict[str, str]:
+    """States of mapped tasks that have no instances although there may have been items."""
+    return {
+        source.task_id: state
+        for source in sources
+        if source.is_mapped and (state := unexpanded_state(states, source.task_id))
+        # An empty list leaves one skipped instance, and so does a skipped upstream.
+        if state != "skipped" or not _had_no_items(fan_in, states, source.task_id)
+    }
+
+
+def other_upstreams(fan_in: BaseOperator, sources: Sequence[Source]) -> list[AnyOperator]:
+    """Direct upstream tasks that are no branches; teardowns say nothing of the run."""
     collected = {source.task_id for source in sources}
     return [task for task in fan_in.upstream_list if task.task_id not in collected and not task.is_teardown]
 
 
-def _source(
+def _prefix_source(
     fan_in: BaseOperator,
     task: AnyOperator,
     own: tuple[DeclaredGroup, DeclaredBranch | None] | None,
     map_index: int,
 ) -> Source:
-    mapped = _is_expanded(task, fan_in)
-    map_index = map_index if nearest_mapped_group(task.task_group) else -1
-    if own is not None and not mapped:
+    is_mapped = _is_expanded(task, fan_in)
+    if own is not None:
         group, branch = own
-        if branch is not None and task.task_id == branch.last_task_id:
-            return branch_source(branch, group, map_index, name=task.task_id)
-    if own is not None and own[1] is None and task.task_id == own[0].each[-1]:
-        declared = own[0]
-        if declared.mode == "mapped":
-            return _mapped_source(declared, InstanceNaming(label=None))
-        batched: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
-        return _mapped_source(declared, _batch_naming(batched, declared.prefix))
+        if branch is None and task.task_id == group.each[-1]:
+            return _group_source(fan_in, group, by_prefix=True)
+    task_ids: tuple[str, ...] = (task.task_id,)
+    if own is not None and not is_mapped and branch is not None and task.task_id == branch.last_task_id:
+        task_ids = branch.task_ids
+    index = map_index if nearest_mapped_group(task.task_group) and not is_mapped else -1
     return Source(
         name=task.task_id,
-        task_id=task.task_id,
-        mapped=mapped,
-        recorded=own is not None,
-        map_index=map_index,
+        tasks=BranchTasks(task_ids=task_ids, map_index=index, is_ours=own is not None),
+        is_mapped=is_mapped,
     )
 
 
-def of_this_package(
+def fan_out_tasks(
     fan_in: BaseOperator,
 ) -> tuple[dict[str, Any], dict[str, tuple[DeclaredGroup, DeclaredBranch | None]]]:
     """In the whole Dag: this package's helper tasks with their groups, and its branches by their tasks."""
@@ -234,47 +272,43 @@ def _had_no_items(fan_in: BaseOperator, states: States, task_id: str) -> bool:
     """Whether a mapped task has no instances because there were no items, and not because of a skip."""
     return all(
         state == "success"
-        for each, upstream in before_expansion(fan_in, task_id)
-        for state in _states_of(states, upstream, each, -1)
+        for task, upstream in tasks_before_expansion(fan_in, task_id)
+        for state in _states_of(states, upstream, task, -1)
     )
 
 
-def before_expansion(fan_in: BaseOperator, task_id: str) -> Iterator[tuple[AnyOperator, AnyOperator]]:
-    """
-    What a mapped task, or the mapped group that it is in, is expanded after.
-
-    :param fan_in: A task of the same Dag.
-    :param task_id: Id of the mapped task.
-    :returns: Pairs of a task that is expanded and one directly before it that is not.
-    """
-    task = fan_in.dag.get_task(task_id)
-    mapped_group = next(task.task_group.iter_mapped_task_groups(), None) if task.task_group else None
-    expanded: list[Any] = [task] if mapped_group is None else list(mapped_group.iter_tasks())
-    within = {each.task_id for each in expanded}
-    for each in expanded:
-        yield from ((each, upstream) for upstream in each.upstream_list if upstream.task_id not in within)
+def tasks_before_expansion(fan_in: BaseOperator, task_id: str) -> Iterator[tuple[AnyOperator, AnyOperator]]:
+    """Pairs of a task that is expanded with a mapped one, and a task directly before it that is not."""
+    mapped: Any = fan_in.dag.get_task(task_id)
+    mapped_group = next(mapped.task_group.iter_mapped_task_groups(), None) if mapped.task_group else None
+    expanded: list[Any] = [mapped] if mapped_group is None else list(mapped_group.iter_tasks())
+    expanded_ids = {task.task_id for task in expanded}
+    for task in expanded:
+        yield from (
+            (task, upstream) for upstream in task.upstream_list if upstream.task_id not in expanded_ids
+        )
 
 
 def _causes(fan_in: BaseOperator, states: States, task_ids: Sequence[str]) -> list[str]:
     """Failed tasks further up, for those that are only ``upstream_failed``."""
-    before = {
-        i for task_id in task_ids for i in fan_in.dag.get_task(task_id).get_flat_relative_ids(upstream=True)
-    }
-    return sorted(
-        {task_id for (task_id, _), its in states.items() if task_id in before and its.state == "failed"}
-    )
+    before: set[str] = set()
+    for task_id in task_ids:
+        before |= fan_in.dag.get_task(task_id).get_flat_relative_ids(upstream=True)
+    return sorted({i for (i, _), instance in states.items() if i in before and instance.state == "failed"})
 
 
 def _is_expanded(task: AnyOperator, reader: BaseOperator) -> bool:
     """Whether a reader sees many instances of a task: mapped, or in a mapped group that it is not in."""
-    its, ours = nearest_mapped_group(task.task_group), nearest_mapped_group(reader.task_group)
-    return bool(task.is_mapped) or (its is not None and its != ours)
+    group = nearest_mapped_group(task.task_group)
+    return bool(task.is_mapped) or (group is not None and group != nearest_mapped_group(reader.task_group))
 
 
-def _states_of(states: States, task: AnyOperator, reader: AnyOperator, map_index: int) -> Iterator[str]:
+def _states_of(
+    states: States, task: AnyOperator, reader: AnyOperator, map_index: int
+) -> Iterator[str | None]:
     """States of the instances of a task that a reader has before it."""
-    its, ours = nearest_mapped_group(task.task_group), nearest_mapped_group(reader.task_group)
-    together = its is not None and its == ours and map_index >= 0
-    for (task_id, at), found in states.items():
-        if task_id == task.task_id and (not together or at == map_index):
-            yield found.state
+    group = nearest_mapped_group(task.task_group)
+    is_together = group is not None and group == nearest_mapped_group(reader.task_group) and map_index >= 0
+    for (task_id, index), instance in states.items():
+        if task_id == task.task_id and (not is_together or index == map_index):
+            yield instance.state

@@ -5,27 +5,30 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.rules.instances import InstanceState
+from airflow_fanout.rules.instances import InstanceState, instances_at
 from airflow_fanout.rules.names import instance_name
-from airflow_fanout.rules.records import RECORD_KEY
-from airflow_fanout.serialization.stored_values import deserialized, values_lie_elsewhere
+from airflow_fanout.rules.outcomes import BranchOutcome, LostValue, branch_duration, judge_branch
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, LostRecord, read_record
+from airflow_fanout.serialization.stored_values import BODIES_AT_ONCE, deserialized, values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
+    from airflow_fanout.rules.instances import States
+    from airflow_fanout.rules.outcomes import BranchTasks, ValueState
+    from airflow_fanout.rules.policy import State
+    from airflow_fanout.rules.records import Record
 
-__all__ = ["NOTHING", "PAGE_SIZE", "RunReader", "Values", "at_once", "resumes"]
+
+__all__ = ["NOTHING", "PAGE_SIZE", "BranchReader", "RunReader", "Values", "at_once", "resumes"]
 
 PAGE_SIZE = 500
 """Mapped instances whose values are read in one request."""
-
-BODIES_AT_ONCE = 16
-"""Bodies of object-storage XComs that are read at the same time."""
 
 Thing = TypeVar("Thing")
 
@@ -57,13 +60,13 @@ class Values:
         :raises FileNotFoundError: If one is an object-storage XCom whose body is gone.
         :raises UnreadableValueError: If one can't be read for another reason.
         """
-        for found in self.read():
-            if isinstance(found, _Unread):
-                raise found.why
-            yield found
+        for value in self.read():
+            if isinstance(value, _Unreadable):
+                raise value.cause
+            yield value
 
     def read(self) -> list[Any]:
-        """Values in order; in place of one that can't be read, why."""
+        """Values in order; in place of one that can't be read stands an ``_Unreadable``."""
         return at_once(self._read, self._rows)
 
     def _read(self, row: Any) -> Any:
@@ -71,8 +74,8 @@ class Values:
 
         try:
             return deserialized(_XComWrapper(row), self._what)
-        except (FileNotFoundError, UnreadableValueError) as unreadable:
-            return _Unread(unreadable)
+        except (FileNotFoundError, UnreadableValueError) as cause:
+            return _Unreadable(cause)
 
 
 class RunReader:
@@ -139,29 +142,20 @@ class RunReader:
         name = task_id if map_index < 0 else instance_name(task_id, map_index)
         return deserialized(answer, f"What {name!r} pushed under {key!r}")
 
-    def record(self, task_id: str, map_index: int) -> dict[str, Any] | None:
+    def record(self, task_id: str, map_index: int) -> Record | None:
         """
-        Record that a branch of this package pushed beside its value; None if there is none.
+        Record that a task of this package left; None if there is none.
 
-        :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
         :raises UnreadableValueError: If the storage doesn't answer.
         """
         try:
-            found = self.value(task_id, map_index, RECORD_KEY)
-        except UnreadableValueError as unreadable:
-            if unreadable.is_of_storage:
-                raise
-            return None  # somebody else has pushed under its key
-        return found if isinstance(found, dict) else None
+            return read_record(self.value(task_id, map_index, RECORD_KEY))
+        except (FileNotFoundError, UnreadableValueError) as cause:
+            return _record_of(_Unreadable(cause))
 
-    def record_page(self, task_id: str, start: int, stop: int) -> list[dict[str, Any] | None]:
-        """
-        Records of a mapped task's instances, by map_index, of those that pushed one; None for what is none.
-
-        :param start: First position.
-        :param stop: Position after the last.
-        """
-        return [_record_of(found) for found in self._slice(task_id, RECORD_KEY, start, stop).read()]
+    def record_page(self, task_id: str, start: int, stop: int) -> list[Record | None]:
+        """Records of a mapped task by map index, of those instances that pushed one; None for what is none."""
+        return [_record_of(value) for value in self.page(task_id, RECORD_KEY, start, stop).read()]
 
     def pushed_none(self, task_id: str, key: str) -> bool:
         """Whether a task that is not mapped has pushed None under a key, which is not the same as nothing."""
@@ -183,13 +177,7 @@ class RunReader:
         Values of a mapped task, by map_index, of those instances that pushed one.
 
         A position in this list is no identity: an instance without a value leaves no gap.
-
-        :param start: First position.
-        :param stop: Position after the last.
         """
-        return self._slice(task_id, key, start, stop)
-
-    def _slice(self, task_id: str, key: str, start: int, stop: int) -> Values:
         from airflow.sdk.execution_time.comms import GetXComSequenceSlice, XComSequenceSliceResult
 
         answer = self._ask(
@@ -237,20 +225,83 @@ def _answered_in_process() -> bool:
 
 
 @dataclass(frozen=True)
-class _Unread:
+class _Unreadable:
+    """Stands for a value that can't be read."""
+
+    cause: FileNotFoundError | UnreadableValueError
+
+
+def _record_of(value: Any) -> Record | None:
+    if not isinstance(value, _Unreadable):
+        return read_record(value)
+    if isinstance(value.cause, FileNotFoundError):
+        return LostRecord(str(value.cause))
+    if value.cause.is_of_storage:
+        raise value.cause
+    return None  # somebody else has pushed under the key of records
+
+
+class BranchReader:
     """
-    Stands for a value that can't be read.
+    Reads branches one by one, for the judge.
 
-    :param why: What was raised instead.
+    :param reader: Reads the run.
+    :param states: States of the run's finished instances.
     """
 
-    why: FileNotFoundError | UnreadableValueError
+    def __init__(self, reader: RunReader, states: States) -> None:
+        self._reader, self._states = reader, states
+        self._value: Any = None
 
+    def instances(self, task_id: str, map_index: int) -> Mapping[int, InstanceState]:
+        """Instances of a branch's task, by map index."""
+        return instances_at(self._states, task_id, map_index)
 
-def _record_of(found: Any) -> dict[str, Any] | None:
-    if isinstance(found, _Unread) and isinstance(found.why, UnreadableValueError) and found.why.is_of_storage:
-        raise found.why
-    return found if isinstance(found, dict) else None
+    def record(self, task_id: str, map_index: int) -> Record | None:
+        """Record that an instance left."""
+        return self._reader.record(task_id, map_index)
+
+    def value_state(self, task_id: str, map_index: int, key: str) -> ValueState:
+        """Read the value that an instance pushed, and keep it."""
+        try:
+            value = self._reader.value(task_id, map_index, key)
+        except FileNotFoundError as gone:  # the body of an object-storage XCom
+            return LostValue(str(gone))
+        if value is not NOTHING:
+            self._value = value
+            return "present"
+        # With a map_index, siblings push under the same key: a None pushed by hand can't be told apart.
+        pushed_none = key != RETURN_VALUE and map_index < 0 and self._reader.pushed_none(task_id, key)
+        return "present" if pushed_none else "absent"
+
+    def outcome(self, name: str, tasks: BranchTasks, key: str) -> BranchOutcome:
+        """Read one branch, value included."""
+        self._value = None
+        ruling = judge_branch(self, tasks, key)
+        task_id, map_index = ruling.culprit or (tasks.task_ids[-1], tasks.map_index)
+        return BranchOutcome(
+            name=name,
+            index=0,
+            state=cast("State", ruling.state),
+            value=self._value if ruling.state == "success" else None,
+            error=ruling.error,
+            task_id=task_id,
+            map_index=map_index,
+            duration=branch_duration(self, tasks),
+            is_stopped=ruling.is_stopped,
+        )
+
+    def values(self, task_id: str, indexes: Sequence[int], key: str) -> dict[int, Any]:
+        """Read the values of instances one by one: by position, a ``LostValue`` in place of one that is gone."""
+
+        def read(map_index: int) -> Any:
+            try:
+                return self._reader.value(task_id, map_index, key)
+            except FileNotFoundError as gone:
+                return LostValue(str(gone))
+
+        values = dict(enumerate(at_once(read, indexes)))
+        return {position: None if value is NOTHING else value for position, value in values.items()}
 
 
 def resumes(ti: RuntimeTaskInstance) -> bool:

@@ -15,14 +15,15 @@ from airflow_fanout.reports.run_report import run_report
 from airflow_fanout.reports.runs import RunFacts, TaskRun, TaskTry
 from airflow_fanout.rules.capacity import Capacity
 from airflow_fanout.rules.names import SPLIT
-from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, batch_key
+from airflow_fanout.rules.outcomes import LostValue
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, LostRecord, batch_key
 from airflow_fanout.rules.wording import close_to
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.serialization.outline import DagOutline, outline
-from airflow_fanout.serialization.stored_values import deserialized
+from airflow_fanout.serialization.stored_values import deserialized, lost_bodies, values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from airflow.models.dagrun import DagRun
     from sqlalchemy.orm import Session
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_capacity import Surroundings
     from airflow_fanout.reports.run_report import RunReport
     from airflow_fanout.reports.runs import GroupRun
+    from airflow_fanout.rules.outcomes import ValueState
 
 
 __all__ = [
@@ -103,7 +105,8 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
     """
     if dag is None:
         dag = _outline_then(dag_run, session=session) or outline_of(dag_run, session=session)
-    task_runs = tuple(_task_runs(dag_run, session=session))
+    keys = {RETURN_VALUE, *(fan_in.key for fan_in in dag.fan_ins)}
+    task_runs = tuple(_task_runs(dag_run, keys, session=session))
     splits = {task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"}
     return RunFacts(
         dag_id=dag_run.dag_id,
@@ -112,10 +115,10 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
         outline=dag,
         task_runs=task_runs,
         prefixes=_prefixes(dag_run, dag, session=session),
-        places={
-            task_id: [(start, stop) for start, stop in value]
+        bounds={
+            task_id: [(first, stop) for first, stop in value]
             for (task_id, _), value in _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
-            if isinstance(value, list) and all(isinstance(place, list) for place in value)
+            if isinstance(value, list) and all(isinstance(bounds, list) for bounds in value)
         },
         batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, session=session)),
     )
@@ -160,21 +163,12 @@ def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
     return outline(serialized.dag)
 
 
-def _task_runs(dag_run: DagRun, *, session: Session) -> Iterator[TaskRun]:
+def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> Iterator[TaskRun]:
+    """Task instances with their records, and the state of the values that they pushed under some keys."""
     from airflow.models.taskinstance import TaskInstance
-    from airflow.models.xcom import XComModel
 
     records = dict(_xcoms(dag_run, RECORD_KEY, session=session))
-    with_value = {
-        (task_id, map_index)
-        for task_id, map_index in session.execute(
-            select(XComModel.task_id, XComModel.map_index).where(
-                XComModel.dag_id == dag_run.dag_id,
-                XComModel.run_id == dag_run.run_id,
-                XComModel.key == RETURN_VALUE,
-            )
-        )
-    }
+    values = _value_states(dag_run, keys, session=session)
     earlier = _earlier_tries(dag_run, session=session)
     # Columns alone: thousands of instances are not made into objects.
     rows = session.execute(
@@ -193,7 +187,6 @@ def _task_runs(dag_run: DagRun, *, session: Session) -> Iterator[TaskRun]:
         .order_by(TaskInstance.task_id, TaskInstance.map_index)
     )
     for task_id, map_index, state, queued, started, ended, tries, name, hostname in rows:
-        record = records.get((task_id, map_index))
         yield TaskRun(
             task_id=task_id,
             map_index=map_index,
@@ -205,9 +198,31 @@ def _task_runs(dag_run: DagRun, *, session: Session) -> Iterator[TaskRun]:
             earlier=tuple(earlier.get((task_id, map_index), ())),
             rendered_name=None if name in {None, str(map_index)} else name,
             hostname=hostname or "",
-            record=record if isinstance(record, dict) else None,
-            has_value=(task_id, map_index) in with_value,
+            record=records.get((task_id, map_index)),
+            values=values.get((task_id, map_index), {}),
         )
+
+
+def _value_states(
+    dag_run: DagRun, keys: Collection[str], *, session: Session
+) -> dict[tuple[str, int], dict[str, ValueState]]:
+    """Tell of each value whether it can be read; no value is read for that."""
+    from airflow.models.xcom import XComModel
+
+    are_elsewhere = values_lie_elsewhere()
+    stored = [XComModel.value] if are_elsewhere else []
+    rows = session.execute(
+        select(XComModel.task_id, XComModel.map_index, XComModel.key, *stored).where(
+            XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key.in_(keys)
+        )
+    ).all()
+    lost = set(lost_bodies(row.value for row in rows)) if are_elsewhere else set()
+    states: dict[tuple[str, int], dict[str, ValueState]] = {}
+    for row in rows:
+        is_lost = are_elsewhere and isinstance(row.value, str) and row.value in lost
+        state: ValueState = LostValue(row.value) if is_lost else "present"
+        states.setdefault((row.task_id, row.map_index), {})[row.key] = state
+    return states
 
 
 def _earlier_tries(dag_run: DagRun, *, session: Session) -> dict[tuple[str, int], list[TaskTry]]:
@@ -252,8 +267,8 @@ def _xcoms(
     for row in session.execute(wanted):
         try:
             value = deserialized(row, f"What {row.task_id!r} pushed under {key!r}")
-        except FileNotFoundError:  # the body of an object-storage XCom: as if it had not been pushed
-            continue
+        except FileNotFoundError as gone:  # the body of an object-storage XCom
+            value = LostRecord(str(gone))
         except UnreadableValueError as unreadable:
             if unreadable.is_of_storage:
                 raise
@@ -289,7 +304,7 @@ def _names_of_silent_batches(
     silent: dict[str, list[int]] = {}
     of = {g.each[-1]: g.prefix + SPLIT for g in dag.groups.values() if g.mode == "batched" and not g.names}
     for each in task_runs:
-        if each.task_id in of and each.map_index >= 0 and not each.told:
+        if each.task_id in of and each.map_index >= 0 and each.batch_record is None:
             silent.setdefault(of[each.task_id], []).append(each.map_index)
     for split, numbers in silent.items():
         for number in numbers:

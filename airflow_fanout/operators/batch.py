@@ -19,15 +19,15 @@ from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.checkpoints import Checkpoints, fingerprint
 from airflow_fanout.execution_time.items import has_templates, source_and_functions, whole
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
-from airflow_fanout.execution_time.stopping import why_item_stopped
+from airflow_fanout.execution_time.stopping import item_stop_reason
 from airflow_fanout.execution_time.xcom import RunReader, resumes
 from airflow_fanout.rules.records import (
-    BATCH,
     ITEM_FAILED,
     ITEM_STOPPED,
     ITEM_SUCCEEDED,
     RECORD_KEY,
     RETURN_VALUE,
+    BatchRecord,
     batch_key,
 )
 from airflow_fanout.rules.wording import counted, on_one_line
@@ -124,7 +124,7 @@ class BatchOperator(BaseOperator):
             self._report(ti, batch, names, labels, unfinished=f"{unfinished}: {type(ended).__name__}")
             ended.fan_out_recorded = True  # type: ignore[union-attr]
             raise
-        stopped = why_item_stopped(group.declared) if batch.is_stopped else None
+        stopped = item_stop_reason(group.declared) if batch.is_stopped else None
         self._refuse_unserializable(batch, labels)
         try:
             values = self._report(ti, batch, names, labels, unfinished=unfinished, stopped=stopped)
@@ -258,23 +258,22 @@ class BatchOperator(BaseOperator):
             for place, state in enumerate(batch.states)
             if state == ITEM_SUCCEEDED
         }
-        record = {
-            "state": BATCH,
-            "map_index": ti.map_index,
-            "start": self.batch[0],
-            "names": names,
-            "states": "".join(batch.states),
-            "errors": {str(place): batch.errors[place] for place in sorted(batch.errors)},
-            "stopped": stopped,
-            "seconds": [_rounded(each) for each in batch.seconds],
-            "cpu_seconds": [_rounded(each) for each in batch.cpu_seconds],
-            "peak_memory_bytes": peak_memory_bytes(),
-            "cores": core_count(),
-            "concurrency": batch.concurrency,
-            "elapsed": _rounded(batch.elapsed),
-        }
+        record = BatchRecord(
+            map_index=ti.map_index,
+            start=self.batch[0],
+            names=names,
+            statuses="".join(batch.states),
+            errors={str(place): batch.errors[place] for place in sorted(batch.errors)},
+            stopped=stopped,
+            seconds=[_rounded(each) for each in batch.seconds],
+            cpu_seconds=[_rounded(each) for each in batch.cpu_seconds],
+            peak_memory_bytes=peak_memory_bytes(),
+            cores=core_count(),
+            concurrency=batch.concurrency,
+            elapsed=_rounded(batch.elapsed),
+        )
         ti.xcom_push(RETURN_VALUE, values)
-        ti.xcom_push(RECORD_KEY, record)
+        ti.xcom_push(RECORD_KEY, record.to_xcom())
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         self.log.info("%s", batch.progress)
         return values

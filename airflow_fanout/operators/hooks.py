@@ -14,6 +14,7 @@ from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.execution_time.recording import (
     on_execute,
     record_failure,
+    record_skip,
     record_success,
 )
 from airflow_fanout.execution_time.stopping import stop
@@ -60,6 +61,7 @@ def add_hooks(operator: BaseOperator | MappedOperator) -> None:
     if isinstance(operator, BaseOperator):
         operator.on_execute_callback = [on_execute, *operator.on_execute_callback]
         operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
+        operator.on_skipped_callback = [record_skip, *operator.on_skipped_callback]
         # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
         theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
         operator._post_execute_hook = in_front(_after, theirs)  # noqa: SLF001
@@ -69,6 +71,7 @@ def add_hooks(operator: BaseOperator | MappedOperator) -> None:
         **given,
         "on_execute_callback": [on_execute, *_listed(given.get("on_execute_callback"))],
         "on_failure_callback": [record_failure, *_listed(given.get("on_failure_callback"))],
+        "on_skipped_callback": [record_skip, *_listed(given.get("on_skipped_callback"))],
         "post_execute": in_front(_after, given.get("post_execute")),
     }
 

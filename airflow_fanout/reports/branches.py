@@ -6,35 +6,18 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.reports.runs import (
-    FINISHED,
-    UP_FOR_RETRY,
-    WAITING,
-    BranchRun,
-    GroupRun,
-    RunFacts,
-    TaskRun,
-)
+from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
 from airflow_fanout.reports.timing import BranchTiming
 from airflow_fanout.rules.names import SPLIT, instance_name, natural_key
-from airflow_fanout.rules.outcomes import GONE, MARKED_BY_HAND, state_of_batch, state_of_item
-from airflow_fanout.rules.records import (
-    ITEM_SKIPPED,
-    ITEM_STOPPED,
-    ITEM_SUCCEEDED,
-    NO_EXCEPTION_RECORDED,
-    STOPPED,
-    error_of,
-    is_of_batch,
-    seconds_of,
-)
+from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
+from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord, read_record
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
-    from airflow_fanout.serialization.outline import FanInOutline
+    from airflow_fanout.serialization.declaration import DeclaredGroup
+    from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
 
 __all__ = ["UnknownGroupError", "chosen_group_runs", "group_runs"]
@@ -66,8 +49,10 @@ def group_runs(facts: RunFacts) -> list[GroupRun]:
             if others:
                 runs += _by_prefix(facts, fan_in, others)
     for group in outline.groups.values():
-        its = tuple(fan_ins.get(group.group_id, ()))
-        runs += [replace(run, fan_in_ids=its) for run in _of_group(facts, group)]
+        fan_in_ids = tuple(fan_ins.get(group.group_id, ()))
+        runs += [
+            replace(run, fan_in_ids=fan_in_ids) for run in _of_group(facts, group, _key(outline, fan_in_ids))
+        ]
     return sorted(runs, key=_began)
 
 
@@ -95,6 +80,12 @@ def chosen_group_runs(facts: RunFacts, group_ids: Collection[str] | None) -> lis
     return [run for run, its in zip(runs, names, strict=True) if not its.isdisjoint(group_ids)]
 
 
+def _key(outline: DagOutline, fan_in_ids: Collection[str]) -> str:
+    """XCom key of a group's values; what branches return, unless all its fan-ins read another one."""
+    keys = [fan_in.key for fan_in in outline.fan_ins if fan_in.task_id in fan_in_ids]
+    return RETURN_VALUE if not keys or RETURN_VALUE in keys else keys[0]
+
+
 def _lasts(group: DeclaredGroup) -> list[str]:
     return [*group.each[-1:], *(branch.last_task_id for branch in group.branches)]
 
@@ -107,18 +98,20 @@ def _began(run: GroupRun) -> tuple[float, Any]:
 def _by_prefix(facts: RunFacts, fan_in: FanInOutline, task_ids: Sequence[str]) -> Iterator[GroupRun]:
     """Branches of anybody's tasks: one for each, or for each instance if they are mapped."""
     tasks = facts.outline.tasks
-    within = tasks[fan_in.task_id].mapped_group
-    for index in sorted(facts.by_task.get(fan_in.task_id, {-1: None})):
+    fan_in_group = tasks[fan_in.task_id].mapped_group
+    for fan_in_index in sorted(facts.by_task.get(fan_in.task_id, {-1: None})):
         branches: list[BranchRun] = []
         for task_id in task_ids:
-            together = within is not None and tasks[task_id].mapped_group == within
-            for at, each in facts.by_task.get(task_id, {}).items():
-                if not together or at == index:
-                    branches.append(_branch(task_id if together else each.name, [each], recorded=False))
+            is_together = fan_in_group is not None and tasks[task_id].mapped_group == fan_in_group
+            for index, task_run in facts.by_task.get(task_id, {}).items():
+                if not is_together or index == fan_in_index:
+                    branch = BranchTasks(task_ids=(task_id,), map_index=index, is_ours=False)
+                    name = task_id if is_together else task_run.name
+                    branches.append(_branch(facts, name, branch, fan_in.key))
         yield GroupRun(
-            title=_title(fan_in.task_id, index),
+            title=_title(fan_in.task_id, fan_in_index),
             group=None,
-            map_index=index,
+            map_index=fan_in_index,
             fan_in_ids=(fan_in.task_id,),
             branches=tuple(branches),
         )
@@ -128,89 +121,67 @@ def _title(node_id: str, map_index: int) -> str:
     return node_id if map_index < 0 else instance_name(node_id, map_index)
 
 
-def _of_group(facts: RunFacts, group: DeclaredGroup) -> Iterator[GroupRun]:
+def _of_group(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRun]:
     if group.mode == "static":
-        yield from _static(facts, group)
+        yield from _static(facts, group, key)
         return
-    instances: dict[int, list[TaskRun]] = {}
-    for task_id in group.each:
-        for at, each in facts.by_task.get(task_id, {}).items():
-            instances.setdefault(at, []).append(each)
-    unexpanded = instances.pop(-1, None)
-    first = None if unexpanded is None or instances else unexpanded[-1]
-    ran = tuple(
-        _branch(_instance_name(group, index, its), its, recorded=group.mode == "mapped")
-        for index, its in sorted(instances.items())
-    )
+    indexes = sorted({index for task_id in group.each for index in facts.by_task.get(task_id, {})})
+    instances = [index for index in indexes if index >= 0]
+    unexpanded = None
+    if indexes and not instances:
+        unexpanded = [facts.by_task[i][-1] for i in group.each if -1 in facts.by_task.get(i, {})][-1]
     if group.mode == "mapped":
-        yield GroupRun(title=group.group_id, group=group, branches=ran, unexpanded=first)
+        branches = tuple(
+            _branch(
+                facts,
+                _instance_name(facts, group, index),
+                BranchTasks(task_ids=group.each, map_index=index),
+                key,
+            )
+            for index in instances
+        )
+        yield GroupRun(title=group.group_id, group=group, branches=branches, unexpanded=unexpanded)
         return
-    items = tuple(item for batch in ran for item in _items(facts, group, batch))
-    yield GroupRun(title=group.group_id, group=group, branches=items, batches=ran, unexpanded=first)
+    task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
+    batches = tuple(_batch(group, task_run) for task_run in task_runs)
+    items = tuple(item for task_run in task_runs for item in _items(facts, group, task_run))
+    yield GroupRun(title=group.group_id, group=group, branches=items, batches=batches, unexpanded=unexpanded)
 
 
-def _static(facts: RunFacts, group: DeclaredGroup) -> Iterator[GroupRun]:
+def _static(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRun]:
     """A group outside of mapped task groups, or as often as it was expanded with the one around it."""
     tasks = facts.outline.tasks
-    within = {tasks[b.last_task_id].mapped_group for b in group.branches if b.last_task_id in tasks} - {None}
+    last_ids = [branch.last_task_id for branch in group.branches]
     indexes = [-1]
-    if within:
-        found = {at for b in group.branches for at in facts.by_task.get(b.last_task_id, {}) if at >= 0}
-        indexes = sorted(found)
+    if any(tasks[task_id].mapped_group is not None for task_id in last_ids if task_id in tasks):
+        indexes = sorted({n for task_id in last_ids for n in facts.by_task.get(task_id, {}) if n >= 0})
     for index in indexes:
         yield GroupRun(
             title=_title(group.group_id, index),
             group=group,
             map_index=index,
-            branches=tuple(_static_branch(facts, branch, index) for branch in group.branches),
+            branches=tuple(
+                _branch(facts, branch.name, BranchTasks(task_ids=branch.task_ids, map_index=index), key)
+                for branch in group.branches
+            ),
         )
 
 
-def _static_branch(facts: RunFacts, branch: DeclaredBranch, index: int) -> BranchRun:
-    # Outside of a mapped task group a task that is mapped within the branch is there with all its instances.
-    its = [
-        each
-        for task_id in branch.task_ids
-        for at, each in facts.by_task.get(task_id, {}).items()
-        if index < 0 or at == index
-    ]
-    return _branch(branch.name, its, recorded=True)
-
-
-def _branch(name: str, its: Sequence[TaskRun], *, recorded: bool) -> BranchRun:
-    """
-    Put a branch's task instances together.
-
-    :param name: Its name.
-    :param its: Its task instances, in the order in which its tasks run.
-    :param recorded: Whether it is one of this package's, which leaves a record beside its value.
-    """
-    if not its:
-        nothing = BranchTiming(name=name, state=WAITING, queued=None, started=None, ended=None)
-        return BranchRun(name=name, state=WAITING, timing=nothing)
-    last = its[-1]
-    state, error = last.state or WAITING, None
-    stopped = next((each.told for each in its if each.told.get("state") == STOPPED), None)
-    failed = next((each for each in its if each.state == "failed"), None)
-    if state == "upstream_failed" and failed is not None:
-        state = "failed"
-    if state == "failed":
-        told = (last if last.state == "failed" or failed is None else failed).told
-        error = error_of(told.get("error")) if told.get("state") == "failed" else None
-        error = error or (NO_EXCEPTION_RECORDED if recorded else None)
-    elif state == "skipped" and stopped is not None:
-        error = error_of(stopped.get("error"))
-    elif state == "success" and recorded and not last.has_value and last.told.get("has_value") is not False:
-        state, error = "missing", GONE if last.told else MARKED_BY_HAND
-    elif state not in FINISHED and any(each.state == "running" for each in its):
-        state = "running"
+def _branch(facts: RunFacts, name: str, tasks: BranchTasks, key: str) -> BranchRun:
+    """Have a branch judged, and put its task instances together."""
+    task_runs = tuple(
+        facts.by_task[task_id][index]
+        for task_id in tasks.task_ids
+        for index in facts.instances(task_id, tasks.map_index)
+    )
+    ruling = judge_branch(facts, tasks, key)
     return BranchRun(
         name=name,
-        state=state,
-        timing=_together(name, state, [each.timing for each in its]),
-        error=error,
-        is_stopped=state == "skipped" and stopped is not None,
-        task_runs=tuple(its),
+        state=ruling.state,
+        timing=_together(name, ruling.state, [task_run.timing for task_run in task_runs]),
+        error=ruling.error,
+        is_stopped=ruling.is_stopped,
+        task_runs=task_runs,
     )
 
 
@@ -241,80 +212,71 @@ def _all_of(seconds: Sequence[float | None]) -> float | None:
     return math.fsum(known) if known and len(known) == len(seconds) else None
 
 
-def _instance_name(group: DeclaredGroup, index: int, its: Sequence[TaskRun]) -> str:
-    """Name a branch of a mapped group, or a batch; of several tasks the first alone may know the name."""
-    if group.mode == "batched":
-        return f"{group.group_id} batch {index}"
-    told = (each.rendered_name or (each.record or {}).get("name") for each in its)
-    named = next((str(name) for name in told if name is not None), None)
-    if named is None and group.names is not None and index < len(group.names):
-        named = group.names[index]
-    return named or f"{group.label}_{index}"
+def _instance_name(facts: RunFacts, group: DeclaredGroup, index: int) -> str:
+    """Name a branch of a mapped group; of several tasks the first alone may know the name."""
+    for task_id in group.each:
+        task_run = facts.by_task.get(task_id, {}).get(index)
+        if task_run is not None:
+            record = read_record(task_run.record)
+            name = task_run.rendered_name or (record.name if isinstance(record, BranchRecord) else None)
+            if name is not None:
+                return name
+    if group.names is not None and index < len(group.names):
+        return group.names[index]
+    return f"{group.label}_{index}"
 
 
-def _items(facts: RunFacts, group: DeclaredGroup, batch: BranchRun) -> Iterator[BranchRun]:
-    """Account for the items of one batch: by its record, or, if it left none, by its own state."""
-    (its,) = batch.task_runs
-    record = its.told if is_of_batch(its.told) else {}
-    if record:
-        start = record["start"]
-        count = len(record["states"])
-    else:
-        start, count = _place(facts, group, its.map_index)
+def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
+    """A batch, as the task instance that it is."""
+    name = f"{group.group_id} batch {task_run.map_index}"
+    state = task_run.state or WAITING
+    timing = replace(task_run.timing, name=name, state=state)
+    return BranchRun(name=name, state=state, timing=timing, task_runs=(task_run,))
+
+
+def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator[BranchRun]:
+    """Have the items of one batch judged."""
+    record = task_run.batch_record
+    first, count = _bounds(facts, group, task_run.map_index)
+    if record is not None:
+        first, count = record.start, len(record.statuses)
     names = (
-        record.get("names")
-        or (group.names or ())[start : start + count]
-        or facts.batch_names.get((group.prefix + SPLIT, its.map_index))
-        or [f"{group.label}_{place}" for place in range(start, start + count)]
+        (None if record is None else record.names)
+        or (group.names or ())[first : first + count]
+        or facts.batch_names.get((group.prefix + SPLIT, task_run.map_index))
+        or [f"{group.label}_{index}" for index in range(first, first + count)]
     )
-    for place, name in enumerate(names):
-        yield _item(str(name), its, record, place)
-
-
-def _item(name: str, its: TaskRun, record: Mapping[str, Any], place: int) -> BranchRun:
-    letter = record["states"][place] if record else ""
-    if its.state == UP_FOR_RETRY and letter not in {ITEM_SUCCEEDED, ITEM_SKIPPED}:
-        letter = ""  # it runs again
-    error: str | None = None
-    if letter:
-        state: str = state_of_item(letter, its.state or "")
-        error = error_of(record["errors"].get(str(place))) if state == "failed" else None
-        if state == "missing":
-            error = MARKED_BY_HAND
-        elif state == "success" and not its.has_value and its.state in {"success", "failed"}:
-            state, error = "missing", GONE
-    elif its.state in FINISHED:
-        state, error = state_of_batch(its.state or "", its.told)
-    else:
-        state = its.state or WAITING
-    if letter == ITEM_STOPPED:
-        error = error_of(record["stopped"]) or "not started"
-    timing = BranchTiming(
-        name=name,
-        state=state,
-        queued=None,
-        started=None,
-        ended=None,
-        work_seconds=seconds_of(record["seconds"][place]) if record else None,
-        cpu_seconds=seconds_of(record["cpu_seconds"][place]) if record else None,
-        tries=its.tries,
+    rulings = judge_items(
+        task_run.state, task_run.told, len(names), task_run.values.get(RETURN_VALUE, "absent")
     )
-    return BranchRun(
-        name=name,
-        state=state,
-        timing=timing,
-        error=error,
-        is_stopped=letter == ITEM_STOPPED,
-        task_runs=(its,),
-    )
+    seconds: Sequence[float | None] = [None] * len(names) if record is None else record.seconds
+    cpu_seconds: Sequence[float | None] = [None] * len(names) if record is None else record.cpu_seconds
+    for name, ruling, work, cpu in zip(names, rulings, seconds, cpu_seconds, strict=True):
+        yield BranchRun(
+            name=name,
+            state=ruling.state,
+            timing=BranchTiming(
+                name=name,
+                state=ruling.state,
+                queued=None,
+                started=None,
+                ended=None,
+                work_seconds=work,
+                cpu_seconds=cpu,
+                tries=task_run.tries,
+            ),
+            error=ruling.error,
+            is_stopped=ruling.is_stopped,
+            task_runs=(task_run,),
+        )
 
 
-def _place(facts: RunFacts, group: DeclaredGroup, number: int) -> tuple[int, int]:
-    """First place and number of the items of a batch that left no record."""
-    places = facts.places.get(group.prefix + SPLIT)
-    if places is not None and number < len(places):
-        start, stop = places[number]
-        return start, stop - start
+def _bounds(facts: RunFacts, group: DeclaredGroup, number: int) -> tuple[int, int]:
+    """Index of the first item, and number of the items, of a batch that left no record."""
+    bounds = facts.bounds.get(group.prefix + SPLIT)
+    if bounds is not None and number < len(bounds):
+        first, stop = bounds[number]
+        return first, stop - first
     size = group.items_per_task or 1
-    start = number * size
-    return start, size if group.count is None else max(0, min(size, group.count - start))
+    first = number * size
+    return first, size if group.count is None else max(0, min(size, group.count - first))

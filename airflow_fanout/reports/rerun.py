@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.branches import chosen_group_runs
-from airflow_fanout.reports.runs import FINISHED, GroupRun, RunFacts, TaskRun
+from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from airflow_fanout.reports.runs import BranchRun
+    from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
 
 
 __all__ = [

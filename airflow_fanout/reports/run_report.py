@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, TypedDict
 
 from airflow_fanout.reports.advice import Figures, advise, host_loads
 from airflow_fanout.reports.rerun import causes_before
-from airflow_fanout.reports.runs import FINISHED, PROBLEMS
+from airflow_fanout.reports.runs import PROBLEMS
 from airflow_fanout.reports.timing import find_straggler, median_overhead_seconds, share_computed, summarize
 from airflow_fanout.rules.capacity import describe
+from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import natural_key
-from airflow_fanout.rules.records import is_of_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -348,7 +348,7 @@ def _problems(run: GroupRun) -> Iterator[Problem]:
         each.map_index: batch.name
         for batch in run.batches or ()
         for each in batch.task_runs
-        if not is_of_batch(each.told)
+        if each.batch_record is None
     }
     silent: dict[int, list[BranchRun]] = {}
     others: list[BranchRun] = []

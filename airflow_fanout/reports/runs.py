@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_fanout.reports.timing import BranchTiming
+from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.names import instance_name
-from airflow_fanout.rules.records import BATCH, STOPPED, seconds_of
+from airflow_fanout.rules.outcomes import WAITING, believed
+from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord, read_record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from airflow_fanout.rules.outcomes import ValueState
+    from airflow_fanout.rules.records import Record
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
 
 __all__ = [
-    "FINISHED",
     "PROBLEMS",
-    "UP_FOR_RETRY",
-    "WAITING",
     "BranchRun",
     "GroupRun",
     "RunFacts",
@@ -31,17 +32,8 @@ __all__ = [
     "TaskTry",
 ]
 
-FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
-"""States in which Airflow does no more with a task instance."""
-
-UP_FOR_RETRY = "up_for_retry"
-"""State in which a task instance whose last try failed waits for the next."""
-
 PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
 """States of branches that left no value, though they should have."""
-
-WAITING = "waiting"
-"""State of what Airflow has none for: nothing has been decided yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +75,8 @@ class TaskRun:
     :param earlier: The tries before the last, in order, as far as Airflow keeps them.
     :param rendered_name: What it calls itself in the UI; None if that is its index.
     :param hostname: Where it ran.
-    :param record: What it pushed beside its value; None if it pushed nothing.
-    :param has_value: Whether there is an XCom ``return_value`` of it.
+    :param record: What it pushed under the key of records, or a ``LostRecord``; None if it pushed nothing.
+    :param values: Whether the values that it pushed can be read, by their keys.
     """
 
     task_id: str
@@ -97,8 +89,8 @@ class TaskRun:
     earlier: tuple[TaskTry, ...] = ()
     rendered_name: str | None = None
     hostname: str = ""
-    record: Mapping[str, Any] | None = None
-    has_value: bool = False
+    record: object = None
+    values: Mapping[str, ValueState] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -106,47 +98,65 @@ class TaskRun:
         return self.task_id if self.map_index < 0 else instance_name(self.task_id, self.map_index)
 
     @cached_property
-    def told(self) -> Mapping[str, Any]:
-        """Its record, if it is of the try that its state tells of; else an empty one."""
-        record = self.record if isinstance(self.record, Mapping) else {}
-        state = record.get("state")
-        fits = {
-            "success": {"success", BATCH},
-            "failed": {"failed", BATCH},
-            UP_FOR_RETRY: {BATCH},  # Airflow clears it when the next try starts
-            "skipped": {STOPPED},
-        }
-        return record if isinstance(state, str) and state in fits.get(self.state or "", ()) else {}
+    def told(self) -> Record | None:
+        """Its record, if it is of the try that its state tells of."""
+        record = self.record if isinstance(self.record, LostRecord) else read_record(self.record)
+        return believed(self.state, record)
+
+    @property
+    def batch_record(self) -> BatchRecord | None:
+        """What it told of its items; None if it told nothing of them."""
+        return self.told if isinstance(self.told, BatchRecord) else None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end of its last try; None if it never started."""
+        if self.started is None or self.ended is None:
+            return None
+        return (self.ended - self.started).total_seconds()
 
     @property
     def cores(self) -> int | None:
         """Cores that it could run on; None if it recorded none."""
-        return _positive(self.told.get("cores"))
+        return None if self.told is None or isinstance(self.told, LostRecord) else self.told.cores
 
     @property
     def item_concurrency(self) -> int | None:
         """How many items of a batch could run at once; None if it recorded none."""
-        return _positive(self.told.get("concurrency"))
+        return None if self.batch_record is None else self.batch_record.concurrency
 
     @property
     def elapsed_seconds(self) -> float | None:
         """Seconds that the items which a batch's last try ran took together; None if not recorded."""
-        return seconds_of(self.told.get("elapsed"))
+        return None if self.batch_record is None else self.batch_record.elapsed
 
     @property
     def timing(self) -> BranchTiming:
         """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
-        never = not self.told and _never_ran(self.state, self.queued, self.started, self.ended)
-        return BranchTiming(
+        never_ran = self.told is None and _never_ran(self.state, self.queued, self.started, self.ended)
+        timing = BranchTiming(
             name=self.name,
             state=self.state or WAITING,
-            queued=None if never else self.queued,
-            started=None if never else self.started,
-            ended=None if never else self.ended,
-            work_seconds=_sum(self.told.get("seconds")),
-            cpu_seconds=_sum(self.told.get("cpu_seconds"), like=self.told.get("seconds")),
-            peak_memory_bytes=_positive(self.told.get("peak_memory_bytes")),
+            queued=None if never_ran else self.queued,
+            started=None if never_ran else self.started,
+            ended=None if never_ran else self.ended,
             tries=self.tries,
+        )
+        match self.told:
+            case BranchRecord() as record:
+                seconds, cpu_seconds = record.seconds, record.cpu_seconds
+            case BatchRecord() as record:
+                seconds, cpu_seconds = _sum(record.seconds), _sum(record.cpu_seconds)
+                pairs = zip(record.seconds, record.cpu_seconds, strict=True)
+                if any(cpu is None and known is not None for known, cpu in pairs):
+                    cpu_seconds = None  # of items on an event loop: the sum would be of the others
+            case _:
+                return timing
+        return replace(
+            timing,
+            work_seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            peak_memory_bytes=record.peak_memory_bytes,
         )
 
 
@@ -212,7 +222,8 @@ class RunFacts:
     :param outline: The Dag, as it was for the run.
     :param task_runs: All its task instances.
     :param prefixes: Prefixes as rendered, by fan-in, of those that have a template.
-    :param places: First place and the one after the last of each batch, by the task that cut them.
+    :param bounds: Index of the first item, and of the one after the last, of each batch, by the task that cut
+        them.
     :param batch_names: Names of the items of batches that left no record, by that task and number.
     """
 
@@ -222,7 +233,7 @@ class RunFacts:
     outline: DagOutline
     task_runs: tuple[TaskRun, ...]
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    places: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    bounds: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
     batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
 
     @cached_property
@@ -232,6 +243,28 @@ class RunFacts:
         for each in sorted(self.task_runs, key=lambda each: each.map_index):
             found.setdefault(each.task_id, {})[each.map_index] = each
         return found
+
+    def instances(self, task_id: str, map_index: int) -> Mapping[int, InstanceState]:
+        """Instances of a branch's task by map index: one, or, if it is mapped within the branch, all."""
+        task_runs = self.by_task.get(task_id, {})
+        if map_index in task_runs or map_index >= 0:
+            task_runs = {map_index: task_runs[map_index]} if map_index in task_runs else {}
+        task = self.outline.tasks.get(task_id)
+        operator = None if task is None else task.operator
+        return {
+            index: InstanceState(state=each.state, duration=each.duration, operator=operator)
+            for index, each in task_runs.items()
+        }
+
+    def record(self, task_id: str, map_index: int) -> Record | None:
+        """Record that an instance left."""
+        task_run = self.by_task.get(task_id, {}).get(map_index)
+        return None if task_run is None else task_run.told
+
+    def value_state(self, task_id: str, map_index: int, key: str) -> ValueState:
+        """Whether the value that an instance pushed under a key can be read."""
+        task_run = self.by_task.get(task_id, {}).get(map_index)
+        return "absent" if task_run is None else task_run.values.get(key, "absent")
 
     def prefix_of(self, fan_in: FanInOutline) -> str | None:
         """Return a fan-in's prefix as rendered; None if it has none, or has not been rendered yet."""
@@ -247,22 +280,7 @@ def _never_ran(
     return state == "upstream_failed" or (queued is None and started == ended)
 
 
-def _sum(value: object, *, like: object = None) -> float | None:
-    """
-    Add up what is known of a batch's items; a task's own seconds stay as they are.
-
-    :param value: The seconds.
-    :param like: Others; if one of these is known whose counterpart isn't, neither is the sum.
-    """
-    if not isinstance(value, list):
-        return seconds_of(value)
-    if isinstance(like, list) and len(like) == len(value):
-        pairs = zip(value, like, strict=True)
-        if any(seconds_of(its) is None and seconds_of(other) is not None for its, other in pairs):
-            return None
-    known = [seconds for each in value if (seconds := seconds_of(each)) is not None]
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    """Add up what is known."""
+    known = [each for each in seconds if each is not None]
     return math.fsum(known) if known else None
-
-
-def _positive(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

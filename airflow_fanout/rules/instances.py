@@ -1,35 +1,48 @@
-"""The finished task instances of a run: which make a branch, and how it ended."""
+"""Task instances of a run, as far as they say how a branch ended."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 __all__ = [
+    "FINISHED",
     "InstanceState",
     "States",
-    "failed_before_last",
     "instances_at",
     "instances_of",
     "total_duration",
     "unexpanded_state",
 ]
 
+FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
+"""States in which Airflow does no more with a task instance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceState:
     """
-    What the server knows of one finished task instance.
+    How one task instance stands.
 
-    :param state: Its state, in Airflow's words.
+    :param state: Its state, in Airflow's words; None if it has none yet.
     :param duration: Seconds from start to end of its last try; None if it never started.
     :param operator: Class name of its operator.
     """
 
-    state: str
-    duration: float | None
-    operator: str | None
+    state: str | None
+    duration: float | None = None
+    operator: str | None = None
+
+    @property
+    def has_run(self) -> bool:
+        """
+        Whether its last try ran.
+
+        Airflow gives a task that never ran a duration of exactly 0 when it is skipped or marked by hand. An
+        EmptyOperator has it too: Airflow does not run it.
+        """
+        return bool(self.duration) or self.operator == "EmptyOperator"
 
 
 States = Mapping[tuple[str, int], InstanceState]
@@ -38,21 +51,21 @@ States = Mapping[tuple[str, int], InstanceState]
 
 def instances_of(states: States, task_id: str) -> dict[int, InstanceState]:
     """Finished instances of a mapped task by map_index, in order; none if it never expanded."""
-    found = {index: state for (of, index), state in states.items() if of == task_id and index >= 0}
-    return dict(sorted(found.items()))
+    instances = {index: state for (of, index), state in states.items() if of == task_id and index >= 0}
+    return dict(sorted(instances.items()))
 
 
 def instances_at(states: States, task_id: str, map_index: int) -> dict[int, InstanceState]:
     """Instances of a branch's task: one, or, if it is mapped within the branch, many."""
-    found = states.get((task_id, map_index))
-    if found is not None:
-        return {map_index: found}
+    instance = states.get((task_id, map_index))
+    if instance is not None:
+        return {map_index: instance}
     return instances_of(states, task_id) if map_index < 0 else {}
 
 
 def total_duration(instances: Iterable[InstanceState]) -> float | None:
     """Add up the seconds of instances; None if none of them ever started."""
-    seconds = [each.duration for each in instances if each.duration is not None]
+    seconds = [instance.duration for instance in instances if instance.duration is not None]
     return math.fsum(seconds) if seconds else None
 
 
@@ -60,22 +73,3 @@ def unexpanded_state(states: States, task_id: str) -> str | None:
     """State of a mapped task that never expanded; None if it did, or is not finished."""
     unexpanded = states.get((task_id, -1))
     return None if unexpanded is None or instances_of(states, task_id) else unexpanded.state
-
-
-def failed_before_last(states: States, task_ids: Sequence[str], map_index: int) -> tuple[str, int] | None:
-    """
-    Find the first instance of a branch that failed, if it is not its last task.
-
-    :param states: States of the run's finished instances.
-    :param task_ids: Ids of its tasks, in the order in which they run.
-    :param map_index: The branch's own index in a mapped task group; -1 outside of one.
-    """
-    return next(
-        (
-            (task_id, at)
-            for task_id in task_ids[:-1]
-            for at, found in instances_at(states, task_id, map_index).items()
-            if found.state == "failed"
-        ),
-        None,
-    )

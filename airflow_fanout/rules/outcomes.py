@@ -1,35 +1,60 @@
-"""What became of a branch, and the words for it."""
+"""The judge: what a run's task instances, records and values say of a branch, or of an item, is decided here alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from airflow_fanout.rules.instances import FINISHED, total_duration
 from airflow_fanout.rules.records import (
     ITEM_SKIPPED,
     ITEM_STOPPED,
     ITEM_SUCCEEDED,
-    NO_EXCEPTION_RECORDED,
     RETURN_VALUE,
-    error_of,
+    BatchRecord,
+    BranchRecord,
+    LostRecord,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from airflow_fanout.rules.instances import InstanceState
     from airflow_fanout.rules.policy import State
+    from airflow_fanout.rules.records import Record
 
 __all__ = [
-    "GONE",
+    "LOST_VALUE",
     "MARKED_BY_HAND",
-    "NOT_STORED",
+    "NO_EXCEPTION_RECORDED",
+    "UP_FOR_RETRY",
+    "WAITING",
     "BranchOutcome",
-    "not_stored",
-    "recorded_error",
-    "state_of_batch",
-    "state_of_item",
-    "why_missing",
+    "BranchTasks",
+    "LostValue",
+    "Reader",
+    "Ruling",
+    "ValueState",
+    "believed",
+    "branch_duration",
+    "judge_branch",
+    "judge_items",
+    "missing_reason",
 ]
+
+MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
+
+LOST_VALUE = "it returned a value, which is no longer stored"
+
+NO_EXCEPTION_RECORDED = (
+    "no exception was recorded: the task's process never started, or ended before it could report one"
+)
+
+UP_FOR_RETRY = "up_for_retry"
+"""State in which a task instance whose last try failed waits for the next."""
+
+WAITING = "waiting"
+"""State of what Airflow has none for: nothing has been decided yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +63,17 @@ class BranchOutcome:
     What became of one declared branch.
 
     :param name: The branch's name.
-    :param index: Its place among the declared, from 0.
+    :param index: Its index among the declared, from 0.
     :param state: ``success``, ``failed``, ``upstream_failed``, ``skipped``, ``missing`` (succeeded, but left
         no value) or ``removed`` (no longer declared).
     :param value: What it returned, if it succeeded; else None.
-    :param error: ``"ValueError: message"`` with secrets masked, or why there is no value; None if there is no
-        more to say.
+    :param error: ``"ValueError: message"`` with secrets masked; the reason of a skip; or why there is no
+        value. None if there is no more to say.
     :param task_id: Id of the task that the value comes from; of the one that failed, if it failed.
     :param map_index: Index of its instance; -1 if it is not mapped.
     :param duration: Seconds from start to end of the last try, as Airflow shows them, of all the branch's
         tasks together; None if none of them ever started.
+    :param is_stopped: Whether ``stop_after_failures`` kept it from starting; its state is ``skipped``.
     """
 
     name: str
@@ -58,55 +84,217 @@ class BranchOutcome:
     task_id: str = ""
     map_index: int = -1
     duration: float | None = None
+    is_stopped: bool = False
 
 
-NOT_STORED = "not stored"
-"""State that stands in a record whose own body is gone."""
-
-MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
-
-GONE = "it returned a value, which is no longer stored"
-
-
-def not_stored(gone: FileNotFoundError) -> Mapping[str, Any]:
-    """What stands in place of a record whose body is gone."""
-    return {"state": NOT_STORED, "error": f"what it recorded is no longer stored: {gone}"}
-
-
-def recorded_error(record: Mapping[str, Any], state: str) -> str | None:
+@dataclass(frozen=True)
+class LostValue:
     """
-    Return the error of a record, if it is one of this state, or is gone.
+    A value that was pushed and whose body in object storage is gone.
 
-    :param record: What was found under the key of records, by whomever it was pushed.
-    :param state: The state that it should tell of.
+    :param path: Where it was; "" if that is not known.
     """
-    # A tuple: what stands there need not be hashable.
-    return error_of(record.get("error")) if record.get("state") in (state, NOT_STORED) else None
+
+    path: str = ""
+
+    @property
+    def error(self) -> str:
+        """Why there is no value."""
+        return f"{LOST_VALUE}: {self.path}" if self.path else LOST_VALUE
 
 
-def why_missing(key: str) -> str:
-    """Why a success that nothing else is known of has left no value."""
+ValueState = LostValue | Literal["present", "absent"]
+"""Whether a value can be read."""
+
+
+class Reader(Protocol):
+    """A run, as the judge asks of it: read through the supervisor, from the database, or told by a test."""
+
+    def instances(self, task_id: str, map_index: int) -> Mapping[int, InstanceState]:
+        """Instances of a branch's task by map index: one, or, if it is mapped within the branch, many."""
+
+    def record(self, task_id: str, map_index: int) -> Record | None:
+        """Record that an instance left."""
+
+    def value_state(self, task_id: str, map_index: int, key: str) -> ValueState:
+        """Whether the value that an instance pushed under a key can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchTasks:
+    """
+    The tasks of one branch.
+
+    :param task_ids: Their ids, in the order in which they run; the last one's value is the branch's.
+    :param map_index: Index of their instances; -1 if they are not mapped.
+    :param is_ours: Whether they are of this package, so that they leave records.
+    """
+
+    task_ids: tuple[str, ...]
+    map_index: int = -1
+    is_ours: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """
+    What the judge says of a branch, or an item.
+
+    :param state: State of the outcome; of what has not ended Airflow's own word, or ``waiting``.
+    :param error: Why, as in :class:`BranchOutcome`.
+    :param is_stopped: Whether ``stop_after_failures`` kept it from starting.
+    :param culprit: Task id and map index of the instance that failed, if it is not the branch's last one.
+    """
+
+    state: str
+    error: str | None = None
+    is_stopped: bool = False
+    culprit: tuple[str, int] | None = None
+
+
+def judge_branch(reader: Reader, tasks: BranchTasks, key: str = RETURN_VALUE) -> Ruling:
+    """Decide what became of a branch whose value is the XCom of this key."""
+    last_id, map_index = tasks.task_ids[-1], tasks.map_index
+    last = reader.instances(last_id, map_index).get(map_index)
+    if last is not None and last.state == "success":
+        return _judge_success(reader, tasks, last, key)
+    state = WAITING if last is None or last.state is None else last.state
+    if state in {"upstream_failed", "skipped"} and (culprit := _failed_before_last(reader, tasks)):
+        return Ruling(state="failed", error=_failure(reader, tasks, *culprit), culprit=culprit)
+    if state == "failed":
+        return Ruling(state="failed", error=_failure(reader, tasks, last_id, map_index))
+    if state == "skipped" and tasks.is_ours:
+        return _judge_skip(reader, tasks)
+    if state not in FINISHED and any(each.state == "running" for *_, each in _instances(reader, tasks)):
+        state = "running"
+    return Ruling(state=state)
+
+
+def judge_items(state: str | None, record: Record | None, count: int, value: ValueState) -> list[Ruling]:
+    """
+    Decide what became of each item of a batch.
+
+    :param state: State of the batch's task instance.
+    :param record: What it recorded.
+    :param count: Number of its items.
+    :param value: Whether the batch's values can be read.
+    """
+    record = believed(state, record)
+    if not isinstance(record, BatchRecord) or len(record.statuses) != count:
+        return [_judge_silent_batch(state, record)] * count
+    success = Ruling(state="success")
+    if value != "present" and state != UP_FOR_RETRY:
+        lost = value if isinstance(value, LostValue) else LostValue()
+        success = Ruling(state="missing", error=lost.error)
+    return [
+        success if status == ITEM_SUCCEEDED else _judge_item(state, record, index, status)
+        for index, status in enumerate(record.statuses)
+    ]
+
+
+def _judge_item(state: str | None, record: BatchRecord, index: int, status: str) -> Ruling:
+    """Decide what became of an item without a value."""
+    if status == ITEM_SKIPPED:
+        return Ruling(state="skipped", error=record.error(index))
+    if state == UP_FOR_RETRY:
+        return Ruling(state=UP_FOR_RETRY)  # it runs again
+    if status == ITEM_STOPPED:
+        return Ruling(state="skipped", error=record.stopped or "not started", is_stopped=True)
+    if state == "failed":
+        return Ruling(state="failed", error=record.error(index))
+    return Ruling(state="missing", error=MARKED_BY_HAND)
+
+
+def believed(state: str | None, record: Record | None) -> Record | None:
+    """Return a record if it can be of the try that a state tells of: what an earlier try left is ignored."""
+    kind = "batch" if isinstance(record, BatchRecord) else getattr(record, "state", None)
+    return record if isinstance(record, LostRecord) or kind in _KINDS.get(state or "", ()) else None
+
+
+_KINDS = {
+    "success": ("success", "batch"),
+    "failed": ("failed", "batch"),
+    "skipped": ("skipped", "stopped"),
+    UP_FOR_RETRY: ("batch",),  # Airflow deletes it when the next try starts
+}
+
+
+def branch_duration(reader: Reader, tasks: BranchTasks) -> float | None:
+    """Add up the seconds of a branch's tasks; None if none of them ever started."""
+    return total_duration(instance for *_, instance in _instances(reader, tasks))
+
+
+def missing_reason(key: str) -> str:
+    """Why a success of which nothing else is known has left no value."""
     return MARKED_BY_HAND if key == RETURN_VALUE else f"it pushed nothing under the key {key!r}"
 
 
-def state_of_item(letter: str, found: str) -> State:
-    """State of an item of a batch that has reported."""
-    if letter == ITEM_SUCCEEDED:
-        return "success"
-    if letter in {ITEM_SKIPPED, ITEM_STOPPED}:
-        return "skipped"
-    # A batch that was marked success by hand: its failed items have left nothing.
-    return "failed" if found == "failed" else "missing"
+def _judge_success(reader: Reader, tasks: BranchTasks, last: InstanceState, key: str) -> Ruling:
+    last_id, map_index = tasks.task_ids[-1], tasks.map_index
+    value = reader.value_state(last_id, map_index, key)
+    if isinstance(value, LostValue):
+        return Ruling(state="missing", error=value.error)
+    if value == "present":
+        return Ruling(state="success")
+    if key != RETURN_VALUE:
+        return Ruling(state="missing", error=missing_reason(key))
+    if not tasks.is_ours:
+        return Ruling(state="success") if last.has_run else Ruling(state="missing", error=MARKED_BY_HAND)
+    record = reader.record(last_id, map_index)
+    match record:
+        case LostRecord():
+            return Ruling(state="missing", error=record.error)
+        case BranchRecord(state="success", has_value=True):
+            return Ruling(state="missing", error=LOST_VALUE)
+        case BranchRecord(state="success"):
+            return Ruling(state="success")
+        case None if last.has_run:  # an operator that ends without post_execute pushes no record
+            return Ruling(state="success")
+    return Ruling(state="missing", error=MARKED_BY_HAND)
 
 
-def state_of_batch(found: str, record: Mapping[str, Any]) -> tuple[State, str | None]:
-    """State and error of the items of a batch that has not reported."""
-    match found:
+def _judge_skip(reader: Reader, tasks: BranchTasks) -> Ruling:
+    """Look for the reason at the first task that skipped itself; Airflow skips others without a process."""
+    for task_id, index, instance in _instances(reader, tasks):
+        if instance.state == "skipped" and instance.has_run:
+            match believed("skipped", reader.record(task_id, index)):
+                case BranchRecord(state=state, error=error):
+                    return Ruling(state="skipped", error=error, is_stopped=state == "stopped")
+                case LostRecord() as lost:
+                    return Ruling(state="skipped", error=lost.error)
+            break
+    return Ruling(state="skipped")
+
+
+def _judge_silent_batch(state: str | None, record: Record | None) -> Ruling:
+    """Decide what became of each item of a batch that left no record of its items."""
+    error = record.error if isinstance(record, BranchRecord | LostRecord) else None
+    match state:
         case "success":
-            return "missing", recorded_error(record, "success") or MARKED_BY_HAND
+            return Ruling(state="missing", error=error or MARKED_BY_HAND)
         case "failed":
-            return "failed", recorded_error(record, "failed") or NO_EXCEPTION_RECORDED
-        case "upstream_failed" | "skipped" | "removed":
-            return found, None
-    message = f"a batch is finished in a state that is not known: {found!r}"
-    raise ValueError(message)
+            return Ruling(state="failed", error=error or NO_EXCEPTION_RECORDED)
+    return Ruling(state=state or WAITING)
+
+
+def _failure(reader: Reader, tasks: BranchTasks, task_id: str, map_index: int) -> str | None:
+    """Error of a failed instance; of a task that is not of this package, Airflow tells none."""
+    if not tasks.is_ours:
+        return None
+    record = believed("failed", reader.record(task_id, map_index))
+    error = record.error if isinstance(record, BranchRecord | LostRecord) else None
+    return error or NO_EXCEPTION_RECORDED
+
+
+def _failed_before_last(reader: Reader, tasks: BranchTasks) -> tuple[str, int] | None:
+    """Find the first instance that failed before the branch's last task."""
+    for task_id, index, instance in _instances(reader, tasks):
+        if instance.state == "failed" and task_id != tasks.task_ids[-1]:
+            return task_id, index
+    return None
+
+
+def _instances(reader: Reader, tasks: BranchTasks) -> Iterator[tuple[str, int, InstanceState]]:
+    for task_id in tasks.task_ids:
+        for index, instance in reader.instances(task_id, tasks.map_index).items():
+            yield task_id, index, instance

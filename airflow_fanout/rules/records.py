@@ -1,86 +1,31 @@
-"""What a branch records beside its value, and what of a record can be believed: anybody may push one."""
+"""Side records: what a branch, or a batch, pushes beside its value. They are written and read here alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from airflow_fanout.rules.wording import on_one_line
 
 __all__ = [
-    "BATCH",
     "ITEM_FAILED",
     "ITEM_PENDING",
     "ITEM_SKIPPED",
     "ITEM_STOPPED",
     "ITEM_SUCCEEDED",
-    "NO_EXCEPTION_RECORDED",
     "RECORD_KEY",
-    "STOPPED",
+    "REPORT_KEY",
+    "RETURN_VALUE",
+    "BatchRecord",
+    "BranchRecord",
+    "LostRecord",
+    "Record",
     "batch_key",
-    "error_of",
-    "is_of_batch",
+    "read_record",
     "seconds_of",
 ]
-
-BATCH = "batch"
-"""
-State in the record of a batch, which is ``{"state": "batch", "map_index": int, "start": int, "names": [str]
-or None, "states": str, "errors": {place: str}, "stopped": str or None, "seconds": [float or None],
-"cpu_seconds": [float or None], "peak_memory_bytes": int, "cores": int, "concurrency": int, "elapsed":
-float}``; ``states`` has a letter for each item, ``start`` is the place of its first item among all, places
-within the batch begin at 0, ``concurrency`` is how many items could run at once, ``elapsed`` the seconds that
-all those of this try took together.
-"""
-
-
-def error_of(value: object) -> str | None:
-    """
-    Return an error that was recorded; None of anything else.
-
-    :param value: What stands in its place.
-    """
-    return (on_one_line(value) or None) if isinstance(value, str) else None
-
-
-def seconds_of(value: object) -> float | None:
-    """
-    Return seconds that were recorded; None of anything else.
-
-    :param value: What stands in their place.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        return None
-    return float(value)
-
-
-def is_of_batch(record: Mapping[str, Any]) -> bool:
-    """
-    Whether a record is one of a batch, and whole.
-
-    :param record: The record.
-    """
-    states, names = record.get("states"), record.get("names")
-    return (
-        record.get("state") == BATCH
-        and isinstance(states, str)
-        and _is_place(record.get("start"))
-        and _is_place(record.get("map_index", 0))
-        and isinstance(record.get("errors"), Mapping)
-        and "stopped" in record
-        and all(_is_list(record.get(name), len(states)) for name in ("seconds", "cpu_seconds"))
-        and (names is None or (_is_list(names, len(states)) and all(isinstance(name, str) for name in names)))
-    )
-
-
-def _is_place(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_list(value: object, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length
-
 
 RETURN_VALUE = "return_value"
 """XCom key of what a task returns."""
@@ -88,25 +33,181 @@ RETURN_VALUE = "return_value"
 REPORT_KEY = "fan_out_report"
 """XCom key of a fan-in's report."""
 
-ITEM_PENDING, ITEM_SUCCEEDED, ITEM_FAILED, ITEM_SKIPPED, ITEM_STOPPED = ".", "S", "F", "K", "X"
-"""What became of an item, a letter for each."""
-
 RECORD_KEY = "fan_out_branch"
-"""
-XCom key of a branch's record: ``{"state": "success", "has_value": bool}`` or ``{"state": "failed", "error":
-str}``, with ``seconds``, ``cpu_seconds``, ``peak_memory_bytes`` and ``cores`` where they were measured; or
-``{"state": "stopped", "error": str}`` of a branch that ``stop_after_failures`` did not let start. An instance
-of a mapped task adds ``map_index`` and, where its items came at run time, ``name`` (None in a list).
-"""
+"""XCom key of a side record."""
 
-STOPPED = "stopped"
-"""State in the record of a branch that ``stop_after_failures`` did not let start; Airflow's is skipped."""
+ITEM_PENDING, ITEM_SUCCEEDED, ITEM_FAILED, ITEM_SKIPPED, ITEM_STOPPED = ".", "S", "F", "K", "X"
+"""Status of an item of a batch."""
 
-NO_EXCEPTION_RECORDED = (
-    "no exception was recorded: the task's process never started, or ended before it could report one"
-)
+BATCH = "batch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchRecord:
+    """
+    What a task of a branch says of itself.
+
+    :param state: How it ended. ``stopped``: ``stop_after_failures`` did not let it start; for Airflow it is
+        skipped.
+    :param has_value: Whether a success pushed a value; a None is not pushed.
+    :param error: ``"ValueError: message"``, the reason of a skip or of a stop; None if there is none.
+    :param map_index: Index of the instance of a mapped task; None of any other.
+    :param name: Name of the branch of such an instance; None if its process did not know it.
+    :param seconds: Seconds inside ``execute``.
+    :param cpu_seconds: CPU seconds of these.
+    :param peak_memory_bytes: Peak memory of the process.
+    :param cores: Cores that it could run on.
+    """
+
+    state: Literal["success", "failed", "skipped", "stopped"]
+    has_value: bool | None = None
+    error: str | None = None
+    map_index: int | None = None
+    name: str | None = None
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    cores: int | None = None
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the value of the XCom, without what is not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRecord:
+    """
+    What a batch says of its items.
+
+    :param map_index: Number of the batch.
+    :param start: Index of its first item among all of the group.
+    :param names: Names of the items; None if they are numbered.
+    :param statuses: Status of each item, a character for each.
+    :param errors: Why an item failed or was skipped, by its index within the batch as text.
+    :param stopped: Why the stopped items were not started; None if none was stopped.
+    :param seconds: Seconds of each item's call; None where it did not end.
+    :param cpu_seconds: CPU seconds of these; None where they can't be told.
+    :param peak_memory_bytes: Peak memory of the process.
+    :param cores: Cores that it could run on.
+    :param concurrency: Number of items that could run at once.
+    :param elapsed: Seconds that the items of this try took together.
+    """
+
+    map_index: int = 0
+    start: int = 0
+    names: list[str] | None = None
+    statuses: str = ""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+    seconds: list[float | None] = field(default_factory=list)
+    cpu_seconds: list[float | None] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
+    cores: int | None = None
+    concurrency: int | None = None
+    elapsed: float | None = None
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the value of the XCom."""
+        return {"state": BATCH, **{each.name: getattr(self, each.name) for each in fields(self)}}
+
+    @property
+    def successes(self) -> list[int]:
+        """Indexes of the items that succeeded."""
+        return [index for index, status in enumerate(self.statuses) if status == ITEM_SUCCEEDED]
+
+    def error(self, index: int) -> str | None:
+        """Why an item failed or was skipped."""
+        return _text(self.errors.get(str(index)))
+
+
+@dataclass(frozen=True)
+class LostRecord:
+    """
+    Stands for a record whose body in object storage is gone.
+
+    :param path: Where it was.
+    """
+
+    path: str
+
+    @property
+    def error(self) -> str:
+        """What to say in place of what it recorded."""
+        return f"what it recorded is no longer stored: {self.path}"
+
+
+Record = BranchRecord | BatchRecord | LostRecord
+
+
+def read_record(value: object) -> BranchRecord | BatchRecord | None:
+    """Read what was found under the key of records; None if it is no record, for anybody may push there."""
+    if not isinstance(value, Mapping):
+        return None
+    return _read_batch(value) if value.get("state") == BATCH else _read_branch(value)
+
+
+def _read_branch(value: Mapping[str, Any]) -> BranchRecord | None:
+    match value.get("state"):
+        case "success" | "failed" | "skipped" | "stopped" as state:
+            has_value, name = value.get("has_value"), value.get("name")
+            return BranchRecord(
+                state=state,
+                has_value=has_value if isinstance(has_value, bool) else None,
+                error=_text(value.get("error")),
+                map_index=_whole(value.get("map_index"), least=0),
+                name=name if isinstance(name, str) and name else None,
+                seconds=seconds_of(value.get("seconds")),
+                cpu_seconds=seconds_of(value.get("cpu_seconds")),
+                peak_memory_bytes=_whole(value.get("peak_memory_bytes")),
+                cores=_whole(value.get("cores")),
+            )
+    return None
+
+
+def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
+    """Read the record of a batch; None if a part that the items are told by is not whole."""
+    statuses, names, errors = value.get("statuses"), value.get("names"), value.get("errors")
+    map_index, start = _whole(value.get("map_index"), least=0), _whole(value.get("start"), least=0)
+    if not isinstance(statuses, str) or not isinstance(errors, Mapping) or map_index is None or start is None:
+        return None
+    seconds, cpu_seconds = value.get("seconds"), value.get("cpu_seconds")
+    if not all(isinstance(each, list) and len(each) == len(statuses) for each in (seconds, cpu_seconds)):
+        return None
+    if names is not None and not (
+        isinstance(names, list) and len(names) == len(statuses) and all(isinstance(n, str) for n in names)
+    ):
+        return None
+    return BatchRecord(
+        map_index=map_index,
+        start=start,
+        names=names,
+        statuses=statuses,
+        errors=errors,
+        stopped=_text(value.get("stopped")),
+        seconds=list(map(seconds_of, seconds or ())),
+        cpu_seconds=list(map(seconds_of, cpu_seconds or ())),
+        peak_memory_bytes=_whole(value.get("peak_memory_bytes")),
+        cores=_whole(value.get("cores")),
+        concurrency=_whole(value.get("concurrency")),
+        elapsed=seconds_of(value.get("elapsed")),
+    )
+
+
+def seconds_of(value: object) -> float | None:
+    """Return seconds that were recorded; None of anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        return None
+    return float(value)
 
 
 def batch_key(number: int) -> str:
     """XCom key of a batch's items."""
     return f"batch_{number}"
+
+
+def _text(value: object) -> str | None:
+    return (on_one_line(value) or None) if isinstance(value, str) else None
+
+
+def _whole(value: object, *, least: int = 1) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= least else None

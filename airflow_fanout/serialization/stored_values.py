@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_fanout.exceptions import UnreadableValueError
 
-__all__ = ["deserialized", "values_lie_elsewhere"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["deserialized", "lost_bodies", "values_lie_elsewhere"]
+
+BODIES_AT_ONCE = 16
+"""Bodies of object-storage XComs that are read, or looked for, at the same time."""
 
 
 def values_lie_elsewhere() -> bool:
@@ -37,6 +44,25 @@ def deserialized(row: Any, what: str) -> Any:
     except Exception as cause:  # whatever a storage's client, or a deserializer of the author's, raises
         raise UnreadableValueError(what, cause=cause) from cause
     return value
+
+
+def lost_bodies(values: Iterable[object]) -> list[str]:
+    """
+    Tell which references of object-storage XComs lead to nothing; reads no value.
+
+    :param values: XComs as the database has them.
+    :return: References whose body is gone.
+    """
+    references = [value for value in values if isinstance(value, str) and _is_reference(value)]
+    with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="xcom-bodies") as readers:
+        exist = list(readers.map(_exists, references))
+    return [reference for reference, there in zip(references, exist, strict=True) if not there]
+
+
+def _exists(reference: str) -> bool:
+    from airflow.sdk import ObjectStoragePath
+
+    return ObjectStoragePath(reference).exists()
 
 
 def _is_reference(text: str) -> bool:

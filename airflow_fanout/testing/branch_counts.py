@@ -1,4 +1,4 @@
-"""How many branches there are, where only a run knows and an author tells; runs in the author's tests."""
+"""Numbers of branches that only a run knows, as an author tells them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.batched import BatchNaming
-from airflow_fanout.execution_time.mapped import InstanceNaming
 from airflow_fanout.rules.wording import listing, typed
 
 if TYPE_CHECKING:
-    from airflow_fanout.execution_time.sources import Source
+    from airflow_fanout.execution_time.wiring import Source
 
+__all__ = ["BranchCounts", "Counts", "Names"]
 
-__all__ = ["Numbers", "ToldCount", "ToldNames"]
-
-ToldCount = int | Mapping[str, int]
+Counts = int | Mapping[str, int]
 """How many; or that by the ids of groups and tasks."""
 
-ToldNames = Sequence[str] | Mapping[str, Sequence[str]]
+Names = Sequence[str] | Mapping[str, Sequence[str]]
 """The names; or those by the ids of groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers:
+class BranchCounts:
     """
-    What only a run knows of the number of branches.
+    Reads ``count=`` and ``names=`` of ``simulate``.
 
-    :param owner: What is told, for error messages.
+    :param owner: What they are given to, for error messages.
     :param unknown: What the numbers belong to, by the id of the group or task.
     :param unexpanded: Ids among these of what never comes to have branches.
     """
@@ -39,14 +36,12 @@ class Numbers:
     unknown: Mapping[str, Source]
     unexpanded: Collection[str]
 
-    def told(
-        self, count: ToldCount | None, names: ToldNames | None
+    def read(
+        self, count: Counts | None, names: Names | None
     ) -> Mapping[str, tuple[int, Sequence[str] | None]]:
         """
-        Number, and names if they were told, by the id of the group or task.
+        Number, and names if they were given, by the id of the group or task.
 
-        :param count: What the author tells.
-        :param names: Or tells instead.
         :raises DeclarationValueError: If something is not told, or can't be.
         :raises DeclarationTypeError: If it is no number, or no list of names.
         """
@@ -55,36 +50,34 @@ class Numbers:
             self._refuse("names", f"expected count= or names= for {listing(both)}, found both")
         if untold := self.unknown.keys() - counts.keys() - named.keys() - {*self.unexpanded}:
             example = "3" if len(self.unknown) == 1 else f"{{{min(untold)!r}: 3}}"
-            problem = f"expected how many branches {listing(untold)} has, which only a run knows; give count="
-            self._refuse("count", problem + example)
+            problem = f"expected the number of branches of {listing(untold)}, which only a run knows"
+            self._refuse("count", f"{problem}; give count={example}")
         for key, number in counts.items():
             self._check_count(key, number)
-        for key, its in named.items():
-            self._check_names(key, its)
+        for key, names_of_key in named.items():
+            self._check_names(key, names_of_key)
         numbered = {key: (number, None) for key, number in counts.items()}
-        return {**numbered, **{key: (len(its), its) for key, its in named.items()}}
+        return {**numbered, **{key: (len(listed), listed) for key, listed in named.items()}}
 
     def _by_id(self, argument: str, given: Any) -> Mapping[str, Any]:
         """What is given for each id; given without one it is for the only one."""
         if given is None:
             return {}
         if not self.unknown:
-            self._refuse(
-                argument, f"found {given!r}, but all branches are known from the Dag file; leave it out"
-            )
+            problem = f"found {given!r}, but all branches are known from the Dag file; leave it out"
+            self._refuse(argument, problem)
         if not isinstance(given, Mapping):
             if len(self.unknown) > 1:
                 problem = f"found {given!r} for several: {listing(self.unknown)}; give "
                 self._refuse(argument, f"{problem}{{{min(self.unknown)!r}: …}}")
             return self._by_id(argument, {next(iter(self.unknown)): given})
         if odd := given.keys() - self.unknown.keys():
-            self._refuse(
-                argument, f"found {listing(odd)}; only a run knows how many {listing(self.unknown)} has"
-            )
-        if never := given.keys() & self.unexpanded:
             problem = (
-                f"{listing(never)} never comes to have branches, after what is told of the tasks before it"
+                f"found {listing(odd)}; only the branches of {listing(self.unknown)} are counted in a run"
             )
+            self._refuse(argument, problem)
+        if never := given.keys() & self.unexpanded:
+            problem = f"{listing(never)} never gets branches, because of the outcomes of the tasks before it"
             self._refuse(argument, f"{problem}; leave it out")
         return dict(given)
 
@@ -105,12 +98,9 @@ class Numbers:
             )
         if twice := [name for name, number in Counter(names).items() if number > 1]:
             self._refuse("names", f"found {listing(twice)} more than once")
-        match self.unknown[key].naming:
-            case BatchNaming(may_be_named=True):
-                return
-            case InstanceNaming(ask=ask) if ask is not None:
-                return
-        self._refuse("names", f"the branches of {key!r} have numbers, and no names of their own; give count=")
+        if not self.unknown[key].may_have_names:
+            problem = f"the branches of {key!r} have numbers, and no names of their own; give count="
+            self._refuse("names", problem)
 
     def _refuse(self, argument: str, problem: str) -> NoReturn:
         raise DeclarationValueError(self.owner, argument, problem)

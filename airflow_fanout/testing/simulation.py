@@ -13,12 +13,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import UndefinedError
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError, FanInError
-from airflow_fanout.execution_time.accounting import combine, judge, settle, sources_of
+from airflow_fanout.execution_time.accounting import combine, find, find_sources, judge, settle
 from airflow_fanout.execution_time.arguments import is_run_time
 from airflow_fanout.operators.fan_in import FanInOperator
 from airflow_fanout.rules.wording import listing, typed
 from airflow_fanout.serialization.tasks import nearest_mapped_group
-from airflow_fanout.testing.simulated_run import ToldRun
+from airflow_fanout.testing.simulated_run import SimulatedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_fanout.execution_time.accounting import FanInReport
-    from airflow_fanout.testing.branch_counts import ToldCount, ToldNames
+    from airflow_fanout.testing.branch_counts import Counts, Names
     from airflow_fanout.testing.simulated_run import Outcome
 
 
@@ -59,8 +59,8 @@ def simulate(
     outcomes: Mapping[str, Outcome] | None = None,
     values: Mapping[str, Any] | None = None,
     *,
-    count: ToldCount | None = None,
-    names: ToldNames | None = None,
+    count: Counts | None = None,
+    names: Names | None = None,
     op_kwargs: Mapping[str, Any] | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Simulation:
@@ -98,18 +98,19 @@ def simulate(
         rehearsed.task_id_prefix = _rendered(rehearsed, "task_id_prefix", rehearsed.task_id_prefix, given)
     map_index = -1 if nearest_mapped_group(rehearsed.task_group) is None else 0
     try:
-        sources = sources_of(rehearsed, given, map_index)
+        sources = find_sources(rehearsed, given, map_index)
     except FanInError as refusal:
         return _simulation(refusal, None, None)
-    told = ToldRun(rehearsed, sources, map_index, outcomes or {}, values or {})
-    found = told.found(count, names)
-    judgement = judge(rehearsed, found)
-    _, exception = _attempt(lambda: settle(rehearsed, found.results, judgement))
+    run = SimulatedRun(rehearsed, sources, map_index, outcomes or {}, values or {})
+    reader: Any = run.reader(count, names)
+    findings = find(rehearsed, run.sources, reader, map_index)
+    judgement = judge(rehearsed, findings)
+    _, exception = _attempt(lambda: settle(rehearsed, findings.results, judgement))
     if exception is not None:
         return _simulation(exception, None, judgement.report)
     if rehearsed.python_callable is not None:
         rehearsed.op_kwargs = _arguments(rehearsed, op_kwargs or {}, given)
-    value, exception = _attempt(lambda: combine(rehearsed, found.results, given))
+    value, exception = _attempt(lambda: combine(rehearsed, findings.results, given))
     return _simulation(exception, value, judgement.report)
 
 

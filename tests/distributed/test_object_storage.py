@@ -27,7 +27,7 @@ pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 BRANCHES = 64
-GONE = "it returned a value, which is no longer stored: "
+LOST_VALUE = "it returned a value, which is no longer stored: "
 RECORD_GONE = "what it recorded is no longer stored: "
 BUCKET = "xcoms"
 BACKEND = "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
@@ -214,7 +214,7 @@ class TestABodyThatIsGone:
         assert (found["kept_0"], found["kept_2"]) == (("success", 0, None), ("success", 2, None))
         state, value, error = found["kept_1"]
         assert (state, value) == ("missing", None)
-        assert str(error).startswith(f"{GONE}{storage.base}/storage_gone/")
+        assert str(error).startswith(f"{LOST_VALUE}{storage.base}/storage_gone/")
 
     def test_of_an_instance_is_missing_and_the_others_keep_theirs(self, gone: Run) -> None:
         found = told(gone, "each")
@@ -226,13 +226,13 @@ class TestABodyThatIsGone:
             "d": ["{{ 7 * 7 }}", 1],
         }
         assert found["c"][0] == "missing"
-        assert str(found["c"][2]).startswith(GONE)
+        assert str(found["c"][2]).startswith(LOST_VALUE)
 
     def test_of_a_batch_its_items_are_missing_and_the_others_keep_theirs(self, gone: Run) -> None:
         found = told(gone, "many")
 
         assert [state for state, _, _ in found.values()] == ["missing", "missing", "success", "success"]
-        assert all(str(found[name][2]).startswith(GONE) for name in "ab")
+        assert all(str(found[name][2]).startswith(LOST_VALUE) for name in "ab")
 
     def test_a_retry_takes_what_was_done_from_the_checkpoint(self, gone: Run) -> None:
         assert [value for _, value, _ in told(gone, "many").values()] == [None, None, 2, 1]
@@ -240,7 +240,7 @@ class TestABodyThatIsGone:
     @pytest.mark.parametrize("group", ["kept", "each", "many"])
     def test_fails_a_fan_in_that_tolerates_nothing(self, gone: Run, group: str) -> None:
         assert gone.instance(f"tell_{group}").state == "failed"
-        assert f"missing: {GONE}" in gone.log(f"tell_{group}")
+        assert f"missing: {LOST_VALUE}" in gone.log(f"tell_{group}")
 
     def test_of_a_record_leaves_the_value(self, gone: Run) -> None:
         found = told(gone, "silent")

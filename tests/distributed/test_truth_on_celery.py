@@ -181,7 +181,7 @@ def states_of_batch(run: Run, plan: Plan, number: int, names: list[str]) -> Mapp
     values = run.xcom(task_id, map_index=number)
     other = {"F": "failed", "K": "skipped"}
     found = {}
-    for name, letter in zip(names, record["states"], strict=True):
+    for name, letter in zip(names, record["statuses"], strict=True):
         found[name] = "success" if name in values else other[letter]
     return found
 

@@ -238,7 +238,7 @@ def test_items_are_those_of_the_batches_records(
 ) -> None:
     group = group_of(report, "visits")
     of_batches = [records["visits.each", number] for number in range(3)]
-    states = [LETTERS[letter] for record in of_batches for letter in record["states"]]
+    states = [LETTERS[letter] for record in of_batches for letter in record["statuses"]]
     seconds = {
         f"visits_{record['start'] + place}": each
         for record in of_batches
@@ -249,7 +249,7 @@ def test_items_are_those_of_the_batches_records(
     items = group["items"]
     assert (items["total"], items["states"]) == (25, Counter(states))
     assert [each["items"] for each in group["branches"]] == [
-        Counter(LETTERS[letter] for letter in record["states"]) for record in of_batches
+        Counter(LETTERS[letter] for letter in record["statuses"]) for record in of_batches
     ]
     assert (items["recorded"], items["median_work_seconds"]) == (len(seconds), median(seconds.values()))
     slowest = sorted(seconds.values(), reverse=True)[:10]

@@ -46,7 +46,7 @@ class Ran:
     @property
     def states(self) -> str:
         """A letter for each item."""
-        said: str = self.record["states"]
+        said: str = self.record["statuses"]
         return said
 
     @property

@@ -9,19 +9,34 @@ from unittest import mock
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
+from airflow_fanout.execution_time.wiring import Source
 from airflow_fanout.execution_time.xcom import NOTHING, RunReader
 from airflow_fanout.rules.instances import InstanceState
-from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY, RETURN_VALUE
+from airflow_fanout.rules.outcomes import BranchTasks
+from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY, RETURN_VALUE, LostRecord, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airflow_fanout import FanInOperator
+    from airflow_fanout.rules.records import Record
 
-__all__ = ["TASK_INSTANCE", "FakeRun", "Verdict", "run_fan_in"]
+__all__ = ["TASK_INSTANCE", "FakeRun", "Verdict", "run_fan_in", "source_of"]
 
 TASK_INSTANCE = dir(RuntimeTaskInstance)
 """What a mock of a task instance may be asked for; given the class, a mock takes 50 ms to look at each."""
+
+
+def source_of(
+    name: str,
+    *task_ids: str,
+    is_ours: bool = True,
+    is_mapped: bool = False,
+    map_index: int = -1,
+) -> Source:
+    """A source of a fan-in; the task of its branch has its name, unless told."""
+    tasks = BranchTasks(task_ids=task_ids or (name,), map_index=map_index, is_ours=is_ours)
+    return Source(name=name, tasks=tasks, is_mapped=is_mapped)
 
 
 @dataclass
@@ -95,9 +110,11 @@ class FakeRun:
 
         reader.value.side_effect = value
 
-        def record(task_id: str, map_index: int) -> dict[str, Any] | None:
-            found = value(task_id, map_index, RECORD_KEY)
-            return found if isinstance(found, dict) else None
+        def record(task_id: str, map_index: int) -> Record | None:
+            try:
+                return read_record(value(task_id, map_index, RECORD_KEY))
+            except FileNotFoundError as gone:
+                return LostRecord(str(gone))
 
         reader.record.side_effect = record
         reader.pushed_none.side_effect = lambda task_id, key: (
@@ -108,7 +125,7 @@ class FakeRun:
             list(self._pushed(task_id, key))[start:stop]
         )
         reader.record_page.side_effect = lambda task_id, start, stop: [
-            found if isinstance(found, dict) else None
+            LostRecord(str(found)) if isinstance(found, FileNotFoundError) else read_record(found)
             for found in list(self._pushed(task_id, RECORD_KEY))[start:stop]
         ]
         return reader

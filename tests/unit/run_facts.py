@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import RunFacts, TaskRun
 from airflow_fanout.rules.policy import Policy
+from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from airflow_fanout.rules.outcomes import ValueState
 
 __all__ = [
     "NOON",
@@ -33,10 +36,11 @@ def ran(
 ) -> TaskRun:
     """A task instance; what isn't a field of it goes into its record, which a success has anyway."""
     times = {"queued", "started", "ended"}
-    fields = {"tries", "earlier", "rendered_name", "hostname", "record", "has_value", *times}
+    fields = {"tries", "earlier", "rendered_name", "hostname", "record", "value", *times}
     record = {name: settings.pop(name) for name in list(settings) if name not in fields}
     if state in {"success", "failed"}:
         record = {"state": state, **record}
+    value = settings.pop("value", "present" if state == "success" else "absent")
     began = NOON + timedelta(seconds=second)
     return TaskRun(
         **{
@@ -48,7 +52,7 @@ def ran(
             "ended": began + timedelta(seconds=1),
             "tries": 1,
             "record": record or None,
-            "has_value": state == "success",
+            "values": {RETURN_VALUE: value},
             **settings,
         }
     )
@@ -119,7 +123,7 @@ def batch(
     states: str,
     *,
     state: str = "success",
-    has_value: bool = True,
+    value: ValueState = "present",
     second: float = 0,
     also: Mapping[str, Any] | None = None,
     **record: Any,
@@ -129,14 +133,14 @@ def batch(
         "docs.each",
         number,
         state,
-        has_value=has_value,
+        value=value,
         second=second,
         record={
             "state": "batch",
             "map_index": number,
             "start": 2 * number,
             "names": None,
-            "states": states,
+            "statuses": states,
             "errors": {},
             "stopped": None,
             "seconds": [1.0] * len(states),

@@ -326,9 +326,9 @@ def test_a_retried_branchs_instance_becomes_its_timing() -> None:
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        pytest.param({"state": "batch", "states": "SSS"}, "3 of 3 items done", id="all"),
+        pytest.param({"state": "batch", "statuses": "SSS"}, "3 of 3 items done", id="all"),
         pytest.param(
-            {"state": "batch", "states": "SKFXF"},
+            {"state": "batch", "statuses": "SKFXF"},
             "1 of 5 items done, 1 skipped, 2 failed, 1 stopped",
             id="every-fate",
         ),

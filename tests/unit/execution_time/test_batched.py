@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import BranchesRunningError, ItemsError, TooFewBranchesError
 from airflow_fanout.execution_time.xcom import NOTHING
-from airflow_fanout.rules.outcomes import GONE, MARKED_BY_HAND
-from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED, RECORD_KEY, RETURN_VALUE, batch_key
+from airflow_fanout.rules.outcomes import LOST_VALUE, MARKED_BY_HAND, NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, batch_key
 from tests.unit.fake_run import FakeRun, Verdict, run_fan_in
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -48,7 +48,7 @@ class Batches(FakeRun):
             "map_index": number,
             "start": 0,
             "names": names,
-            "states": states,
+            "statuses": states,
             "errors": {
                 str(place): "ValueError: broken" for place, state in enumerate(states) if state == "F"
             },
@@ -241,7 +241,7 @@ class TestItems:
         verdict = collect(run, min_success=1)
 
         assert states(verdict)[:6] == "SSMKSS"
-        assert outcomes(verdict)["g_2"] == ("missing", None, GONE)
+        assert outcomes(verdict)["g_2"] == ("missing", None, LOST_VALUE)
         assert verdict.value[1] == [("g_0", [0, 0]), ("g_1", [0, 1]), ("g_4", [2, 0]), ("g_5", [2, 1])]
         assert verdict.report is not None
         assert (verdict.report["succeeded"], verdict.report["missing"]) == (4, 1)
@@ -252,7 +252,7 @@ class TestItems:
         verdict = collect(run, min_success=None)
 
         assert isinstance(verdict.error, TooFewBranchesError)
-        assert f"g_2: missing: {GONE}" in verdict.message
+        assert f"g_2: missing: {LOST_VALUE}" in verdict.message
 
     def test_a_value_without_a_record_is_no_success(self) -> None:
         """Its batch was killed between the two."""

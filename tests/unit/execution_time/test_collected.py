@@ -7,7 +7,7 @@ import pytest
 from airflow_fanout.exceptions import ResultTooLargeError
 from airflow_fanout.execution_time import accounting as module
 from airflow_fanout.execution_time.accounting import collected
-from airflow_fanout.execution_time.results import FanInResults, ReadyPage
+from airflow_fanout.execution_time.results import FanInResults, Page
 from airflow_fanout.rules.outcomes import BranchOutcome
 
 
@@ -16,7 +16,7 @@ def results_of(*values: object) -> FanInResults:
         BranchOutcome(name=f"p_{index}", index=index, state="success", value=value)
         for index, value in enumerate(values)
     ]
-    return FanInResults([ReadyPage(outcomes)])
+    return FanInResults([Page.of(outcomes)])
 
 
 def test_it_holds_every_value_by_name_in_order() -> None:

@@ -19,8 +19,9 @@ from airflow_fanout.exceptions import (
     UpstreamFailedError,
 )
 from airflow_fanout.execution_time.ledger import refuse_cleared
-from airflow_fanout.execution_time.results import ReadyPage
-from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED, REPORT_KEY
+from airflow_fanout.execution_time.results import Page
+from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.records import REPORT_KEY
 from tests.unit.fake_run import FakeRun, run_fan_in
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -501,7 +502,7 @@ class TestWhatIsUpstreamAndNoBranch:
         run = run_of("success").add("before", "upstream_failed").add("first", "failed").add("other", "failed")
         verdict = run_fan_in(fan_in, run)
 
-        assert "'before' (because of 'first')" in verdict.message
+        assert "'before' failed, because 'first' failed" in verdict.message
 
     def test_a_teardown_is_not_asked(self) -> None:
         fan_in = fan_in_of(1)
@@ -527,7 +528,7 @@ class TestWhatIsUpstreamAndNoBranch:
         verdict = run_fan_in(fan_in, run)
 
         assert isinstance(verdict.error, UpstreamFailedError)
-        assert "because of 'load'" in verdict.message
+        assert "because 'load' failed" in verdict.message
 
     def test_a_skip_before_no_branches_skips_the_fan_in(self) -> None:
         run = FakeRun().add("process.no_branches", "skipped", duration=None)
@@ -924,7 +925,7 @@ class TestBranchesThatStartAgainWhileTheyAreRead:
         task_id = "process.process_1"
         outcome = BranchOutcome(name="process_1", index=1, state="missing", task_id=task_id, map_index=-1)
         with pytest.raises(BranchesRunningError, match="'process_1'"):
-            refuse_cleared(reader, first, [ReadyPage([outcome])])
+            refuse_cleared(reader, first, [Page.of([outcome])])
 
     def test_where_every_branch_has_a_value_nothing_more_is_asked(self) -> None:
         verdict = run_fan_in(fan_in_of(3), run_of("success", "success", "success"))
@@ -1030,7 +1031,7 @@ class TestItemsThatNeverCame:
         verdict = run_fan_in(fan_in, run)
 
         assert isinstance(verdict.error, UpstreamFailedError)
-        assert "'each' (because of 'source')" in verdict.message
+        assert "'each' failed, because 'source' failed" in verdict.message
 
     def test_a_source_that_was_skipped_skips_the_fan_in(self, fan_in: FanInOperator) -> None:
         run = FakeRun().add("source", "skipped").add("each", "skipped", duration=None)

@@ -29,7 +29,7 @@ from airflow_fanout.execution_time.recording import redacted_error
 from airflow_fanout.execution_time.xcom import NOTHING
 from airflow_fanout.reports import branches as branch_runs
 from airflow_fanout.reports.runs import TaskRun
-from airflow_fanout.rules.records import RECORD_KEY, batch_key, is_of_batch
+from airflow_fanout.rules.records import RECORD_KEY, batch_key
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
 from airflow_fanout.serialization.stored_values import deserialized
 from tests.unit.fake_batch import run_batch
@@ -49,7 +49,7 @@ WHOLE = {
     "map_index": 1,
     "start": 2,
     "names": None,
-    "states": "SF",
+    "statuses": "SF",
     "errors": {"1": "ValueError: broken"},
     "stopped": None,
     "seconds": [1.0, 1.0],
@@ -77,9 +77,9 @@ RECORDS: list[Any] = [
     ),
     pytest.param({"state": "not stored", "map_index": 1, "error": 8}, id="not stored, it says"),
     pytest.param({"state": "batch", "map_index": 1}, id="a batch without anything"),
-    pytest.param({**WHOLE, "states": 8}, id="a batch whose states are a number"),
-    pytest.param({**WHOLE, "states": "SSSSSS"}, id="a batch with too many states"),
-    pytest.param({**WHOLE, "states": "??"}, id="a batch with states that nobody knows"),
+    pytest.param({**WHOLE, "statuses": 8}, id="a batch whose states are a number"),
+    pytest.param({**WHOLE, "statuses": "SSSSSS"}, id="a batch with too many states"),
+    pytest.param({**WHOLE, "statuses": "??"}, id="a batch with states that nobody knows"),
     pytest.param({**WHOLE, "errors": ["a"]}, id="a batch whose errors are a list"),
     pytest.param({**WHOLE, "errors": {"x": 1, "1": [2]}}, id="a batch whose errors are of no item"),
     pytest.param({**WHOLE, "names": ["a"]}, id="a batch with too few names"),
@@ -87,7 +87,7 @@ RECORDS: list[Any] = [
     pytest.param({**WHOLE, "seconds": [math.nan, -1]}, id="a batch whose seconds are no seconds"),
     pytest.param({**WHOLE, "seconds": ["1", None]}, id="a batch whose seconds are texts"),
     pytest.param({**WHOLE, "seconds": 1}, id="a batch whose seconds are one number"),
-    pytest.param({**WHOLE, "stopped": {"a": 1}, "states": "XX"}, id="a batch with a reason that is a dict"),
+    pytest.param({**WHOLE, "stopped": {"a": 1}, "statuses": "XX"}, id="a batch with a reason that is a dict"),
 ]
 
 
@@ -168,7 +168,7 @@ class TestARecordOfAnotherShape:
     @pytest.mark.parametrize("state", ["success", "failed"])
     @pytest.mark.parametrize("names", [None, ["x", "y"]], ids=["numbered", "named"])
     def test_of_a_batch_is_its_own_affair(self, record: Any, state: str, names: list[str] | None) -> None:
-        good = {**WHOLE, "map_index": 0, "start": 0, "names": names, "states": "SS", "errors": {}}
+        good = {**WHOLE, "map_index": 0, "start": 0, "names": names, "statuses": "SS", "errors": {}}
         first, second = names or ["g_0", "g_1"]
         run = FakeRun().add("load").add("g.split", value=[[0, 2], [2, 4]])
         run.add("g.each", map_index=0, record=good, value={first: "a", second: "b"})
@@ -190,7 +190,7 @@ class TestARecordOfAnotherShape:
     @pytest.mark.parametrize("record", RECORDS)
     @pytest.mark.parametrize("state", ["success", "failed", "skipped"])
     def test_is_none_for_whoever_looks_at_the_run(self, record: Any, state: str) -> None:
-        instance = TaskRun(task_id="g.g_0", state=state, record=record, has_value=True)
+        instance = TaskRun(task_id="g.g_0", state=state, record=record, values={"return_value": "present"})
 
         branch = branch_runs._branch("g_0", [instance], recorded=True)
 

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.execution_time.ledger import collect
 from airflow_fanout.execution_time.results import FanInResults
-from airflow_fanout.execution_time.sources import Source, branch_source
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE
 from airflow_fanout.rules.instances import unexpanded_state
-from airflow_fanout.rules.outcomes import GONE, MARKED_BY_HAND, BranchOutcome
-from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED, RECORD_KEY, RETURN_VALUE, STOPPED
-from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
-from tests.unit.fake_run import FakeRun
+from airflow_fanout.rules.outcomes import LOST_VALUE, MARKED_BY_HAND, NO_EXCEPTION_RECORDED, BranchOutcome
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
+from tests.unit.fake_run import FakeRun, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OURS = Source(name="process_0", task_id="process.process_0", recorded=True)
-NATIVE = Source(name="work", task_id="work")
-MAPPED = Source(name="each", task_id="each", mapped=True)
+    from airflow_fanout.execution_time.wiring import Source
+
+OURS = source_of("process_0", "process.process_0")
+NATIVE = source_of("work", is_ours=False)
+MAPPED = source_of("each", is_ours=False, is_mapped=True)
 
 
 def read(
@@ -63,7 +63,7 @@ class TestABranchOfThisPackage:
         assert said(one(FakeRun().succeed(OURS.task_id), OURS)) == ("success", None, None)
 
     def test_marked_by_hand_is_told_by_there_being_no_record(self) -> None:
-        assert said(one(FakeRun().add(OURS.task_id), OURS)) == ("missing", None, MARKED_BY_HAND)
+        assert said(one(FakeRun().add(OURS.task_id, duration=0.0), OURS)) == ("missing", None, MARKED_BY_HAND)
 
     def test_marked_by_hand_after_a_failure_is_told_by_the_record_of_the_failure(self) -> None:
         run = FakeRun().fail(OURS.task_id)
@@ -74,7 +74,7 @@ class TestABranchOfThisPackage:
     def test_a_value_that_the_record_knows_and_the_store_does_not_is_gone(self) -> None:
         run = FakeRun().add(OURS.task_id, record={"state": "success", "has_value": True})
 
-        assert said(one(run, OURS)) == ("missing", None, GONE)
+        assert said(one(run, OURS)) == ("missing", None, LOST_VALUE)
 
     def test_a_value_whose_artifact_is_gone_is_missing(self) -> None:
         run = FakeRun().succeed(OURS.task_id, FileNotFoundError("s3://bucket/key"))
@@ -82,7 +82,7 @@ class TestABranchOfThisPackage:
         state, value, error = said(one(run, OURS))
 
         assert (state, value) == ("missing", None)
-        assert error == f"{GONE}: s3://bucket/key"
+        assert error == f"{LOST_VALUE}: s3://bucket/key"
 
     @pytest.mark.parametrize("state", ["success", "failed"])
     def test_a_record_whose_artifact_is_gone_is_said_to_be(self, state: str) -> None:
@@ -139,7 +139,7 @@ class TestABranchOfThisPackage:
             one(FakeRun().add(OURS.task_id, "paused"), OURS)
 
     def test_its_outcome_has_name_place_task_and_duration(self) -> None:
-        second = Source(name="process_1", task_id="process.process_1", recorded=True)
+        second = source_of("process_1", "process.process_1")
         run = FakeRun().succeed(OURS.task_id, "a", duration=1.5).succeed(second.task_id, "b", duration=2.5)
 
         assert read(run, OURS, second)["process_1"] == BranchOutcome(
@@ -153,7 +153,7 @@ class TestABranchOfThisPackage:
         )
 
     def test_branches_come_in_the_order_of_their_declaration(self) -> None:
-        sources = [Source(name=name, task_id=name, recorded=True) for name in ("c", "a", "b")]
+        sources = [source_of(name) for name in ("c", "a", "b")]
         run = FakeRun()
         for name in "abc":
             run.succeed(name, name)
@@ -187,7 +187,7 @@ class TestACustomKey:
         self, map_index: int
     ) -> None:
         run = FakeRun().add("work", map_index=0, value=None, key="rows").add("work", map_index=1, value=None)
-        source = Source(name="work", task_id="work", map_index=map_index)
+        source = source_of("work", is_ours=False, map_index=map_index)
 
         assert one(run, source, "rows").state == "missing"
 
@@ -342,7 +342,7 @@ class TestAMappedTask:
         with caplog.at_level(logging.INFO, logger="airflow_fanout.execution_time.ledger"):
             read(run, MAPPED)
 
-        assert "each: 3 of 3 instances succeeded and 2 values came" in caplog.text
+        assert "each: 3 of 3 instances succeeded and pushed 2 values" in caplog.text
         assert "read one by one" in caplog.text
 
     def test_a_value_left_behind_by_an_earlier_longer_list_moves_nobody(self) -> None:
@@ -381,7 +381,7 @@ class TestAMappedTask:
     def test_it_is_read_beside_plain_tasks_in_the_order_of_the_sources(self) -> None:
         run = mapped_run("ab").add("work", value="w").add("zebra", value="z")
 
-        outcomes = read(run, NATIVE, MAPPED, Source(name="zebra", task_id="zebra"))
+        outcomes = read(run, NATIVE, MAPPED, source_of("zebra", is_ours=False))
 
         assert [(outcome.name, outcome.index) for outcome in outcomes.values()] == [
             ("work", 0),
@@ -399,7 +399,7 @@ class TestAMappedTask:
     def test_a_task_that_is_named_like_an_instance_is_another(self) -> None:
         """``get_task_states`` takes ``work[1]`` and ``work_1`` for the same."""
         run = mapped_run("ab", "work").add("work_1", value="plain")
-        sources = [Source(name="work", task_id="work", mapped=True), Source(name="work_1", task_id="work_1")]
+        sources = [source_of("work", is_ours=False, is_mapped=True), source_of("work_1", is_ours=False)]
 
         assert [outcome.value for outcome in read(run, *sources).values()] == ["a", "b", "plain"]
 
@@ -441,7 +441,7 @@ class TestAMappedTask:
 
 class TestBranchesThatAreNotFinished:
     def test_plain_ones_are_named(self) -> None:
-        sources = [Source(name=f"b_{index}", task_id=f"b_{index}") for index in (10, 9, 1)]
+        sources = [source_of(f"b_{index}", is_ours=False) for index in (10, 9, 1)]
 
         with pytest.raises(BranchesRunningError, match="Branches are not finished: 'b_9', 'b_10'") as raised:
             read(FakeRun().add("b_1"), *sources)
@@ -465,7 +465,7 @@ class TestBranchesThatAreNotFinished:
         run = mapped_run("abc").add("other", value="x", map_index=0)
         reader = run.reader()
 
-        read(run, MAPPED, Source(name="other", task_id="other", mapped=True), reader=reader)
+        read(run, MAPPED, source_of("other", is_ours=False, is_mapped=True), reader=reader)
 
         reader.instance_count.assert_called_once_with(["each", "other"])
 
@@ -479,7 +479,7 @@ class TestBranchesThatAreNotFinished:
 
 
 def test_an_instance_in_a_mapped_task_group_is_read_by_its_index() -> None:
-    source = Source(name="process_0", task_id="each.process_0", recorded=True, map_index=2)
+    source = source_of("process_0", "each.process_0", map_index=2)
     run = FakeRun()
     for map_index in range(3):
         run.succeed("each.process_0", map_index, map_index=map_index)
@@ -488,10 +488,7 @@ def test_an_instance_in_a_mapped_task_group_is_read_by_its_index() -> None:
 
 
 KNOWN = ("p.a.extract", "p.a.each", "p.a.load", "p.a.clear_up")
-SEVERAL = DeclaredGroup(
-    group_id="p", prefix="p.", branches=(DeclaredBranch(name="a", index=0, task_ids=KNOWN[:3]),)
-)
-STEPS = branch_source(SEVERAL.branches[0], SEVERAL, -1)
+STEPS = source_of("a", *KNOWN[:3])
 
 
 class TestABranchOfSeveralTasks:
@@ -585,7 +582,7 @@ class TestABranchOfSeveralTasks:
             run.fail("p.a.extract", f"E: {map_index}", map_index=map_index, duration=1.0 + map_index)
             run.add("p.a.load", "upstream_failed", map_index=map_index, duration=None)
 
-        outcome = one(run, branch_source(SEVERAL.branches[0], SEVERAL, 1))
+        outcome = one(run, source_of("a", *KNOWN[:3], map_index=1))
 
         assert said(outcome) == ("failed", None, "E: 1")
         assert (outcome.map_index, outcome.duration) == (1, 2.0)
@@ -596,7 +593,7 @@ class TestABranchOfSeveralTasks:
             pytest.param("success", 1, id="a value"),
             pytest.param("failed", 1, id="a failure"),
             pytest.param("upstream_failed", 0, id="not started"),
-            pytest.param("skipped", 0, id="skipped"),
+            pytest.param("skipped", 1, id="skipped"),
         ],
     )
     def test_it_takes_few_requests(self, state: str, requests: int) -> None:
@@ -611,10 +608,8 @@ class TestABranchOfSeveralTasks:
 
 
 class TestAStoppedBranch:
-    STOPPABLE = Source(
-        name="a", task_id="p.a.load", recorded=True, task_ids=("p.a.extract", "p.a.load"), stoppable=True
-    )
-    RECORD: ClassVar[dict[str, Any]] = {"state": STOPPED, "error": "not started: 2 of 4"}
+    STOPPABLE = source_of("a", "p.a.extract", "p.a.load")
+    RECORD: ClassVar[dict[str, Any]] = {"state": "stopped", "error": "not started: 2 of 4"}
 
     def run(self, duration: float | None = 0.1, record: dict[str, Any] | None = None) -> FakeRun:
         run = FakeRun().add("p.a.extract", "skipped", duration=duration, record=record)
@@ -631,7 +626,7 @@ class TestAStoppedBranch:
         assert results.stopped_count == 1
 
     def test_of_one_task_too(self) -> None:
-        source = Source(name="a", task_id="p.a", recorded=True, task_ids=("p.a",), stoppable=True)
+        source = source_of("a", "p.a")
         results = self.results(FakeRun().add("p.a", "skipped", record=self.RECORD), source)
 
         assert said(results.outcomes["a"]) == ("skipped", None, "not started: 2 of 4")
@@ -646,7 +641,6 @@ class TestAStoppedBranch:
             ),
             pytest.param({"record": RECORD, "duration": 0.0}, STOPPABLE, id="it was skipped unasked"),
             pytest.param({"record": RECORD, "duration": None}, STOPPABLE, id="it never started"),
-            pytest.param({"record": RECORD}, STEPS, id="its group stops nobody"),
         ],
     )
     def test_another_skip_is_none(self, run: dict[str, Any], source: Source) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import BranchesRunningError, TooFewBranchesError, UnreadableValueError
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE
-from airflow_fanout.rules.outcomes import MARKED_BY_HAND
-from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED, RECORD_KEY, STOPPED
+from airflow_fanout.rules.outcomes import MARKED_BY_HAND, NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.records import RECORD_KEY
 from tests.unit.fake_run import FakeRun, Verdict, run_fan_in
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -65,7 +65,9 @@ class Instances(FakeRun):
 
 
 def collect(run: FakeRun, *, found: Any = None, key: str = "return_value", **group: Any) -> Verdict:
-    """Collect a group; ``found`` is what its items' task returned."""
+    """Collect a group; ``found`` is what its items' task returned, a list unless told."""
+    if found is None:
+        found = [""] * sum(task_id == "g.each" for task_id, _ in run.states)
     fan_out = FanOutGroup("g", **{"branch": work, "items": load(), **group})
     arguments: Any = {"python_callable": dump, "min_success": 1, "key": key}
     fan_in = FanInOperator(task_id="f", fan_out=fan_out, **arguments)
@@ -118,7 +120,7 @@ class TestInstances:
         ("state", "outcome"),
         [
             ("failed", ("failed", None, NO_EXCEPTION_RECORDED)),
-            ("success", ("missing", None, MARKED_BY_HAND)),
+            ("success", ("success", None, None)),
             ("upstream_failed", ("upstream_failed", None, None)),
             ("removed", ("removed", None, None)),
         ],
@@ -151,7 +153,7 @@ class TestInstances:
 
     def test_a_stopped_one_says_why(self) -> None:
         run = Instances().bad(0, name=None)
-        record = {"state": STOPPED, "error": "not started", "map_index": 1, "name": None}
+        record = {"state": "stopped", "error": "not started", "map_index": 1, "name": None}
         run.ok(2, "c", name=None).add("g.each", "skipped", map_index=1, record=record)
 
         assert outcomes(collect(run, stop_after_failures=1))["g_1"] == ("skipped", None, "not started")
@@ -287,7 +289,8 @@ class TestRequests:
             run.ok(index, index, name=None)
         fan_out = FanOutGroup("g", branch=work, items=load())
         fan_in = FanInOperator(task_id="f", fan_out=fan_out, python_callable=lambda results: results["g_700"])
-        verdict = run_fan_in(fan_in, run)
+        with mock.patch.object(PlainXComArg, "resolve", return_value=[""] * self.COUNT):
+            verdict = run_fan_in(fan_in, run)
 
         pages = [
             call.args[2:] for call in verdict.reader.page.call_args_list if call.args[1] == "return_value"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import FrozenInstanceError, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_fanout.exceptions import MergeConflictError
-from airflow_fanout.execution_time.results import FanInResults, ReadyPage
+from airflow_fanout.execution_time.results import FanInResults, Page
 from airflow_fanout.rules.outcomes import BranchOutcome
 from airflow_fanout.rules.policy import State
 
@@ -17,33 +17,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class CountingPage:
-    """A page that counts how often it is read, and notes what the others hold at that moment."""
+class CountingPage(Page):
+    """A page that counts how often it is asked for a name, and logs that it is read."""
 
-    def __init__(self, outcomes: Sequence[BranchOutcome], log: list[str]) -> None:
-        self._page = ReadyPage(outcomes)
-        self._log = log
-        self.states = self._page.states
-        self.stopped = 0
-        self.finds = 0
-
-    def __len__(self) -> int:
-        return len(self._page)
+    log: list[str]
+    finds = 0
 
     def find(self, name: str) -> int | None:
         self.finds += 1
-        return self._page.find(name)
-
-    def durations(self) -> Iterator[tuple[str, float | None]]:
-        return self._page.durations()
-
-    def peek(self, place: int) -> BranchOutcome:
-        return replace(self._page.peek(place), value=None)
+        return super().find(name)
 
     def read(self) -> Sequence[BranchOutcome]:
-        outcomes = self._page.read()
-        self._log.append(outcomes[0].name)
-        return outcomes
+        self.log.append(self.names[0])
+        return super().read()
+
+
+def counting_page(outcomes: Sequence[BranchOutcome], log: list[str]) -> CountingPage:
+    page = CountingPage.of(outcomes)
+    page.log = log
+    return page
 
 
 def outcome(name: str, state: State = "success", value: Any = None, **more: Any) -> BranchOutcome:
@@ -51,7 +43,7 @@ def outcome(name: str, state: State = "success", value: Any = None, **more: Any)
 
 
 def results_of(*outcomes: BranchOutcome) -> FanInResults:
-    return FanInResults([ReadyPage(outcomes)])
+    return FanInResults([Page.of(outcomes)])
 
 
 @pytest.fixture
@@ -59,14 +51,14 @@ def mixed() -> FanInResults:
     """One branch in every state there is, over two pages."""
     return FanInResults(
         [
-            ReadyPage(
+            Page.of(
                 [
                     outcome("process_0", value="a", index=0),
                     outcome("process_1", "failed", error="ValueError: broken", index=1),
                     outcome("process_2", "upstream_failed", index=2),
                 ]
             ),
-            ReadyPage(
+            Page.of(
                 [
                     outcome("process_3", "skipped", index=3),
                     outcome("process_4", "missing", error="it was marked success by hand", index=4),
@@ -89,7 +81,7 @@ def paged(log: list[str]) -> FanInResults:
     """Three pages of three branches, one of each page failed."""
     return FanInResults(
         [
-            CountingPage(
+            counting_page(
                 [
                     outcome(f"{page}_0", value=f"value of {page}_0"),
                     outcome(f"{page}_1", "failed"),
@@ -304,7 +296,7 @@ def test_what_needs_no_value_reads_no_page(
 def test_a_loop_asks_no_page_for_the_names_of_others(
     log: list[str], loop: Callable[[FanInResults], object], finds_each: int
 ) -> None:
-    pages = [CountingPage([outcome(f"{page}_0"), outcome(f"{page}_1")], log) for page in range(50)]
+    pages = [counting_page([outcome(f"{page}_0"), outcome(f"{page}_1")], log) for page in range(50)]
     loop(FanInResults(pages))
 
     assert sum(page.finds for page in pages) <= finds_each * 100
@@ -429,7 +421,7 @@ def test_however_they_are_paged_all_branches_are_there_in_order(
         for page in pages
     ]
     flat = [found for page in made for found in page]
-    results = FanInResults([ReadyPage(page) for page in made])
+    results = FanInResults([Page.of(page) for page in made])
 
     assert list(results.outcomes.values()) == flat
     assert list(results.outcomes.items()) == [(found.name, found) for found in flat]

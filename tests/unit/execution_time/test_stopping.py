@@ -12,7 +12,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.execution_time.stopping import stop
-from airflow_fanout.rules.records import RECORD_KEY, STOPPED
+from airflow_fanout.rules.records import RECORD_KEY
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
@@ -136,7 +136,7 @@ class TestWhetherABranchMayStart:
     def test_the_reason_is_recorded(self) -> None:
         asked = Asked(failures(0, 1), group_of())
 
-        assert asked.pushed == [(RECORD_KEY, {"state": STOPPED, "error": asked.reason})]
+        assert asked.pushed == [(RECORD_KEY, {"state": "stopped", "error": asked.reason})]
 
     def test_it_asks_once(self) -> None:
         assert Asked(failures(0), group_of()).requests == 1

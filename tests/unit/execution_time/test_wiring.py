@@ -118,7 +118,7 @@ class TestWhatAPrefixMatches:
 
         found = sources_by_prefix(fan_in, "work", -1)
 
-        assert [(source.name, source.mapped) for source in found] == [("work_1", False), ("work_each", True)]
+        assert [(source.name, source.is_mapped) for source in found] == [("work_1", False), ("work_each", True)]
 
     def test_a_task_in_a_mapped_task_group(self) -> None:
         @task_group
@@ -130,7 +130,7 @@ class TestWhatAPrefixMatches:
 
         (source,) = sources_by_prefix(fan_in, "each.work", -1)
 
-        assert (source.task_id, source.mapped) == ("each.work", True)
+        assert (source.task_id, source.is_mapped) == ("each.work", True)
 
     def test_a_task_in_the_fan_ins_own_mapped_task_group(self) -> None:
         made: list[FanInOperator] = []
@@ -145,7 +145,7 @@ class TestWhatAPrefixMatches:
 
         (source,) = sources_by_prefix(made[0], "each.work", 1)
 
-        assert (source.mapped, source.map_index) == (False, 1)
+        assert (source.is_mapped, source.map_index) == (False, 1)
 
     @pytest.mark.parametrize("ours", [True, False], ids=["a branch of this package", "another task"])
     def test_who_made_a_task_is_known(self, ours: bool) -> None:
@@ -155,7 +155,7 @@ class TestWhatAPrefixMatches:
 
         (source,) = sources_by_prefix(fan_in, "work", -1)
 
-        assert source.recorded is ours
+        assert source.tasks.is_ours is ours
 
 
 class TestBranchesOfSeveralTasks:
@@ -190,8 +190,8 @@ class TestBranchesOfSeveralTasks:
         source, *_ = sources_by_prefix(fan_in, "process.", -1)
 
         assert source.task_id == "process.process_0.last"
-        assert source.task_ids == tuple(f"process.process_0.{i}" for i in ("prepare", "first", "last"))
-        assert (source.recorded, source.stoppable, source.mapped) == (True, True, False)
+        assert source.tasks.task_ids == tuple(f"process.process_0.{i}" for i in ("prepare", "first", "last"))
+        assert (source.tasks.is_ours, source.is_mapped) == (True, False)
 
     def test_a_step_that_is_wired_by_hand_is_a_branch_of_its_own(self, group: FanOutGroup) -> None:
         fan_in = fan_in_by("process.process_0.")
@@ -199,7 +199,7 @@ class TestBranchesOfSeveralTasks:
 
         (source,) = sources_by_prefix(fan_in, "process.process_0.first", -1)
 
-        assert (source.task_id, source.task_ids, source.stoppable) == ("process.process_0.first", (), False)
+        assert source.tasks.task_ids == ("process.process_0.first",)
 
     def test_a_task_further_up_failed_and_the_branch_did(self, group: FanOutGroup) -> None:
         fan_in = fan_in_by("process.process_0", min_success=1)
@@ -292,7 +292,7 @@ class TestWhatAPrefixMustNot:
         verdict = run_fan_in(fan_in, FakeRun())
 
         assert isinstance(verdict.error, PrefixError)
-        assert f"expected a prefix of task ids, not {rendered!r} (as rendered)" in verdict.message
+        assert f"expected a prefix of task ids, found {rendered!r} (as rendered)" in verdict.message
 
     def test_a_prefix_is_matched_as_rendered(self) -> None:
         fan_in = fan_in_by("{{ params.prefix }}")

@@ -201,7 +201,7 @@ class TestReader:
     def test_a_record_is_read(self, server: FakeServer, reader: RunReader) -> None:
         server.succeed("work", -1, "x", recorded=True)
 
-        assert reader.record("work", -1) == {"state": "success", "has_value": True}
+        assert reader.record("work", -1) == BranchRecord(state="success", has_value=True)
 
     @pytest.mark.parametrize("found", [None, "text", 8], ids=repr)
     def test_what_is_no_record_is_none(self, server: FakeServer, reader: RunReader, found: Any) -> None:

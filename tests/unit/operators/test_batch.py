@@ -97,7 +97,7 @@ class TestWhatItReports:
             "map_index": 0,
             "start": 0,
             "names": None,
-            "states": "SSK",
+            "statuses": "SSK",
             "errors": {"2": "nothing to do"},
             "stopped": None,
             "concurrency": 1,
@@ -525,7 +525,9 @@ class TestStopping:
 
 
 def record_of(map_index: int, states: str) -> dict[str, Any]:
-    return {"state": "batch", "map_index": map_index, "states": states}
+    nothing: list[None] = [None] * len(states)
+    record = {"map_index": map_index, "start": 0, "statuses": states, "errors": {}, "seconds": nothing}
+    return {"state": "batch", "cpu_seconds": nothing, **record}
 
 
 class TestBeingKilled:

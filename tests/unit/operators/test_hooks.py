@@ -383,13 +383,12 @@ class TestTheAuthorsOwn:
         assert CALLS == ["work", "ours", "after value"]
 
     def test_what_the_author_has_given_for_other_ends_stays_alone(self) -> None:
-        given = {"on_success_callback": theirs, "on_retry_callback": theirs, "on_skipped_callback": theirs}
+        given = {"on_success_callback": theirs, "on_retry_callback": theirs}
         with DAG("d", schedule=None, default_args=given):
             operator = declare()
 
         assert operator.on_success_callback == [theirs]
         assert operator.on_retry_callback == [theirs]
-        assert operator.on_skipped_callback == [theirs]
 
 
 @pytest.mark.usefixtures("dag")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_fanout.reports.branches import group_runs
-from airflow_fanout.rules.outcomes import GONE, MARKED_BY_HAND
-from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.outcomes import LOST_VALUE, MARKED_BY_HAND, NO_EXCEPTION_RECORDED
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.run_facts import (
     NOON,
@@ -124,7 +123,7 @@ class TestStates:
         [
             pytest.param(True, {"state": "success"}, "success", None, id="a-value"),
             pytest.param(False, {"state": "success", "has_value": False}, "success", None, id="none"),
-            pytest.param(False, {"state": "success", "has_value": True}, "missing", GONE, id="gone"),
+            pytest.param(False, {"state": "success", "has_value": True}, "missing", LOST_VALUE, id="gone"),
             pytest.param(False, None, "missing", MARKED_BY_HAND, id="marked-by-hand"),
         ],
     )
@@ -234,7 +233,7 @@ class TestItems:
         run = only(batched(), batch(0, "SK", state=state, has_value=False), batch(1, "S"))
 
         assert [(each.state, each.error) for each in run.branches] == [
-            ("missing", GONE),
+            ("missing", LOST_VALUE),
             ("skipped", None),
             ("success", None),
         ]
@@ -313,7 +312,7 @@ class TestHostileRecords:
     @pytest.mark.parametrize(
         "record",
         [
-            {"states": 5},
+            {"statuses": 5},
             {"start": "0"},
             {"errors": None},
             {"seconds": [1.0]},

@@ -10,7 +10,7 @@ from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.reports.branches import UnknownGroupError
 from airflow_fanout.reports.rerun import RerunPlan, plan_rerun
 from airflow_fanout.reports.runs import RunFacts, TaskRun
-from airflow_fanout.rules.records import BATCH, STOPPED
+from airflow_fanout.rules.records import BATCH
 from airflow_fanout.serialization.outline import outline
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def said(dag: DAG, states: Mapping[Any, str | None] | None = None, **options: An
     for task_id in set(dag.task_ids) - mapped:
         given.setdefault((task_id, -1), "success")
     task_runs = [
-        TaskRun(task_id=task_id, map_index=index, state=state, has_value=state == "success")
+        TaskRun(task_id=task_id, map_index=index, state=state, values={"return_value": "present" if state == "success" else "absent"})
         for (task_id, index), state in given.items()
     ]
     return planned(dag, task_runs, **options)
@@ -114,7 +114,7 @@ class TestBranches:
 
     def test_what_was_stopped_says_so(self, three: DAG) -> None:
         stopped = TaskRun(
-            task_id="group.group_1", state="skipped", record={"state": STOPPED, "error": "not started: why"}
+            task_id="group.group_1", state="skipped", record={"state": "stopped", "error": "not started: why"}
         )
 
         (group,) = planned(three, [stopped]).groups
@@ -139,7 +139,7 @@ class TestBranches:
         plan = planned(
             three,
             [
-                TaskRun(task_id="group.group_0", state="success", has_value=True),
+                TaskRun(task_id="group.group_0", state="success", values={"return_value": "present"}),
                 TaskRun(task_id="group.group_1", state="success"),
                 TaskRun(task_id="group.group_2", state="removed"),
                 TaskRun(task_id="collect", state="success"),
@@ -200,13 +200,13 @@ class TestBatches:
             "state": BATCH,
             "start": number * 4,
             "names": None,
-            "states": states,
+            "statuses": states,
             "errors": {},
             "stopped": "not started: why",
             "seconds": [1.0] * 4,
             "cpu_seconds": [1.0] * 4,
         }
-        return TaskRun(task_id="group.each", map_index=number, state=state, record=record, has_value=True)
+        return TaskRun(task_id="group.each", map_index=number, state=state, record=record, values={"return_value": "present"})
 
     @pytest.mark.parametrize(
         ("states", "state", "runs"),

@@ -20,8 +20,7 @@ from airflow_fanout.exceptions import (
     TooFewBranchesError,
     UpstreamFailedError,
 )
-from airflow_fanout.rules.outcomes import MARKED_BY_HAND
-from airflow_fanout.rules.records import NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.outcomes import MARKED_BY_HAND, NO_EXCEPTION_RECORDED
 from airflow_fanout.testing import simulate
 from tests.unit.fake_run import FakeRun, run_fan_in
 from tests.unit.parsed import REPOSITORY
@@ -289,7 +288,7 @@ class TestKnownAtRunTime:
         assert isinstance(said.exception, EmptyFanInError) == (state == "failed")
 
     def test_it_has_to_be_told(self) -> None:
-        with pytest.raises(DeclarationValueError, match=r"how many branches 'process' has.*give count=3"):
+        with pytest.raises(DeclarationValueError, match=r"number of branches of 'process'.*give count=3"):
             simulate(fan_in_of({**RUN_TIME, "items": tell()}))
 
     @pytest.mark.parametrize("told", [{"count": 4}, {"names": ["a"]}])
@@ -344,7 +343,7 @@ class TestOtherTasks:
 
         assert said.state == "failed"
         assert isinstance(said.exception, UpstreamFailedError)
-        assert "'process.each' (because of 'tell')" in str(said.error)
+        assert "'process.each' failed, because 'tell' failed" in str(said.error)
 
     @pytest.mark.parametrize("batch", [{}, {"items_per_task": 2}], ids=["mapped", "batched"])
     def test_the_items_task_was_skipped(self, batch: dict[str, Any]) -> None:
