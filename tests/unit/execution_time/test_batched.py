@@ -210,7 +210,7 @@ class TestItems:
         verdict = collect(run)
 
         assert isinstance(verdict.error, ItemsError)
-        assert "what 'g.split' returned is no longer stored (s3://gone); clear it" in verdict.message
+        assert "what 'g.split' returned is no longer stored (s3://gone). Clear it" in verdict.message
 
     @pytest.mark.parametrize(("state", "expected"), [("success", "missing"), ("failed", "failed")])
     def test_a_record_whose_artifact_is_gone_is_said_to_be(self, state: str, expected: str) -> None:

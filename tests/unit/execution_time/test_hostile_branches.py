@@ -27,13 +27,14 @@ from airflow_fanout.execution_time.batch import Batch
 from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.recording import redacted_error
 from airflow_fanout.execution_time.xcom import NOTHING
-from airflow_fanout.reports import branches as branch_runs
+from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.runs import TaskRun
-from airflow_fanout.rules.records import RECORD_KEY, batch_key
+from airflow_fanout.rules.records import RECORD_KEY, BatchRecord, batch_key, read_record
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
 from airflow_fanout.serialization.stored_values import deserialized
 from tests.unit.fake_batch import run_batch
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun, Verdict, run_fan_in
+from tests.unit.run_facts import facts_of, static
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,16 +191,18 @@ class TestARecordOfAnotherShape:
     @pytest.mark.parametrize("record", RECORDS)
     @pytest.mark.parametrize("state", ["success", "failed", "skipped"])
     def test_is_none_for_whoever_looks_at_the_run(self, record: Any, state: str) -> None:
-        instance = TaskRun(task_id="g.g_0", state=state, record=record, values={"return_value": "present"})
+        instance = TaskRun(task_id="etl.eu", state=state, record=record, values={"return_value": "present"})
 
-        branch = branch_runs._branch("g_0", [instance], recorded=True)
+        (run,) = group_runs(facts_of([instance], static("eu")))
+
+        (branch,) = run.branches
 
         assert branch.state == state
         assert branch.error is None or branch.error == on_one_line(branch.error)
         json.dumps(branch.timing.work_seconds, allow_nan=False)
 
     def test_a_whole_one_is_taken(self) -> None:
-        assert is_of_batch(WHOLE)
+        assert isinstance(read_record(WHOLE), BatchRecord)
 
 
 class TestALie:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import BranchesRunningError, TooFewBranchesError, UnreadableValueError
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE
-from airflow_fanout.rules.outcomes import MARKED_BY_HAND, NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED
 from airflow_fanout.rules.records import RECORD_KEY
 from tests.unit.fake_run import FakeRun, Verdict, run_fan_in
 

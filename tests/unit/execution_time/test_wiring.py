@@ -118,7 +118,10 @@ class TestWhatAPrefixMatches:
 
         found = sources_by_prefix(fan_in, "work", -1)
 
-        assert [(source.name, source.is_mapped) for source in found] == [("work_1", False), ("work_each", True)]
+        assert [(source.name, source.is_mapped) for source in found] == [
+            ("work_1", False),
+            ("work_each", True),
+        ]
 
     def test_a_task_in_a_mapped_task_group(self) -> None:
         @task_group

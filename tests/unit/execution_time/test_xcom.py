@@ -38,7 +38,7 @@ from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.execution_time.items import whole
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader, at_once
 from airflow_fanout.rules.instances import InstanceState
-from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY
+from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY, BranchRecord, LostRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -376,7 +376,10 @@ class TestBodiesInStorage:
     def test_of_records_leave_a_place(self, server: FakeServer, reader: RunReader, folder: Path) -> None:
         self.push(server, folder, "there", "gone", "damaged", "there", key=RECORD_KEY)
 
-        assert reader.record_page("work", 0, 9) == [{"a": 1}, None, None, {"a": 1}]
+        (folder / "there").write_text('{"state": "success"}', encoding="utf-8")
+        record = BranchRecord(state="success")
+
+        assert reader.record_page("work", 0, 9) == [record, LostRecord(f"file://{folder}/gone"), None, record]
         assert reader.record("work", 2) is None
 
     def test_of_records_that_are_denied_are_errors(

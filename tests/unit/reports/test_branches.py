@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_fanout.reports.branches import group_runs
-from airflow_fanout.rules.outcomes import LOST_VALUE, MARKED_BY_HAND, NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.outcomes import LOST_VALUE, NO_EXCEPTION_RECORDED
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.run_facts import (
     NOON,
@@ -119,18 +119,18 @@ class TestStates:
         assert (branch.error, branch.timing.work_seconds) == (NO_EXCEPTION_RECORDED, None)
 
     @pytest.mark.parametrize(
-        ("has_value", "record", "state", "error"),
+        ("value", "record", "state", "error"),
         [
-            pytest.param(True, {"state": "success"}, "success", None, id="a-value"),
-            pytest.param(False, {"state": "success", "has_value": False}, "success", None, id="none"),
-            pytest.param(False, {"state": "success", "has_value": True}, "missing", LOST_VALUE, id="gone"),
-            pytest.param(False, None, "missing", MARKED_BY_HAND, id="marked-by-hand"),
+            pytest.param("present", {"state": "success"}, "success", None, id="a-value"),
+            pytest.param("absent", {"state": "success", "has_value": False}, "success", None, id="none"),
+            pytest.param("absent", {"state": "success", "has_value": True}, "missing", LOST_VALUE, id="gone"),
+            pytest.param("absent", None, "success", None, id="no-record"),
         ],
     )
     def test_a_success_without_a_value_is_missing(
-        self, has_value: bool, record: dict[str, Any] | None, state: str, error: str | None
+        self, value: Any, record: dict[str, Any] | None, state: str, error: str | None
     ) -> None:
-        branch = only_branch(static("eu"), ran("etl.eu", has_value=has_value, record=record))
+        branch = only_branch(static("eu"), ran("etl.eu", value=value, record=record))
 
         assert (branch.state, branch.error) == (state, error)
 
@@ -230,7 +230,7 @@ class TestItems:
 
     @pytest.mark.parametrize("state", ["success", "failed"])
     def test_items_whose_batchs_value_is_gone_are_missing(self, state: str) -> None:
-        run = only(batched(), batch(0, "SK", state=state, has_value=False), batch(1, "S"))
+        run = only(batched(), batch(0, "SK", state=state, value="absent"), batch(1, "S"))
 
         assert [(each.state, each.error) for each in run.branches] == [
             ("missing", LOST_VALUE),
@@ -271,7 +271,7 @@ class TestItems:
 
     def test_a_silent_batchs_items_are_where_they_were_cut(self) -> None:
         run = only(
-            batched(), ran("docs.each", 1, "failed", record=None), places={"docs.split": [(0, 3), (3, 5)]}
+            batched(), ran("docs.each", 1, "failed", record=None), bounds={"docs.split": [(0, 3), (3, 5)]}
         )
 
         assert [item.name for item in run.branches] == ["docs_3", "docs_4"]

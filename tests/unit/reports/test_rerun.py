@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from airflow_fanout.reports.rerun import RerunPlan, plan_rerun
 from airflow_fanout.reports.runs import RunFacts, TaskRun
 from airflow_fanout.rules.records import BATCH
 from airflow_fanout.serialization.outline import outline
+from tests.unit.run_facts import NOON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,7 +51,12 @@ def said(dag: DAG, states: Mapping[Any, str | None] | None = None, **options: An
     for task_id in set(dag.task_ids) - mapped:
         given.setdefault((task_id, -1), "success")
     task_runs = [
-        TaskRun(task_id=task_id, map_index=index, state=state, values={"return_value": "present" if state == "success" else "absent"})
+        TaskRun(
+            task_id=task_id,
+            map_index=index,
+            state=state,
+            values={"return_value": "present" if state == "success" else "absent"},
+        )
         for (task_id, index), state in given.items()
     ]
     return planned(dag, task_runs, **options)
@@ -114,7 +121,11 @@ class TestBranches:
 
     def test_what_was_stopped_says_so(self, three: DAG) -> None:
         stopped = TaskRun(
-            task_id="group.group_1", state="skipped", record={"state": "stopped", "error": "not started: why"}
+            task_id="group.group_1",
+            state="skipped",
+            started=NOON,
+            ended=NOON + timedelta(seconds=1),
+            record={"state": "stopped", "error": "not started: why"},
         )
 
         (group,) = planned(three, [stopped]).groups
@@ -198,6 +209,7 @@ class TestBatches:
     def batch(number: int, states: str, state: str) -> TaskRun:
         record = {
             "state": BATCH,
+            "map_index": number,
             "start": number * 4,
             "names": None,
             "statuses": states,
@@ -206,7 +218,13 @@ class TestBatches:
             "seconds": [1.0] * 4,
             "cpu_seconds": [1.0] * 4,
         }
-        return TaskRun(task_id="group.each", map_index=number, state=state, record=record, values={"return_value": "present"})
+        return TaskRun(
+            task_id="group.each",
+            map_index=number,
+            state=state,
+            record=record,
+            values={"return_value": "present"},
+        )
 
     @pytest.mark.parametrize(
         ("states", "state", "runs"),

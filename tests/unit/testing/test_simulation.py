@@ -403,9 +403,7 @@ class TestOtherTasks:
     def test_nor_a_number(self) -> None:
         fan_in = fan_in_of({**RUN_TIME, "items": tell()})
 
-        with pytest.raises(
-            DeclarationValueError, match=r"'process' never comes to have branches, .*; leave it out"
-        ):
+        with pytest.raises(DeclarationValueError, match=r"'process' never gets branches, .*; leave it out"):
             simulate(fan_in, {"tell": "failed"}, count=3)
 
     def test_a_key_that_names_both_is_refused(self) -> None:
@@ -463,9 +461,11 @@ class TestPrefix:
         assert list(said.return_value) == ["load_a.each[0]", "load_b.eu", "load_c[0]"]
         with pytest.raises(DeclarationValueError, match="found 3 for several: 'load_a', 'load_b', 'load_c'"):
             simulate(fan_in, count=3)
-        with pytest.raises(DeclarationValueError, match=r"how many branches 'load_a', 'load_c' has"):
+        with pytest.raises(
+            DeclarationValueError, match=r"number of branches of 'load_a', 'load_c', which only a run knows"
+        ):
             simulate(fan_in, count={"load_b": 1})
-        with pytest.raises(DeclarationValueError, match="found 'load'; only a run knows how many 'load_a'"):
+        with pytest.raises(DeclarationValueError, match="found 'load'; only the branches of 'load_a'"):
             simulate(fan_in, count={"load": 1})
 
     def test_a_foreign_mapped_task_after_a_failure(self) -> None:
@@ -602,7 +602,7 @@ class TestMistakes:
 
     def test_only_a_success_has_a_value(self) -> None:
         with pytest.raises(
-            DeclarationValueError, match="'process_0' has no value, for its outcome is 'failed'"
+            DeclarationValueError, match="'process_0' has no value, because its outcome is 'failed'"
         ):
             simulate(fan_in_of(), {"process_0": "failed"}, {"process_0": 1})
 
