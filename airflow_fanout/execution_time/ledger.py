@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
+from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.execution_time.batched import batch_pages
 from airflow_fanout.execution_time.mapped import group_pages
 from airflow_fanout.execution_time.results import Page
@@ -18,7 +18,7 @@ from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from airflow_fanout.execution_time.wiring import Source
     from airflow_fanout.serialization.declaration import DeclaredGroup
@@ -81,15 +81,13 @@ def _instance_pages(
     success_count = sum(instance.state == "success" for instance in instances.values())
     value_count = reader.value_count(source.task_id, key)
     if success_count == value_count == len(instances):
-        indexes = list(instances)
-        for offset in range(0, len(indexes), PAGE_SIZE):
-            yield _instance_page(
-                reader, states, source, key, indexes[offset : offset + PAGE_SIZE], offset, start
-            )
+        for first in range(0, len(instances), PAGE_SIZE):
+            indexes = list(instances)[first : first + PAGE_SIZE]
+            yield _instance_page(reader, states, source, key, indexes=indexes, first=first, start=start)
         return
     log.info(
-        "%s: %s of %s instances succeeded and pushed %s values; the positions of values don't tell whose they "
-        "are, so they are read one by one",
+        "%s: %s of %s instances succeeded and pushed %s values; positions don't tell whose they are, so that "
+        "each is read alone",
         source.task_id,
         success_count,
         len(instances),
@@ -103,32 +101,19 @@ def _instance_page(
     states: States,
     source: Source,
     key: str,
+    *,
     indexes: Sequence[int],
-    offset: int,
+    first: int,
     start: int,
 ) -> Page:
-    """Make a page of instances all of which succeeded and pushed a value."""
-    task_id = source.task_id
-
-    def load() -> Mapping[int, Any]:
-        try:
-            values = list(reader.page(task_id, key, offset, offset + len(indexes)))
-        except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
-            return BranchReader(reader, states).values(task_id, indexes, key)
-        if len(values) != len(indexes):
-            message = (
-                f"{len(values)} values of {len(indexes)} {task_id!r} are left: they were cleared meanwhile"
-            )
-            raise BranchesRunningError(message, names=[source.name])
-        return dict(enumerate(values))
-
+    """Make a page of instances all of which succeeded and pushed a value, the first of them at a position."""
     page = Page(
-        start=start + offset,
+        start=start + first,
         names=[instance_name(source.name, index) for index in indexes],
         rulings=[Ruling(state="success")] * len(indexes),
-        instances=[(task_id, index) for index in indexes],
-        durations=[states[task_id, index].duration for index in indexes],
-        load=load,
+        instances=[(source.task_id, index) for index in indexes],
+        durations=[states[source.task_id, index].duration for index in indexes],
+        load=lambda: BranchReader(reader, states).page(source.task_id, key, indexes, first),
     )
     # A value that is gone has to be found out before the verdict.
     return page.settle() if values_lie_elsewhere() else page

@@ -6,7 +6,7 @@ import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
+from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.execution_time.results import Page
 from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, Values, at_once
 from airflow_fanout.rules.instances import InstanceState, States, instances_of
@@ -242,19 +242,7 @@ class _MappedGroup:
             return {}
         first = sum(n < indexes[0] for n in self._having_values)
         ahead, self._values_ahead = self._values_ahead, None
-        try:
-            stop = first + len(having)
-            values = list(
-                self._reader.page(self._task_id, self._key, first, stop) if ahead is None else ahead
-            )
-        except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
-            found = BranchReader(self._reader, self._states).values(self._task_id, having, self._key)
-            values = list(found.values())
-        if len(values) != len(having):
-            message = (
-                f"{len(values)} values of {len(having)} {self._task_id!r} are left: "
-                "they were cleared while they were being read"
-            )
-            raise BranchesRunningError(message, names=[self._task_id])
+        reader = BranchReader(self._reader, self._states)
+        values = reader.page(self._task_id, self._key, having, first, ahead=ahead)
         positions = {n: position for position, n in enumerate(indexes)}
-        return {positions[n]: value for n, value in zip(having, values, strict=True)}
+        return {positions[n]: values[position] for position, n in enumerate(having)}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from airflow_fanout.exceptions import UnreadableValueError
+from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
 from airflow_fanout.rules.instances import InstanceState, instances_at
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import BranchOutcome, LostValue, branch_duration, judge_branch
@@ -154,7 +154,7 @@ class RunReader:
             return _record_of(_Unreadable(cause))
 
     def record_page(self, task_id: str, start: int, stop: int) -> list[Record | None]:
-        """Records of a mapped task by map index, of those instances that pushed one; None for what is none."""
+        """Records of a mapped task by map index, of those instances that pushed one; None for no record."""
         return [_record_of(value) for value in self.page(task_id, RECORD_KEY, start, stop).read()]
 
     def pushed_none(self, task_id: str, key: str) -> bool:
@@ -291,9 +291,32 @@ class BranchReader:
             is_stopped=ruling.is_stopped,
         )
 
-    def values(self, task_id: str, indexes: Sequence[int], key: str) -> dict[int, Any]:
-        """Read the values of instances one by one: by position, a ``LostValue`` in place of one that is gone."""
+    def page(
+        self, task_id: str, key: str, indexes: Sequence[int], first: int, *, ahead: Values | None = None
+    ) -> dict[int, Any]:
+        """
+        Read the values of instances that have all pushed one.
 
+        :param indexes: Their map indexes, in order.
+        :param first: Position of the first one's value among all that were pushed.
+        :param ahead: The values, if the server has sent them already.
+        :return: The values by position within ``indexes``; a ``LostValue`` in place of one that is gone.
+        :raises BranchesRunningError: If there are fewer by now.
+        """
+        try:
+            sent = self._reader.page(task_id, key, first, first + len(indexes)) if ahead is None else ahead
+            values = list(sent)
+        except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
+            return self._one_by_one(task_id, key, indexes)
+        if len(values) != len(indexes):
+            message = (
+                f"{len(values)} values of {len(indexes)} {task_id!r} are left: they were cleared while they "
+                "were being read"
+            )
+            raise BranchesRunningError(message, names=[task_id])
+        return dict(enumerate(values))
+
+    def _one_by_one(self, task_id: str, key: str, indexes: Sequence[int]) -> dict[int, Any]:
         def read(map_index: int) -> Any:
             try:
                 return self._reader.value(task_id, map_index, key)

@@ -1,4 +1,4 @@
-"""The judge: what a run's task instances, records and values say of a branch, or of an item, is decided here alone."""
+"""The judge: what task instances, records and values say of a branch, or an item, is decided here alone."""
 
 from __future__ import annotations
 
@@ -232,25 +232,28 @@ def missing_reason(key: str) -> str:
 def _judge_success(reader: Reader, tasks: BranchTasks, last: InstanceState, key: str) -> Ruling:
     last_id, map_index = tasks.task_ids[-1], tasks.map_index
     value = reader.value_state(last_id, map_index, key)
+    error: str | None = None
     if isinstance(value, LostValue):
-        return Ruling(state="missing", error=value.error)
-    if value == "present":
-        return Ruling(state="success")
-    if key != RETURN_VALUE:
-        return Ruling(state="missing", error=missing_reason(key))
-    if not tasks.is_ours:
-        return Ruling(state="success") if last.has_run else Ruling(state="missing", error=MARKED_BY_HAND)
-    record = reader.record(last_id, map_index)
+        error = value.error
+    elif value == "absent" and key != RETURN_VALUE:
+        error = missing_reason(key)
+    elif value == "absent" and not tasks.is_ours:
+        error = None if last.has_run else MARKED_BY_HAND
+    elif value == "absent":
+        error = _absence(reader.record(last_id, map_index), last)
+    return Ruling(state="success" if error is None else "missing", error=error)
+
+
+def _absence(record: Record | None, last: InstanceState) -> str | None:
+    """Why a task of this package that succeeded has no value; None if it returned None."""
     match record:
         case LostRecord():
-            return Ruling(state="missing", error=record.error)
-        case BranchRecord(state="success", has_value=True):
-            return Ruling(state="missing", error=LOST_VALUE)
+            return record.error
         case BranchRecord(state="success"):
-            return Ruling(state="success")
+            return LOST_VALUE if record.has_value else None
         case None if last.has_run:  # an operator that ends without post_execute pushes no record
-            return Ruling(state="success")
-    return Ruling(state="missing", error=MARKED_BY_HAND)
+            return None
+    return MARKED_BY_HAND
 
 
 def _judge_skip(reader: Reader, tasks: BranchTasks) -> Ruling:

@@ -238,7 +238,7 @@ class SimulatedRun:
         """Number and names of the branches of mapped tasks, by the task's id."""
         unknown: dict[str, Source] = {}
         for source in self.sources:
-            # Of a foreign mapped task, Airflow keeps to itself how many instances it has, even over a literal.
+            # Airflow does not tell how many instances a foreign mapped task has, even over a literal.
             if source.is_mapped and source.group is None:
                 unknown[source.task_id] = source
             elif source.group is not None and source.group.count is None:
