@@ -10,7 +10,7 @@ from airflow_fanout.operators.fan_in_checks import FanInChecks
 from airflow_fanout.operators.link import FanOutLink
 from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
-from airflow_fanout.serialization.declaration import DeclaredGroup, declared_group, describe_fan_in
+from airflow_fanout.serialization.declaration import DeclaredFanIn, declared_group, describe_fan_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -94,14 +94,15 @@ class FanInOperator(BaseOperator):
         declared.check_trigger_rule(kwargs, policy, fail_fast=fail_fast)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
         self.task_id_prefix = task_id_prefix
-        self.key = key
         self.python_callable = python_callable
         self.op_kwargs = op_kwargs or {}
-        self.policy = policy
-        self.group: DeclaredGroup | None = declared_group(fan_out)
-        self.declaration = describe_fan_in(
-            key=key, policy=policy, group=self.group, task_id_prefix=task_id_prefix
+        self.declared = DeclaredFanIn(
+            group=declared_group(fan_out), task_id_prefix=task_id_prefix, key=key, policy=policy
         )
+        self.group = self.declared.group
+        self.key = key
+        self.policy = policy
+        self.declaration = describe_fan_in(self.declared)
         if fan_out is not None:
             declared.check_mapped_groups(fan_out, self.task_group)
             fan_out >> self

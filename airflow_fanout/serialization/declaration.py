@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeclaredBranch",
+    "DeclaredFanIn",
     "DeclaredGroup",
     "declared_group",
     "describe_fan_in",
@@ -128,6 +129,23 @@ class DeclaredGroup:
         return [*self.each, *(task_id for branch in self.branches for task_id in branch.task_ids)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeclaredFanIn:
+    """
+    A fan-in as declared.
+
+    :param group: The group that it collects; None if it collects by prefix.
+    :param task_id_prefix: What it collects by, as the author wrote it; None if it collects a group.
+    :param key: XCom key that it reads.
+    :param policy: Its tolerance.
+    """
+
+    group: DeclaredGroup | None
+    task_id_prefix: str | None
+    key: str
+    policy: Policy
+
+
 def declared_group(task_group: object) -> DeclaredGroup | None:
     """Return what a fan-out group has declared; None of any other task group."""
     declared = getattr(task_group, "declared", None)
@@ -145,29 +163,17 @@ def describe_group(group: DeclaredGroup) -> str:
     return _as_text({**said, "limits": limits} if limits else said)
 
 
-def describe_fan_in(
-    *,
-    key: str,
-    policy: Policy,
-    group: DeclaredGroup | None = None,
-    task_id_prefix: str | None = None,
-) -> str:
-    """
-    Put a fan-in into one line of JSON that survives serialization and template rendering.
-
-    :param key: XCom key that is read.
-    :param policy: The tolerance.
-    :param group: The group that it fans in, or None.
-    :param task_id_prefix: Or the prefix, as the author wrote it.
-    """
-    said: dict[str, Any] = {"mode": "prefix", "prefix": task_id_prefix}
+def describe_fan_in(fan_in: DeclaredFanIn) -> str:
+    """Put a fan-in into one line of JSON that survives serialization and template rendering."""
+    group, policy = fan_in.group, fan_in.policy
+    said: dict[str, Any] = {"mode": "prefix", "prefix": fan_in.task_id_prefix}
     if group is not None:
         said = {"mode": group.mode, "group": group.group_id, "prefix": group.prefix}
         said |= _pack_static(group) if group.mode == "static" else _pack_mapped(group)
         limits = {name: getattr(group, name) for name in LIMITS}
         if set(limits.values()) != {None}:
             said["limits"] = {name: value for name, value in limits.items() if value is not None}
-    said["key"] = key
+    said["key"] = fan_in.key
     said["policy"] = {
         "min_success": policy.min_success,
         "min_success_ratio": None if policy.min_success_ratio is None else str(policy.min_success_ratio),
@@ -187,45 +193,44 @@ def _as_text(said: Mapping[str, Any]) -> str:
 
 def read_fan_in(
     text: str, *, task_ids: Iterable[str], upstream_task_ids: Iterable[str] = ()
-) -> tuple[DeclaredGroup | None, str | None, str, Policy]:
+) -> DeclaredFanIn:
     """
     Read what :func:`describe_fan_in` wrote, from the serialized Dag and without the Dag file.
 
-    :param text: The description.
     :param task_ids: Ids of all tasks of the Dag, in any order.
-    :param upstream_task_ids: Ids of the fan-in's direct upstream tasks; what a prefix is matched against, and
-        what tells a branch's last task where the description has no room for it.
-    :returns: The group (for a prefix: one with a branch for each upstream task that matches), the prefix, the
-        XCom key and the policy.
+    :param upstream_task_ids: Ids of the fan-in's direct upstream tasks, which tell a branch's last task where
+        the description has no room for it.
     """
     said = json.loads(text)
     policy = said["policy"]
     ratio = policy["min_success_ratio"]
-    tolerance = Policy(
-        min_success=policy["min_success"],
-        min_success_ratio=None if ratio is None else Fraction(ratio),
-        count_skipped=policy["count_skipped"],
-        on_empty=policy["on_empty"],
+    group = None
+    if said["mode"] == "static":
+        group = _unpack_static(said, task_ids, upstream_task_ids)
+    elif said["mode"] != "prefix":
+        group = _unpack_mapped(said)
+    return DeclaredFanIn(
+        group=group,
+        task_id_prefix=said["prefix"] if said["mode"] == "prefix" else None,
+        key=said["key"],
+        policy=Policy(
+            min_success=policy["min_success"],
+            min_success_ratio=None if ratio is None else Fraction(ratio),
+            count_skipped=policy["count_skipped"],
+            on_empty=policy["on_empty"],
+        ),
     )
-    if said["mode"] == "prefix":
-        matches = sorted((i for i in upstream_task_ids if i.startswith(said["prefix"])), key=natural_key)
-        branches = tuple(
-            DeclaredBranch(name=name, index=index, task_ids=(name,)) for index, name in enumerate(matches)
-        )
-        return (
-            DeclaredGroup(group_id="", prefix="", branches=branches),
-            said["prefix"],
-            said["key"],
-            tolerance,
-        )
-    if said["mode"] != "static":
-        return _unpack_mapped(said), None, said["key"], tolerance
+
+
+def _unpack_static(
+    said: Mapping[str, Any], task_ids: Iterable[str], upstream_task_ids: Iterable[str]
+) -> DeclaredGroup:
     prefix = said["prefix"]
     tasks = said.get("tasks", {})
     inner = [i.removeprefix(prefix) for i in task_ids if i.startswith(prefix)]
     upstream = {i.removeprefix(prefix) for i in upstream_task_ids if i.startswith(prefix)}
     within = _by_prefix(inner) if tasks else {}
-    group = DeclaredGroup(
+    return DeclaredGroup(
         group_id=said["group"],
         prefix=prefix,
         branches=tuple(
@@ -241,7 +246,6 @@ def read_fan_in(
         ),
         **said.get("limits", {}),
     )
-    return group, None, said["key"], tolerance
 
 
 def read_group(text: str) -> DeclaredGroup:

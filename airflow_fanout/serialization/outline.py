@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.rules.names import PLACEHOLDER, natural_key
-from airflow_fanout.serialization.declaration import DeclaredGroup, declared_group, read_fan_in, read_group
+from airflow_fanout.serialization.declaration import (
+    DeclaredFanIn,
+    DeclaredGroup,
+    declared_group,
+    read_fan_in,
+    read_group,
+)
 from airflow_fanout.serialization.tasks import waits_on_past
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from airflow_fanout.rules.policy import Policy
 
 
 __all__ = ["DagOutline", "FanInOutline", "TaskOutline", "outline"]
@@ -80,27 +84,26 @@ class TaskOutline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FanInOutline:
+class FanInOutline(DeclaredFanIn):
     """
-    A fan-in as declared.
+    A fan-in as declared, and where it stands.
 
     :param task_id: Its id.
-    :param group_id: Id of the group that it collects; None if it collects by prefix.
-    :param prefix: What it collects by, as the author wrote it; None if it collects a group.
-    :param key: XCom key that it reads.
-    :param policy: Its tolerance.
     """
 
     task_id: str
-    group_id: str | None
-    prefix: str | None
-    key: str
-    policy: Policy
+
+    @property
+    def group_id(self) -> str | None:
+        """Id of the group that it collects; None if it collects by prefix."""
+        return None if self.group is None else self.group.group_id
 
     @property
     def is_templated(self) -> bool:
         """Whether its prefix is known only at run time."""
-        return self.prefix is not None and any(opening in self.prefix for opening in HAS_TEMPLATE)
+        return self.task_id_prefix is not None and any(
+            opening in self.task_id_prefix for opening in HAS_TEMPLATE
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,19 +202,9 @@ def outline(dag: Any) -> DagOutline:
         if "policy" not in json.loads(text):
             group: DeclaredGroup | None = read_group(text)
         else:
-            group, prefix, key, policy = read_fan_in(
-                text, task_ids=tasks, upstream_task_ids=tasks[task.task_id].upstream
-            )
-            group = group if prefix is None else None
-            fan_ins.append(
-                FanInOutline(
-                    task_id=task.task_id,
-                    group_id=None if group is None else group.group_id,
-                    prefix=prefix,
-                    key=key,
-                    policy=policy,
-                )
-            )
+            declared = read_fan_in(text, task_ids=tasks, upstream_task_ids=tasks[task.task_id].upstream)
+            group = declared.group
+            fan_ins.append(FanInOutline(task_id=task.task_id, **vars(declared)))
         if group is not None:
             groups.setdefault(group.group_id, group)
     return DagOutline(

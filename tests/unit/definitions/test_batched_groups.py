@@ -253,12 +253,12 @@ class TestTheFanIn:
         group = declare(**arguments)
         fan_in = FanInOperator(task_id="f", fan_out=group)
 
-        assert read_fan_in(fan_in.declaration, task_ids=[], upstream_task_ids=[])[0] == group.declared
+        assert read_fan_in(fan_in.declaration, task_ids=[], upstream_task_ids=[]).group == group.declared
 
     def test_names_too_long_to_be_written_out_are_not_made_up(self) -> None:
         group = declare(items={f"{'long' * 20}_{n}": n for n in range(100)})
         fan_in = FanInOperator(task_id="f", fan_out=group)
-        found: Any = read_fan_in(fan_in.declaration, task_ids=[], upstream_task_ids=[])[0]
+        found: Any = read_fan_in(fan_in.declaration, task_ids=[], upstream_task_ids=[]).group
 
         assert len(fan_in.declaration) < 4_096
         assert (found.count, list(found.known_names)) == (100, [])

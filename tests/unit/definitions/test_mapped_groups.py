@@ -267,7 +267,7 @@ def test_one_above_a_number_of_run_time_is_not() -> None:
 class TestWhatReachesTheScheduler:
     @staticmethod
     def read(fan_in: FanInOperator) -> Any:
-        return read_fan_in(fan_in.declaration, task_ids=["g.each"], upstream_task_ids=["g.each"])[0]
+        return read_fan_in(fan_in.declaration, task_ids=["g.each"], upstream_task_ids=["g.each"]).group
 
     @pytest.mark.parametrize(
         "arguments",

@@ -119,10 +119,10 @@ def test_fan_ins_say_what_they_collect_and_tolerate(seen: DagOutline) -> None:
         "steps_in",
         "templated",
     ]
-    assert (fan_in(seen, "all").group_id, fan_in(seen, "all").prefix) == ("static", None)
+    assert (fan_in(seen, "all").group_id, fan_in(seen, "all").task_id_prefix) == ("static", None)
     assert fan_in(seen, "all").policy.min_success == 2
     by_prefix = fan_in(seen, "by_prefix")
-    assert (by_prefix.group_id, by_prefix.prefix, by_prefix.key) == (None, "static.", "other")
+    assert (by_prefix.group_id, by_prefix.task_id_prefix, by_prefix.key) == (None, "static.", "other")
     assert [each.task_id for each in seen.fan_ins if each.is_templated] == ["templated"]
 
 

@@ -115,7 +115,7 @@ def test_what_was_declared_is_known_without_the_dag_file(
     every_shape: dict[str, Any], fan_in: str, group_id: str, prefix: str, names: list[str]
 ) -> None:
     """What reaches the scheduler."""
-    group: DeclaredGroup = read(every_shape, fan_in)[0]
+    group: DeclaredGroup = read(every_shape, fan_in).group
 
     assert (group.group_id, group.prefix) == (group_id, prefix)
     assert [branch.name for branch in group.branches] == names
@@ -167,7 +167,7 @@ STEPS = ("prepare", "each", "steps.process")
 def test_tasks_of_each_branch_are_known_without_the_dag_file(
     every_shape: dict[str, Any], fan_in: str, branches: dict[str, tuple[str, ...]], limit: int | None
 ) -> None:
-    group: DeclaredGroup = read(every_shape, fan_in)[0]
+    group: DeclaredGroup = read(every_shape, fan_in).group
 
     assert {branch.name: branch.task_ids for branch in group.branches} == branches
     assert group.stop_after_failures == limit
@@ -218,7 +218,7 @@ def test_the_hook_that_stops_takes_little_room(every_shape: dict[str, Any], task
 def test_mapped_and_batched_groups_are_known_without_the_dag_file(
     every_shape: dict[str, Any], fan_in: str, said: tuple[Any, ...]
 ) -> None:
-    group: DeclaredGroup = read(every_shape, fan_in)[0]
+    group: DeclaredGroup = read(every_shape, fan_in).group
 
     assert (group.mode, group.count, group.names, group.each) == said
 
@@ -228,18 +228,17 @@ def test_literal_items_of_a_batch_stay_in_the_dag_file(every_shape: dict[str, An
 
 
 def test_a_fan_in_by_prefix_is_known_too(every_shape: dict[str, Any]) -> None:
-    group, prefix, key, _ = read(every_shape, "by_prefix")
+    declared = read(every_shape, "by_prefix")
 
-    assert [branch.name for branch in group.branches] == ["shout"]
-    assert (prefix, key) == ("shout", "custom")
+    assert (declared.group, declared.task_id_prefix, declared.key) == (None, "shout", "custom")
 
 
 def test_the_policy_is_known_exactly(every_shape: dict[str, Any]) -> None:
-    policy = read(every_shape, "combine")[3]
+    policy = read(every_shape, "combine").policy
 
     assert (policy.min_success, policy.count_skipped, policy.when_empty) == (3, "failure", "fail")
     assert policy.needed(25) == 7
-    assert read(every_shape, "thirds")[3].needed(9) == 3
+    assert read(every_shape, "thirds").policy.needed(9) == 3
 
 
 def test_the_description_is_small(every_shape: dict[str, Any]) -> None:
