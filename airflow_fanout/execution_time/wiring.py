@@ -16,7 +16,7 @@ from airflow_fanout.rules.instances import States, unexpanded_state
 from airflow_fanout.rules.names import natural_key
 from airflow_fanout.rules.wording import counted, listing
 from airflow_fanout.serialization.declaration import declared_group
-from airflow_fanout.serialization.tasks import nearest_mapped_group
+from airflow_fanout.serialization.tasks import nearest_mapped_group, placeholder_matches
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -103,8 +103,8 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
     helpers, branches = of_this_package(fan_in)
     _refuse_strays(fan_in, prefix, helpers)
     upstream = [task for task in fan_in.upstream_list if task.task_id.startswith(prefix)]
-    nothing = [i for i in fan_in.upstream_task_ids if i in helpers and helpers[i].is_stood_for(prefix)]
-    if not upstream and not nothing:
+    placeholders = [i for i in fan_in.upstream_task_ids if i in helpers and placeholder_matches(i, prefix)]
+    if not upstream and not placeholders:
         candidates = sorted(fan_in.upstream_task_ids - helpers.keys(), key=natural_key)
         message = f"No upstream task id starts with {prefix!r}; upstream: {listing(candidates)}"
         raise PrefixError(message, prefix=prefix, candidates=candidates)

@@ -10,7 +10,7 @@ from airflow_fanout.operators.fan_in_checks import FanInChecks
 from airflow_fanout.operators.link import FanOutLink
 from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
-from airflow_fanout.serialization.declaration import DeclaredFanIn, declared_group, describe_fan_in
+from airflow_fanout.serialization.declaration import DeclaredFanIn, declared_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,8 +58,8 @@ class FanInOperator(BaseOperator):
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
     """
 
-    template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs", "declaration")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py", "declaration": "json"}
+    template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py"}
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     operator_extra_links = (FanOutLink(),)
     ui_color = "#d5e8d4"
@@ -102,7 +102,6 @@ class FanInOperator(BaseOperator):
         self.group = self.declared.group
         self.key = key
         self.policy = policy
-        self.declaration = describe_fan_in(self.declared)
         if fan_out is not None:
             declared.check_mapped_groups(fan_out, self.task_group)
             fan_out >> self
@@ -125,6 +124,16 @@ class FanInOperator(BaseOperator):
     def expand_kwargs(cls, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
         """Refuse to be mapped."""
         cls.partial(**kwargs)
+
+    @classmethod
+    def get_serialized_fields(cls) -> frozenset[str]:
+        """Have the serialized Dag hold what is declared, for those who have no Dag file."""
+        return frozenset({*super().get_serialized_fields(), "declared_fan_in"})  # type: ignore[no-untyped-call]
+
+    @property
+    def declared_fan_in(self) -> str:
+        """What is declared, as the serialized Dag holds it."""
+        return self.declared.to_json()
 
     def execute(self, context: Context) -> Any:
         """Account for every branch, decide, and combine what came."""

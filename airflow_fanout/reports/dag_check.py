@@ -176,7 +176,7 @@ def _fan_in(outline: DagOutline, fan_in: FanInOutline) -> FanInCheck:
         matches = group.each[-1:] or [branch.last_task_id for branch in group.branches]
         count = group.known_count
     elif fan_in.task_id_prefix is not None and not fan_in.is_templated:
-        matches = outline.matches(fan_in, fan_in.task_id_prefix)
+        matches = outline.prefix_matches(fan_in, fan_in.task_id_prefix)
         counts = [_instances(outline, task_id, fan_in) for task_id in matches]
         known = [number for number in counts if number is not None]
         count = sum(known) if len(known) == len(counts) else None
@@ -305,10 +305,10 @@ def _prefix_problems(
     outline: DagOutline, fan_in: FanInOutline, prefix: str, matches: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     before = outline.tasks[fan_in.task_id].upstream
-    if not matches and not outline.stands_for_nothing(fan_in, prefix):
+    if not matches and not outline.placeholder_matches(fan_in, prefix):
         candidates = listing(task_id for task_id in before if not outline.tasks[task_id].is_helper)
         yield "prefix_matches_nothing", f"no upstream task id starts with {prefix!r}; upstream: {candidates}"
-    if strays := outline.strays(fan_in, prefix):
+    if strays := outline.unwired_matches(fan_in, prefix):
         one = len(strays) == 1
         said = (
             f"it will fail, because its prefix {prefix!r} also takes {listing(strays)}, which "

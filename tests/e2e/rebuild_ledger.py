@@ -14,7 +14,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_fanout.serialization.declaration import read_fan_in
+from airflow_fanout.serialization.declaration import DeclaredFanIn
 
 
 def rebuild(dag_id: str, run_id: str, fan_in_id: str) -> list[dict[str, Any]]:
@@ -26,11 +26,7 @@ def rebuild(dag_id: str, run_id: str, fan_in_id: str) -> list[dict[str, Any]]:
             select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version)
         ).one()
         fan_in: Any = serialized.dag.get_task(fan_in_id)
-        declared = read_fan_in(
-            fan_in.declaration,
-            task_ids=serialized.dag.task_dict,
-            upstream_task_ids=fan_in.upstream_task_ids,
-        )
+        declared = DeclaredFanIn.from_json(fan_in.declared_fan_in)
         if declared.group is None:
             message = f"{fan_in_id} describes no group"
             raise ValueError(message)
