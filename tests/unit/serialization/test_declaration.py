@@ -23,7 +23,6 @@ from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredFan
 NAMES = st.text(string.ascii_letters + string.digits + "_-.äß名", min_size=1, max_size=8)
 ETL = (".extract", ".steps.transform", ".load")
 LIMITS = st.none() | st.integers(1, 9)
-RATIOS = st.integers(1, 100).map(lambda number: Fraction(number, 100))
 
 
 def static_group(names: list[str], kinds: list[tuple[str, ...]], prefix: str = "many.") -> DeclaredGroup:
@@ -72,7 +71,7 @@ mapped_groups = st.builds(
 policies = st.builds(
     Policy,
     min_success=LIMITS,
-    min_success_ratio=st.none() | RATIOS,
+    min_success_ratio=st.none() | st.fractions(Fraction(1, 1_000), 1),
     count_skipped=st.sampled_from(["exclude", "success", "failure"]),
     on_empty=st.sampled_from(["succeed", "fail", "skip"]),
 )
