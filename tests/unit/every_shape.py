@@ -82,43 +82,24 @@ class Around:
     scale: Scale = field(default_factory=Scale)
 
 
-@task_group
-def step_of_any(item: Any, given: Any = None) -> Any:
-    return any_of(item, given)
-
-
-@task
-def any_of(item: Any, given: Any = None) -> str:
-    return f"{item} {given}"
-
-
 def shift(item: Any, given: Any = None) -> str:
     return f"{item} {given}"
+
+
+@task_group
+def step_of_any(item: Any, given: Any = None) -> Any:
+    return task(shift)(item, given)
 
 
 SECRET = "an item that stays in the Dag file"
 
 
-@task
-def length_of(item: str, text: str) -> str:
-    return item + text
-
-
-@task_group
-def chosen_steps(word: str, text: str) -> Any:
-    return length_of(word, text)
-
-
-def before_each(context: Context) -> None:
+def tell_task(context: Context) -> None:
     print(context["task"])
 
 
-def after_each(context: Context, result: Any) -> None:
+def tell_result(context: Context, result: Any) -> None:
     print(result)
-
-
-def on_failure(context: Context) -> None:
-    print(context["task"])
 
 
 def combine(results: FanInResults, separator: str) -> str:
@@ -128,7 +109,7 @@ def combine(results: FanInResults, separator: str) -> str:
 with DAG(
     "every_shape",
     schedule=None,
-    default_args={"retries": 1, "on_failure_callback": on_failure, "post_execute": after_each},
+    default_args={"retries": 1, "on_failure_callback": tell_task, "post_execute": tell_result},
 ) as dag:
     text = load()
     small: Any = {"pool": "small"}
@@ -148,7 +129,7 @@ with DAG(
     nothing = FanOutGroup("nothing", branch=shout, items=[])
     several = FanOutGroup("several", branch=read, items=["a", "b", "c"], stop_after_failures=2)
     FanOutGroup("within", branch=nested_fan_out, count=2)
-    before: Any = {"pre_execute": before_each}
+    before: Any = {"pre_execute": tell_task}
     commands = FanOutGroup(
         "commands",
         branch=functools.partial(BashOperator, env={"b": "1", "a": "2"}),
@@ -157,7 +138,7 @@ with DAG(
         default_args=before,
     )
     sensor = functools.partial(BashSensor, bash_command="true", mode="reschedule")
-    piped: list[Any] = [shout, functools.partial(length, unit="letters")]
+    piped: list[Any] = [shout, letters]
     FanOutGroup("piped", branch=piped, items=["a", "bb"])
     mixed_branches = {"pipe": [load.function, *piped], "read": read.partial(path="p"), "wait": sensor}
     mixed = FanOutGroup("mixed", branch=mixed_branches)
@@ -177,7 +158,7 @@ with DAG(
     echo: Any = {"bash_command": "ls"}
     groups: dict[str, dict[str, Any]] = {
         "mapped_param": {"branch": length, "items": words, "partial": chosen},
-        "mapped_group_param": {"branch": chosen_steps, "items": words, "partial": chosen},
+        "mapped_group_param": {"branch": step_of_any, "items": words, "partial": {"given": chosen["text"]}},
         "batched_param": {"branch": length, "items": words, "items_per_task": 2, "partial": chosen},
         "mapped_items": {"branch": length, "items": words, "partial": {"text": text}},
         "mapped_names": {
