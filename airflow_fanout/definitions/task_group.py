@@ -24,7 +24,7 @@ from airflow_fanout.operators.split import SplitOperator, settings_of_its_own
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, unusable_because
 from airflow_fanout.rules.wording import counted, listing
-from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, Mode, describe_group
+from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, Mode
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.param import DagParam
@@ -376,7 +376,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             task_group=self,
             dag=self.dag,
             op_kwargs=bound,
-            declaration=describe_group(declared),
+            declared_group=declared.to_json(),
             **settings,
         ).expand(batch=split.output)
         each.partial_kwargs["on_failure_callback"] = [
@@ -456,10 +456,6 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         bound = branches[""].bound
         XComArg.apply_upstream_relationship(placeholder, {**bound, **(self.partial or {})})
         self.placeholder_task_id = placeholder.task_id
-
-    def is_stood_for(self, prefix: str) -> bool:
-        """Whether a prefix takes the placeholder, as it would take the first branch if there were one."""
-        return self._child_id(f"{self._group_id}_0").startswith(prefix)
 
     def _describe(self, branches: Sequence[Branch], count: int | None) -> None:
         limits = [Limit(name="max_active_tasks", slots=self.dag.max_active_tasks, where="the Dag")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 from dataclasses import dataclass
@@ -24,13 +25,13 @@ from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 from airflow_fanout.serialization.tasks import waits_on_past
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperator, Context
 
     from airflow_fanout.execution_time.wiring import Source
     from airflow_fanout.rules.instances import States
-    from airflow_fanout.rules.outcomes import BranchOutcome
+    from airflow_fanout.serialization.declaration import DeclaredFanIn
 
 
 __all__ = [
@@ -49,6 +50,9 @@ __all__ = [
     "problems_listing",
     "settle",
 ]
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,55 +87,74 @@ class Judgement:
     report: FanInReport
 
 
-def account(fan_in: Any, context: Context) -> Any:
+def account(
+    task: BaseOperator,
+    declared: DeclaredFanIn,
+    context: Context,
+    *,
+    python_callable: Callable[..., Any] | None,
+    op_kwargs: Mapping[str, Any],
+) -> Any:
     """
     Account for every branch, push the report, decide, and combine the values.
 
+    :param task: The fan-in's task.
+    :param declared: What it has declared; its prefix is the rendered one.
+    :param python_callable: Makes the fan-in's value; None for ``{name: value}``.
+    :param op_kwargs: Further arguments of it, rendered.
     :raises FanInError: If the verdict is against the run.
     :raises AirflowSkipException: If it is that there is nothing to do.
     """
     ti: Any = context["ti"]
     map_index = ti.map_index if ti.map_index is not None else -1
     reader = RunReader(ti)
-    findings = find(fan_in, find_sources(fan_in, context, map_index), reader, map_index)
-    judgement = judge(fan_in, findings)
+    sources = find_sources(task, declared, context, map_index)
+    findings = find(task, declared, sources, reader, map_index)
+    judgement = judge(task, declared, findings)
     ti.xcom_push(REPORT_KEY, judgement.report)
     try:
-        settle(fan_in, findings.results, judgement)
-        return combine(fan_in, findings.results, context)
+        settle(declared.policy, findings.results, judgement)
+        return combine(python_callable, op_kwargs, findings.results, context)
     finally:
-        _log_report(fan_in, judgement.report, reader.requests + 1, ti.run_id)
+        _log_report(judgement.report, declared, requests=reader.requests + 1)
+        if judgement.report["expected"]:
+            command = shlex.join(["airflow", "fanout", "report", task.dag_id, ti.run_id])
+            log.info("More: %s", command)
 
 
-def find_sources(fan_in: Any, context: Context, map_index: int) -> list[Source]:
+def find_sources(
+    task: BaseOperator, declared: DeclaredFanIn, context: Context, map_index: int
+) -> list[Source]:
     """
     Find what is to be collected, in order; raises before anything is read.
 
     :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
     """
-    if fan_in.group is not None:
-        return group_sources(fan_in, fan_in.group, context, map_index)
-    sources = sources_by_prefix(fan_in, fan_in.task_id_prefix, map_index)
+    if declared.group is not None:
+        return group_sources(task, declared.group, context, map_index)
+    sources = sources_by_prefix(task, declared.task_id_prefix, map_index)
     batched = [s.group.group_id for s in sources if s.group is not None and s.group.mode == "batched"]
-    if batched and fan_in.key != RETURN_VALUE:
-        message = f"{fan_in.task_id!r}: key: {without_key(fan_in.key, batched[0])}"
+    if batched and declared.key != RETURN_VALUE:
+        message = f"{task.task_id!r}: key: {without_key(declared.key, batched[0])}"
         raise FanInError(message)
     task_ids = (task_id for source in sources for task_id in source.tasks.task_ids)
-    waiting = [task_id for task_id in task_ids if waits_on_past(fan_in.dag.get_task(task_id))]
-    if fan_in.policy.tolerant and waiting:
-        message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"
+    waiting = [task_id for task_id in task_ids if waits_on_past(task.dag.get_task(task_id))]
+    if declared.policy.tolerant and waiting:
+        message = f"{task.task_id!r}: {waiting_on_past(waiting)}"
         raise FanInError(message)
     return sources
 
 
-def find(fan_in: Any, sources: Sequence[Source], reader: RunReader, map_index: int) -> Findings:
+def find(
+    task: BaseOperator, declared: DeclaredFanIn, sources: Sequence[Source], reader: RunReader, map_index: int
+) -> Findings:
     """Read what became of every branch, and of the tasks that are no longer declared."""
     states = reader.states()
-    pages = collect(reader, states, sources, fan_in.key)
-    group = fan_in.group
+    pages = collect(reader, states, sources, declared.key)
+    group = declared.group
     if group is not None and group.mode == "static" and group.prefix:
         start = sum(map(len, pages))
-        removed = removed_branches(states, group, fan_in.dag.task_dict, map_index=map_index, start=start)
+        removed = removed_branches(states, group, task.dag.task_dict, map_index=map_index, start=start)
         pages += [] if removed is None else [removed]
     results = FanInResults(pages)
     if reader.found_nothing or "missing" in results.states():
@@ -139,26 +162,25 @@ def find(fan_in: Any, sources: Sequence[Source], reader: RunReader, map_index: i
     return Findings(sources=sources, map_index=map_index, states=states, results=results)
 
 
-def judge(fan_in: Any, findings: Findings) -> Judgement:
+def judge(task: BaseOperator, declared: DeclaredFanIn, findings: Findings) -> Judgement:
     """Decide, and report."""
-    results, policy = findings.results, fan_in.policy
+    results, policy = findings.results, declared.policy
     tally = Tally.of(results.states(), stopped=results.stopped_count)
     verdict = decide(tally, policy)
-    failure = upstream_failure(fan_in, findings.states, findings.sources, findings.map_index)
+    failure = upstream_failure(task, findings.states, findings.sources, findings.map_index)
     # Only a success is degraded.
     degraded = verdict.state == "degraded" and failure is None
     report = fan_in_report(results, tally, verdict, policy, degraded=degraded)
     return Judgement(upstream_failure=failure, verdict=verdict, report=report)
 
 
-def settle(fan_in: Any, results: FanInResults, judgement: Judgement) -> None:
+def settle(policy: Policy, results: FanInResults, judgement: Judgement) -> None:
     """Turn the judgement into what Airflow understands: raise to fail or to skip, return to go on."""
     if judgement.upstream_failure is not None:
         raise judgement.upstream_failure
     verdict, report = judgement.verdict, judgement.report
     problem_count = report["failed"] + report["missing"]
-    skips_fail = fan_in.policy.count_skipped == "failure"
-    problem_count += report["skipped"] if skips_fail else results.stopped_count
+    problem_count += report["skipped"] if policy.count_skipped == "failure" else results.stopped_count
     problems = problems_listing(report["problems"], problem_count)
     match verdict.state:
         case "skipped":
@@ -168,15 +190,15 @@ def settle(fan_in: Any, results: FanInResults, judgement: Judgement) -> None:
             message = f"Nothing to fan in: {verdict.reason}"
             raise EmptyFanInError(message)
         case "failed":
-            message = f"{verdict.reason}{_tolerance(fan_in.policy)}.\n{problems}"
+            message = f"{verdict.reason}{_tolerance(policy)}.\n{problems}"
             raise TooFewBranchesError(
                 message,
                 needed=verdict.needed,
                 succeeded=verdict.succeeded,
-                problems=list(results.problems(fan_in.policy.problem_states)),
+                problems=list(results.problems(policy.problem_states)),
             )
         case "degraded":
-            fan_in.log.warning("Degraded: %s%s.\n%s", verdict.reason, _tolerance(fan_in.policy), problems)
+            log.warning("Degraded: %s%s.\n%s", verdict.reason, _tolerance(policy), problems)
 
 
 def _tolerance(policy: Policy) -> str:
@@ -185,7 +207,7 @@ def _tolerance(policy: Policy) -> str:
     return f" ({text})" if text else ""
 
 
-def _log_report(fan_in: Any, report: FanInReport, requests: int, run_id: str) -> None:
+def _log_report(report: FanInReport, declared: DeclaredFanIn, *, requests: int) -> None:
     numbers = {
         "succeeded": report["succeeded"],
         "failed": report["failed"],
@@ -194,24 +216,27 @@ def _log_report(fan_in: Any, report: FanInReport, requests: int, run_id: str) ->
     }
     counts = ", ".join(f"{number} {state}" for state, number in numbers.items() if number) or "none"
     expected = counted(report["expected"], "branch", "branches")
-    fan_in.log.info("%s: %s (%s)", expected, counts, counted(requests, "request", "requests"))
+    log.info("%s: %s (%s)", expected, counts, counted(requests, "request", "requests"))
     total, longest = report["total_branch_seconds"], report["longest_branch_seconds"]
     if longest:
         slowest = report["longest_branch"]
         text = f"{total:.1f} s in successful branches; the longest is {slowest} with {longest:.1f} s"
-        if fan_in.group is None or fan_in.group.mode != "batched":  # items of a batch wait for each other
+        if declared.group is None or declared.group.mode != "batched":  # items of a batch wait for each other
             text += f": at best a speed-up of {total / longest:.1f}×"
-        fan_in.log.info("%s", text)
-    if report["expected"]:
-        fan_in.log.info("More: %s", shlex.join(["airflow", "fanout", "report", fan_in.dag_id, run_id]))
+        log.info("%s", text)
 
 
-def combine(fan_in: Any, results: FanInResults, context: Context) -> Any:
-    """Make the fan-in's value; ``op_kwargs`` have been rendered."""
-    if fan_in.python_callable is None:
+def combine(
+    python_callable: Callable[..., Any] | None,
+    op_kwargs: Mapping[str, Any],
+    results: FanInResults,
+    context: Context,
+) -> Any:
+    """Make the fan-in's value."""
+    if python_callable is None:
         return collected(results)
-    arguments = determine_kwargs(fan_in.python_callable, [results], {**context, **fan_in.op_kwargs})
-    return fan_in.python_callable(results, **arguments)
+    arguments = determine_kwargs(python_callable, [results], {**context, **op_kwargs})
+    return python_callable(results, **arguments)
 
 
 PROBLEMS_NAMED = 20
@@ -245,15 +270,7 @@ class FanInReport(TypedDict):
 def fan_in_report(
     results: FanInResults, tally: Tally, verdict: Verdict, policy: Policy, *, degraded: bool
 ) -> FanInReport:
-    """
-    Put a run's figures together.
-
-    :param results: Every branch's outcome.
-    :param tally: How many ended in which state.
-    :param verdict: What the branches alone decide.
-    :param policy: The tolerance; it says which states are problems.
-    :param degraded: Whether the fan-in succeeds in spite of some.
-    """
+    """Put a run's figures together; ``degraded`` is whether the fan-in succeeds in spite of problems."""
     timed = [
         (seconds, name)
         for name, state, seconds in results.durations()
@@ -271,17 +288,15 @@ def fan_in_report(
         total_branch_seconds=round(math.fsum(seconds for seconds, _ in timed), 6),
         longest_branch=longest,
         longest_branch_seconds=longest_seconds,
-        problems=_problems(islice(results.problems(policy.problem_states), PROBLEMS_NAMED)),
+        problems=[
+            Problem(name=outcome.name, state=outcome.state, error=outcome.error)
+            for outcome in islice(results.problems(policy.problem_states), PROBLEMS_NAMED)
+        ],
     )
 
 
 def problems_listing(problems: Iterable[Problem], total: int) -> str:
-    """
-    Lines that name branches, their states and errors.
-
-    :param problems: The first of them.
-    :param total: How many there are.
-    """
+    """Lines that name the first problems, with states and errors, and count the rest."""
     lines = [
         f"  {on_one_line(p['name'])}: {p['state']}" + (f": {p['error']}" if p["error"] else "")
         for p in problems
@@ -289,10 +304,6 @@ def problems_listing(problems: Iterable[Problem], total: int) -> str:
     if total > len(lines):
         lines.append(f"  and {total - len(lines)} more")
     return "\n".join(lines)
-
-
-def _problems(outcomes: Iterable[BranchOutcome]) -> list[Problem]:
-    return [Problem(name=outcome.name, state=outcome.state, error=outcome.error) for outcome in outcomes]
 
 
 MOST_BYTES = 64 * 1024 * 1024
@@ -309,7 +320,6 @@ def collected(results: FanInResults) -> dict[str, Any]:
     """
     Put the values of all successful branches together, by name.
 
-    :param results: What the branches returned.
     :raises ResultTooLargeError: If they are too large for an XCom in the metadata database.
     """
     found: dict[str, Any] = {}

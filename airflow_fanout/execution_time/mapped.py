@@ -194,8 +194,7 @@ class _MappedGroup:
             cause = f"found {count} values, expected {len(expected)}"
         self._values_ahead = None
         log.info(
-            "%s: the positions of the values under %r don't tell whose they are, so they are read one by one: "
-            "%s",
+            "%s: positions don't tell whose the values under %r are, so they are read one by one: %s",
             self._task_id,
             self._key,
             cause,

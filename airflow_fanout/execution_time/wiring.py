@@ -15,7 +15,7 @@ from airflow_fanout.rules.names import instance_name, natural_key
 from airflow_fanout.rules.outcomes import BranchTasks
 from airflow_fanout.rules.wording import counted, listing
 from airflow_fanout.serialization.declaration import declared_group
-from airflow_fanout.serialization.tasks import nearest_mapped_group
+from airflow_fanout.serialization.tasks import nearest_mapped_group, placeholder_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -137,8 +137,8 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
     helpers, branches = fan_out_tasks(fan_in)
     _refuse_strays(fan_in, prefix, helpers)
     upstream = [task for task in fan_in.upstream_list if task.task_id.startswith(prefix)]
-    of_no_branches = [i for i in fan_in.upstream_task_ids if i in helpers and helpers[i].is_stood_for(prefix)]
-    if not upstream and not of_no_branches:
+    placeholders = [i for i in fan_in.upstream_task_ids if i in helpers and placeholder_matches(i, prefix)]
+    if not upstream and not placeholders:
         candidates = sorted(fan_in.upstream_task_ids - helpers.keys(), key=natural_key)
         message = f"No upstream task id starts with {prefix!r}; upstream: {listing(candidates)}"
         raise PrefixError(message, prefix=prefix, candidates=candidates)
@@ -169,15 +169,12 @@ def upstream_failure(
     if failed:
         return UpstreamFailedError(_failed_upstream(failed, _causes(fan_in, states, failed)), task_ids=failed)
     if skipped := [task_id for task_id, found in upstream.items() if "skipped" in found]:
-        one = len(skipped) == 1
-        message = (
-            f"Upstream {'task' if one else 'tasks'} {listing(skipped)} {'was' if one else 'were'} skipped"
-        )
-        return AirflowSkipException(f"{message}, and {'is' if one else 'are'} not one of the branches")
+        tasks, was = ("task", "was") if len(skipped) == 1 else ("tasks", "were")
+        return AirflowSkipException(f"Upstream {tasks} {listing(skipped)} {was} skipped")
     if unexpanded:
         message = (
-            f"{listing(unexpanded)} was marked by hand before Airflow expanded it: its branches are not known. "
-            "Clear it"
+            f"{listing(unexpanded)} was marked by hand before Airflow expanded it, so its branches are not "
+            "known. Clear it"
         )
         return UpstreamFailedError(message, task_ids=list(unexpanded))
     return None

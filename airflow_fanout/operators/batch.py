@@ -61,11 +61,11 @@ class BatchOperator(BaseOperator):
     :param batch: Places ``[start, stop]`` of its items among all.
     :param op_kwargs: Bound arguments: ``{function's name: {parameter: value}}``, under "" for the only one.
         (templated)
-    :param declaration: The group, as JSON.
+    :param declared_group: The group as the serialized Dag holds it, for those who have no Dag file.
     """
 
-    template_fields: Sequence[str] = ("batch", "op_kwargs", "declaration")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py", "declaration": "json"}
+    template_fields: Sequence[str] = ("batch", "op_kwargs")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py"}
     ui_color = "#dae8fc"
 
     def __init__(
@@ -73,13 +73,13 @@ class BatchOperator(BaseOperator):
         *,
         batch: Sequence[int],
         op_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
-        declaration: str = "",
+        declared_group: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch = batch
         self.op_kwargs = op_kwargs or {}
-        self.declaration = declaration
+        self.declared_group = declared_group
         self._watch: _Watch | None = None
 
     def execute(self, context: Context) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
@@ -10,7 +11,7 @@ from airflow_fanout.operators.fan_in_checks import FanInChecks
 from airflow_fanout.operators.link import FanOutLink
 from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
-from airflow_fanout.serialization.declaration import DeclaredGroup, declared_group, describe_fan_in
+from airflow_fanout.serialization.declaration import DeclaredFanIn, declared_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,8 +59,8 @@ class FanInOperator(BaseOperator):
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
     """
 
-    template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs", "declaration")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py", "declaration": "json"}
+    template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py"}
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     operator_extra_links = (FanOutLink(),)
     ui_color = "#d5e8d4"
@@ -94,14 +95,14 @@ class FanInOperator(BaseOperator):
         declared.check_trigger_rule(kwargs, policy, fail_fast=fail_fast)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
         self.task_id_prefix = task_id_prefix
-        self.key = key
         self.python_callable = python_callable
         self.op_kwargs = op_kwargs or {}
-        self.policy = policy
-        self.group: DeclaredGroup | None = declared_group(fan_out)
-        self.declaration = describe_fan_in(
-            key=key, policy=policy, group=self.group, task_id_prefix=task_id_prefix
+        self.declared = DeclaredFanIn(
+            group=declared_group(fan_out), task_id_prefix=task_id_prefix, key=key, policy=policy
         )
+        self.group = self.declared.group
+        self.key = key
+        self.policy = policy
         if fan_out is not None:
             declared.check_mapped_groups(fan_out, self.task_group)
             fan_out >> self
@@ -125,11 +126,24 @@ class FanInOperator(BaseOperator):
         """Refuse to be mapped."""
         cls.partial(**kwargs)
 
+    @classmethod
+    def get_serialized_fields(cls) -> frozenset[str]:
+        """Have the serialized Dag hold what is declared, for those who have no Dag file."""
+        return frozenset({*super().get_serialized_fields(), "declared_fan_in"})  # type: ignore[no-untyped-call]
+
+    @property
+    def declared_fan_in(self) -> str:
+        """What is declared, as the serialized Dag holds it."""
+        return self.declared.to_json()
+
     def execute(self, context: Context) -> Any:
         """Account for every branch, decide, and combine what came."""
         from airflow_fanout.execution_time.accounting import account
 
-        return account(self, context)
+        declared = replace(self.declared, task_id_prefix=self.task_id_prefix)
+        return account(
+            self, declared, context, python_callable=self.python_callable, op_kwargs=self.op_kwargs
+        )
 
 
 def _fails_fast(dag: DAG | None, *groups: TaskGroup | None) -> bool:

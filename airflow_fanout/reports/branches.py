@@ -42,7 +42,7 @@ def group_runs(facts: RunFacts) -> list[GroupRun]:
         if fan_in.group_id is not None:
             fan_ins.setdefault(fan_in.group_id, []).append(fan_in.task_id)
         elif prefix is not None:
-            matches = outline.matches(fan_in, prefix)
+            matches = outline.prefix_matches(fan_in, prefix)
             for group_id in dict.fromkeys(collected[i] for i in matches if i in collected):
                 fan_ins.setdefault(group_id, []).append(fan_in.task_id)
             others = [i for i in matches if i not in collected]

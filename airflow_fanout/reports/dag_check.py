@@ -135,7 +135,7 @@ def check_dag(outline: DagOutline, surroundings: Surroundings) -> DagCheck:
             *_group_notes(outline, zip(groups, checked, strict=True), surroundings),
             *_worker_notes(outline, groups, surroundings),
             *(
-                f"Fan-in {fan_in.task_id!r}: its prefix {fan_in.prefix!r} is known only at run time"
+                f"Fan-in {fan_in.task_id!r}: its prefix {fan_in.task_id_prefix!r} is known only at run time"
                 for fan_in in outline.fan_ins
                 if fan_in.is_templated
             ),
@@ -175,15 +175,15 @@ def _fan_in(outline: DagOutline, fan_in: FanInOutline) -> FanInCheck:
         group = outline.groups[fan_in.group_id]
         matches = group.each[-1:] or [branch.last_task_id for branch in group.branches]
         count = group.known_count
-    elif fan_in.prefix is not None and not fan_in.is_templated:
-        matches = outline.matches(fan_in, fan_in.prefix)
+    elif fan_in.task_id_prefix is not None and not fan_in.is_templated:
+        matches = outline.prefix_matches(fan_in, fan_in.task_id_prefix)
         counts = [_instances(outline, task_id, fan_in) for task_id in matches]
         known = [number for number in counts if number is not None]
         count = sum(known) if len(known) == len(counts) else None
     return FanInCheck(
         task_id=fan_in.task_id,
         group_id=fan_in.group_id,
-        prefix=fan_in.prefix,
+        prefix=fan_in.task_id_prefix,
         matches=tuple(matches),
         count=count,
         key=fan_in.key,
@@ -271,8 +271,8 @@ def _batch_problems(
 def _fan_in_problems(outline: DagOutline, checks: Iterable[FanInCheck]) -> Iterator[Problem]:
     for fan_in, check in zip(outline.fan_ins, checks, strict=True):
         its = (fan_in.task_id,)
-        if fan_in.prefix is not None and not fan_in.is_templated:
-            for kind, said in _prefix_problems(outline, fan_in, fan_in.prefix, check.matches):
+        if fan_in.task_id_prefix is not None and not fan_in.is_templated:
+            for kind, said in _prefix_problems(outline, fan_in, fan_in.task_id_prefix, check.matches):
                 yield Problem(kind=kind, message=f"Fan-in {fan_in.task_id!r}: {said}", task_ids=its)
         least = fan_in.policy.min_success
         if least is not None and check.count and least > check.count:
@@ -305,10 +305,10 @@ def _prefix_problems(
     outline: DagOutline, fan_in: FanInOutline, prefix: str, matches: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     before = outline.tasks[fan_in.task_id].upstream
-    if not matches and not outline.stands_for_nothing(fan_in, prefix):
+    if not matches and not outline.placeholder_matches(fan_in, prefix):
         candidates = listing(task_id for task_id in before if not outline.tasks[task_id].is_helper)
         yield "prefix_matches_nothing", f"no upstream task id starts with {prefix!r}; upstream: {candidates}"
-    if strays := outline.strays(fan_in, prefix):
+    if strays := outline.unwired_matches(fan_in, prefix):
         one = len(strays) == 1
         said = (
             f"it will fail, because its prefix {prefix!r} also takes {listing(strays)}, which "

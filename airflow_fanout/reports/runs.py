@@ -270,7 +270,7 @@ class RunFacts:
         """Return a fan-in's prefix as rendered; None if it has none, or has not been rendered yet."""
         if fan_in.is_templated:
             return self.prefixes.get(fan_in.task_id)
-        return fan_in.prefix
+        return fan_in.task_id_prefix
 
 
 def _never_ran(

@@ -1,49 +1,28 @@
-"""What was declared, as plain values that outlive the Dag file; made when the Dag is parsed."""
+"""
+What was declared, as plain values that outlive the Dag file.
+
+The serialized Dag holds a group or a fan-in as one text of JSON: Airflow can't read a dict back, and the hash
+that tells a new version of a Dag ignores the order of a list of names.
+"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import string
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_fanout.rules.names import indexed_names, natural_key
+from airflow_fanout.rules.names import indexed_names
 from airflow_fanout.rules.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
-__all__ = [
-    "DeclaredBranch",
-    "DeclaredGroup",
-    "declared_group",
-    "describe_fan_in",
-    "describe_group",
-    "read_fan_in",
-    "read_group",
-]
+__all__ = ["DeclaredBranch", "DeclaredFanIn", "DeclaredGroup", "declared_group"]
 
 Mode = Literal["static", "mapped", "batched"]
 """How a group's branches are run: a task each, an instance of one mapped task each, or several in a task."""
-
-BUDGET = 3_000
-"""Characters that names and tasks may take; Airflow cuts a template field at 4,096
-(``max_templated_field_length``)."""
-
-TASKS_BUDGET = 1_200
-"""Of these, characters that the tasks within branches may take."""
-
-LIMITS = ("stop_after_failures", "max_concurrency", "items_per_task", "item_concurrency")
-
-_KINDS = string.digits + string.ascii_letters
-"""One character for each kind of branch."""
-
-DIGEST_LENGTH = 5
-"""Characters that tell one of several hundred long names from the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +30,6 @@ class DeclaredBranch:
     """
     One branch as declared.
 
-    :param name: The branch's name.
-    :param index: Its place, from 0.
     :param task_ids: Full ids of its tasks, in the order in which they run; the last one's value is the
         branch's. Teardowns are not among them.
     """
@@ -72,14 +49,11 @@ class DeclaredGroup:
     """
     A fan-out group as declared.
 
-    :param group_id: Full id of the group.
     :param prefix: What stands before a branch's name in its task id, the dot included; "" where the group
         does not prefix.
     :param branches: The branches of a static group, in declared order.
-    :param mode: ``static``, ``mapped`` or ``batched``.
     :param label: What the names of branches without one of their own begin with.
     :param names: The names of a mapped or batched group, if it has some that are known at parse time.
-    :param names_untold: Whether they have such names, and a description had no room for them.
     :param count: The number of its branches, if it is known at parse time.
     :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
     :param stop_after_failures: Number of failed branches after which no more are started; None for no limit.
@@ -94,7 +68,6 @@ class DeclaredGroup:
     mode: Mode = "static"
     label: str = ""
     names: tuple[str, ...] | None = None
-    names_untold: bool = False
     count: int | None = None
     each: tuple[str, ...] = ()
     stop_after_failures: int | None = None
@@ -112,8 +85,6 @@ class DeclaredGroup:
         """Names of the branches, as far as they are known at parse time."""
         if self.mode == "static":
             return [branch.name for branch in self.branches]
-        if self.names_untold:
-            return []
         return self.names if self.names is not None else indexed_names(self.label, self.count or 0)
 
     @property
@@ -127,6 +98,62 @@ class DeclaredGroup:
         """Ids of all tasks that branches are made of."""
         return [*self.each, *(task_id for branch in self.branches for task_id in branch.task_ids)]
 
+    def to_json(self) -> str:
+        """Put the group into a text for the serialized Dag."""
+        return json.dumps(_group_as_dict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> DeclaredGroup:
+        """Read what :meth:`to_json` wrote."""
+        return _group_of_dict(json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredFanIn:
+    """
+    A fan-in as declared.
+
+    :param group: The group that it collects; None if it collects by prefix.
+    :param task_id_prefix: What it collects by, as the author wrote it; None if it collects a group.
+    :param key: XCom key that it reads.
+    """
+
+    group: DeclaredGroup | None
+    task_id_prefix: str | None
+    key: str
+    policy: Policy
+
+    def to_json(self) -> str:
+        """Put the fan-in into a text for the serialized Dag."""
+        policy, ratio = self.policy, self.policy.min_success_ratio
+        return json.dumps(
+            {
+                "group": None if self.group is None else _group_as_dict(self.group),
+                "task_id_prefix": self.task_id_prefix,
+                "key": self.key,
+                "policy": {
+                    "min_success": policy.min_success,
+                    "min_success_ratio": None if ratio is None else str(ratio),
+                    "count_skipped": policy.count_skipped,
+                    "on_empty": policy.when_empty,
+                },
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> DeclaredFanIn:
+        """Read what :meth:`to_json` wrote."""
+        stored = json.loads(text)
+        group, policy = stored["group"], stored["policy"]
+        if policy["min_success_ratio"] is not None:
+            policy["min_success_ratio"] = Fraction(policy["min_success_ratio"])
+        return cls(
+            group=None if group is None else _group_of_dict(group),
+            task_id_prefix=stored["task_id_prefix"],
+            key=stored["key"],
+            policy=Policy(**policy),
+        )
+
 
 def declared_group(task_group: object) -> DeclaredGroup | None:
     """Return what a fan-out group has declared; None of any other task group."""
@@ -134,252 +161,40 @@ def declared_group(task_group: object) -> DeclaredGroup | None:
     return declared if isinstance(declared, DeclaredGroup) else None
 
 
-def describe_group(group: DeclaredGroup) -> str:
-    """
-    Put a mapped or batched group into one line of JSON that survives serialization and template rendering.
+def _group_as_dict(group: DeclaredGroup) -> dict[str, Any]:
+    """Everything but defaults; of the branches, their names and what follows these in their tasks' ids."""
+    stored = {field.name: getattr(group, field.name) for field in fields(group)}
+    stored = {name: stored[name] for name in stored if stored[name] != getattr(DeclaredGroup, name, None)}
+    if group.branches:
+        names = tuple(branch.name for branch in group.branches)
+        label = names[0].removesuffix("_0")
+        endings = [
+            [task_id.removeprefix(group.prefix + branch.name) for task_id in branch.task_ids]
+            for branch in group.branches
+        ]
+        is_numbered = names == indexed_names(label, len(names))
+        is_uniform = endings.count(endings[0]) == len(endings)
+        stored["branches"] = {
+            "names": {"label": label, "count": len(names)} if is_numbered else names,
+            "endings": endings[:1] if is_uniform else endings,
+        }
+    return stored
 
-    :param group: The group.
-    """
-    limits = {name: value for name in LIMITS if (value := getattr(group, name)) is not None}
-    said = {"mode": group.mode, "group": group.group_id, "prefix": group.prefix, **_pack_mapped(group)}
-    return _as_text({**said, "limits": limits} if limits else said)
 
-
-def describe_fan_in(
-    *,
-    key: str,
-    policy: Policy,
-    group: DeclaredGroup | None = None,
-    task_id_prefix: str | None = None,
-) -> str:
-    """
-    Put a fan-in into one line of JSON that survives serialization and template rendering.
-
-    :param key: XCom key that is read.
-    :param policy: The tolerance.
-    :param group: The group that it fans in, or None.
-    :param task_id_prefix: Or the prefix, as the author wrote it.
-    """
-    said: dict[str, Any] = {"mode": "prefix", "prefix": task_id_prefix}
-    if group is not None:
-        said = {"mode": group.mode, "group": group.group_id, "prefix": group.prefix}
-        said |= _pack_static(group) if group.mode == "static" else _pack_mapped(group)
-        limits = {name: getattr(group, name) for name in LIMITS}
-        if set(limits.values()) != {None}:
-            said["limits"] = {name: value for name, value in limits.items() if value is not None}
-    said["key"] = key
-    said["policy"] = {
-        "min_success": policy.min_success,
-        "min_success_ratio": None if policy.min_success_ratio is None else str(policy.min_success_ratio),
-        "count_skipped": policy.count_skipped,
-        "on_empty": policy.when_empty,
+def _group_of_dict(stored: Mapping[str, Any]) -> DeclaredGroup:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
     }
-    return _as_text(said)
-
-
-def _as_text(said: Mapping[str, Any]) -> str:
-    text = json.dumps(said, separators=(",", ":"), ensure_ascii=True)
-    # Outside of strings JSON has no brace before '{', '%' or '#', so this changes strings alone.
-    for opening in ("{{", "{%", "{#"):
-        text = text.replace(opening, "\\u007b" + opening[1:].replace("{", "\\u007b"))
-    return text
-
-
-def read_fan_in(
-    text: str, *, task_ids: Iterable[str], upstream_task_ids: Iterable[str] = ()
-) -> tuple[DeclaredGroup | None, str | None, str, Policy]:
-    """
-    Read what :func:`describe_fan_in` wrote, from the serialized Dag and without the Dag file.
-
-    :param text: The description.
-    :param task_ids: Ids of all tasks of the Dag, in any order.
-    :param upstream_task_ids: Ids of the fan-in's direct upstream tasks; what a prefix is matched against, and
-        what tells a branch's last task where the description has no room for it.
-    :returns: The group (for a prefix: one with a branch for each upstream task that matches), the prefix, the
-        XCom key and the policy.
-    """
-    said = json.loads(text)
-    policy = said["policy"]
-    ratio = policy["min_success_ratio"]
-    tolerance = Policy(
-        min_success=policy["min_success"],
-        min_success_ratio=None if ratio is None else Fraction(ratio),
-        count_skipped=policy["count_skipped"],
-        on_empty=policy["on_empty"],
-    )
-    if said["mode"] == "prefix":
-        matches = sorted((i for i in upstream_task_ids if i.startswith(said["prefix"])), key=natural_key)
-        branches = tuple(
-            DeclaredBranch(name=name, index=index, task_ids=(name,)) for index, name in enumerate(matches)
-        )
-        return (
-            DeclaredGroup(group_id="", prefix="", branches=branches),
-            said["prefix"],
-            said["key"],
-            tolerance,
-        )
-    if said["mode"] != "static":
-        return _unpack_mapped(said), None, said["key"], tolerance
-    prefix = said["prefix"]
-    tasks = said.get("tasks", {})
-    inner = [i.removeprefix(prefix) for i in task_ids if i.startswith(prefix)]
-    upstream = {i.removeprefix(prefix) for i in upstream_task_ids if i.startswith(prefix)}
-    within = _by_prefix(inner) if tasks else {}
-    group = DeclaredGroup(
-        group_id=said["group"],
-        prefix=prefix,
-        branches=tuple(
+    if "branches" in stored:
+        names, endings = stored["branches"]["names"], stored["branches"]["endings"]
+        names = indexed_names(**names) if isinstance(names, dict) else names
+        endings = endings * len(names) if len(endings) == 1 else endings
+        values["branches"] = tuple(
             DeclaredBranch(
                 name=name,
                 index=index,
-                task_ids=tuple(
-                    prefix + each
-                    for each in _inner_ids(name, _endings(tasks, index), within.get(name, ()), upstream)
-                ),
+                task_ids=tuple(f"{stored['prefix']}{name}{end}" for end in endings[index]),
             )
-            for index, name in enumerate(_unpack_names(said["branches"], inner, tasks, upstream))
-        ),
-        **said.get("limits", {}),
-    )
-    return group, None, said["key"], tolerance
-
-
-def read_group(text: str) -> DeclaredGroup:
-    """
-    Read what :func:`describe_group` wrote.
-
-    :param text: The description.
-    """
-    return _unpack_mapped(json.loads(text))
-
-
-def _unpack_mapped(said: Mapping[str, Any]) -> DeclaredGroup:
-    packed = said["branches"]
-    return DeclaredGroup(
-        group_id=said["group"],
-        prefix=said["prefix"],
-        mode=said["mode"],
-        label=packed["label"],
-        count=packed["count"],
-        names=None if packed.get("names") is None else tuple(packed["names"]),
-        names_untold=packed.get("names_untold", False),
-        each=tuple(said["each"]),
-        **said.get("limits", {}),
-    )
-
-
-def _pack_static(group: DeclaredGroup) -> dict[str, Any]:
-    inner = _pack_tasks(group)
-    names = _pack_names([branch.name for branch in group.branches], BUDGET - len(json.dumps(inner)))
-    if "of" in inner and "task_ids" in names and "digests" not in names:
-        inner = {"endings": None}  # nobody knows which branch is which
-    return {"branches": names, "tasks": inner} if inner else {"branches": names}
-
-
-def _pack_mapped(group: DeclaredGroup) -> dict[str, Any]:
-    names = None if group.names is None else list(group.names)
-    left = BUDGET - len(json.dumps(group.each))
-    # Names too long for a template field are left to what the instances record.
-    told: dict[str, Any] = {}
-    if names is not None:
-        told = {"names": names} if len(json.dumps(names)) <= left else {"names_untold": True}
-    return {"branches": {"label": group.label, "count": group.count, **told}, "each": list(group.each)}
-
-
-def _pack_names(names: Sequence[str], budget: int) -> dict[str, Any]:
-    if not names:
-        return {"names": []}
-    label, _, number = names[0].rpartition("_")
-    if number == "0" and list(names) == [f"{label}_{index}" for index in range(len(names))]:
-        return {"label": label, "count": len(names)}
-    if len(json.dumps(names)) <= budget:
-        return {"names": list(names)}
-    # Too long for a template field: the task ids tell the names, a few characters which is which.
-    digests = [_digest(name) for name in names]
-    fits = len(names) * DIGEST_LENGTH <= budget and len(set(digests)) == len(names)
-    return {"task_ids": len(names), "digests": "".join(digests)} if fits else {"task_ids": len(names)}
-
-
-def _digest(name: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest())[:DIGEST_LENGTH].decode()
-
-
-def _unpack_names(
-    packed: Mapping[str, Any], inner: Sequence[str], tasks: Mapping[str, Any], upstream: Collection[str]
-) -> Sequence[str]:
-    if "names" in packed:
-        return list(packed["names"])
-    if "label" in packed:
-        return [f"{packed['label']}_{index}" for index in range(packed["count"])]
-    lasts = {_endings(tasks, index)[-1] for index in range(packed["task_ids"])}
-    known = {each for each in lasts if each is not None}
-    candidates = [each for each in inner if not upstream or each in upstream]
-    names = {name.removesuffix(last) for name in candidates for last in known if name.endswith(last)}
-    if None in lasts:
-        names |= {name.partition(".")[0] for name in candidates}
-    if "digests" not in packed:
-        return sorted(names, key=natural_key)
-    by_digest = {_digest(name): name for name in names}
-    packs = packed["digests"]
-    return [by_digest[packs[at : at + DIGEST_LENGTH]] for at in range(0, len(packs), DIGEST_LENGTH)]
-
-
-def _pack_tasks(group: DeclaredGroup) -> dict[str, Any]:
-    """
-    Endings of the ids of branches of several tasks, once for all branches alike.
-
-    ``{"endings": [[".extract", ".load"], …], "of": "010…"}``; ``of`` is left out if all are alike. Where
-    that is too much to say, None stands for the tasks before the last one, or for all endings.
-    """
-    of = [
-        tuple(task_id.removeprefix(group.prefix + branch.name) for task_id in branch.task_ids)
-        for branch in group.branches
-    ]
-    kinds = {kind: place for place, kind in enumerate(dict.fromkeys(of))}
-    if list(kinds) in ([], [("",)]):
-        return {}
-    if len(kinds) > len(_KINDS):
-        return {"endings": None}
-    packed: dict[str, Any] = {"of": "".join(_KINDS[kinds[each]] for each in of)} if len(kinds) > 1 else {}
-    lasts = [[None, kind[-1]] if len(kind) > 1 else [*kind] for kind in kinds]
-    for endings in ([list(kind) for kind in kinds], lasts):
-        packed["endings"] = endings
-        if len(json.dumps(packed)) <= TASKS_BUDGET:
-            return packed
-    return {"endings": None}
-
-
-def _endings(tasks: Mapping[str, Any], index: int) -> Sequence[str | None]:
-    """Endings of the task ids of a branch, by its place; None for what was too much to say."""
-    if not tasks:
-        return ("",)
-    if tasks["endings"] is None:
-        return (None,)
-    found: Sequence[str | None] = tasks["endings"][_KINDS.index(tasks["of"][index]) if "of" in tasks else 0]
-    return found
-
-
-def _by_prefix(inner: Iterable[str]) -> Mapping[str, Sequence[str]]:
-    """Ids in natural order by what stands before any of their dots, and by themselves."""
-    found: dict[str, list[str]] = {}
-    for task_id in sorted(inner, key=natural_key):
-        found.setdefault(task_id, []).append(task_id)
-        prefix = task_id
-        while "." in prefix:
-            prefix = prefix.rpartition(".")[0]
-            found.setdefault(prefix, []).append(task_id)
-    return found
-
-
-def _inner_ids(
-    name: str, endings: Sequence[str | None], within: Sequence[str], upstream: Collection[str]
-) -> Iterator[str]:
-    if endings[-1] is None:
-        last = next((each for each in within if each in upstream), within[-1] if within else name)
-    else:
-        last = f"{name}{endings[-1]}"
-    if None in endings:
-        yield from (each for each in within if each != last)
-    else:
-        yield from (f"{name}{ending}" for ending in endings[:-1])
-    yield last
+            for index, name in enumerate(names)
+        )
+    return DeclaredGroup(**values)

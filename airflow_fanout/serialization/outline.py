@@ -1,24 +1,21 @@
-"""A Dag, parsed or read from the database -> its fan-outs and fan-ins as plain values; for CLI and UI."""
+"""The fan-outs and fan-ins of a Dag as plain values, from its file or from the database."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.rules.names import PLACEHOLDER, natural_key
-from airflow_fanout.serialization.declaration import DeclaredGroup, declared_group, read_fan_in, read_group
-from airflow_fanout.serialization.tasks import waits_on_past
+from airflow_fanout.serialization.declaration import DeclaredFanIn, DeclaredGroup, declared_group
+from airflow_fanout.serialization.tasks import nearest_mapped_group, placeholder_matches, waits_on_past
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from airflow_fanout.rules.policy import Policy
+    from collections.abc import Iterable, Mapping
 
 
 __all__ = ["DagOutline", "FanInOutline", "TaskOutline", "outline"]
 
-HAS_TEMPLATE = ("{{", "{%")
+TEMPLATE_OPENINGS = ("{{", "{%")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +23,15 @@ class TaskOutline:
     """
     What limits a task, and where it stands.
 
-    :param task_id: Its id.
     :param operator: Name of its operator's class.
     :param is_mapped: Whether it is expanded by itself.
     :param mapped_group: Id of the nearest mapped task group that it is in; None if it is in none.
     :param upstream: Ids of the tasks directly before it.
     :param downstream: Ids of the tasks directly after it.
-    :param pool: Its pool.
-    :param pool_slots: Slots of it that an instance takes.
     :param max_active_tis_per_dag: Instances that run at once, over all runs; None for no limit.
     :param max_active_tis_per_dagrun: Instances that run at once in one run; None for no limit.
     :param executor: Name of its executor; None for the default one.
-    :param queue: Its queue.
-    :param retries: How often Airflow tries it again.
     :param waits_on_past: Whether it waits for its own success, or its downstream's, in the run before.
-    :param is_setup: Whether it is a setup.
-    :param is_teardown: Whether it is a teardown.
     """
 
     task_id: str
@@ -62,45 +52,31 @@ class TaskOutline:
     is_teardown: bool = False
 
     @property
-    def is_helper(self) -> bool:
-        """Whether it is a task that this package adds, and no branch."""
-        if self.operator == "EmptyOperator":
-            return self.task_id.endswith(PLACEHOLDER)
-        return self.operator == "SplitOperator"
+    def is_placeholder(self) -> bool:
+        """Whether it stands in a group of zero branches."""
+        return self.operator == "EmptyOperator" and self.task_id.endswith(PLACEHOLDER)
 
     @property
-    def stands_for(self) -> str | None:
-        """Id that the first branch of its group would have, if it is there because there are none."""
-        if not self.is_helper or not self.task_id.endswith(PLACEHOLDER):
-            return None
-        before = self.task_id.removesuffix(PLACEHOLDER)
-        if before.endswith("_"):  # prefix_group_id=False
-            return f"{before}0"
-        return f"{before}{before[:-1].rpartition('.')[2]}_0"
+    def is_helper(self) -> bool:
+        """Whether it is a task that this package adds, and no branch."""
+        return self.is_placeholder or self.operator == "SplitOperator"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FanInOutline:
-    """
-    A fan-in as declared.
-
-    :param task_id: Its id.
-    :param group_id: Id of the group that it collects; None if it collects by prefix.
-    :param prefix: What it collects by, as the author wrote it; None if it collects a group.
-    :param key: XCom key that it reads.
-    :param policy: Its tolerance.
-    """
+class FanInOutline(DeclaredFanIn):
+    """A fan-in as declared, with its task id."""
 
     task_id: str
-    group_id: str | None
-    prefix: str | None
-    key: str
-    policy: Policy
+
+    @property
+    def group_id(self) -> str | None:
+        """Id of the group that it collects; None if it collects by prefix."""
+        return None if self.group is None else self.group.group_id
 
     @property
     def is_templated(self) -> bool:
         """Whether its prefix is known only at run time."""
-        return self.prefix is not None and any(opening in self.prefix for opening in HAS_TEMPLATE)
+        return any(opening in (self.task_id_prefix or "") for opening in TEMPLATE_OPENINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +84,9 @@ class DagOutline:
     """
     The fan-outs and fan-ins of a Dag.
 
-    :param dag_id: The Dag's id.
     :param max_active_tasks: Tasks of a run that may run at once.
-    :param groups: Its groups by id, as far as they are known: in a parsed Dag all, in one from the database
-        those that have a fan-in of their own, and the batched.
+    :param groups: Its groups by id: in a parsed Dag all, in one from the database those that have a fan-in of
+        their own, and the batched.
     :param fan_ins: Its fan-ins, in the order of their ids.
     :param tasks: All its tasks by id.
     """
@@ -122,48 +97,24 @@ class DagOutline:
     fan_ins: tuple[FanInOutline, ...] = ()
     tasks: Mapping[str, TaskOutline] = field(default_factory=dict)
 
-    def matches(self, fan_in: FanInOutline, prefix: str) -> list[str]:
-        """
-        Ids of the tasks directly before a fan-in that start with a prefix, in natural order; no helper tasks.
+    def prefix_matches(self, fan_in: FanInOutline, prefix: str) -> list[str]:
+        """Ids of the tasks directly before a fan-in that a prefix takes, in natural order."""
+        return self._matches(self.tasks[fan_in.task_id].upstream, prefix)
 
-        :param fan_in: The fan-in.
-        :param prefix: The prefix as rendered.
-        """
-        before = self.tasks[fan_in.task_id].upstream
-        found = [i for i in before if i.startswith(prefix) and not self.tasks[i].is_helper]
-        return sorted(found, key=natural_key)
-
-    def stands_for_nothing(self, fan_in: FanInOutline, prefix: str) -> bool:
-        """
-        Whether a prefix would take the first branch of a group before its fan-in, which has none.
-
-        :param fan_in: The fan-in.
-        :param prefix: The prefix as rendered.
-        """
+    def placeholder_matches(self, fan_in: FanInOutline, prefix: str) -> bool:
+        """Whether a prefix would take branches of an empty group directly before a fan-in."""
         return any(
-            first.startswith(prefix)
+            self.tasks[task_id].is_placeholder and placeholder_matches(task_id, prefix)
             for task_id in self.tasks[fan_in.task_id].upstream
-            if (first := self.tasks[task_id].stands_for) is not None
         )
 
-    def strays(self, fan_in: FanInOutline, prefix: str) -> list[str]:
-        """
-        Ids of the tasks that start with a prefix and are neither upstream nor downstream of its fan-in.
-
-        :param fan_in: The fan-in.
-        :param prefix: The prefix as rendered.
-        """
-        known = {fan_in.task_id, *self.upstream_of(fan_in.task_id), *self.downstream_of(fan_in.task_id)}
-        return sorted(
-            (
-                task.task_id
-                for task in self.tasks.values()
-                if task.task_id.startswith(prefix)
-                and task.task_id not in known
-                and not (task.is_helper or task.is_teardown)
-            ),
-            key=natural_key,
-        )
+    def unwired_matches(self, fan_in: FanInOutline, prefix: str) -> list[str]:
+        """Ids of the tasks that a prefix takes and that are neither upstream nor downstream of its fan-in."""
+        task_id = fan_in.task_id
+        wired = {task_id, *self.upstream_of(task_id), *self.downstream_of(task_id)}
+        matches = self._matches(self.tasks.keys() - wired, prefix)
+        # A teardown of a branch comes after it, beside the fan-in.
+        return [task_id for task_id in matches if not self.tasks[task_id].is_teardown]
 
     def upstream_of(self, *task_ids: str) -> set[str]:
         """Ids of all tasks before some tasks, at any distance."""
@@ -173,14 +124,18 @@ class DagOutline:
         """Ids of all tasks after some tasks, at any distance."""
         return self._reachable(task_ids, "downstream")
 
-    def _reachable(self, task_ids: tuple[str, ...], way: str) -> set[str]:
-        found: set[str] = set()
-        to_do = list(task_ids)
-        while to_do:
-            following: frozenset[str] = getattr(self.tasks[to_do.pop()], way)
-            to_do += following - found
-            found |= following
-        return found
+    def _matches(self, task_ids: Iterable[str], prefix: str) -> list[str]:
+        matches = [i for i in task_ids if i.startswith(prefix) and not self.tasks[i].is_helper]
+        return sorted(matches, key=natural_key)
+
+    def _reachable(self, task_ids: Iterable[str], direction: str) -> set[str]:
+        reached: set[str] = set()
+        remaining = list(task_ids)
+        while remaining:
+            neighbours: frozenset[str] = getattr(self.tasks[remaining.pop()], direction)
+            remaining += neighbours - reached
+            reached |= neighbours
+        return reached
 
 
 def outline(dag: Any) -> DagOutline:
@@ -189,61 +144,36 @@ def outline(dag: Any) -> DagOutline:
 
     :param dag: The Dag as its file makes it, or as the database has it.
     """
-    tasks = {task.task_id: _task(task) for task in dag.tasks}
-    groups: dict[str, DeclaredGroup] = dict(_parsed_groups(dag))
-    fan_ins: list[FanInOutline] = []
-    for task in sorted(dag.tasks, key=lambda task: natural_key(task.task_id)):
-        text = _declaration(task)
-        if text is None:
-            continue
-        if "policy" not in json.loads(text):
-            group: DeclaredGroup | None = read_group(text)
-        else:
-            group, prefix, key, policy = read_fan_in(
-                text, task_ids=tasks, upstream_task_ids=tasks[task.task_id].upstream
-            )
-            group = group if prefix is None else None
-            fan_ins.append(
-                FanInOutline(
-                    task_id=task.task_id,
-                    group_id=None if group is None else group.group_id,
-                    prefix=prefix,
-                    key=key,
-                    policy=policy,
-                )
-            )
-        if group is not None:
-            groups.setdefault(group.group_id, group)
+    fan_ins = [
+        FanInOutline(task_id=task.task_id, **vars(DeclaredFanIn.from_json(stored)))
+        for task in sorted(dag.tasks, key=lambda task: natural_key(task.task_id))
+        if (stored := getattr(task, "declared_fan_in", None)) is not None
+    ]
+    # The database has fan-out groups as plain task groups; what it tells of them is in the tasks.
+    groups = [
+        *map(declared_group, dag.task_group.get_task_group_dict().values()),
+        *(fan_in.group for fan_in in fan_ins),
+        *(
+            DeclaredGroup.from_json(task.partial_kwargs["declared_group"])
+            for task in dag.tasks
+            if task.is_mapped and "declared_group" in task.partial_kwargs
+        ),
+    ]
     return DagOutline(
         dag_id=dag.dag_id,
         max_active_tasks=dag.max_active_tasks,
-        groups=groups,
+        groups={group.group_id: group for group in groups if group is not None},
         fan_ins=tuple(fan_ins),
-        tasks=tasks,
+        tasks={task.task_id: _task_outline(task) for task in dag.tasks},
     )
 
 
-def _parsed_groups(dag: Any) -> Iterator[tuple[str, DeclaredGroup]]:
-    """Groups of a Dag that its file has just made; the database has them as plain task groups."""
-    for group_id, group in dag.task_group.get_task_group_dict().items():
-        declared = declared_group(group)
-        if declared is not None:
-            yield group_id, declared
-
-
-def _declaration(task: Any) -> str | None:
-    """What a fan-in or a batch says of its group; None of any other task."""
-    found = task.partial_kwargs.get("declaration") if task.is_mapped else getattr(task, "declaration", None)
-    return found if isinstance(found, str) and found.startswith('{"mode":') else None
-
-
-def _task(task: Any) -> TaskOutline:
-    nearest = next(task.task_group.iter_mapped_task_groups(), None) if task.task_group is not None else None
+def _task_outline(task: Any) -> TaskOutline:
     return TaskOutline(
         task_id=task.task_id,
         operator=task.task_type,
         is_mapped=bool(task.is_mapped),
-        mapped_group=None if nearest is None else nearest.group_id,
+        mapped_group=nearest_mapped_group(task.task_group),
         upstream=frozenset(task.upstream_task_ids),
         downstream=frozenset(task.downstream_task_ids),
         pool=task.pool,

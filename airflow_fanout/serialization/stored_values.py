@@ -1,9 +1,9 @@
-"""An XCom as it is stored -> its value, or why it can't be read; on the worker, for CLI and UI."""
+"""An XCom as it is stored -> its value, or why it can't be read."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import UnreadableValueError
 
@@ -35,10 +35,12 @@ def deserialized(row: Any, what: str) -> Any:
     """
     from airflow.sdk.execution_time.xcom import XCom
 
+    # From Airflow 3.4 on a backend has either hook, load_value or deserialize_value; _load chooses.
+    load = getattr(XCom, "_load", XCom.deserialize_value)
     try:
-        value = XCom.deserialize_value(row)
+        value = load(row)
         if isinstance(value, str) and value == row.value and _is_reference(value):
-            _refuse_reference(value)
+            _check_body(value)
     except FileNotFoundError:
         raise
     except Exception as cause:  # whatever a storage's client, or a deserializer of the author's, raises
@@ -75,9 +77,9 @@ def _is_reference(text: str) -> bool:
     return bool(base) and text.startswith(base.rstrip("/") + "/")
 
 
-def _refuse_reference(reference: str) -> NoReturn:
+def _check_body(reference: str) -> None:
     """
-    Say why Airflow's backend gave the reference instead of the value, which it does without a word.
+    Raise the reason why Airflow's backend gave a reference instead of the value, without an error of its own.
 
     :raises FileNotFoundError: If the body is gone.
     :raises ValueError: If it is there, but is not what was stored.

@@ -226,7 +226,7 @@ class SimulatedRun:
         return self._state_after(self._before[source.task_id])
 
     def _group_of(self, source: Source) -> DeclaredGroup | None:
-        return source.group or self._fan_in.group or self._declared.get(source.task_id, (None,))[0]
+        return source.group or self._fan_in.declared.group or self._declared.get(source.task_id, (None,))[0]
 
     @staticmethod
     def _is_batched(source: Source) -> bool:
@@ -336,7 +336,7 @@ class SimulatedRun:
 
     def _write_branch(self, branch: _Branch) -> None:
         """Write one instance: its state, its value and its record."""
-        outcome, key = branch.outcome, self._fan_in.key
+        outcome, key = branch.outcome, self._fan_in.declared.key
         state = _airflow_state(outcome)
         self._reader.instances[branch.instance] = _Instance(state=state, ran=outcome != "missing")
         if outcome == "success":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import XComArg
@@ -91,26 +91,26 @@ def simulate(
     :raises DeclarationValueError: If there can be no such run; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
     """
-    declared = _operator(fan_in)
-    rehearsed = declared.prepare_for_execution()  # a copy, as Airflow makes one before it renders
+    # A copy, as Airflow makes one before it renders.
+    operator = _operator(fan_in).prepare_for_execution()
     given: Any = dict(context or {})
-    if rehearsed.task_id_prefix is not None:
-        rehearsed.task_id_prefix = _rendered(rehearsed, "task_id_prefix", rehearsed.task_id_prefix, given)
-    map_index = -1 if nearest_mapped_group(rehearsed.task_group) is None else 0
+    if operator.task_id_prefix is not None:
+        operator.task_id_prefix = _rendered(operator, "task_id_prefix", operator.task_id_prefix, given)
+    declared = replace(operator.declared, task_id_prefix=operator.task_id_prefix)
+    map_index = -1 if nearest_mapped_group(operator.task_group) is None else 0
     try:
-        sources = find_sources(rehearsed, given, map_index)
+        sources = find_sources(operator, declared, given, map_index)
     except FanInError as refusal:
         return _simulation(refusal, None, None)
-    run = SimulatedRun(rehearsed, sources, map_index, outcomes or {}, values or {})
+    run = SimulatedRun(operator, sources, map_index, outcomes or {}, values or {})
     reader: Any = run.reader(count, names)
-    findings = find(rehearsed, run.sources, reader, map_index)
-    judgement = judge(rehearsed, findings)
-    _, exception = _attempt(lambda: settle(rehearsed, findings.results, judgement))
+    findings = find(operator, declared, run.sources, reader, map_index)
+    judgement = judge(operator, declared, findings)
+    _, exception = _attempt(lambda: settle(declared.policy, findings.results, judgement))
     if exception is not None:
         return _simulation(exception, None, judgement.report)
-    if rehearsed.python_callable is not None:
-        rehearsed.op_kwargs = _arguments(rehearsed, op_kwargs or {}, given)
-    value, exception = _attempt(lambda: combine(rehearsed, findings.results, given))
+    arguments = {} if operator.python_callable is None else _arguments(operator, op_kwargs or {}, given)
+    value, exception = _attempt(lambda: combine(operator.python_callable, arguments, findings.results, given))
     return _simulation(exception, value, judgement.report)
 
 

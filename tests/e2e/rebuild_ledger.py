@@ -14,7 +14,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_fanout.serialization.declaration import read_fan_in
+from airflow_fanout.serialization.declaration import DeclaredFanIn
 
 
 def rebuild(dag_id: str, run_id: str, fan_in_id: str) -> list[dict[str, Any]]:
@@ -26,19 +26,15 @@ def rebuild(dag_id: str, run_id: str, fan_in_id: str) -> list[dict[str, Any]]:
             select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version)
         ).one()
         fan_in: Any = serialized.dag.get_task(fan_in_id)
-        group, _, key, _ = read_fan_in(
-            fan_in.declaration,
-            task_ids=serialized.dag.task_dict,
-            upstream_task_ids=fan_in.upstream_task_ids,
-        )
-        if group is None:
+        declared = DeclaredFanIn.from_json(fan_in.declared_fan_in)
+        if declared.group is None:
             message = f"{fan_in_id} describes no group"
             raise ValueError(message)
         ledger = []
-        for branch in group.branches:
+        for branch in declared.group.branches:
             of_branch = {"dag_id": dag_id, "run_id": run_id, "task_id": branch.last_task_id}
             state = session.scalars(select(TaskInstance.state).filter_by(**of_branch)).one()
-            pushed = session.scalars(select(XComModel).filter_by(**of_branch, key=key)).one_or_none()
+            pushed = session.scalars(select(XComModel).filter_by(**of_branch, key=declared.key)).one_or_none()
             ledger.append({"name": branch.name, "state": state, "value": pushed and pushed.value})
         return ledger
 

@@ -82,43 +82,24 @@ class Around:
     scale: Scale = field(default_factory=Scale)
 
 
-@task_group
-def step_of_any(item: Any, given: Any = None) -> Any:
-    return any_of(item, given)
-
-
-@task
-def any_of(item: Any, given: Any = None) -> str:
-    return f"{item} {given}"
-
-
 def shift(item: Any, given: Any = None) -> str:
     return f"{item} {given}"
+
+
+@task_group
+def step_of_any(item: Any, given: Any = None) -> Any:
+    return task(shift)(item, given)
 
 
 SECRET = "an item that stays in the Dag file"
 
 
-@task
-def length_of(item: str, text: str) -> str:
-    return item + text
-
-
-@task_group
-def chosen_steps(word: str, text: str) -> Any:
-    return length_of(word, text)
-
-
-def before_each(context: Context) -> None:
+def tell_task(context: Context) -> None:
     print(context["task"])
 
 
-def after_each(context: Context, result: Any) -> None:
+def tell_result(context: Context, result: Any) -> None:
     print(result)
-
-
-def on_failure(context: Context) -> None:
-    print(context["task"])
 
 
 def combine(results: FanInResults, separator: str) -> str:
@@ -128,7 +109,7 @@ def combine(results: FanInResults, separator: str) -> str:
 with DAG(
     "every_shape",
     schedule=None,
-    default_args={"retries": 1, "on_failure_callback": on_failure, "post_execute": after_each},
+    default_args={"retries": 1, "on_failure_callback": tell_task, "post_execute": tell_result},
 ) as dag:
     text = load()
     small: Any = {"pool": "small"}
@@ -146,12 +127,9 @@ with DAG(
         FanInOperator(task_id="collect", fan_out=nested)
     plain = FanOutGroup("plain", branch=shout, items=["a", "b", "c"], prefix_group_id=False)
     nothing = FanOutGroup("nothing", branch=shout, items=[])
-    names = [f"{'many' * 15}_{number * 37 % 200}" for number in range(200)]
-    many = FanOutGroup("many", branch=shout, items=dict.fromkeys(names, "text"))
-
     several = FanOutGroup("several", branch=read, items=["a", "b", "c"], stop_after_failures=2)
     FanOutGroup("within", branch=nested_fan_out, count=2)
-    before: Any = {"pre_execute": before_each}
+    before: Any = {"pre_execute": tell_task}
     commands = FanOutGroup(
         "commands",
         branch=functools.partial(BashOperator, env={"b": "1", "a": "2"}),
@@ -160,7 +138,7 @@ with DAG(
         default_args=before,
     )
     sensor = functools.partial(BashSensor, bash_command="true", mode="reschedule")
-    piped: list[Any] = [shout, functools.partial(length, unit="letters")]
+    piped: list[Any] = [shout, letters]
     FanOutGroup("piped", branch=piped, items=["a", "bb"])
     mixed_branches = {"pipe": [load.function, *piped], "read": read.partial(path="p"), "wait": sensor}
     mixed = FanOutGroup("mixed", branch=mixed_branches)
@@ -171,76 +149,64 @@ with DAG(
 
     words = list_words()
     chosen: Any = {"text": dag.param("chosen", "t")}
-    mapped: dict[str, FanOutGroup] = {
-        "mapped_param": FanOutGroup("mapped_param", branch=length, items=words, partial=chosen),
-        "mapped_group_param": FanOutGroup(
-            "mapped_group_param", branch=chosen_steps, items=words, partial=chosen
-        ),
-        "batched_param": FanOutGroup(
-            "batched_param", branch=length, items=words, items_per_task=2, partial=chosen
-        ),
-        "mapped_items": FanOutGroup("mapped_items", branch=length, items=words, partial={"text": text}),
-        "mapped_names": FanOutGroup(
-            "mapped_names", branch=length, items={"x": "a", "y": "b"}, mapped=True, max_concurrency=2
-        ),
-        "mapped_count": FanOutGroup(
-            "mapped_count", branch=process, count=count_words(words), partial={"text": "t"}
-        ),
-        "mapped_group": FanOutGroup("mapped_group", branch=steps, items=words, stop_after_failures=1),
-        "mapped_commands": FanOutGroup(
-            "mapped_commands", branch=BashOperator, items=[{"bash_command": "ls"}], mapped=True
-        ),
-        "batched_items": FanOutGroup(
-            "batched_items",
-            branch=length,
-            items=words,
-            items_per_task=2,
-            item_concurrency=2,
-            default_args=small,
-        ),
-        "batched_names": FanOutGroup(
-            "batched_names", branch=shout, items={"x": SECRET, "y": "b"}, items_per_task=1
-        ),
-        "batched_functions": FanOutGroup(
-            "batched_functions",
-            branch={"shout": shout, "pipe": piped},
-            partial={"text": text},
-            items_per_task=2,
-        ),
-    }
     # What is known when the Dag is parsed, and has no text that is the same in each process.
     number = dag.param("number", 3)
     tags = {"red", "green", "blue"}
     values: list[Any] = [Scale(), Around(), Lock(), tags, frozenset(tags), {*tags, 1}, shift, len]
     deep: Any = {"a": [(Scale(), frozenset(tags)), {"b": number}], "tags": tags}
-    for name, how in {"mapped": {"mapped": True}, "batched": {"items_per_task": 2}}.items():
-        for kind, given in {"values": values, "deep": deep, "param": number, "object": Scale()}.items():
-            bound: Any = {"given": given}
-            FanOutGroup(f"{name}_{kind}_given", branch=shift, items=["a", "b"], partial=bound, **how)  # type: ignore[arg-type]
-    FanOutGroup("run_time_given", branch=shift, items=words, partial={"given": values})
-    FanOutGroup("known_items", branch=shift, items=[*values, deep, number], mapped=True)
-    FanOutGroup("known_names", branch=shift, items={"a": deep, "b": number}, mapped=True)
-    FanOutGroup("known_group_items", branch=step_of_any, items=[*values, [Scale(), tags]], mapped=True)
-    FanOutGroup(
-        "group_given", branch=step_of_any, items=["a"], partial={"given": [number, tags]}, mapped=True
-    )
-    FanOutGroup("own_param", branch=functools.partial(shift, given=[number]), items=["a"], mapped=True)
     env: Any = {"a": number}
-    FanOutGroup(
-        "command_param",
-        branch=functools.partial(BashOperator, env=env),
-        items=[{"bash_command": "ls"}],
-        mapped=True,
-    )
-    FanOutGroup(
-        "command_items",
-        branch=BashOperator,
-        items=[{"bash_command": "ls", "env": env}],
-        mapped=True,
-    )
-
-    for group_id, group in mapped.items():
-        FanInOperator(task_id=f"over_{group_id}", fan_out=group)
+    echo: Any = {"bash_command": "ls"}
+    groups: dict[str, dict[str, Any]] = {
+        "mapped_param": {"branch": length, "items": words, "partial": chosen},
+        "mapped_group_param": {"branch": step_of_any, "items": words, "partial": {"given": chosen["text"]}},
+        "batched_param": {"branch": length, "items": words, "items_per_task": 2, "partial": chosen},
+        "mapped_items": {"branch": length, "items": words, "partial": {"text": text}},
+        "mapped_names": {
+            "branch": length,
+            "items": {"x": "a", "y": "b"},
+            "mapped": True,
+            "max_concurrency": 2,
+        },
+        "mapped_count": {"branch": process, "count": count_words(words), "partial": {"text": "t"}},
+        "mapped_group": {"branch": steps, "items": words, "stop_after_failures": 1},
+        "mapped_commands": {"branch": BashOperator, "items": [echo], "mapped": True},
+        "batched_items": {
+            "branch": length,
+            "items": words,
+            "items_per_task": 2,
+            "item_concurrency": 2,
+            "default_args": small,
+        },
+        "batched_names": {"branch": shout, "items": {"x": SECRET, "y": "b"}, "items_per_task": 1},
+        "batched_functions": {
+            "branch": {"shout": shout, "pipe": piped},
+            "partial": {"text": text},
+            "items_per_task": 2,
+        },
+        "run_time_given": {"branch": shift, "items": words, "partial": {"given": values}},
+        "known_items": {"branch": shift, "items": [*values, deep, number], "mapped": True},
+        "known_names": {"branch": shift, "items": {"a": deep, "b": number}, "mapped": True},
+        "known_group_items": {"branch": step_of_any, "items": [*values, [Scale(), tags]], "mapped": True},
+        "group_given": {
+            "branch": step_of_any,
+            "items": ["a"],
+            "partial": {"given": [number, tags]},
+            "mapped": True,
+        },
+        "own_param": {"branch": functools.partial(shift, given=[number]), "items": ["a"], "mapped": True},
+        "command_param": {
+            "branch": functools.partial(BashOperator, env=env),
+            "items": [echo],
+            "mapped": True,
+        },
+        "command_items": {"branch": BashOperator, "items": [{**echo, "env": env}], "mapped": True},
+    }
+    for kind, given in {"values": values, "deep": deep, "param": number, "object": Scale()}.items():
+        bound = {"branch": shift, "items": ["a", "b"], "partial": {"given": given}}
+        groups[f"mapped_{kind}_given"] = {**bound, "mapped": True}
+        groups[f"batched_{kind}_given"] = {**bound, "items_per_task": 2}
+    for group_id, arguments in groups.items():
+        FanInOperator(task_id=f"over_{group_id}", fan_out=FanOutGroup(group_id, **arguments))
 
     FanInOperator(task_id="over_several", fan_out=several, min_success=1)
     FanInOperator(task_id="over_commands", fan_out=commands)
@@ -256,7 +222,6 @@ with DAG(
     )
     FanInOperator(task_id="thirds", fan_out=different, min_success_ratio=Fraction(1, 3), on_empty="skip")
     FanInOperator(task_id="over_nothing", fan_out=nothing, on_empty="skip")
-    FanInOperator(task_id="over_many", fan_out=many)
     FanInOperator(task_id="over_plain", fan_out=plain)
     shout_each = task(shout).expand(text=["a", "b"])
     FanInOperator(task_id="by_prefix", task_id_prefix="shout", key="custom") << shout_each

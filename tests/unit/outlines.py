@@ -48,10 +48,17 @@ def instances(count: int | None, *steps: str, group_id: str = "work", **settings
     )
 
 
-def fan_in_of(task_id: str, **settings: Any) -> FanInOutline:
+def fan_in_of(
+    task_id: str, *, group_id: str | None = None, prefix: str | None = None, policy: Policy | None = None
+) -> FanInOutline:
     """Make a fan-in."""
-    found: dict[str, Any] = {"group_id": None, "prefix": None, "key": "return_value", "policy": Policy()}
-    return FanInOutline(task_id=task_id, **(found | settings))
+    return FanInOutline(
+        task_id=task_id,
+        group=None if group_id is None else DeclaredGroup(group_id=group_id, prefix=f"{group_id}."),
+        task_id_prefix=prefix,
+        key="return_value",
+        policy=policy or Policy(),
+    )
 
 
 def dag_of(

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import RunFacts, TaskRun
-from airflow_fanout.rules.policy import Policy
 from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
+from tests.unit.outlines import fan_in_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -153,9 +153,9 @@ def batch(
 
 def by_prefix(prefix: str, task_id: str = "combine") -> FanInOutline:
     """A fan-in that collects by prefix."""
-    return FanInOutline(task_id=task_id, group_id=None, prefix=prefix, key="return_value", policy=Policy())
+    return fan_in_of(task_id, prefix=prefix)
 
 
 def of_group(group_id: str, task_id: str) -> FanInOutline:
     """A fan-in of a group."""
-    return FanInOutline(task_id=task_id, group_id=group_id, prefix=None, key="return_value", policy=Policy())
+    return fan_in_of(task_id, group_id=group_id)

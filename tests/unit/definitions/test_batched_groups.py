@@ -10,7 +10,6 @@ from airflow.sdk import DAG, task, task_group
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError, FanInError
 from airflow_fanout.execution_time.recording import record_failure
-from airflow_fanout.serialization.declaration import read_fan_in
 from tests.unit.fake_run import FakeRun, run_fan_in
 
 if TYPE_CHECKING:
@@ -240,25 +239,3 @@ class TestTheFanIn:
             in verdict.message
         )
         verdict.reader.states.assert_not_called()
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            pytest.param({"count": 5, "item_concurrency": 2}, id="a count"),
-            pytest.param({"items": {"x": 1, "y": 2}, "max_concurrency": 1}, id="a mapping"),
-            pytest.param({"branch": {"x": work, "y": other}, "stop_after_failures": 1}, id="functions"),
-        ],
-    )
-    def test_its_description_says_what_was_declared(self, arguments: Any) -> None:
-        group = declare(**arguments)
-        fan_in = FanInOperator(task_id="f", fan_out=group)
-
-        assert read_fan_in(fan_in.declaration, task_ids=[], upstream_task_ids=[])[0] == group.declared
-
-    def test_names_too_long_to_be_written_out_are_not_made_up(self) -> None:
-        group = declare(items={f"{'long' * 20}_{n}": n for n in range(100)})
-        fan_in = FanInOperator(task_id="f", fan_out=group)
-        found: Any = read_fan_in(fan_in.declaration, task_ids=[], upstream_task_ids=[])[0]
-
-        assert len(fan_in.declaration) < 4_096
-        assert (found.count, list(found.known_names)) == (100, [])

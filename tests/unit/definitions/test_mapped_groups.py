@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +9,6 @@ from airflow.sdk import DAG, Param, TaskGroup, task, task_group
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError
 from airflow_fanout.execution_time.recording import record_failure
-from airflow_fanout.serialization.declaration import describe_group, read_fan_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -262,37 +260,3 @@ def test_a_tolerance_above_a_known_number_is_refused() -> None:
 
 def test_one_above_a_number_of_run_time_is_not() -> None:
     assert FanInOperator(task_id="f", fan_out=declare(items=load()), min_success=3).policy.min_success == 3
-
-
-class TestWhatReachesTheScheduler:
-    @staticmethod
-    def read(fan_in: FanInOperator) -> Any:
-        return read_fan_in(fan_in.declaration, task_ids=["g.each"], upstream_task_ids=["g.each"])[0]
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            pytest.param({"items": ["a", "b"], "max_concurrency": 2}, id="a list"),
-            pytest.param({"items": {"x": 1, "y": 2}, "stop_after_failures": 1}, id="a mapping"),
-            pytest.param({"count": 3, "branch": number}, id="a count"),
-        ],
-    )
-    def test_the_description_says_what_was_declared(self, arguments: Any) -> None:
-        group = declare(mapped=True, **arguments)
-
-        assert self.read(FanInOperator(task_id="f", fan_out=group)) == group.declared
-
-    def test_names_too_long_to_be_written_out_are_not_made_up(self) -> None:
-        group = declare(items={f"{'long' * 20}_{n}": n for n in range(100)}, mapped=True)
-        fan_in = FanInOperator(task_id="f", fan_out=group)
-        found = self.read(fan_in)
-
-        assert len(fan_in.declaration) < 4_096
-        assert len(describe_group(group.declared)) < 4_096
-        assert (found.count, found.names, list(found.known_names)) == (100, None, [])
-
-    def test_an_operator_is_described_too(self) -> None:
-        branch = functools.partial(BashOperator, env={"A": "1"})
-        group = declare(branch=branch, items=[{"bash_command": "ls"}], mapped=True)
-
-        assert self.read(FanInOperator(task_id="f", fan_out=group)).each == ("g.each",)

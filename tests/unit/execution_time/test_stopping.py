@@ -410,8 +410,3 @@ class TestWhatIsStored:
 
     def test_it_is_the_same_on_every_parse(self) -> None:
         assert self.stored() == self.stored()
-
-    def test_the_number_is_in_the_fan_ins_description(self) -> None:
-        tasks = {each["__var"]["task_id"]: each["__var"] for each in self.stored()["dag"]["tasks"]}
-
-        assert json.loads(tasks["combine"]["declaration"])["limits"] == {"stop_after_failures": 2}

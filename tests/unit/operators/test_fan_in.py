@@ -648,7 +648,7 @@ class TestAnOperator:
             assert declare().retries == 3
 
     def test_its_template_fields_are(self) -> None:
-        assert tuple(FanInOperator.template_fields) == ("task_id_prefix", "op_kwargs", "declaration")
+        assert tuple(FanInOperator.template_fields) == ("task_id_prefix", "op_kwargs")
 
     @pytest.mark.parametrize("field", FanInOperator.template_fields)
     def test_every_template_field_is_an_attribute(self, field: str) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from airflow.sdk import TaskGroup
+from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_fanout.serialization.declaration import read_fan_in
+from airflow_fanout.serialization.declaration import DeclaredFanIn, declared_group
+from airflow_fanout.serialization.outline import outline
+from tests.unit import every_shape
 from tests.unit.parsed import DAG_FILES, PARSING
-
-if TYPE_CHECKING:
-    from airflow_fanout.serialization.declaration import DeclaredGroup
 
 DAG_IDS = [file.stem for file in DAG_FILES]
 
@@ -26,29 +26,22 @@ def parsed_twice(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[s
 
 
 @pytest.fixture(scope="session")
-def every_shape(parsed_twice: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+def stored(parsed_twice: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
     """The serialized Dag that has every shape."""
-    dag: dict[str, Any] = parsed_twice[0]["every_shape"]["data"]["dag"]
-    return dag
+    data: dict[str, Any] = parsed_twice[0]["every_shape"]["data"]
+    return data
 
 
-def tasks_of(dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {task["__var"]["task_id"]: task["__var"] for task in dag["tasks"]}
+def tasks_of(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {task["__var"]["task_id"]: task["__var"] for task in data["dag"]["tasks"]}
 
 
 def groups_of(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    found = {}
+    groups: dict[str, dict[str, Any]] = {}
     for kind, child in group["children"].values():
         if kind == "taskgroup":
-            found[child["_group_id"]] = child
-            found |= groups_of(child)
-    return found
-
-
-def read(dag: dict[str, Any], fan_in: str) -> Any:
-    tasks = tasks_of(dag)
-    upstream = [task_id for task_id, its in tasks.items() if fan_in in its.get("downstream_task_ids", ())]
-    return read_fan_in(tasks[fan_in]["declaration"], task_ids=sorted(tasks), upstream_task_ids=upstream)
+            groups |= {child["_group_id"]: child} | groups_of(child)
+    return groups
 
 
 @pytest.mark.parametrize("dag_id", DAG_IDS)
@@ -64,199 +57,49 @@ def test_no_memory_address_is_stored(parsed_twice: tuple[dict[str, Any], ...], d
     assert re.findall(r".{0,40}0x[0-9a-f]{6,}", json.dumps(parsed_twice[0][dag_id]["data"])) == []
 
 
-def test_a_fan_out_group_is_stored_as_a_plain_task_group(every_shape: dict[str, Any]) -> None:
-    groups = groups_of(every_shape["task_group"])
+def test_a_fan_out_group_is_stored_as_a_plain_task_group(stored: dict[str, Any]) -> None:
+    groups = groups_of(stored["dag"]["task_group"])
     plain = set(groups["outer"])
     del groups["each"]  # the mapped one of Airflow's own
 
     assert {name for name in groups if set(groups[name]) - {"doc_md"} != plain - {"doc_md"}} == set()
 
 
-def test_a_tooltip_is_stored(every_shape: dict[str, Any]) -> None:
-    count = groups_of(every_shape["task_group"])["count"]
+def test_tooltip_and_documentation_are_stored(stored: dict[str, Any]) -> None:
+    count = groups_of(stored["dag"]["task_group"])["count"]
 
     assert count["tooltip"] == "Fan-out: 12 branches, all at once"
+    if hasattr(TaskGroup, "doc_md"):  # from Airflow 3.3 on
+        assert count["doc_md"].startswith("**Fan-out** `count`: 12 branches")
 
 
-@pytest.mark.skipif(not hasattr(TaskGroup, "doc_md"), reason="task groups have a doc_md from Airflow 3.3 on")
-def test_documentation_is_stored(every_shape: dict[str, Any]) -> None:
-    count = groups_of(every_shape["task_group"])["count"]
+def test_every_group_and_fan_in_is_known_without_the_dag_file(stored: dict[str, Any]) -> None:
+    groups = every_shape.dag.task_group.get_task_group_dict()
+    declared = {task.task_id: getattr(task, "declared", None) for task in every_shape.dag.tasks}
+    seen = outline(DagSerialization.from_dict(stored))
 
-    assert count["doc_md"].startswith("**Fan-out** `count`: 12 branches")
-
-
-def test_airflow_reads_it_back(parsed_twice: tuple[dict[str, Any], ...]) -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
-
-    dag = DagSerialization.from_dict(parsed_twice[0]["every_shape"]["data"])
-
-    assert type(dag.task_group.get_task_group_dict()["count"]).__name__ == "SerializedTaskGroup"
-    assert dag.get_task("combine").upstream_task_ids == {f"count.count_{index}" for index in range(12)}
-
-
-@pytest.mark.parametrize(
-    ("fan_in", "group_id", "prefix", "names"),
-    [
-        pytest.param("combine", "count", "count.", [f"count_{index}" for index in range(12)], id="count"),
-        pytest.param("thirds", "different", "different.", ["shout", "process"], id="a mapping of functions"),
-        pytest.param("outer.collect", "outer.nested", "outer.nested.", ["nested_0", "nested_1"], id="nested"),
-        pytest.param("over_plain", "plain", "", ["plain_0", "plain_1", "plain_2"], id="unprefixed"),
-        pytest.param("over_nothing", "nothing", "nothing.", [], id="no branches"),
-        pytest.param(
-            "over_many",
-            "many",
-            "many.",
-            [f"{'many' * 15}_{number * 37 % 200}" for number in range(200)],
-            id="names too long to be written out",
-        ),
-    ],
-)
-def test_what_was_declared_is_known_without_the_dag_file(
-    every_shape: dict[str, Any], fan_in: str, group_id: str, prefix: str, names: list[str]
-) -> None:
-    """What reaches the scheduler."""
-    group: DeclaredGroup = read(every_shape, fan_in)[0]
-
-    assert (group.group_id, group.prefix) == (group_id, prefix)
-    assert [branch.name for branch in group.branches] == names
-    assert all(branch.last_task_id == prefix + branch.name for branch in group.branches)
-
-
-STEPS = ("prepare", "each", "steps.process")
-
-
-@pytest.mark.parametrize(
-    ("fan_in", "branches", "limit"),
-    [
-        pytest.param(
-            "over_several",
-            {
-                f"several_{index}": tuple(f"several.several_{index}.{step}" for step in STEPS)
-                for index in range(3)
-            },
-            2,
-            id="several tasks",
-        ),
-        pytest.param(
-            "over_commands",
-            {f"commands_{index}": (f"commands.commands_{index}",) for index in range(2)},
-            1,
-            id="operators",
-        ),
-        pytest.param(
-            "over_mixed",
-            {
-                "pipe": ("mixed.pipe",),
-                "read": tuple(f"mixed.read.{step}" for step in STEPS),
-                "wait": ("mixed.wait",),
-            },
-            None,
-            id="a mapping of different ones",
-        ),
-        pytest.param(
-            "within.within_1.collect",
-            {
-                f"parts_{index}": tuple(f"within.within_1.parts.parts_{index}.{step}" for step in STEPS)
-                for index in range(2)
-            },
-            None,
-            id="a group within a branch",
-        ),
-    ],
-)
-def test_tasks_of_each_branch_are_known_without_the_dag_file(
-    every_shape: dict[str, Any], fan_in: str, branches: dict[str, tuple[str, ...]], limit: int | None
-) -> None:
-    group: DeclaredGroup = read(every_shape, fan_in)[0]
-
-    assert {branch.name: branch.task_ids for branch in group.branches} == branches
-    assert group.stop_after_failures == limit
-
-
-def test_a_fan_in_waits_for_the_last_task_of_each_branch(every_shape: dict[str, Any]) -> None:
-    upstream = {
-        task_id
-        for task_id, its in tasks_of(every_shape).items()
-        if "over_several" in its.get("downstream_task_ids", ())
+    assert {group_id: declared_group(groups[group_id]) for group_id in seen.groups} == seen.groups
+    assert {fan_in.group_id for fan_in in seen.fan_ins} - {None} <= seen.groups.keys()
+    assert {task_id for task_id, fan_in in declared.items() if isinstance(fan_in, DeclaredFanIn)} == {
+        fan_in.task_id for fan_in in seen.fan_ins
     }
-
-    assert upstream == {f"several.several_{index}.steps.process" for index in range(3)}
-
-
-@pytest.mark.parametrize(
-    "task_id",
-    [
-        pytest.param("several.several_0.prepare", id="ours alone"),
-        pytest.param("commands.commands_1", id="ours before the author's"),
-    ],
-)
-def test_the_hook_that_stops_takes_little_room(every_shape: dict[str, Any], task_id: str) -> None:
-    """Airflow stores its source alone, and nothing of the group that it is bound to."""
-    stored = tasks_of(every_shape)[task_id]["_pre_execute_hook"]
-
-    assert 0 < len(stored) < 300
-    assert "several_1" not in stored
-    assert "commands_0" not in stored
+    assert len(seen.fan_ins) > 20
 
 
-@pytest.mark.parametrize(
-    ("fan_in", "said"),
-    [
-        ("over_mapped_items", ("mapped", None, None, ("mapped_items.each",))),
-        ("over_mapped_names", ("mapped", 2, ("x", "y"), ("mapped_names.each",))),
-        ("over_mapped_count", ("mapped", None, None, ("mapped_count.each",))),
-        (
-            "over_mapped_group",
-            ("mapped", None, None, ("mapped_group.each.each", "mapped_group.each.process")),
-        ),
-        ("over_mapped_commands", ("mapped", 1, None, ("mapped_commands.each",))),
-        ("over_batched_items", ("batched", None, None, ("batched_items.each",))),
-        ("over_batched_names", ("batched", 2, ("x", "y"), ("batched_names.each",))),
-        ("over_batched_functions", ("batched", 2, ("shout", "pipe"), ("batched_functions.each",))),
-    ],
-)
-def test_mapped_and_batched_groups_are_known_without_the_dag_file(
-    every_shape: dict[str, Any], fan_in: str, said: tuple[Any, ...]
-) -> None:
-    group: DeclaredGroup = read(every_shape, fan_in)[0]
-
-    assert (group.mode, group.count, group.names, group.each) == said
+def test_literal_items_of_a_batch_stay_in_the_dag_file(stored: dict[str, Any]) -> None:
+    assert every_shape.SECRET not in json.dumps(stored)
 
 
-def test_literal_items_of_a_batch_stay_in_the_dag_file(every_shape: dict[str, Any]) -> None:
-    assert "an item that stays in the Dag file" not in json.dumps(every_shape)
+@pytest.mark.parametrize("dag_id", ["every_shape", "fan_out_fan_in_pipeline"])
+def test_our_hooks_take_little_room(parsed_twice: tuple[dict[str, Any], ...], dag_id: str) -> None:
+    """Airflow stores a hook's source once for each task, and nothing of what it is bound to."""
+    hooks = [
+        task[hook]
+        for task in tasks_of(parsed_twice[0][dag_id]["data"]).values()
+        for hook in ("_pre_execute_hook", "_post_execute_hook")
+        if hook in task
+    ]
 
-
-def test_a_fan_in_by_prefix_is_known_too(every_shape: dict[str, Any]) -> None:
-    group, prefix, key, _ = read(every_shape, "by_prefix")
-
-    assert [branch.name for branch in group.branches] == ["shout"]
-    assert (prefix, key) == ("shout", "custom")
-
-
-def test_the_policy_is_known_exactly(every_shape: dict[str, Any]) -> None:
-    policy = read(every_shape, "combine")[3]
-
-    assert (policy.min_success, policy.count_skipped, policy.when_empty) == (3, "failure", "fail")
-    assert policy.needed(25) == 7
-    assert read(every_shape, "thirds")[3].needed(9) == 3
-
-
-def test_the_description_is_small(every_shape: dict[str, Any]) -> None:
-    assert len(tasks_of(every_shape)["combine"]["declaration"]) < 300
-
-
-@pytest.mark.parametrize(
-    ("dag_id", "task_id"),
-    [
-        pytest.param("fan_out_fan_in_pipeline", "process_0", id="ours alone"),
-        pytest.param("every_shape", "count.count_0", id="ours before the author's"),
-    ],
-)
-def test_our_hooks_take_little_room(
-    parsed_twice: tuple[dict[str, Any], ...], dag_id: str, task_id: str
-) -> None:
-    """Airflow stores a hook's source once for each task."""
-    stored = tasks_of(parsed_twice[0][dag_id]["data"]["dag"])[task_id]
-
-    assert 0 < len(stored["_post_execute_hook"]) < 300
+    assert hooks
+    assert max(map(len, hooks)) < 300
+    assert not any("several_1" in hook or "commands_0" in hook for hook in hooks)
