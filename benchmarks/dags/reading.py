@@ -34,14 +34,15 @@ def reading() -> None:
     def combine(values: Any, ti: Any = None) -> list[list[float]]:
         from airflow_fanout.execution_time.ledger import collect
         from airflow_fanout.execution_time.results import FanInResults
-        from airflow_fanout.execution_time.sources import Source
+        from airflow_fanout.execution_time.wiring import Source
         from airflow_fanout.execution_time.xcom import RunReader
+        from airflow_fanout.rules.outcomes import BranchTasks
         from airflow_fanout.rules.records import RETURN_VALUE
 
         def accounted_for() -> Iterable[int]:
             """All that a fan-in asks: states and counts too, which the lazy sequence leaves out."""
             reader = RunReader(ti)
-            source = Source(name="number", task_id="number", mapped=True)
+            source = Source(name="number", tasks=BranchTasks(task_ids=("number",), is_ours=False), is_mapped=True)
             return FanInResults(collect(reader, reader.states(), [source], RETURN_VALUE)).values()
 
         pairs = alternated(

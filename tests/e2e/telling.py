@@ -11,6 +11,8 @@ from tests.e2e.dump import dump
 
 if TYPE_CHECKING:
     from airflow_fanout import FanInResults
+    from airflow_fanout.execution_time.accounting import Judgement
+    from airflow_fanout.rules.policy import Policy
 
 __all__ = ["TellingFanIn"]
 
@@ -21,10 +23,10 @@ class TellingFanIn(FanInOperator):
     def execute(self, context: Any) -> Any:
         """Tell, where the fan-in passes on its verdict."""
 
-        def tell(fan_in: FanInOperator, results: FanInResults, judgement: Any) -> None:
-            if judgement.before is None:
+        def tell(policy: Policy, results: FanInResults, judgement: Judgement) -> None:
+            if judgement.upstream_failure is None:
                 context["ti"].xcom_push("given", dump(results))
-            settle(fan_in, results, judgement)
+            settle(policy, results, judgement)
 
         with patch("airflow_fanout.execution_time.accounting.settle", tell):
             return super().execute(context)

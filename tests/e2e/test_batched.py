@@ -57,6 +57,7 @@ def test_a_failed_item_has_the_error_of_its_last_try(fates: Collected) -> None:
     assert errors.pop("fates_8").startswith("its value can't be stored: TypeError: ")
     assert errors == {
         "fates_4": "ValueError: broken on try 2",
+        "fates_5": "nothing to do",
         "fates_7": "AirflowFailException: no use",
     }
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,35 +23,51 @@ from tests.e2e.truth_plan import Plan, plan_of, seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.e2e.run import Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.truth]
 
+SCRIPT = Path(__file__).parents[1] / "distributed" / "read_run.py"
+
 
 @dataclass
 class Told:
-    """What the fan-in of a group said, after a phase."""
+    """What the fan-in of a group said, after a phase; and what the report reads of each branch."""
 
     given: dict[str, Any] | None
     report: dict[str, Any] | None
     state: str
     value: Any
     events: list[dict[str, Any]]
+    in_database: dict[str, list[Any]]
 
 
 @pytest.fixture(scope="module")
-def told(finished_run: Callable[[str], Run], scratch: Path) -> dict[tuple[int, int], Told]:
+def told(
+    finished_run: Callable[[str], Run], scratch: Path, database_url: str
+) -> dict[tuple[int, int], Told]:
     """What every fan-in said, by seed and phase."""
     run = finished_run("truth")
-    found = {(seed, 1): ask(run, plan_of(seed), scratch) for seed in seeds()}
+    groups = read_groups(run, database_url, scratch)
+    found = {(seed, 1): ask(run, plan_of(seed), scratch, groups) for seed in seeds()}
     (scratch / "truth-phase-2").touch()
     run.clear(*sorted(to_clear(run)))
-    return found | {(seed, 2): ask(run, plan_of(seed), scratch) for seed in seeds()}
+    groups = read_groups(run, database_url, scratch)
+    return found | {(seed, 2): ask(run, plan_of(seed), scratch, groups) for seed in seeds()}
 
 
-def ask(run: Run, plan: Plan, scratch: Path) -> Told:
+def read_groups(run: Run, database_url: str, scratch: Path) -> dict[str, dict[str, list[Any]]]:
+    """State and error of every branch, by group and name, as ``report``, ``rerun`` and the tab read them."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env |= {"AIRFLOW_HOME": str(scratch), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url}
+    output = scratch / "groups.json"
+    subprocess.run([sys.executable, str(SCRIPT), str(output), run.dag_id, run.run_id], env=env, check=True)
+    groups: dict[str, dict[str, list[Any]]] = json.loads(output.read_text(encoding="utf-8"))
+    return groups
+
+
+def ask(run: Run, plan: Plan, scratch: Path, groups: dict[str, dict[str, list[Any]]]) -> Told:
     fan_in = f"collect_{plan.group_id}"
     path = scratch / f"truth-{plan.group_id}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -64,6 +84,7 @@ def ask(run: Run, plan: Plan, scratch: Path) -> Told:
         state=run.instance(fan_in).state,
         value=xcom("return_value"),
         events=[json.loads(line) for line in lines],
+        in_database=groups[plan.group_id],
     )
 
 
@@ -113,7 +134,7 @@ def states_of(plan: Plan, events: list[dict[str, Any]]) -> dict[str, tuple[str, 
             case "give up":
                 found[name] = ("failed", None, f"AirflowFailException: {name} gives up")
             case "skip":
-                found[name] = ("skipped", None, None)
+                found[name] = ("skipped", None, f"{name} has nothing to do")
             case "die":
                 found[name] = ("failed", None, "no exception was recorded")
     return found
@@ -171,6 +192,9 @@ def test_the_fan_in_says_what_the_branches_did(
     for name, (_, _, error) in states.items():
         assert (outcomes[name]["error"] or "").startswith(error or "")
         assert (error is None) == (outcomes[name]["error"] is None)
+    assert {name: [each["state"], each["error"]] for name, each in outcomes.items()} == {
+        name: outcome for name, outcome in said.in_database.items() if outcome[0] != "removed"
+    }
     counts = [state for state, _, _ in states.values()]
     assert (said.report["expected"], said.report["succeeded"], said.report["failed"]) == (
         len(states),
