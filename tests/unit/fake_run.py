@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -10,13 +10,14 @@ from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from airflow_fanout.execution_time.wiring import Source
-from airflow_fanout.execution_time.xcom import NOTHING, RunReader
+from airflow_fanout.execution_time.xcom import NOTHING
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.outcomes import BranchTasks
 from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY, RETURN_VALUE, LostRecord, read_record
+from airflow_fanout.testing.simulated_run import SimulatedReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from airflow_fanout import FanInOperator
     from airflow_fanout.rules.records import Record
@@ -28,32 +29,26 @@ TASK_INSTANCE = dir(RuntimeTaskInstance)
 
 
 def source_of(
-    name: str,
-    *task_ids: str,
-    is_ours: bool = True,
-    is_mapped: bool = False,
-    map_index: int = -1,
+    name: str, *task_ids: str, is_ours: bool = True, is_mapped: bool = False, map_index: int = -1
 ) -> Source:
-    """A source of a fan-in; the task of its branch has its name, unless told."""
+    """Make a source of a fan-in; the task of its branch has its name, unless told."""
     tasks = BranchTasks(task_ids=task_ids or (name,), map_index=map_index, is_ours=is_ours)
     return Source(name=name, tasks=tasks, is_mapped=is_mapped)
 
 
 @dataclass
-class FakeRun:
+class FakeRun(SimulatedReader):
     """
-    Finished instances of a run, and what they pushed.
+    Finished instances of a run, and what they pushed: an exception among that is raised when it is read.
 
-    :param states: ``{(task_id, map_index): state}``.
-    :param xcoms: ``{(task_id, map_index, key): value}``; an exception is raised when its value is read.
     :param unfinished: How many instances of mapped tasks are not finished.
     :param running_again: Instances that are no longer finished when somebody asks for states once more.
+    :param calls: Requests so far: method and arguments.
     """
 
-    states: dict[tuple[str, int], InstanceState] = field(default_factory=dict)
-    xcoms: dict[tuple[str, int, str], Any] = field(default_factory=dict)
     unfinished: int = 0
     running_again: set[tuple[str, int]] = field(default_factory=set)
+    calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
 
     def add(
         self,
@@ -63,22 +58,23 @@ class FakeRun:
         *,
         map_index: int = -1,
         key: str = RETURN_VALUE,
-        record: dict[str, Any] | None = None,
+        record: Any = None,
         duration: float | None = 1.0,
         operator: str = "_PythonDecoratedOperator",
     ) -> FakeRun:
-        """Add one finished instance."""
-        self.states[task_id, map_index] = InstanceState(state=state, duration=duration, operator=operator)
+        """Add one finished instance; its record as it is stored."""
+        self.instances[task_id, map_index] = InstanceState(state=state, duration=duration, operator=operator)
         if value is not NOTHING:
             self.xcoms[task_id, map_index, key] = value
         if record is not None:
             self.xcoms[task_id, map_index, RECORD_KEY] = record
         return self
 
-    def succeed(self, task_id: str, value: Any = NOTHING, *, map_index: int = -1, **more: Any) -> FakeRun:
+    def succeed(self, task_id: str, value: Any = NOTHING, **more: Any) -> FakeRun:
         """Add a branch of this package that succeeded: its value, and its record beside it."""
-        record = {"state": "success", "has_value": value is not NOTHING}
-        return self.add(task_id, "success", value, map_index=map_index, record=record, **more)
+        return self.add(
+            task_id, value=value, record={"state": "success", "has_value": value is not NOTHING}, **more
+        )
 
     def fail(self, task_id: str, error: str = "ValueError: broken", **more: Any) -> FakeRun:
         """Add a branch of this package that failed, and told why."""
@@ -91,70 +87,70 @@ class FakeRun:
         return self
 
     def reader(self) -> Any:
-        """A reader of this run, whose calls are noted; each would be one request."""
-        reader = mock.Mock(spec=RunReader)
-        reader.requests = 0
-        reader.found_nothing = False
+        """Make what reads this run, with no request so far."""
+        return replace(self, calls=[], found_nothing=False)
 
-        def states() -> dict[tuple[str, int], InstanceState]:
-            lost = set() if reader.states.call_count == 1 else self.running_again
-            return {at: found for at, found in self.states.items() if at not in lost}
+    def asked(self, method: str) -> list[tuple[Any, ...]]:
+        """Arguments of the requests by a method."""
+        return [arguments for name, arguments in self.calls if name == method]
 
-        reader.states.side_effect = states
-        reader.instance_count.side_effect = self._instance_count
+    def _note(self, method: str, *arguments: Any) -> None:
+        self.calls.append((method, arguments))
 
-        def value(task_id: str, map_index: int, key: str) -> Any:
-            found = self._value(task_id, map_index, key)
-            reader.found_nothing |= found is NOTHING
-            return found
+    def states(self) -> dict[tuple[str, int], InstanceState]:
+        lost = self.running_again if self.asked("states") else set()
+        self._note("states")
+        return {instance: state for instance, state in self.instances.items() if instance not in lost}
 
-        reader.value.side_effect = value
+    def instance_count(self, task_ids: Sequence[str]) -> int:
+        self._note("instance_count", task_ids)
+        return super().instance_count(task_ids) + self.unfinished
 
-        def record(task_id: str, map_index: int) -> Record | None:
-            try:
-                return read_record(value(task_id, map_index, RECORD_KEY))
-            except FileNotFoundError as gone:
-                return LostRecord(str(gone))
+    def value(self, task_id: str, map_index: int, key: str) -> Any:
+        self._note("value", task_id, map_index, key)
+        return self._value(task_id, map_index, key)
 
-        reader.record.side_effect = record
-        reader.pushed_none.side_effect = lambda task_id, key: (
-            self.xcoms.get((task_id, -1, key), NOTHING) is None
-        )
-        reader.value_count.side_effect = lambda task_id, key: len(list(self._pushed(task_id, key)))
-        reader.page.side_effect = lambda task_id, key, start, stop: FakeValues(
-            list(self._pushed(task_id, key))[start:stop]
-        )
-        reader.record_page.side_effect = lambda task_id, start, stop: [
-            LostRecord(str(found)) if isinstance(found, FileNotFoundError) else read_record(found)
-            for found in list(self._pushed(task_id, RECORD_KEY))[start:stop]
-        ]
-        return reader
+    def record(self, task_id: str, map_index: int) -> Record | None:
+        self._note("record", task_id, map_index)
+        try:
+            return read_record(self._value(task_id, map_index, RECORD_KEY))
+        except FileNotFoundError as gone:
+            return LostRecord(str(gone))
 
-    def _instance_count(self, task_ids: Iterable[str]) -> int:
-        return sum(task_id in set(task_ids) for task_id, _ in self.states) + self.unfinished
+    def record_page(self, task_id: str, start: int, stop: int) -> list[Record | None]:
+        self._note("record_page", task_id, start, stop)
+        records = super().page(task_id, RECORD_KEY, start, stop)
+        return [LostRecord(str(r)) if isinstance(r, FileNotFoundError) else read_record(r) for r in records]
+
+    def pushed_none(self, task_id: str, key: str) -> bool:
+        self._note("pushed_none", task_id, key)
+        return super().pushed_none(task_id, key)
+
+    def value_count(self, task_id: str, key: str) -> int:
+        self._note("value_count", task_id, key)
+        return len(super().page(task_id, key, 0, len(self.xcoms)))
+
+    def page(self, task_id: str, key: str, start: int, stop: int) -> list[Any]:
+        self._note("page", task_id, key, start, stop)
+        return _Values(super().page(task_id, key, start, stop))
 
     def _value(self, task_id: str, map_index: int, key: str) -> Any:
-        found = self.xcoms.get((task_id, map_index, key))
-        return NOTHING if found is None else _or_raise(found)  # as the server has it
-
-    def _pushed(self, task_id: str, key: str) -> Iterator[Any]:
-        """Values of a task by map_index, without gaps, as the server sends them."""
-        for (of, _, pushed_key), value in sorted(self.xcoms.items(), key=lambda xcom: xcom[0][:2]):
-            if (of, pushed_key) == (task_id, key):
-                yield value
+        value = super().value(task_id, map_index, key)
+        self.found_nothing |= value is NOTHING
+        return _or_raise(value)
 
 
-class FakeValues(list[Any]):
+class _Values(list[Any]):
     """Values of a page; to look at an exception among them raises it."""
 
     def __iter__(self) -> Iterator[Any]:
         return map(_or_raise, super().__iter__())
 
 
-def _or_raise(found: Any) -> Any:
-    if isinstance(found, Exception):
-        raise found
-    return found
+def _or_raise(value: Any) -> Any:
+    if isinstance(value, Exception):
+        raise value
+    return value
 
 
 @dataclass(kw_only=True)
@@ -164,27 +160,30 @@ class Verdict:
 
     :param value: What it returned, if it did.
     :param error: What it raised instead.
-    :param report: The report that it pushed, None if it didn't.
+    :param report: The report that it pushed; None if it did not.
     :param reader: What it read with.
     """
 
     value: Any
     error: Exception | None
     report: dict[str, Any] | None
-    reader: Any
+    reader: FakeRun
 
     @property
     def message(self) -> str:
         """What the error says; nothing if there is none."""
         return "" if self.error is None else str(self.error)
 
+    @property
+    def requests(self) -> int:
+        """Requests that it sent, the report's among them."""
+        return len(self.reader.calls) + (self.report is not None)
+
 
 def run_fan_in(fan_in: FanInOperator, run: FakeRun, *, map_index: int | None = -1, **context: Any) -> Verdict:
     """
     Execute a fan-in over a run.
 
-    :param fan_in: The fan-in.
-    :param run: The run.
     :param map_index: Index of the fan-in itself, in a mapped task group.
     :param context: More context values.
     """

@@ -238,4 +238,4 @@ class TestTheFanIn:
             "found 'rows', but the items of a batched group, 'g', have only what they return"
             in verdict.message
         )
-        verdict.reader.states.assert_not_called()
+        assert verdict.reader.calls == []

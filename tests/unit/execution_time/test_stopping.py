@@ -99,7 +99,7 @@ class Asked:
 
     @property
     def requests(self) -> int:
-        return len(self.reader.method_calls) + len(self.pushed)
+        return len(self.reader.calls) + len(self.pushed)
 
 
 def failures(*indexes: int) -> FakeRun:

@@ -280,7 +280,7 @@ class TestWhatAPrefixMustNot:
         verdict = run_fan_in(fan_in, FakeRun())
 
         assert isinstance(verdict.error, PrefixError)
-        assert verdict.reader.method_calls == []
+        assert verdict.reader.calls == []
         assert verdict.report is None
 
     def test_it_is_not_retried(self) -> None:

@@ -1,0 +1,779 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, TaskGroup, task, task_group
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
+from airflow_fanout.exceptions import (
+    BranchesRunningError,
+    EmptyFanInError,
+    FanInError,
+    PrefixError,
+    ResultTooLargeError,
+    TooFewBranchesError,
+    UpstreamFailedError,
+)
+from airflow_fanout.execution_time import accounting
+from airflow_fanout.execution_time.accounting import collected
+from airflow_fanout.execution_time.results import Page
+from airflow_fanout.rules.outcomes import BranchOutcome
+from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE, BatchRecord
+from tests.unit.fake_run import FakeRun, run_fan_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.unit.fake_run import Verdict
+
+pytestmark = pytest.mark.usefixtures("dag")
+
+
+def work(item: str = "") -> str:
+    return item
+
+
+def fan_in_of(count: int = 3, *, group: dict[str, Any] | None = None, **arguments: Any) -> FanInOperator:
+    process = FanOutGroup("process", **{"branch": work, "count": count, **(group or {})})
+    return FanInOperator(task_id="combine", fan_out=process, **arguments)
+
+
+def run_of(*states: str, prefix: str = "process.process_") -> FakeRun:
+    """A run with one branch in each of these states; a success returns its own index."""
+    run = FakeRun()
+    for index, state in enumerate(states):
+        task_id = f"{prefix}{index}"
+        if state == "success":
+            run.succeed(task_id, index)
+        elif state == "failed":
+            run.fail(task_id)
+        elif state == "missing":
+            run.add(task_id, "success", duration=0.0)
+        elif state == "stopped":
+            run.add(task_id, "skipped", record={"state": "stopped", "error": "not started: 1 of 3"})
+        else:
+            run.add(task_id, state, duration=None)
+    return run
+
+
+def no_branches() -> FakeRun:
+    return FakeRun().add("process.no_branches", operator="EmptyOperator")
+
+
+def report_of(verdict: Verdict) -> dict[str, Any]:
+    assert verdict.report is not None
+    return verdict.report
+
+
+class TestWhatItReturns:
+    def test_values_by_name_in_declared_order(self) -> None:
+        verdict = run_fan_in(fan_in_of(12), run_of(*["success"] * 12))
+
+        assert list(verdict.value.items()) == [(f"process_{index}", index) for index in range(12)]
+        assert type(verdict.value) is dict
+
+    def test_names_of_a_mapping_are_its_keys_in_its_order(self) -> None:
+        fan_in = fan_in_of(group={"items": {"b": 1, "a": 2}, "count": None})
+        run = FakeRun().succeed("process.a", "A").succeed("process.b", "B")
+
+        assert list(run_fan_in(fan_in, run).value.items()) == [("b", "B"), ("a", "A")]
+
+    def test_a_failed_branch_leaves_no_gap_and_moves_nobody(self) -> None:
+        verdict = run_fan_in(fan_in_of(3, min_success=2), run_of("success", "failed", "success"))
+
+        assert verdict.value == {"process_0": 0, "process_2": 2}
+
+    def test_another_key_is_read(self) -> None:
+        run = FakeRun().succeed("process.process_0", "value", key="rows")
+        run.xcoms["process.process_0", -1, RETURN_VALUE] = "not this"
+
+        assert run_fan_in(fan_in_of(1, key="rows"), run).value == {"process_0": "value"}
+
+    def test_two_groups_of_one_name_do_not_mix(self) -> None:
+        with TaskGroup("outer"):
+            fan_in = fan_in_of(1)
+        FanOutGroup("process", branch=work, count=2)
+        run = run_of("success", "success").succeed("outer.process.process_0", "inner")
+
+        assert run_fan_in(fan_in, run).value == {"process_0": "inner"}
+
+    def test_the_same_when_it_is_executed_again(self) -> None:
+        fan_in, run = fan_in_of(2), run_of("success", "success")
+
+        assert (
+            run_fan_in(fan_in, run).value == run_fan_in(fan_in, run).value == {"process_0": 0, "process_1": 1}
+        )
+
+    def test_a_map_index_that_airflow_leaves_out_is_that_of_a_plain_task(self) -> None:
+        assert run_fan_in(fan_in_of(1), run_of("success"), map_index=None).value == {"process_0": 0}
+
+
+class TestTheSizeOfWhatItReturns:
+    @staticmethod
+    def results(*values: object) -> FanInResults:
+        outcomes = [
+            BranchOutcome(name=f"p_{index}", index=index, state="success", value=value)
+            for index, value in enumerate(values)
+        ]
+        return FanInResults([Page.of(outcomes)])
+
+    def test_may_be_what_an_xcom_can_just_hold(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(accounting, "MOST_BYTES", len(json.dumps({"p_0": "x" * 100})))
+
+        assert collected(self.results("x" * 100)) == {"p_0": "x" * 100}
+
+    def test_above_that_is_refused_with_the_way_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(accounting, "MOST_BYTES", 100)
+
+        with pytest.raises(
+            ResultTooLargeError, match=r"1 of 1 branches take 1,011 bytes.*python_callable"
+        ) as raised:
+            collected(self.results("x" * 1000))
+        assert raised.value.size == 1011
+
+    def test_is_refused_before_all_is_held(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(accounting, "MOST_BYTES", 100)
+        monkeypatch.setattr(accounting, "BRANCHES_MEASURED", 2)
+
+        with pytest.raises(ResultTooLargeError, match="The values of 2 of 9 branches"):
+            collected(self.results(*["x" * 100] * 9))
+
+    def test_has_no_limit_in_object_storage(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(accounting, "MOST_BYTES", 100)
+        monkeypatch.setattr(accounting, "values_lie_elsewhere", lambda: True)
+
+        assert collected(self.results("x" * 1000)) == {"p_0": "x" * 1000}
+
+
+class TestItsFunction:
+    def test_it_is_given_the_results(self) -> None:
+        given: list[object] = []
+        verdict = run_fan_in(fan_in_of(2, python_callable=given.append), run_of("success", "success"))
+
+        assert (verdict.value, given) == (None, [{"process_0": 0, "process_1": 1}])
+        assert isinstance(given[0], FanInResults)
+
+    def test_it_is_given_op_kwargs_and_its_value_is_the_fan_ins(self) -> None:
+        def combine(results: FanInResults, factor: int, *, start: int) -> int:
+            total: int = sum(results.values())
+            return total * factor + start
+
+        fan_in = fan_in_of(3, python_callable=combine, op_kwargs={"factor": 10, "start": 1})
+
+        assert run_fan_in(fan_in, run_of(*["success"] * 3)).value == 31
+
+    @pytest.mark.parametrize(
+        ("function", "op_kwargs", "expected"),
+        [
+            pytest.param(
+                lambda results, ds, *, run_id: [ds, run_id], {}, ["2026-01-01", "manual"], id="named"
+            ),
+            pytest.param(lambda results, ds: ds, {"ds": "mine"}, "mine", id="after op_kwargs"),
+            pytest.param(
+                lambda results, **all_: sorted(all_), {"mine": 1}, ["ds", "mine", "run_id", "ti"], id="any"
+            ),
+        ],
+    )
+    def test_it_is_given_context_values(
+        self, function: Any, op_kwargs: dict[str, Any], expected: Any
+    ) -> None:
+        fan_in = fan_in_of(1, python_callable=function, op_kwargs=op_kwargs)
+
+        verdict = run_fan_in(fan_in, run_of("success"), ds="2026-01-01", run_id="manual")
+
+        assert verdict.value == expected
+
+    def test_it_is_not_called_when_the_verdict_is_against_the_run(self) -> None:
+        called: list[object] = []
+
+        run_fan_in(fan_in_of(1, python_callable=called.append), run_of("failed"))
+
+        assert called == []
+
+    def test_it_is_called_with_an_empty_mapping_where_there_are_no_branches(self) -> None:
+        fan_in = fan_in_of(0, python_callable=lambda results: [*results, "end"])
+
+        assert run_fan_in(fan_in, no_branches()).value == ["end"]
+
+    def test_what_it_raises_is_raised_after_the_report(self) -> None:
+        def combine(results: FanInResults) -> None:
+            raise LookupError(*results)
+
+        verdict = run_fan_in(fan_in_of(1, python_callable=combine), run_of("success"))
+
+        assert isinstance(verdict.error, LookupError)
+        assert report_of(verdict)["succeeded"] == 1
+
+
+class TestItsVerdict:
+    @pytest.mark.parametrize(
+        ("states", "policy", "error"),
+        [
+            pytest.param(["success", "skipped"], {}, None, id="success"),
+            pytest.param(["success", "failed"], {"min_success": 1}, None, id="degraded"),
+            pytest.param(["success", "missing"], {}, TooFewBranchesError, id="failed"),
+            pytest.param(["skipped"] * 2, {}, AirflowSkipException, id="skipped"),
+            pytest.param([], {"min_success": 1}, EmptyFanInError, id="empty"),
+        ],
+    )
+    def test_it_raises_what_the_policy_decides_after_the_report(
+        self, states: list[str], policy: dict[str, Any], error: type[Exception] | None
+    ) -> None:
+        verdict = run_fan_in(fan_in_of(len(states), **policy), run_of(*states) if states else no_branches())
+
+        assert type(verdict.error) is (type(None) if error is None else error)
+        assert report_of(verdict)["expected"] == len(states)
+
+    @pytest.mark.parametrize(
+        "error", [TooFewBranchesError, EmptyFanInError, UpstreamFailedError, PrefixError, FanInError]
+    )
+    def test_a_verdict_against_the_run_is_not_retried(self, error: type[Exception]) -> None:
+        assert issubclass(error, AirflowFailException)
+        assert issubclass(error, FanInError)
+
+    def test_a_branch_that_was_cleared_in_between_is_retried(self) -> None:
+        assert not issubclass(BranchesRunningError, AirflowFailException)
+
+    def test_it_names_numbers_tolerance_branches_states_and_errors(self) -> None:
+        verdict = run_fan_in(
+            fan_in_of(4, min_success=3, min_success_ratio=0.5),
+            run_of("success", "failed", "upstream_failed", "missing"),
+        )
+
+        assert verdict.message == (
+            "1 of 4 branches succeeded, 3 needed (min_success=3, min_success_ratio=0.5).\n"
+            "  process_1: failed: ValueError: broken\n"
+            "  process_2: upstream_failed\n"
+            "  process_3: missing: it was marked success by hand, and pushed nothing"
+        )
+
+    def test_the_facts_are_attributes_too(self) -> None:
+        error = run_fan_in(fan_in_of(3), run_of("success", "failed", "skipped")).error
+
+        assert isinstance(error, TooFewBranchesError)
+        assert (error.needed, error.succeeded) == (2, 1)
+        assert [(problem.name, problem.error) for problem in error.problems] == [
+            ("process_1", "ValueError: broken")
+        ]
+
+    @pytest.mark.parametrize(
+        ("states", "policy", "end"),
+        [
+            pytest.param(["failed"] * 20, {}, "process_19: failed: ValueError: broken", id="twenty"),
+            pytest.param(["failed"] * 21, {}, "and 1 more", id="one more"),
+            pytest.param(["failed"] * 15 + ["missing"] * 10, {}, "and 5 more", id="failed and missing"),
+            pytest.param(["failed"] * 21 + ["skipped"] * 5, {}, "and 1 more", id="the skipped are none"),
+            pytest.param(["failed"] * 21 + ["stopped"] * 5, {}, "and 6 more", id="the stopped are"),
+            pytest.param(
+                ["failed"] * 21 + ["skipped"] * 5,
+                {"min_success": 1, "count_skipped": "failure"},
+                "and 6 more",
+                id="the skipped are failures",
+            ),
+        ],
+    )
+    def test_it_names_the_first_twenty_problems_and_counts_the_rest(
+        self, states: list[str], policy: dict[str, Any], end: str
+    ) -> None:
+        verdict = run_fan_in(fan_in_of(len(states), **policy), run_of(*states))
+
+        assert verdict.message.count("process_") == 20
+        assert verdict.message.splitlines()[-1].strip() == end
+        assert [problem["name"] for problem in report_of(verdict)["problems"]] == [
+            f"process_{index}" for index in range(20)
+        ]
+
+    @pytest.mark.parametrize(
+        ("count_skipped", "named"), [("exclude", ["process_0"]), ("failure", ["process_0", "process_1"])]
+    )
+    def test_skipped_branches_are_named_if_they_count_as_failures(
+        self, count_skipped: str, named: list[str]
+    ) -> None:
+        fan_in = fan_in_of(2, min_success=2, count_skipped=count_skipped)
+
+        verdict = run_fan_in(fan_in, run_of("failed", "skipped"))
+
+        assert [line.split()[0] for line in verdict.message.splitlines()[1:]] == [f"{n}:" for n in named]
+
+    def test_degraded_is_said_in_log_and_report(self, caplog: pytest.LogCaptureFixture) -> None:
+        verdict = run_fan_in(fan_in_of(3, min_success=2), run_of("success", "failed", "success"))
+
+        assert report_of(verdict)["degraded"] is True
+        (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+        assert warning.splitlines() == [
+            "Degraded: 2 of 3 branches succeeded, 2 needed (min_success=2).",
+            "  process_1: failed: ValueError: broken",
+        ]
+
+    def test_what_was_stopped_is_counted_and_named_with_the_reason(self) -> None:
+        fan_in = fan_in_of(3, min_success=1, group={"stop_after_failures": 1})
+
+        verdict = run_fan_in(fan_in, run_of("failed", "stopped", "stopped"))
+
+        assert verdict.message == (
+            "0 of 3 branches succeeded, 1 needed, 2 stopped by stop_after_failures (min_success=1).\n"
+            "  process_0: failed: ValueError: broken\n"
+            "  process_1: skipped: not started: 1 of 3\n"
+            "  process_2: skipped: not started: 1 of 3"
+        )
+        assert (report_of(verdict)["counted"], report_of(verdict)["skipped"]) == (3, 2)
+
+
+class TestItsReport:
+    def test_it_has_the_numbers_the_seconds_of_successes_and_the_problems(self) -> None:
+        run = run_of("success", "failed", "upstream_failed", "skipped", "missing")
+        run.succeed("process.process_0", 0, duration=1.5).succeed("process.process_5", 5, duration=4.25)
+
+        report = report_of(run_fan_in(fan_in_of(6, min_success=1), run))
+
+        assert report == {
+            "expected": 6,
+            "counted": 5,
+            "succeeded": 2,
+            "failed": 2,
+            "skipped": 1,
+            "missing": 1,
+            "degraded": True,
+            "total_branch_seconds": 5.75,
+            "longest_branch": "process_5",
+            "longest_branch_seconds": 4.25,
+            "problems": [
+                {"name": "process_1", "state": "failed", "error": "ValueError: broken"},
+                {"name": "process_2", "state": "upstream_failed", "error": None},
+                {
+                    "name": "process_4",
+                    "state": "missing",
+                    "error": "it was marked success by hand, and pushed nothing",
+                },
+            ],
+        }
+        assert json.loads(json.dumps(report)) == report
+        assert REPORT_KEY == "fan_out_report"
+
+    @pytest.mark.parametrize(
+        ("durations", "longest", "seconds"),
+        [
+            pytest.param([1.0, 1.0], "part_0", 1.0, id="the first of equally long ones"),
+            pytest.param([0.0], "part_0", 0.0, id="no seconds at all"),
+            pytest.param([], None, None, id="no success"),
+        ],
+    )
+    def test_its_longest_branch(
+        self, durations: list[float], longest: str | None, seconds: float | None
+    ) -> None:
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="part_")
+        run = FakeRun().add("part_9", "failed", duration=9.0)
+        [EmptyOperator(task_id=f"part_{index}") for index in (0, 1, 9)] >> fan_in
+        for index, duration in enumerate([*durations, None, None][:2]):
+            state = "failed" if duration is None else "success"
+            run.add(f"part_{index}", state, duration=duration, operator="EmptyOperator")
+
+        report = report_of(run_fan_in(fan_in, run))
+
+        assert (report["longest_branch"], report["longest_branch_seconds"]) == (longest, seconds)
+        assert report["total_branch_seconds"] == sum(durations)
+
+    @pytest.mark.parametrize(
+        ("states", "logged"),
+        [
+            pytest.param(
+                ["success", "failed", "skipped"],
+                [
+                    "3 branches: 1 succeeded, 1 failed, 1 skipped (",
+                    "1.0 s in successful branches; the longest is process_0 with 1.0 s: at best a speed",
+                    "More: airflow fanout report pipeline 'the run'",
+                ],
+                id="several",
+            ),
+            pytest.param(["failed"], ["1 branch: 1 failed (", "More: airflow fanout report"], id="one"),
+            pytest.param([], ["0 branches: none ("], id="none"),
+        ],
+    )
+    def test_its_figures_are_logged(
+        self, states: list[str], logged: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", logger=accounting.__name__)
+        run_fan_in(fan_in_of(len(states)), run_of(*states) if states else no_branches())
+
+        lines = [record.getMessage() for record in caplog.records if record.name == accounting.__name__]
+        assert len(lines) == len(logged)
+        assert all(line.startswith(start) for line, start in zip(lines, logged, strict=True))
+
+    def test_no_speed_up_is_promised_for_items_that_share_a_task(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        record = BatchRecord(statuses="SS", seconds=[0.5, 1.0], cpu_seconds=[None, None])
+        run = FakeRun().add("process.split", value=[[0, 2]])
+        run.add("process.each", value={"process_0": 0}, map_index=0, record=record.to_xcom())
+        caplog.set_level("INFO", logger=accounting.__name__)
+        run_fan_in(fan_in_of(2, group={"items_per_task": 2}), run)
+
+        assert "the longest is process_1 with 1.0 s\n" in caplog.text
+
+
+class TestWhatIsUpstreamAndNoBranch:
+    @pytest.mark.parametrize(
+        ("branch", "others", "error", "text"),
+        [
+            pytest.param("success", {"a": "success"}, None, "", id="a success"),
+            pytest.param("success", {"a": "failed"}, UpstreamFailedError, "'a' failed", id="a failure"),
+            pytest.param(
+                "success", {"a": "upstream_failed"}, UpstreamFailedError, "'a' failed", id="not started"
+            ),
+            pytest.param("success", {"a": "skipped"}, AirflowSkipException, "'a' was skipped", id="a skip"),
+            pytest.param(
+                "success",
+                {"a": "skipped", "b": "failed"},
+                UpstreamFailedError,
+                "'b' failed",
+                id="a failure counts more than a skip",
+            ),
+            pytest.param(
+                "failed", {"a": "failed"}, UpstreamFailedError, "'a' failed", id="before the branches"
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("tolerance", [{}, {"min_success": 1}], ids=["no tolerance", "a tolerance"])
+    def test_it_decides_whatever_the_tolerance(
+        self,
+        branch: str,
+        others: dict[str, str],
+        error: type[Exception] | None,
+        text: str,
+        tolerance: dict[str, Any],
+    ) -> None:
+        fan_in, run = fan_in_of(1, **tolerance), run_of(branch)
+        for task_id, state in others.items():
+            EmptyOperator(task_id=task_id) >> fan_in
+            run.add(task_id, state)
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert type(verdict.error) is (type(None) if error is None else error)
+        assert text in verdict.message
+        assert report_of(verdict)["expected"] == 1
+
+    @pytest.mark.parametrize("state", ["failed", "skipped"])
+    def test_a_fan_in_that_does_not_succeed_is_not_degraded(self, state: str) -> None:
+        fan_in = fan_in_of(2, min_success=1)
+        EmptyOperator(task_id="before") >> fan_in
+
+        report = report_of(run_fan_in(fan_in, run_of("success", "failed").add("before", state)))
+
+        assert (report["degraded"], report["succeeded"], report["failed"]) == (False, 1, 1)
+
+    def test_the_cause_further_up_is_named(self) -> None:
+        first, before = EmptyOperator(task_id="first"), EmptyOperator(task_id="before")
+        fan_in = fan_in_of(1)
+        first >> before >> fan_in
+
+        run = run_of("success").add("before", "upstream_failed").add("first", "failed").add("other", "failed")
+        verdict = run_fan_in(fan_in, run)
+
+        assert isinstance(verdict.error, UpstreamFailedError)
+        assert verdict.error.task_ids == ("before",)
+        assert "'before' failed, because 'first' failed" in verdict.message
+
+    def test_a_teardown_is_not_asked(self) -> None:
+        fan_in = fan_in_of(1)
+        EmptyOperator(task_id="clear_up").as_teardown() >> fan_in
+
+        assert run_fan_in(fan_in, run_of("success").add("clear_up", "failed")).error is None
+
+    def test_a_failed_task_that_is_not_direct_is_for_the_branches_to_tell(self) -> None:
+        fan_in = fan_in_of(1, min_success=1)
+        EmptyOperator(task_id="load") >> list(fan_in.upstream_list)
+
+        verdict = run_fan_in(fan_in, run_of("upstream_failed").add("load", "failed"))
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+
+    def test_one_instance_of_a_mapped_task_is_enough(self) -> None:
+        fan_in = fan_in_of(1)
+        task(task_id="other")(work).expand(item=["a", "b"]) >> fan_in
+        run = run_of("success").add("other", map_index=0).add("other", "failed", map_index=1)
+
+        assert isinstance(run_fan_in(fan_in, run).error, UpstreamFailedError)
+
+    def test_a_failure_before_no_branches_fails_the_fan_in(self) -> None:
+        """It is never "0 of 0, success"."""
+        process = FanOutGroup("process", branch=work, count=0)
+        EmptyOperator(task_id="load") >> process
+        fan_in = FanInOperator(task_id="combine", fan_out=process)
+
+        run = FakeRun().add("load", "failed").add("process.no_branches", "upstream_failed")
+        verdict = run_fan_in(fan_in, run)
+
+        assert isinstance(verdict.error, UpstreamFailedError)
+        assert "because 'load' failed" in verdict.message
+
+    def test_a_skip_before_no_branches_skips_the_fan_in(self) -> None:
+        run = FakeRun().add("process.no_branches", "skipped", duration=None)
+
+        assert isinstance(run_fan_in(fan_in_of(0, on_empty="fail"), run).error, AirflowSkipException)
+
+
+class TestRemovedBranches:
+    """The Dag file changed while the run was under way."""
+
+    def outcomes(self, fan_in: FanInOperator, run: FakeRun) -> dict[str, BranchOutcome]:
+        fan_in.python_callable = lambda results: dict(results.outcomes)
+        verdict = run_fan_in(fan_in, run)
+        assert report_of(verdict)["expected"] == 1
+        outcomes: dict[str, BranchOutcome] = verdict.value
+        return outcomes
+
+    def test_are_in_the_outcomes_without_a_value_and_not_expected(self) -> None:
+        outcomes = self.outcomes(fan_in_of(1), run_of(*["success"] * 12))
+
+        assert list(outcomes) == [f"process_{index}" for index in range(12)]
+        assert [(o.index, o.state, o.value) for o in outcomes.values()] == [
+            (0, "success", 0),
+            *((index, "removed", None) for index in range(1, 12)),
+        ]
+
+    def test_that_are_declared_are_not_expected_either(self) -> None:
+        assert self.outcomes(fan_in_of(2), run_of("success", "removed"))["process_1"].state == "removed"
+
+    @pytest.mark.parametrize("task_id", ["process_other.task", "other", "process.no_branches", "process.own"])
+    def test_other_tasks_are_none(self, task_id: str) -> None:
+        fan_in = fan_in_of(1)
+        with fan_in.dag.task_group.get_child_by_label("process"):  # type: ignore[attr-defined]
+            EmptyOperator(task_id="own")
+
+        assert list(self.outcomes(fan_in, run_of("success").add(task_id, "removed"))) == ["process_0"]
+
+
+class TestRequests:
+    """What it asks of the API server: 3 and the report's among them, as many as branches, and a few."""
+
+    @pytest.mark.parametrize(
+        ("states", "most"),
+        [
+            pytest.param([], 3, id="no branches"),
+            pytest.param(["success"] * 30, 33, id="values"),
+            pytest.param(["success", *["failed"] * 29], 33, id="failures"),
+            pytest.param(["success", *["stopped"] * 29], 33, id="stopped"),
+            *(
+                pytest.param(["success", *[state] * 29], 4, id=f"never ran: {state}")
+                for state in ("skipped", "upstream_failed", "removed")
+            ),
+        ],
+    )
+    def test_of_a_static_group(self, states: list[str], most: int) -> None:
+        fan_in = fan_in_of(len(states), min_success=1, on_empty="succeed")
+        verdict = run_fan_in(fan_in, run_of(*states) if states else no_branches())
+
+        assert verdict.requests <= most
+
+    def test_a_branch_without_a_value_takes_one_more(self) -> None:
+        run = FakeRun()
+        for index in range(30):
+            run.succeed(f"process.process_{index}")
+
+        assert run_fan_in(fan_in_of(30), run).requests <= 33 + 30
+
+    def test_a_function_that_looks_at_everything_takes_no_more(self) -> None:
+        def look(results: FanInResults) -> list[object]:
+            return [dict(results), dict(results.outcomes), results.failed, results.missing, results.get("x")]
+
+        verdict = run_fan_in(fan_in_of(30, python_callable=look), run_of(*["success"] * 30))
+
+        assert verdict.error is None
+        assert verdict.requests <= 33
+
+    def test_where_every_branch_has_a_value_the_states_are_asked_for_once(self) -> None:
+        verdict = run_fan_in(fan_in_of(3), run_of("success", "success", "success"))
+
+        assert len(verdict.reader.asked("states")) == 1
+
+
+class TestInAMappedTaskGroup:
+    @pytest.fixture
+    def fan_in(self, dag: DAG) -> FanInOperator:
+        """A fan-in after two branches, a task beside them, and one outside of the mapped task group."""
+        outside = EmptyOperator(task_id="outside")
+
+        @task_group
+        def each(number: int) -> None:
+            [EmptyOperator(task_id="inside"), outside] >> fan_in_of(2, min_success=1)
+
+        each.expand(number=[10, 20, 30])
+        fan_in = dag.get_task("each.combine")
+        assert isinstance(fan_in, FanInOperator)
+        return fan_in
+
+    @pytest.fixture
+    def run(self) -> FakeRun:
+        run = FakeRun().add("outside")
+        for map_index in range(3):
+            run.add("each.inside", map_index=map_index)
+            for branch in range(2):
+                run.succeed(f"each.process.process_{branch}", f"{map_index}/{branch}", map_index=map_index)
+        return run
+
+    @pytest.mark.parametrize("map_index", range(3))
+    def test_a_fan_in_reads_the_branches_of_its_own_map_index(
+        self, fan_in: FanInOperator, run: FakeRun, map_index: int
+    ) -> None:
+        for index in range(3):
+            run.add("each.process.process_2", "removed", map_index=index)
+        verdict = run_fan_in(fan_in, run, map_index=map_index)
+
+        assert verdict.value == {"process_0": f"{map_index}/0", "process_1": f"{map_index}/1"}
+        assert report_of(verdict)["expected"] == 2
+
+    def test_a_failure_of_another_map_index_is_not_its_own(self, fan_in: FanInOperator, run: FakeRun) -> None:
+        run.fail("each.process.process_0", map_index=1)
+
+        assert report_of(run_fan_in(fan_in, run, map_index=0))["failed"] == 0
+
+    @pytest.mark.parametrize(("map_index", "error"), [(2, type(None)), (0, BranchesRunningError)])
+    def test_only_instances_of_its_own_map_index_have_to_be_finished(
+        self, fan_in: FanInOperator, run: FakeRun, map_index: int, error: type
+    ) -> None:
+        del run.instances["each.process.process_0", map_index]
+
+        assert type(run_fan_in(fan_in, run, map_index=0).error) is error
+
+    @pytest.mark.parametrize(("map_index", "error"), [(0, type(None)), (1, UpstreamFailedError)])
+    def test_a_task_inside_that_is_no_branch_counts_for_its_own_map_index(
+        self, fan_in: FanInOperator, run: FakeRun, map_index: int, error: type
+    ) -> None:
+        run.add("each.inside", "failed", map_index=1)
+
+        assert type(run_fan_in(fan_in, run, map_index=map_index).error) is error
+
+    @pytest.mark.parametrize("map_index", [0, 2])
+    def test_a_task_outside_counts_for_all(self, fan_in: FanInOperator, run: FakeRun, map_index: int) -> None:
+        verdict = run_fan_in(fan_in, run.add("outside", "failed"), map_index=map_index)
+
+        assert isinstance(verdict.error, UpstreamFailedError)
+        assert verdict.error.task_ids == ("outside",)
+
+
+class TestBranchesThatAreNotFinished:
+    def test_the_fan_in_asks_to_be_run_again_before_any_value_is_read(self) -> None:
+        verdict = run_fan_in(fan_in_of(3), run_of("success", "failed"))
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("process_2",)
+        assert "It takes them in when it runs again" in verdict.message
+        assert verdict.reader.calls == [("states", ())]
+
+    def test_what_one_has_lost_that_starts_again_meanwhile_is_not_missing(self) -> None:
+        run = run_of("success", "success", "success").start_again("process.process_1")
+
+        verdict = run_fan_in(fan_in_of(3, min_success=1), run)
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("process_1",)
+        assert verdict.report is None
+
+    def test_what_a_foreign_one_has_lost_is_not_none(self) -> None:
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="native_", min_success=1)
+        fan_in << [task(task_id=f"native_{n}")(work)() for n in range(2)]
+        run = FakeRun().add("native_0", value=0).add("native_1", value=1).start_again("native_1")
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("native_1",)
+
+
+class TestByPrefix:
+    def test_branches_of_this_package_are_told_by_their_records(self) -> None:
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="process.", min_success=1)
+        FanOutGroup("process", branch=work, count=2) >> fan_in
+        run = FakeRun().succeed("process.process_0").fail("process.process_1", "KeyError: 'x'")
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert verdict.value == {"process.process_0": None}
+        assert report_of(verdict)["problems"][0]["error"] == "KeyError: 'x'"
+
+    def test_zero_branches_reach_on_empty(self) -> None:
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="process.", on_empty="skip")
+        FanOutGroup("process", branch=work, count=0) >> fan_in
+
+        verdict = run_fan_in(fan_in, no_branches())
+
+        assert isinstance(verdict.error, AirflowSkipException)
+        assert report_of(verdict)["expected"] == 0
+
+    @pytest.mark.parametrize("values", ["abc", "a"], ids=["several", "one"])
+    def test_a_mapped_task_is_a_mapping_of_its_instances(self, values: Sequence[str]) -> None:
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="each")
+        task(task_id="each")(work).expand(item=list(values)) >> fan_in
+        run = FakeRun()
+        for map_index, value in enumerate(values):
+            run.add("each", value=value, map_index=map_index)
+
+        assert run_fan_in(fan_in, run).value == {f"each[{n}]": value for n, value in enumerate(values)}
+
+    @pytest.mark.parametrize(
+        ("mode", "task_ids"),
+        [
+            ({}, "'process.process_0.first', 'process.process_1.first'"),
+            ({"mapped": True}, "'process.each.first'"),
+        ],
+        ids=["static", "mapped"],
+    )
+    @pytest.mark.parametrize("setting", ["depends_on_past", "wait_for_downstream"])
+    def test_a_tolerance_over_tasks_that_wait_for_the_past_fails_before_anything_is_read(
+        self, mode: dict[str, Any], task_ids: str, setting: str
+    ) -> None:
+        """What a prefix matches is known no earlier."""
+
+        @task_group
+        def steps(item: str) -> Any:
+            past: Any = {setting: True}
+            first: Any = task(task_id="first", **past)(work)
+            return task(task_id="last")(work)(first(item))
+
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="process.", min_success=1)
+        FanOutGroup("process", branch=steps, items=["a", "b"], **mode) >> fan_in
+
+        verdict = run_fan_in(fan_in, FakeRun())
+
+        assert isinstance(verdict.error, FanInError)
+        assert f"depends_on_past or wait_for_downstream ({task_ids})" in verdict.message
+        assert verdict.reader.calls == []
+
+
+class TestMappedBranchesThatNeverCame:
+    @pytest.mark.parametrize(
+        ("source", "each", "error", "text"),
+        [
+            pytest.param(
+                "failed",
+                "upstream_failed",
+                UpstreamFailedError,
+                "'each' failed, because 'source' failed",
+                id="the items' task failed",
+            ),
+            pytest.param("skipped", "skipped", AirflowSkipException, "'each'", id="it was skipped"),
+            pytest.param(
+                "success", "skipped", type(None), "", id="it yielded nothing, which on_empty decides"
+            ),
+            pytest.param("success", "success", UpstreamFailedError, "'each'", id="marked success by hand"),
+            pytest.param("success", "failed", UpstreamFailedError, "'each'", id="marked failed by hand"),
+        ],
+    )
+    def test_are_never_zero_of_zero(self, source: str, each: str, error: type, text: str) -> None:
+        @task(task_id="source")
+        def items() -> list[str]:
+            return []
+
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="each", min_success=1, on_empty="succeed")
+        task(task_id="each")(work).expand(item=items()) >> fan_in
+
+        verdict = run_fan_in(fan_in, FakeRun().add("source", source).add("each", each, duration=None))
+
+        assert type(verdict.error) is error
+        assert text in verdict.message
+        assert verdict.value == ({} if verdict.error is None else None)

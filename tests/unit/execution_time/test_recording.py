@@ -1,0 +1,129 @@
+"""The reason of a skip, which Airflow hands to nobody: a branch's process keeps it, and records it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pytest
+from airflow.providers.standard.sensors.python import PythonSensor
+from airflow.sdk import BaseOperator, task
+from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.log import mask_secret
+
+from airflow_fanout import FanOutGroup
+from airflow_fanout.execution_time import recording
+from airflow_fanout.rules.records import RECORD_KEY, BranchRecord, read_record
+from tests.unit.fake_run import TASK_INSTANCE, FakeRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.sdk import Context
+
+pytestmark = pytest.mark.usefixtures("dag")
+
+
+@pytest.fixture(autouse=True)
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task has run in this process yet."""
+    monkeypatch.setattr(recording, "_start", None)
+    monkeypatch.setattr(recording, "_skip_reason", None)
+
+
+def skipping(text: str) -> Callable[[], Any]:
+    def skip() -> Any:
+        raise AirflowSkipException(text)
+
+    return skip
+
+
+skip = skipping("no data today")
+
+
+def branch_of(function: Any, group_id: str = "process", **arguments: Any) -> BaseOperator:
+    group = FanOutGroup(group_id, **{"branch": function, "count": 2, **arguments})
+    operator = next(iter(group))
+    assert isinstance(operator, BaseOperator)
+    return operator
+
+
+def run(operator: BaseOperator, failed: FakeRun | None = None) -> Any:
+    """Run a branch that skips itself, and its callbacks, as Airflow's task runner does; return its record."""
+    operator = operator.prepare_for_execution()
+    ti = mock.Mock(spec=TASK_INSTANCE)
+    ti.id, ti.map_index, ti.try_number, ti._ti_context_from_server, ti.task = "id", -1, 1, None, operator
+    context: Any = {"ti": ti, "task": operator}
+    with (
+        mock.patch(
+            "airflow_fanout.execution_time.xcom.RunReader", return_value=(failed or FakeRun()).reader()
+        ),
+        pytest.raises(AirflowSkipException),
+    ):
+        task_runner._execute_task(context, ti, mock.Mock())
+    task_runner._run_task_state_change_callbacks(operator, "on_skipped_callback", context, mock.Mock())
+    pushed = [call.args[1] for call in ti.xcom_push.call_args_list if call.args[0] == RECORD_KEY]
+    return read_record(pushed[-1]) if pushed else None
+
+
+async def skip_later() -> Any:
+    await asyncio.sleep(0)
+    skip()
+
+
+class TestTheReasonOfASkip:
+    @pytest.mark.parametrize(
+        ("branch", "reason"),
+        [
+            pytest.param(skip, "no data today", id="a function"),
+            pytest.param(task(skip), "no data today", id="a task"),
+            pytest.param(task(skip_later), "no data today", id="a coroutine"),
+            pytest.param(skipping("one\nline"), "one line", id="on one line"),
+        ],
+    )
+    def test_is_recorded(self, branch: Callable[..., Any], reason: str) -> None:
+        record = run(branch_of(branch))
+
+        assert isinstance(record, BranchRecord)
+        assert (record.state, record.error) == ("skipped", reason)
+        assert record.seconds is not None
+
+    def test_is_recorded_of_a_sensor(self) -> None:
+        record = run(branch_of(functools.partial(PythonSensor, python_callable=skip)))
+
+        assert isinstance(record, BranchRecord)
+        assert record.error == "no data today"
+
+    def test_is_masked(self) -> None:
+        mask_secret("open-sesame-0815")
+        record = run(branch_of(skipping("no open-sesame-0815 today")))
+
+        assert isinstance(record, BranchRecord)
+        assert record.error == "no *** today"
+
+    def test_is_not_recorded_where_there_is_none(self) -> None:
+        assert run(branch_of(skipping(""))) is None
+
+    def test_the_authors_own_callback_runs_after_ours(self) -> None:
+        called: list[str] = []
+
+        def theirs(context: Context) -> None:
+            called.append(context["task"].task_id)
+
+        run(branch_of(skip, default_args={"on_skipped_callback": theirs}))
+
+        assert called == ["process.process_0"]
+
+    @pytest.mark.parametrize("stops", [True, False], ids=["stop_after_failures", "the author's own hook"])
+    def test_is_not_that_of_another_task_of_the_process(self, stops: bool) -> None:
+        """``dag.test()`` runs all tasks in one; what skips before ``execute`` starts no clock."""
+        run(branch_of(skip))
+        own: Any = (
+            {"stop_after_failures": 1} if stops else {"default_args": {"pre_execute": lambda context: skip()}}
+        )
+        record = run(branch_of(skip, **own, group_id="other"), FakeRun().fail("other.other_1"))
+
+        assert getattr(record, "state", None) == ("stopped" if stops else None)

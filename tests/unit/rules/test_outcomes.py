@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_fanout.rules.instances import InstanceState, instances_at, instances_of, unexpanded_state
+from airflow_fanout.rules.outcomes import (
+    LOST_VALUE,
+    MARKED_BY_HAND,
+    NO_EXCEPTION_RECORDED,
+    BranchOutcome,
+    BranchTasks,
+    LostValue,
+    Ruling,
+    branch_duration,
+    judge_branch,
+    judge_items,
+)
+from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_fanout.rules.outcomes import ValueState
+    from airflow_fanout.rules.records import Record
+
+PATH = "s3://bucket/key"
+LOST = LostValue(PATH)
+LOST_RECORD = LostRecord(PATH)
+RECORD_GONE = f"what it recorded is no longer stored: {PATH}"
+NOT_PUSHED = "it pushed nothing under the key 'rows'"
+
+RAISED = BranchRecord(state="failed", error="E")
+SKIPPED = BranchRecord(state="skipped", error="no data")
+STOPPED = BranchRecord(state="stopped", error="not started: 2 of 4")
+
+
+def succeeded(*, has_value: bool | None) -> BranchRecord:
+    return BranchRecord(state="success", has_value=has_value)
+
+
+@dataclass
+class Run:
+    """A run that is known, and what the judge has asked of it."""
+
+    states: dict[tuple[str, int], InstanceState] = field(default_factory=dict)
+    records: dict[tuple[str, int], Record] = field(default_factory=dict)
+    values: dict[tuple[str, int], ValueState] = field(default_factory=dict)
+    questions: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        task_id: str,
+        state: str | None,
+        record: Record | None = None,
+        value: ValueState = "absent",
+        *,
+        map_index: int = -1,
+        duration: float | None = 1.0,
+        operator: str = "PythonOperator",
+    ) -> Run:
+        instance = (task_id, map_index)
+        self.states[instance] = InstanceState(state=state, duration=duration, operator=operator)
+        self.values[instance] = value
+        if record is not None:
+            self.records[instance] = record
+        return self
+
+    def instances(self, task_id: str, map_index: int) -> Mapping[int, InstanceState]:
+        return instances_at(self.states, task_id, map_index)
+
+    def record(self, task_id: str, map_index: int) -> Record | None:
+        self.questions.append("record")
+        return self.records.get((task_id, map_index))
+
+    def value_state(self, task_id: str, map_index: int, key: str) -> ValueState:
+        self.questions.append("value")
+        return self.values.get((task_id, map_index), "absent")
+
+
+OURS = BranchTasks(task_ids=("a",))
+NATIVE = BranchTasks(task_ids=("a",), is_ours=False)
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "value", "expected"),
+    [
+        pytest.param("success", succeeded(has_value=True), "present", ("success", None), id="value"),
+        pytest.param("success", None, "present", ("success", None), id="value-unrecorded"),
+        pytest.param("success", RAISED, "present", ("success", None), id="value-of-what-was-mended-by-hand"),
+        pytest.param("success", succeeded(has_value=False), "absent", ("success", None), id="none"),
+        pytest.param("success", succeeded(has_value=None), "absent", ("success", None), id="none-unsaid"),
+        pytest.param("success", None, "absent", ("success", None), id="ended-without-post-execute"),
+        pytest.param("success", RAISED, "absent", ("missing", MARKED_BY_HAND), id="marked-after-failure"),
+        pytest.param("success", SKIPPED, "absent", ("missing", MARKED_BY_HAND), id="marked-after-skip"),
+        pytest.param("success", succeeded(has_value=True), "absent", ("missing", LOST_VALUE), id="deleted"),
+        pytest.param(
+            "success", succeeded(has_value=True), LOST, ("missing", f"{LOST_VALUE}: {PATH}"), id="body-gone"
+        ),
+        pytest.param("success", None, LostValue(), ("missing", LOST_VALUE), id="body-gone-somewhere"),
+        pytest.param("success", LOST_RECORD, "absent", ("missing", RECORD_GONE), id="record-gone"),
+        pytest.param("success", LOST_RECORD, "present", ("success", None), id="record-gone-value-there"),
+        pytest.param("failed", RAISED, "absent", ("failed", "E"), id="failure"),
+        pytest.param("failed", RAISED, "present", ("failed", "E"), id="failure-after-a-push"),
+        pytest.param("failed", None, "absent", ("failed", NO_EXCEPTION_RECORDED), id="death"),
+        pytest.param(
+            "failed", BranchRecord(state="failed"), "absent", ("failed", NO_EXCEPTION_RECORDED), id="no-error"
+        ),
+        pytest.param(
+            "failed",
+            succeeded(has_value=True),
+            "present",
+            ("failed", NO_EXCEPTION_RECORDED),
+            id="earlier-try",
+        ),
+        pytest.param("failed", STOPPED, "absent", ("failed", NO_EXCEPTION_RECORDED), id="failed-after-stop"),
+        pytest.param("failed", LOST_RECORD, "absent", ("failed", RECORD_GONE), id="failure-record-gone"),
+        pytest.param("skipped", SKIPPED, "absent", ("skipped", "no data"), id="skip-with-a-reason"),
+        pytest.param("skipped", None, "absent", ("skipped", None), id="skip-without"),
+        pytest.param("skipped", RAISED, "present", ("skipped", None), id="skip-after-a-failed-try"),
+        pytest.param("skipped", LOST_RECORD, "absent", ("skipped", RECORD_GONE), id="skip-record-gone"),
+        pytest.param("upstream_failed", RAISED, "present", ("upstream_failed", None), id="not-started"),
+        pytest.param("removed", succeeded(has_value=True), "present", ("removed", None), id="removed"),
+        pytest.param("queued", RAISED, "present", ("queued", None), id="queued"),
+        pytest.param("up_for_retry", RAISED, "absent", ("up_for_retry", None), id="up-for-retry"),
+        pytest.param("running", None, "absent", ("running", None), id="running"),
+        pytest.param(None, None, "absent", ("waiting", None), id="no-state"),
+    ],
+)
+def test_a_branch_of_one_task(
+    state: str | None, record: Record | None, value: ValueState, expected: tuple[str, str | None]
+) -> None:
+    ruling = judge_branch(Run().add("a", state, record, value), OURS)
+
+    assert ruling == Ruling(state=expected[0], error=expected[1])
+
+
+def test_a_stopped_branch_is_skipped_with_the_reason() -> None:
+    ruling = judge_branch(Run().add("a", "skipped", STOPPED), OURS)
+
+    assert ruling == Ruling(state="skipped", error="not started: 2 of 4", is_stopped=True)
+
+
+def test_a_branch_without_an_instance_waits() -> None:
+    assert judge_branch(Run(), OURS) == Ruling(state="waiting")
+
+
+@pytest.mark.parametrize("duration", [0.0, None], ids=["0 s", "no duration"])
+@pytest.mark.parametrize("tasks", [OURS, NATIVE], ids=["ours", "native"])
+class TestWhatNeverRan:
+    def test_a_success_was_marked_by_hand(self, tasks: BranchTasks, duration: float | None) -> None:
+        ruling = judge_branch(Run().add("a", "success", duration=duration), tasks)
+
+        assert ruling == Ruling(state="missing", error=MARKED_BY_HAND)
+
+    def test_a_success_of_an_empty_operator_is_none(self, tasks: BranchTasks, duration: float | None) -> None:
+        run = Run().add("a", "success", duration=duration, operator="EmptyOperator")
+
+        assert judge_branch(run, tasks) == Ruling(state="success")
+
+    def test_a_skip_has_no_reason_of_its_own(self, tasks: BranchTasks, duration: float | None) -> None:
+        run = Run().add("a", "skipped", STOPPED, duration=duration)
+
+        assert (judge_branch(run, tasks), run.questions) == (Ruling(state="skipped"), [])
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "expected"),
+    [
+        pytest.param("success", "present", Ruling(state="success"), id="value"),
+        pytest.param("success", "absent", Ruling(state="success"), id="none"),
+        pytest.param("success", LOST, Ruling(state="missing", error=f"{LOST_VALUE}: {PATH}"), id="body-gone"),
+        pytest.param("failed", "absent", Ruling(state="failed"), id="failure-that-airflow-keeps-to-itself"),
+        pytest.param("skipped", "absent", Ruling(state="skipped"), id="skip"),
+    ],
+)
+def test_of_a_foreign_task_no_record_is_asked_for(state: str, value: ValueState, expected: Ruling) -> None:
+    run = Run().add("a", state, RAISED, value)
+
+    assert judge_branch(run, NATIVE) == expected
+    assert "record" not in run.questions
+
+
+@pytest.mark.parametrize("tasks", [OURS, NATIVE], ids=["ours", "native"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param("present", Ruling(state="success"), id="value"),
+        pytest.param("absent", Ruling(state="missing", error=NOT_PUSHED), id="nothing"),
+        pytest.param(LOST, Ruling(state="missing", error=f"{LOST_VALUE}: {PATH}"), id="body-gone"),
+    ],
+)
+def test_what_a_success_left_under_a_key_of_its_own(
+    tasks: BranchTasks, value: ValueState, expected: Ruling
+) -> None:
+    run = Run().add("a", "success", succeeded(has_value=True), value)
+
+    assert judge_branch(run, tasks, "rows") == expected
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        pytest.param("success success success", Ruling(state="success"), id="all"),
+        pytest.param("failed upstream_failed success", Ruling(state="success"), id="mended-by-its-last"),
+        pytest.param("success success failed", Ruling(state="failed", error="E: c"), id="the-last-failed"),
+        pytest.param(
+            "failed success failed", Ruling(state="failed", error="E: c"), id="first-and-last-failed"
+        ),
+        pytest.param(
+            "failed upstream_failed upstream_failed",
+            Ruling(state="failed", error="E: a", culprit=("a", -1)),
+            id="the-first-failed",
+        ),
+        pytest.param(
+            "failed failed upstream_failed",
+            Ruling(state="failed", error="E: a", culprit=("a", -1)),
+            id="the-first-of-several-counts",
+        ),
+        pytest.param(
+            "success failed skipped",
+            Ruling(state="failed", error="E: b", culprit=("b", -1)),
+            id="hidden-by-a-skip",
+        ),
+        pytest.param(
+            "upstream_failed upstream_failed upstream_failed",
+            Ruling(state="upstream_failed"),
+            id="failed-outside",
+        ),
+        pytest.param("skipped skipped skipped", Ruling(state="skipped"), id="skipped"),
+        pytest.param("success running -", Ruling(state="running"), id="running-before-its-last"),
+        pytest.param("success queued scheduled", Ruling(state="scheduled"), id="on-its-way"),
+        pytest.param("failed - -", Ruling(state="waiting"), id="its-last-is-to-come"),
+    ],
+)
+def test_a_branch_of_several_tasks(states: str, expected: Ruling) -> None:
+    run = Run()
+    for task_id, state in zip("abc", states.split(), strict=True):
+        if state != "-":
+            record = BranchRecord(state="failed", error=f"E: {task_id}") if state == "failed" else None
+            run.add(task_id, state, record, "present" if state == "success" else "absent")
+
+    assert judge_branch(run, BranchTasks(task_ids=("a", "b", "c"))) == expected
+
+
+def test_an_inner_failure_of_a_mapped_task_is_that_of_its_first_failed_instance() -> None:
+    run = Run().add("each", "success", map_index=0).add("last", "upstream_failed")
+    for index in (2, 1):
+        error = BranchRecord(state="failed", error=f"E: {index}", map_index=index)
+        run.add("each", "failed", error, map_index=index)
+
+    ruling = judge_branch(run, BranchTasks(task_ids=("each", "last")))
+
+    assert ruling == Ruling(state="failed", error="E: 1", culprit=("each", 1))
+
+
+def test_in_a_mapped_task_group_only_the_instances_of_its_own_index_count() -> None:
+    run = Run().add("a", "failed", RAISED, map_index=0).add("b", "upstream_failed", map_index=0)
+    run.add("a", "success", map_index=1).add("b", "upstream_failed", map_index=1)
+
+    ruling = judge_branch(run, BranchTasks(task_ids=("a", "b"), map_index=1))
+
+    assert ruling == Ruling(state="upstream_failed")
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        pytest.param(STOPPED, Ruling(state="skipped", error=STOPPED.error, is_stopped=True), id="stopped"),
+        pytest.param(SKIPPED, Ruling(state="skipped", error="no data"), id="skipped"),
+        pytest.param(None, Ruling(state="skipped"), id="without-a-record"),
+    ],
+)
+def test_the_first_task_that_skipped_itself_tells_why(first: Record | None, expected: Ruling) -> None:
+    run = Run().add("a", "skipped", first, duration=0.1).add("b", "skipped", SKIPPED, duration=None)
+
+    assert judge_branch(run, BranchTasks(task_ids=("a", "b"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "questions"),
+    [
+        pytest.param("success", None, ["value", "record"], id="success-with-none"),
+        pytest.param("failed", RAISED, ["record"], id="failure"),
+        pytest.param("skipped", SKIPPED, ["record"], id="skip"),
+        pytest.param("upstream_failed", RAISED, [], id="not-started"),
+        pytest.param("removed", RAISED, [], id="removed"),
+    ],
+)
+def test_no_more_is_asked_than_a_state_needs(state: str, record: Record | None, questions: list[str]) -> None:
+    run = Run()
+    for task_id in "abc":
+        run.add(task_id, state, record)
+    judge_branch(run, BranchTasks(task_ids=("a", "b", "c")))
+
+    assert run.questions == questions
+
+
+def test_a_value_that_is_there_is_all_that_is_asked_for() -> None:
+    run = Run().add("a", "success", value="present")
+    judge_branch(run, OURS)
+
+    assert run.questions == ["value"]
+
+
+@pytest.mark.parametrize(
+    ("durations", "expected"),
+    [
+        pytest.param([1.5, 2.0], 3.5, id="the-sum"),
+        pytest.param([1.5, None], 1.5, id="what-did-not-run-adds-nothing"),
+        pytest.param([None, None], None, id="nothing-ran"),
+    ],
+)
+def test_a_duration_is_that_of_all_tasks(durations: list[float | None], expected: float | None) -> None:
+    run = Run().add("outside", "success", duration=100.0)
+    for index, duration in enumerate(durations):
+        run.add("each", "success", map_index=index, duration=duration)
+    run.add("last", "upstream_failed", duration=None)
+
+    assert branch_duration(run, BranchTasks(task_ids=("each", "last"))) == expected
+
+
+def batch(statuses: str, *, stopped: str | None = None) -> BatchRecord:
+    errors = {str(index): f"{status} {index}" for index, status in enumerate(statuses) if status in "FK"}
+    return BatchRecord(statuses=statuses, errors=errors, stopped=stopped)
+
+
+SUCCESS, BY_HAND = Ruling(state="success"), Ruling(state="missing", error=MARKED_BY_HAND)
+GONE = Ruling(state="missing", error=LOST_VALUE)
+SKIP = Ruling(state="skipped", error="K 1")
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "value", "expected"),
+    [
+        pytest.param("success", batch("SK"), "present", [SUCCESS, SKIP], id="success"),
+        pytest.param(
+            "failed",
+            batch("SKF"),
+            "present",
+            [SUCCESS, SKIP, Ruling(state="failed", error="F 2")],
+            id="failed",
+        ),
+        pytest.param("success", batch("SF"), "present", [SUCCESS, BY_HAND], id="failed-and-marked-by-hand"),
+        pytest.param("failed", batch("SK"), "absent", [GONE, SKIP], id="values-gone"),
+        pytest.param(
+            "success",
+            batch("S"),
+            LOST,
+            [Ruling(state="missing", error=f"{LOST_VALUE}: {PATH}")],
+            id="values-gone-from-storage",
+        ),
+        pytest.param(
+            "failed",
+            batch("SX", stopped="enough"),
+            "present",
+            [SUCCESS, Ruling(state="skipped", error="enough", is_stopped=True)],
+            id="stopped",
+        ),
+        pytest.param(
+            "up_for_retry",
+            batch("SKFX"),
+            "absent",
+            [SUCCESS, SKIP, *[Ruling(state="up_for_retry")] * 2],
+            id="to-be-retried",
+        ),
+        pytest.param("success", None, "present", [BY_HAND], id="marked-before-it-reported"),
+        pytest.param(
+            "failed", None, "present", [Ruling(state="failed", error=NO_EXCEPTION_RECORDED)] * 2, id="killed"
+        ),
+        pytest.param("failed", RAISED, "absent", [Ruling(state="failed", error="E")] * 2, id="never-began"),
+        pytest.param(
+            "failed", LOST_RECORD, "present", [Ruling(state="failed", error=RECORD_GONE)], id="record-gone"
+        ),
+        pytest.param(
+            "success",
+            LOST_RECORD,
+            "present",
+            [Ruling(state="missing", error=RECORD_GONE)],
+            id="record-of-a-success-gone",
+        ),
+        pytest.param("success", batch("SSS"), "present", [BY_HAND], id="record-of-other-items"),
+        pytest.param(
+            "upstream_failed", batch("S"), "present", [Ruling(state="upstream_failed")], id="before"
+        ),
+        pytest.param("skipped", batch("S"), "present", [Ruling(state="skipped")], id="skipped"),
+        pytest.param("running", batch("S"), "present", [Ruling(state="running")], id="running-again"),
+        pytest.param(None, None, "absent", [Ruling(state="waiting")], id="no-state"),
+    ],
+)
+def test_items_of_a_batch(
+    state: str | None, record: Record | None, value: ValueState, expected: list[Ruling]
+) -> None:
+    assert judge_items(state, record, len(expected), value) == expected
+
+
+def test_an_outcome_cannot_be_changed() -> None:
+    outcome: Any = BranchOutcome(name="a", index=0, state="failed")
+
+    with pytest.raises(FrozenInstanceError):
+        outcome.state = "success"
+    assert outcome.map_index == -1
+
+
+def test_instances_come_by_map_index_without_the_one_that_never_expanded() -> None:
+    run = Run().add("each", "removed")
+    for index in (10, 9, 0):
+        run.add("each", "success", map_index=index)
+
+    assert list(instances_of(run.states, "each")) == [0, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("indexes", "state"),
+    [
+        pytest.param([-1], "skipped", id="never-expanded"),
+        pytest.param([-1, 0], None, id="expanded-afterwards"),
+        pytest.param([0], None, id="expanded"),
+        pytest.param([], None, id="not-finished"),
+    ],
+)
+def test_a_mapped_task_that_never_expanded_has_one_state(indexes: list[int], state: str | None) -> None:
+    run = Run()
+    for index in indexes:
+        run.add("each", "skipped", map_index=index)
+
+    assert unexpanded_state(run.states, "each") == state

@@ -1,0 +1,150 @@
+"""Anybody may push under the key of records: what is read there is a record, or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord, read_record, seconds_of
+from airflow_fanout.rules.wording import ERROR_LENGTH
+
+BRANCH = BranchRecord(
+    state="success",
+    has_value=True,
+    map_index=1,
+    name="eu",
+    seconds=1.5,
+    cpu_seconds=0.5,
+    peak_memory_bytes=9,
+    cores=2,
+)
+BATCH = BatchRecord(
+    map_index=1,
+    start=2,
+    names=["a", "b"],
+    statuses="SF",
+    errors={"1": "ValueError: broken"},
+    stopped="not started",
+    seconds=[1.0, None],
+    cpu_seconds=[0.5, None],
+    peak_memory_bytes=9,
+    cores=2,
+    concurrency=4,
+    elapsed=3.5,
+)
+
+
+@pytest.mark.parametrize("record", [BRANCH, BATCH], ids=["branch", "batch"])
+def test_what_was_written_is_read(record: BranchRecord | BatchRecord) -> None:
+    assert read_record(json.loads(json.dumps(record.to_xcom()))) == record
+
+
+def test_what_is_not_known_of_a_branch_is_not_written() -> None:
+    record = BranchRecord(state="success", has_value=False)
+
+    assert record.to_xcom() == {"state": "success", "has_value": False}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(None, id="nothing"),
+        pytest.param("text", id="a text"),
+        pytest.param(8, id="a number"),
+        pytest.param([{"state": "success"}], id="a list"),
+        pytest.param({}, id="empty"),
+        pytest.param({"state": ["success"]}, id="a state that is a list"),
+        pytest.param({"state": "upstream_failed"}, id="a state that no task records"),
+        *(
+            pytest.param({**BATCH.to_xcom(), name: value}, id=f"{name}={value!r}")
+            for name, value in [
+                ("statuses", 5),
+                ("statuses", "SSSSSS"),
+                ("map_index", None),
+                ("map_index", -1),
+                ("start", "0"),
+                ("errors", None),
+                ("errors", ["a"]),
+                ("names", ["a.md"]),
+                ("names", [["a"], {}]),
+                ("seconds", [1.0]),
+                ("seconds", 1),
+                ("cpu_seconds", None),
+            ]
+        ),
+    ],
+)
+def test_what_is_not_whole_is_no_record(value: Any) -> None:
+    assert read_record(value) is None
+
+
+def unknown(names: str, *values: Any) -> list[Any]:
+    """Fields with values of another shape, each of which is read as None."""
+    return [(dict.fromkeys(names.split(), value), dict.fromkeys(names.split(), None)) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        *unknown("has_value", "yes", 1),
+        *unknown("map_index", -1, "1", {}, True, math.nan),
+        *unknown("name error", "", 8, ["a"], {"a": 1}),
+        *unknown("peak_memory_bytes cores", "2", 0, -3, True, 2.5),
+        *unknown("seconds cpu_seconds", "1", True, -1.0, math.nan, math.inf, {}),
+        ({"map_index": 10**400}, {"map_index": 10**400}),
+        ({"error": "a\n  \x1b[31mb"}, {"error": "a \\x1b[31mb"}),
+        ({"error": "x" * 10**6}, {"error": "x" * (ERROR_LENGTH - 1) + "…"}),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_part_that_is_of_another_shape_is_not_known(
+    fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert read_record({**BRANCH.to_xcom(), **fields}) == replace(BRANCH, **expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"seconds": [math.nan, -1]}, {"seconds": [None, None]}),
+        ({"cpu_seconds": ["1", True]}, {"cpu_seconds": [None, None]}),
+        ({"stopped": {"a": 1}}, {"stopped": None}),
+        ({"names": None}, {"names": None}),
+        ({"statuses": "??"}, {"statuses": "??"}),
+        (
+            {"elapsed": -1, "cores": "2", "concurrency": 0},
+            {"elapsed": None, "cores": None, "concurrency": None},
+        ),
+    ],
+    ids=repr,
+)
+def test_a_part_of_a_batchs_record_that_nobody_counts_by_is_not_known(
+    fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert read_record({**BATCH.to_xcom(), **fields}) == replace(BATCH, **expected)
+
+
+@pytest.mark.parametrize("errors", [{"x": "no item"}, {"0": ["no text"]}, {"1": "another item's"}], ids=repr)
+def test_an_error_that_is_none_is_nobodys(errors: Any) -> None:
+    assert replace(BATCH, errors=errors).error(0) is None
+
+
+def test_the_successes_of_a_batch_are_known_by_their_indexes() -> None:
+    assert replace(BATCH, statuses="SFKXS.").successes == [0, 4]
+
+
+def test_a_record_that_is_gone_says_where_it_was() -> None:
+    assert LostRecord("s3://gone").error == "what it recorded is no longer stored: s3://gone"
+
+
+@given(value=st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
+def test_seconds_are_a_number_of_0_or_more_or_not_known(value: Any) -> None:
+    seconds = seconds_of(value)
+
+    assert seconds is None or (seconds == value and 0 <= seconds < math.inf)

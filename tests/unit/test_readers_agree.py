@@ -1,0 +1,409 @@
+"""Fan-in, report and ``simulate`` read runs in their own ways, and say the same of every branch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowSkipException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.execution_time.accounting import find_sources
+from airflow_fanout.execution_time.ledger import collect
+from airflow_fanout.execution_time.results import FanInResults
+from airflow_fanout.reports.branches import group_runs
+from airflow_fanout.reports.runs import TaskRun
+from airflow_fanout.rules.instances import FINISHED
+from airflow_fanout.rules.names import SPLIT
+from airflow_fanout.rules.outcomes import LOST_VALUE, NO_EXCEPTION_RECORDED, LostValue, missing_reason
+from airflow_fanout.rules.policy import Policy
+from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, LostRecord, batch_key
+from airflow_fanout.serialization.outline import FanInOutline, TaskOutline
+from airflow_fanout.testing.simulated_run import SimulatedRun
+from tests.unit.fake_run import FakeRun, source_of
+from tests.unit.run_facts import NOON, batched, facts_of, mapped, static
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow_fanout.execution_time.wiring import Source
+    from airflow_fanout.rules.outcomes import BranchOutcome, ValueState
+    from airflow_fanout.serialization.declaration import DeclaredGroup
+
+Told = list[tuple[str, str, str | None, bool]]
+"""Name, state, error, and whether it was stopped, of each branch."""
+
+PATH = "s3://gone"
+STATES = sorted(FINISHED)
+RECORDS: list[Any] = [
+    None,
+    {"state": "success", "has_value": True},
+    {"state": "success", "has_value": False},
+    {"state": "failed", "error": "ValueError: broken"},
+    {"state": "failed"},
+    {"state": "skipped", "error": "no data"},
+    {"state": "stopped", "error": "not started: enough"},
+    {"state": "batch"},
+    {"state": ["success"], "has_value": 1},
+    "text",
+    FileNotFoundError(PATH),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """
+    What a finished task instance left.
+
+    :param record: As it is stored; an exception if its body is gone.
+    :param value: Of a batch: ``present`` for the values of all items that succeeded.
+    """
+
+    state: str = "success"
+    record: Any = None
+    value: ValueState = "absent"
+    has_run: bool = True
+    content: Any = "value"
+
+
+instances = st.builds(
+    Instance,
+    state=st.sampled_from(STATES),
+    record=st.sampled_from(RECORDS),
+    value=st.sampled_from(["present", "absent", LostValue(PATH)]),
+    has_run=st.booleans(),
+)
+often = settings(max_examples=150)
+keys = st.sampled_from([RETURN_VALUE, "rows"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """
+    A run of one group, or of the tasks that a prefix brings together.
+
+    :param instances: By task id and map index.
+    :param sources: What the fan-in collects.
+    :param names: Names of mapped branches, or of items, that only the run knows.
+    :param bounds: Of the batches.
+    """
+
+    instances: Mapping[tuple[str, int], Instance]
+    sources: Sequence[Source]
+    group: DeclaredGroup | None = None
+    key: str = RETURN_VALUE
+    map_index: int = -1
+    names: Sequence[str] | None = None
+    bounds: Sequence[tuple[int, int]] = field(default=())
+
+
+def as_the_fan_in_reads(run: Run) -> Sequence[BranchOutcome]:
+    reader = FakeRun()
+    for (task_id, map_index), instance in run.instances.items():
+        reader.add(
+            task_id,
+            instance.state,
+            map_index=map_index,
+            record=instance.record,
+            duration=1.0 if instance.has_run else 0.0,
+        )
+        if isinstance(instance.value, LostValue):
+            reader.xcoms[task_id, map_index, run.key] = FileNotFoundError(PATH)
+        elif instance.value == "present":
+            reader.xcoms[task_id, map_index, run.key] = instance.content
+    if run.bounds and run.group is not None:
+        reader.add(run.group.prefix + SPLIT, value=run.bounds)
+        for number, (start, stop) in enumerate(run.bounds):
+            names = None if run.names is None else list(run.names[start:stop])
+            reader.xcoms[run.group.prefix + SPLIT, -1, batch_key(number)] = {"names": names, "items": []}
+    return read(reader, run.sources, run.key)
+
+
+def read(reader: Any, sources: Sequence[Source], key: str) -> Sequence[BranchOutcome]:
+    room = "airflow_fanout.execution_time"
+    with (  # a value whose body is gone is in object storage
+        mock.patch(f"{room}.ledger.values_lie_elsewhere", return_value=True),
+        mock.patch(f"{room}.mapped.values_lie_elsewhere", return_value=True),
+        mock.patch(f"{room}.batched.values_lie_elsewhere", return_value=True),
+    ):
+        results = FanInResults(collect(reader, reader.states(), sources, key))
+        return list(results.outcomes.values())
+
+
+def as_the_report_reads(run: Run) -> Told:
+    task_runs = [
+        TaskRun(
+            task_id=task_id,
+            map_index=map_index,
+            state=instance.state,
+            started=NOON,
+            ended=NOON + timedelta(seconds=instance.has_run),
+            record=LostRecord(PATH) if isinstance(instance.record, Exception) else instance.record,
+            values={run.key: instance.value},
+            rendered_name=run.names[map_index] if run.names and not run.bounds else None,
+        )
+        for (task_id, map_index), instance in run.instances.items()
+    ]
+    task_ids = frozenset(task_id for task_id, _ in run.instances)
+    around = "outer" if run.map_index >= 0 else None
+    tasks = {task_id: TaskOutline(task_id=task_id, mapped_group=around) for task_id in task_ids}
+    tasks["combine"] = TaskOutline(task_id="combine", upstream=task_ids)
+    fan_in = FanInOutline(
+        task_id="combine",
+        group=run.group,
+        task_id_prefix="p_" if run.group is None else None,
+        key=run.key,
+        policy=Policy(),
+    )
+    split = "" if run.group is None else run.group.prefix + SPLIT
+    facts = facts_of(
+        task_runs,
+        *([] if run.group is None else [run.group]),
+        fan_ins=[fan_in],
+        tasks=tasks,
+        bounds={split: run.bounds},
+        batch_names={
+            (split, number): (run.names or ())[start:stop]
+            for number, (start, stop) in enumerate(run.bounds if run.names else ())
+        },
+    )
+    found = [group_run for group_run in group_runs(facts) if group_run.map_index == run.map_index]
+    return [(b.name, b.state, b.error, b.is_stopped) for group_run in found for b in group_run.branches]
+
+
+def check(run: Run) -> Sequence[BranchOutcome]:
+    """Compare what fan-in and report read, and return it."""
+    outcomes = as_the_fan_in_reads(run)
+
+    assert as_the_report_reads(run) == [(o.name, o.state, o.error, o.is_stopped) for o in outcomes]
+    return outcomes
+
+
+def check_values(outcomes: Sequence[BranchOutcome], run: Run) -> None:
+    """Every value is under the name of the instance that left it, whatever its neighbours left."""
+    for outcome in outcomes:
+        instance = run.instances[outcome.task_id, outcome.map_index]
+        has_value = outcome.state == "success" and instance.value == "present"
+        assert outcome.value == (instance.content if has_value else None)
+
+
+def check_simulation(
+    fan_in: FanInOperator, outcomes: Sequence[BranchOutcome], count: int | None = None
+) -> None:
+    """Tell ``simulate`` of the outcomes that can be told, and compare what it reads."""
+    told: dict[str, str | Exception] = {}
+    values: dict[str, Any] = {}
+    batches: dict[tuple[str, int], list[BranchOutcome]] = {}
+    for outcome in outcomes:
+        batches.setdefault((outcome.task_id, outcome.map_index), []).append(outcome)
+    some_failed = any(outcome.state == "failed" for outcome in outcomes)
+    for together in batches.values():
+        if all(can_be_told(outcome, together, fan_in.declared.key, some_failed) for outcome in together):
+            told |= {outcome.name: as_told(outcome) for outcome in together}
+            values |= {outcome.name: outcome.value for outcome in together if outcome.state == "success"}
+    if not any(told.get(outcome.name) for outcome in outcomes if outcome.state == "failed"):
+        told = {name: outcome for name, outcome in told.items() if outcome != "stopped"}
+    key = fan_in.declared.key
+    run = SimulatedRun(fan_in, find_sources(fan_in, fan_in.declared, {}, -1), -1, told, values)
+    simulated = {o.name: o for o in read(run.reader(count, None), run.sources, key)}
+
+    assert list(simulated) == [outcome.name for outcome in outcomes]
+    for outcome in outcomes:
+        if outcome.name in told:
+            found = simulated[outcome.name]
+            reason = found.error if outcome.is_stopped else outcome.error  # it counts failures by itself
+            assert (found.state, found.error, found.is_stopped, found.value) == (
+                outcome.state,
+                reason,
+                outcome.is_stopped,
+                outcome.value,
+            )
+
+
+def can_be_told(outcome: BranchOutcome, batch: Sequence[BranchOutcome], key: str, some_failed: bool) -> bool:
+    if outcome.state == "failed":
+        return outcome.error in {NO_EXCEPTION_RECORDED, "ValueError: broken"}
+    if outcome.state == "missing":
+        batch_failed = any(other.state == "failed" for other in batch)
+        return outcome.error == (LOST_VALUE if batch_failed else missing_reason(key))
+    return some_failed or not outcome.is_stopped
+
+
+def as_told(outcome: BranchOutcome) -> str | Exception:
+    if outcome.is_stopped:
+        return "stopped"
+    if outcome.error == "ValueError: broken":
+        return ValueError("broken")
+    if outcome.state == "skipped" and outcome.error is not None:
+        return AirflowSkipException(outcome.error)
+    return outcome.state
+
+
+def work(item: str = "") -> str:
+    return item
+
+
+def fan_in_over(outcomes: Sequence[BranchOutcome], *, key: str = RETURN_VALUE, **mode: Any) -> FanInOperator:
+    items = dict.fromkeys((outcome.name for outcome in outcomes), "x")
+    limit = 1 if len(items) > 1 else None
+    with DAG("d", schedule=None):
+        fan_out = FanOutGroup("docs", branch=work, items=items, stop_after_failures=limit, **mode)
+        return FanInOperator(task_id="combine", fan_out=fan_out, key=key)
+
+
+@st.composite
+def static_runs(draw: st.DrawFn) -> Run:
+    names = [f"b_{index}" for index in range(draw(st.integers(1, 4)))]
+    steps = draw(st.sampled_from([("",), ("first", "last"), ("first", "each", "last")]))
+    map_index = draw(st.sampled_from([-1, 1]))
+    group = static(*names, steps=steps)
+    found: dict[tuple[str, int], Instance] = {}
+    for branch in group.branches:
+        for task_id in branch.task_ids:
+            indexes = [map_index]
+            if map_index < 0 and task_id.endswith(".each"):  # mapped within the branch
+                indexes = list(range(draw(st.integers(0, 2)))) or [-1]
+            found |= {(task_id, index): draw(instances) for index in indexes}
+            if map_index >= 0:
+                found[task_id, 0] = draw(instances)  # of a neighbour in the mapped task group
+    sources = [source_of(branch.name, *branch.task_ids, map_index=map_index) for branch in group.branches]
+    return Run(instances=found, sources=sources, group=group, key=draw(keys), map_index=map_index)
+
+
+@often
+@given(run=static_runs())
+def test_of_branches_with_tasks_of_their_own(run: Run) -> None:
+    outcomes = check(run)
+
+    check_values([outcome for outcome in outcomes if outcome.state == "success"], run)
+    check_simulation(fan_in_over(outcomes, key=run.key), outcomes)
+
+
+def honest(instance: Instance, lie: str) -> Instance:
+    """
+    Let an instance of a mapped task have left what it recorded, but for lies of one kind.
+
+    Of values that were pushed by hand, and as many that were deleted, nobody can tell whose they are.
+    """
+    claims = isinstance(instance.record, dict) and instance.record.get("has_value") is True
+    if claims == (instance.value != "absent") or lie == ("deleted" if claims else "pushed"):
+        return instance
+    return replace(instance, value="present" if claims else "absent")
+
+
+@st.composite
+def mapped_runs(draw: st.DrawFn) -> Run:
+    count = draw(st.integers(0, 6))
+    each = draw(st.sampled_from([("load.each",), ("load.each.first", "load.each.last")]))
+    names = tuple(f"n_{index}" for index in range(count))
+    are_known = draw(st.sampled_from(["by nobody", "to the Dag", "to the run"]))
+    lie = draw(st.sampled_from(["pushed", "deleted", "none"]))
+    key = draw(keys)
+    found = {}
+    for task_id in each:
+        for index in range(count):
+            instance = draw(instances)
+            if isinstance(instance.record, dict) and draw(st.booleans()):
+                name = {"name": names[index]} if are_known == "to the run" else {}
+                instance = replace(instance, record={**instance.record, "map_index": index, **name})
+            if task_id == each[-1] and key == RETURN_VALUE:
+                instance = honest(instance, lie)
+            found[task_id, index] = replace(instance, content=f"value of {index}")
+    group = mapped(*each, count=count, names=names if are_known == "to the Dag" else None)
+    source = replace(source_of(each[-1], *each, is_mapped=True), group=group)
+    if are_known == "to the run":
+        source = replace(source, ask_names=lambda: (names, count))
+        return Run(instances=found, sources=[source], group=group, key=key, names=names)
+    return Run(instances=found, sources=[source], group=group, key=key)
+
+
+@often
+@given(run=mapped_runs())
+def test_of_branches_that_are_instances_of_a_mapped_task(run: Run) -> None:
+    outcomes = check(run)
+
+    check_values([outcome for outcome in outcomes if outcome.state == "success"], run)
+    check_simulation(fan_in_over(outcomes, key=run.key, mapped=True), outcomes)
+
+
+@st.composite
+def foreign_runs(draw: st.DrawFn) -> Run:
+    found = {("p_a", -1): draw(instances)}
+    for index in range(draw(st.integers(1, 5))):
+        found["p_each", index] = replace(draw(instances), content=f"value of {index}")
+    sources = [source_of("p_a", is_ours=False), source_of("p_each", is_ours=False, is_mapped=True)]
+    return Run(instances=found, sources=sources, key=draw(keys))
+
+
+@often
+@given(run=foreign_runs())
+def test_of_tasks_that_are_not_of_this_package(run: Run) -> None:
+    outcomes = check(run)
+
+    check_values(outcomes, run)
+    with DAG("d", schedule=None):
+        fan_in = FanInOperator(task_id="combine", task_id_prefix="p_", key=run.key)
+        [task(task_id="p_a")(work)(), task(task_id="p_each")(work).expand(item=["x"])] >> fan_in
+    check_simulation(fan_in, outcomes, count=len(outcomes) - 1)
+
+
+@st.composite
+def batched_runs(draw: st.DrawFn) -> Run:
+    count = draw(st.integers(1, 7))
+    are_known = draw(st.sampled_from(["by nobody", "to the Dag", "to the run"]))
+    names = tuple(f"n_{index}" for index in range(count))
+    labels = [f"docs_{index}" for index in range(count)] if are_known == "by nobody" else names
+    bounds = [(start, min(start + 2, count)) for start in range(0, count, 2)]
+    found = {}
+    for number, (start, stop) in enumerate(bounds):
+        size = draw(st.sampled_from([stop - start] * 5 + [3]))  # 3: before its items changed
+        statuses = draw(st.text("SFKX.", min_size=size, max_size=size))
+        record = BatchRecord(
+            map_index=number,
+            start=start,
+            names=[f"n_{start + index}" for index in range(size)] if are_known == "to the run" else None,
+            statuses=statuses,
+            errors={
+                str(index): "ValueError: broken" if status == "F" else "no data"
+                for index, status in enumerate(statuses)
+                if status in "FK"
+            },
+            stopped="not started: enough" if "X" in statuses else None,
+            seconds=[None] * len(statuses),
+            cpu_seconds=[None] * len(statuses),
+        ).to_xcom()
+        found["docs.each", number] = Instance(
+            state=draw(st.sampled_from([state for state in STATES if state != "removed"])),
+            record=draw(st.sampled_from([record] * len(RECORDS) + RECORDS)),
+            value=draw(st.sampled_from(["present", "absent", LostValue(PATH)])),
+            content={
+                label: f"value of {start + index}"
+                for index, (label, status) in enumerate(zip(labels[start:stop], statuses, strict=False))
+                if status == "S"
+            },
+        )
+    group = batched(names=names if are_known == "to the Dag" else None, count=None)
+    source = replace(source_of("docs.each", is_mapped=True), group=group, may_have_names=True)
+    return Run(
+        instances=found,
+        sources=[source],
+        group=group,
+        bounds=bounds,
+        names=names if are_known == "to the run" else None,
+    )
+
+
+@often
+@given(run=batched_runs())
+def test_of_items_of_batches(run: Run) -> None:
+    outcomes = check(run)
+
+    assert len(outcomes) == run.bounds[-1][1]
+    for index, outcome in enumerate(outcomes):
+        assert outcome.value == (f"value of {index}" if outcome.state == "success" else None)
+    check_simulation(fan_in_over(outcomes, items_per_task=2), outcomes)
