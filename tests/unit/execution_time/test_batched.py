@@ -123,6 +123,11 @@ class TestItems:
         assert verdict.report is not None
         assert (verdict.report["expected"], verdict.report["failed"]) == (10, 5)
 
+    def test_of_another_batch_get_no_value_from_a_batch(self) -> None:
+        run = Batches().cut(4).batch(0, "SS").batch(1, "SF", value={"g_2": "c", "g_0": "stolen"})
+
+        assert dict(collect(run).value[1]) == {"g_0": [0, 0], "g_1": [0, 1], "g_2": "c"}
+
     def test_that_were_stopped_say_why_and_count_as_failures(self) -> None:
         verdict = collect(Batches().cut(2).batch(0, "FX"))
 

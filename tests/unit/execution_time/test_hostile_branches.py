@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,17 +22,12 @@ from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.execution_time.accounting import Problem, problems_listing
 from airflow_fanout.execution_time.batch import Batch
-from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.recording import redacted_error
-from airflow_fanout.execution_time.xcom import NOTHING
-from airflow_fanout.reports.branches import group_runs
-from airflow_fanout.reports.runs import TaskRun
-from airflow_fanout.rules.records import RECORD_KEY, BatchRecord, batch_key, read_record
+from airflow_fanout.rules.records import RECORD_KEY, batch_key
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
 from airflow_fanout.serialization.stored_values import deserialized
 from tests.unit.fake_batch import run_batch
-from tests.unit.fake_run import TASK_INSTANCE, FakeRun, Verdict, run_fan_in
-from tests.unit.run_facts import facts_of, static
+from tests.unit.fake_run import TASK_INSTANCE, FakeRun, run_fan_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,52 +38,6 @@ pytestmark = pytest.mark.usefixtures("dag")
 
 PACKAGE = Path(airflow_fanout.__file__).parent
 
-WHOLE = {
-    "state": "batch",
-    "map_index": 1,
-    "start": 2,
-    "names": None,
-    "statuses": "SF",
-    "errors": {"1": "ValueError: broken"},
-    "stopped": None,
-    "seconds": [1.0, 1.0],
-    "cpu_seconds": [1.0, 1.0],
-    "peak_memory_bytes": 1,
-}
-"""A record of a batch of two items."""
-
-RECORDS: list[Any] = [
-    pytest.param("text", id="a text"),
-    pytest.param(8, id="a number"),
-    pytest.param([{"state": "success"}], id="a list"),
-    pytest.param({}, id="empty"),
-    pytest.param({"state": ["success"]}, id="a state that is a list"),
-    pytest.param({"state": {"a": 1}, "map_index": {}}, id="a map index that is a dict"),
-    pytest.param({"state": "success", "has_value": "yes", "map_index": "1"}, id="texts instead of numbers"),
-    pytest.param({"state": "success", "map_index": -1}, id="a negative map index"),
-    pytest.param({"state": "success", "map_index": math.nan}, id="a map index that is no number"),
-    pytest.param({"state": "success", "map_index": 10**400}, id="an endless map index"),
-    pytest.param({"state": "success", "map_index": 1, "name": ["a"]}, id="a name that is a list"),
-    pytest.param({"state": "failed", "map_index": 1, "error": {"a": 1}}, id="an error that is a dict"),
-    pytest.param({"state": "failed", "map_index": 1, "error": "x" * 10**6}, id="an endless error"),
-    pytest.param(
-        {"state": "stopped", "map_index": 1, "error": "E", "seconds": math.nan}, id="stopped, it says"
-    ),
-    pytest.param({"state": "not stored", "map_index": 1, "error": 8}, id="not stored, it says"),
-    pytest.param({"state": "batch", "map_index": 1}, id="a batch without anything"),
-    pytest.param({**WHOLE, "statuses": 8}, id="a batch whose states are a number"),
-    pytest.param({**WHOLE, "statuses": "SSSSSS"}, id="a batch with too many states"),
-    pytest.param({**WHOLE, "statuses": "??"}, id="a batch with states that nobody knows"),
-    pytest.param({**WHOLE, "errors": ["a"]}, id="a batch whose errors are a list"),
-    pytest.param({**WHOLE, "errors": {"x": 1, "1": [2]}}, id="a batch whose errors are of no item"),
-    pytest.param({**WHOLE, "names": ["a"]}, id="a batch with too few names"),
-    pytest.param({**WHOLE, "names": [["a"], {}]}, id="a batch whose names are no texts"),
-    pytest.param({**WHOLE, "seconds": [math.nan, -1]}, id="a batch whose seconds are no seconds"),
-    pytest.param({**WHOLE, "seconds": ["1", None]}, id="a batch whose seconds are texts"),
-    pytest.param({**WHOLE, "seconds": 1}, id="a batch whose seconds are one number"),
-    pytest.param({**WHOLE, "stopped": {"a": 1}, "statuses": "XX"}, id="a batch with a reason that is a dict"),
-]
-
 
 def work(item: str = "") -> str:
     return item
@@ -99,152 +46,6 @@ def work(item: str = "") -> str:
 @task
 def load() -> Any:
     return []
-
-
-def outcomes_of(results: Any) -> dict[str, tuple[str, Any, str | None]]:
-    return {name: (o.state, o.value, o.error) for name, o in results.outcomes.items()}
-
-
-def collect(run: FakeRun, group: FanOutGroup, *, found: Any = None) -> Verdict:
-    """Collect a group; ``found`` is what its items' task returned."""
-    fan_in = FanInOperator(task_id="f", fan_out=group, python_callable=outcomes_of, min_success=1)
-    with mock.patch.object(PlainXComArg, "resolve", return_value=found):
-        return run_fan_in(fan_in, run)
-
-
-def outcomes(verdict: Verdict) -> dict[str, tuple[str, Any, str | None]]:
-    """What every branch was taken for; all of it has to be of the shape that is promised."""
-    assert verdict.error is None, verdict.message
-    json.dumps(verdict.report, allow_nan=False)
-    found: dict[str, tuple[str, Any, str | None]] = verdict.value
-    for _, _, error in found.values():
-        assert error is None or error == on_one_line(error)
-    return found
-
-
-def instances(*records: Any, states: str = "SSS") -> FakeRun:
-    """A mapped group of three; each that succeeded has pushed a value, and any record at all."""
-    run = FakeRun().add("load")
-    for index, (record, letter) in enumerate(zip(records, states, strict=True)):
-        succeeded = letter == "S"
-        value = f"value {index}" if succeeded else NOTHING
-        run.add("g.each", "success" if succeeded else "failed", value, map_index=index, record=record)
-    return run
-
-
-def honest(index: int, **more: Any) -> dict[str, Any]:
-    return {"state": "success", "has_value": True, "map_index": index, **more}
-
-
-class TestARecordOfAnotherShape:
-    @pytest.mark.parametrize("record", RECORDS)
-    def test_beside_a_value_changes_nothing(self, record: Any) -> None:
-        run = FakeRun().succeed("g.g_0", "a").add("g.g_1", value="b", record=record)
-
-        found = outcomes(collect(run, FanOutGroup("g", branch=work, items=["", ""])))
-
-        assert found == {"g_0": ("success", "a", None), "g_1": ("success", "b", None)}
-
-    @pytest.mark.parametrize("record", RECORDS)
-    def test_of_a_failure_leaves_it_a_failure(self, record: Any) -> None:
-        run = FakeRun().succeed("g.g_0", "a").add("g.g_1", "failed", record=record)
-
-        found = outcomes(collect(run, FanOutGroup("g", branch=work, items=["", ""])))
-
-        assert (found["g_0"], found["g_1"][:2]) == (("success", "a", None), ("failed", None))
-
-    @pytest.mark.parametrize("record", RECORDS)
-    @pytest.mark.parametrize("states", ["SSS", "SFS"])
-    def test_of_an_instance_is_its_own_affair(self, record: Any, states: str) -> None:
-        run = instances(honest(0), record, honest(2), states=states)
-
-        found = outcomes(collect(run, FanOutGroup("g", branch=work, items=load()), found=["", "", ""]))
-
-        assert list(found) == ["g_0", "g_1", "g_2"]
-        assert found["g_0"] == ("success", "value 0", None)
-        assert found["g_2"] == ("success", "value 2", None)
-        assert found["g_1"][1] in {"value 1", None}
-
-    @pytest.mark.parametrize("record", RECORDS)
-    @pytest.mark.parametrize("state", ["success", "failed"])
-    @pytest.mark.parametrize("names", [None, ["x", "y"]], ids=["numbered", "named"])
-    def test_of_a_batch_is_its_own_affair(self, record: Any, state: str, names: list[str] | None) -> None:
-        good = {**WHOLE, "map_index": 0, "start": 0, "names": names, "statuses": "SS", "errors": {}}
-        first, second = names or ["g_0", "g_1"]
-        run = FakeRun().add("load").add("g.split", value=[[0, 2], [2, 4]])
-        run.add("g.each", map_index=0, record=good, value={first: "a", second: "b"})
-        run.add("g.each", state, map_index=1, record=record, value={"g_2": "c", first: "stolen"})
-
-        found = outcomes(collect(run, FanOutGroup("g", branch=work, items=load(), items_per_task=2)))
-
-        assert list(found.values())[:2] == [("success", "a", None), ("success", "b", None)]
-        assert len(found) == 4
-
-    @pytest.mark.parametrize("record", RECORDS)
-    def test_does_not_keep_other_batches_from_counting_failures(self, record: Any) -> None:
-        run = FakeRun().add("g.split", value=[[0, 2], [2, 4], [4, 6]])
-        run.add("g.each", "failed", map_index=0, record={**WHOLE, "map_index": 0})
-        run.add("g.each", "failed", map_index=1, record=record)
-
-        assert 1 <= failures_of_others(run.reader(), "g.each", 2, split_task_id="g.split") <= 7
-
-    @pytest.mark.parametrize("record", RECORDS)
-    @pytest.mark.parametrize("state", ["success", "failed", "skipped"])
-    def test_is_none_for_whoever_looks_at_the_run(self, record: Any, state: str) -> None:
-        instance = TaskRun(task_id="etl.eu", state=state, record=record, values={"return_value": "present"})
-
-        (run,) = group_runs(facts_of([instance], static("eu")))
-
-        (branch,) = run.branches
-
-        assert branch.state == state
-        assert branch.error is None or branch.error == on_one_line(branch.error)
-        json.dumps(branch.timing.work_seconds, allow_nan=False)
-
-    def test_a_whole_one_is_taken(self) -> None:
-        assert isinstance(read_record(WHOLE), BatchRecord)
-
-
-class TestALie:
-    @pytest.mark.parametrize("claimed", [0, 2, 7], ids=["an earlier one", "a later one", "none"])
-    @pytest.mark.parametrize("said", [{}, {"has_value": False}, {"state": "failed", "error": "forged"}])
-    def test_about_whose_record_it_is_harms_nobody_else(self, claimed: int, said: dict[str, Any]) -> None:
-        run = instances(honest(0), honest(claimed, **said), honest(2))
-
-        found = outcomes(collect(run, FanOutGroup("g", branch=work, items=load()), found=["", "", ""]))
-
-        assert (found["g_0"], found["g_2"]) == (("success", "value 0", None), ("success", "value 2", None))
-        assert found["g_1"][1] in {"value 1", None}
-
-    @pytest.mark.parametrize("claimed", ["a", "c", "", None, 8], ids=repr)
-    def test_about_a_name_takes_it_from_nobody(self, claimed: Any) -> None:
-        run = instances(honest(0, name="a"), honest(1, name=claimed), honest(2, name="c"))
-
-        found = outcomes(
-            collect(run, FanOutGroup("g", branch=work, items=load()), found={"a": 0, "b": 1, "c": 2})
-        )
-
-        assert {name: value for name, (_, value, _) in found.items()} == {
-            "a": "value 0",
-            "b": "value 1",
-            "c": "value 2",
-        }
-
-    def test_about_a_name_where_there_are_none_is_not_heard(self) -> None:
-        run = instances(honest(0), honest(1, name="g_0"), honest(2))
-
-        assert list(outcomes(collect(run, FanOutGroup("g", branch=work, count=load())))) == [
-            "g_0",
-            "g_1",
-            "g_2",
-        ]
-
-    def test_about_having_a_value_shifts_nobody_elses(self) -> None:
-        run = instances(honest(0), honest(1, has_value=False), honest(2))
-
-        found = outcomes(collect(run, FanOutGroup("g", branch=work, items=load()), found=["", "", ""]))
-
-        assert [value for _, value, _ in found.values()] == ["value 0", "value 1", "value 2"]
 
 
 class TestATextInALog:
@@ -428,17 +229,12 @@ class TestAValue:
     @pytest.mark.parametrize("mapped", [False, True], ids=["static", "mapped"])
     def test_that_cannot_be_read_fails_the_fan_in_and_nothing_is_left_out(self, mapped: bool) -> None:
         unreadable = UnreadableValueError("What 'g' pushed", cause=ImportError("not allowed"))
-        if mapped:
-            run, group = (
-                instances(honest(0), honest(1), honest(2)),
-                FanOutGroup("g", branch=work, count=load()),
-            )
-            run.xcoms["g.each", 1, "return_value"] = unreadable
-        else:
-            group = FanOutGroup("g", branch=work, items=["", ""])
-            run = FakeRun().succeed("g.g_0", "a").succeed("g.g_1", unreadable)
+        group = FanOutGroup("g", branch=work, items=["", ""], mapped=mapped)
+        run = FakeRun().succeed("g.g_0", "a").succeed("g.g_1", unreadable)
+        run.succeed("g.each", "a", map_index=0).succeed("g.each", unreadable, map_index=1)
+        fan_in = FanInOperator(task_id="f", fan_out=group, min_success=1)
 
-        assert collect(run, group).error is unreadable
+        assert run_fan_in(fan_in, run).error is unreadable
 
     def test_is_not_rendered_when_it_is_an_item(self) -> None:
         payload = {"names": None, "items": ["{{ 7 * 7 }}", "{{ ti.xcom_pull() }}"]}
@@ -494,9 +290,9 @@ class TestAValue:
         run.add("g.g_0", value={"forged": 1}, key=key)
         if key == RECORD_KEY:
             run.xcoms["g.g_0", -1, RECORD_KEY] = {"state": "success", "has_value": False, "value": "forged"}
-        group = FanOutGroup("g", branch=work, items=[""])
+        fan_in = FanInOperator(task_id="f", fan_out=FanOutGroup("g", branch=work, items=[""]))
 
-        assert outcomes(collect(run, group)) == {"g_0": ("success", None, None)}
+        assert run_fan_in(fan_in, run).value == {"g_0": None}
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

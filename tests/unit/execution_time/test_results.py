@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import FrozenInstanceError
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.exceptions import MergeConflictError
+from airflow_fanout.exceptions import BranchesRunningError, MergeConflictError
 from airflow_fanout.execution_time.results import FanInResults, Page
-from airflow_fanout.rules.outcomes import BranchOutcome
+from airflow_fanout.rules.outcomes import LOST_VALUE, BranchOutcome, LostValue, Ruling
 from airflow_fanout.rules.policy import State
 
 if TYPE_CHECKING:
@@ -95,8 +96,13 @@ def paged(log: list[str]) -> FanInResults:
     )
 
 
-def test_results_are_the_values_of_the_successful_branches(mixed: FanInResults) -> None:
-    assert dict(mixed) == {"process_0": "a", "process_6": None}
+def test_results_are_the_values_of_the_successful_branches_in_order(mixed: FanInResults) -> None:
+    assert list(mixed) == list(mixed.keys()) == ["process_0", "process_6"]
+    assert list(mixed.values()) == ["a", None]
+    assert list(mixed.items()) == [("process_0", "a"), ("process_6", None)]
+    assert len(mixed) == len(mixed.items()) == len(mixed.values()) == 2
+    assert mixed == {"process_6": None, "process_0": "a"}
+    assert mixed != {"process_0": "a"}
 
 
 def test_results_are_a_mapping_that_nobody_can_change(mixed: FanInResults) -> None:
@@ -106,27 +112,13 @@ def test_results_are_a_mapping_that_nobody_can_change(mixed: FanInResults) -> No
     assert not hasattr(mixed, "__delitem__")
 
 
-@pytest.mark.parametrize(
-    "value", [None, 0, "", False, [], {}, 0.0], ids=["None", "0", "empty str", "False", "[]", "{}", "0.0"]
-)
+@pytest.mark.parametrize("value", [None, 0, "", False, [], {}, 0.0], ids=repr)
 def test_a_value_that_is_nothing_much_is_still_a_value(value: Any) -> None:
     results = results_of(outcome("process_0", value=value))
 
     assert "process_0" in results
     assert results["process_0"] == value
     assert list(results.items()) == [("process_0", value)]
-
-
-def test_keys_values_and_items_agree_in_order(mixed: FanInResults) -> None:
-    assert list(mixed) == list(mixed.keys()) == ["process_0", "process_6"]
-    assert list(mixed.values()) == ["a", None]
-    assert list(mixed.items()) == [("process_0", "a"), ("process_6", None)]
-    assert len(mixed) == len(mixed.items()) == len(mixed.values()) == 2
-
-
-def test_results_equal_a_dict_of_the_same_values(mixed: FanInResults) -> None:
-    assert mixed == {"process_6": None, "process_0": "a"}
-    assert mixed != {"process_0": "a"}
 
 
 @pytest.mark.parametrize(
@@ -177,24 +169,13 @@ def test_get_has_a_default_for_what_did_not_succeed(mixed: FanInResults) -> None
     assert mixed.get("process_6", "nothing") is None
 
 
-def test_every_declared_branch_has_an_outcome(mixed: FanInResults) -> None:
-    assert [(name, found.name, found.state) for name, found in mixed.outcomes.items()] == [
-        (name, name, state)
-        for name, state in (
-            ("process_0", "success"),
-            ("process_1", "failed"),
-            ("process_2", "upstream_failed"),
-            ("process_3", "skipped"),
-            ("process_4", "missing"),
-            ("process_5", "removed"),
-            ("process_6", "success"),
-        )
+def test_every_declared_branch_has_an_outcome_in_order(mixed: FanInResults) -> None:
+    states = ["success", "failed", "upstream_failed", "skipped", "missing", "removed", "success"]
+
+    assert [(name, o.name, o.index, o.state) for name, o in mixed.outcomes.items()] == [
+        (f"process_{index}", f"process_{index}", index, state) for index, state in enumerate(states)
     ]
     assert len(mixed.outcomes) == 7
-
-
-def test_an_outcome_knows_its_place(mixed: FanInResults) -> None:
-    assert [found.index for found in mixed.outcomes.values()] == list(range(7))
 
 
 def test_an_unknown_name_has_no_outcome(mixed: FanInResults) -> None:
@@ -203,34 +184,16 @@ def test_an_unknown_name_has_no_outcome(mixed: FanInResults) -> None:
         mixed.outcomes["process_9"]
 
 
-@pytest.mark.parametrize(
-    ("part", "names"),
-    [
-        pytest.param("failed", ["process_1", "process_2"], id="failed"),
-        pytest.param("skipped", ["process_3"], id="skipped"),
-        pytest.param("missing", ["process_4", "process_5"], id="missing"),
-    ],
-)
-def test_the_parts_hold_outcomes_by_name(mixed: FanInResults, part: str, names: list[str]) -> None:
-    found = getattr(mixed, part)
-
-    assert list(found) == names
-    assert all(found[name] == mixed.outcomes[name] for name in names)
-
-
 def test_successes_and_the_three_parts_are_all_there_is(mixed: FanInResults) -> None:
-    parts = [*mixed, *mixed.failed, *mixed.skipped, *mixed.missing]
+    parts = (mixed.failed, mixed.skipped, mixed.missing)
 
-    assert sorted(parts) == sorted(mixed.outcomes)
-
-
-def test_an_outcome_of_a_plain_task_has_no_map_index() -> None:
-    assert outcome("process_0").map_index == -1
-
-
-def test_an_outcome_cannot_be_changed() -> None:
-    with pytest.raises(FrozenInstanceError):
-        outcome("process_0").state = "success"  # type: ignore[misc]
+    assert [list(part) for part in parts] == [
+        ["process_1", "process_2"],
+        ["process_3"],
+        ["process_4", "process_5"],
+    ]
+    assert all(part[name] == mixed.outcomes[name] for part in parts for name in part)
+    assert sorted([*mixed, *mixed.failed, *mixed.skipped, *mixed.missing]) == sorted(mixed.outcomes)
 
 
 @pytest.mark.parametrize(
@@ -333,18 +296,71 @@ def test_pages_are_let_go_before_they_hold_more_than_500(
     assert log == ["first_0", "second_0", "third_0"] * 2
 
 
-def test_one_name_reads_its_page_alone(paged: FanInResults, log: list[str]) -> None:
-    assert paged["second_2"] == "value of second_2"
-    assert log == ["second_0"]
-
-
-def test_neighbours_are_read_together(paged: FanInResults, log: list[str]) -> None:
+def test_neighbours_are_read_together_and_no_other_page(paged: FanInResults, log: list[str]) -> None:
     assert (paged["second_0"], paged["second_2"]) == ("value of second_0", "value of second_2")
     assert log == ["second_0"]
 
 
-def test_names_keep_the_order_of_their_pages(paged: FanInResults) -> None:
-    assert list(paged) == ["first_0", "first_2", "second_0", "second_2", "third_0", "third_2"]
+def test_several_threads_read_each_page_once(paged: FanInResults, log: list[str]) -> None:
+    together = threading.Barrier(8)
+
+    def read(_: int) -> dict[str, Any]:
+        together.wait(timeout=30)
+        return {name: paged[name] for name in paged}
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(read, range(8)))
+
+    assert found == [dict(paged)] * 8
+    assert sorted(log) == ["first_0", "second_0", "third_0"]
+
+
+def test_a_reader_that_takes_long_is_told_in_the_log(
+    paged: FanInResults, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("airflow_fanout.execution_time.results.PROGRESS_EVERY", 0.0)
+    with caplog.at_level("INFO", logger="airflow_fanout.execution_time.results"):
+        list(paged.values())
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "6 of 9 branches read",
+        "9 of 9 branches read",
+    ]
+
+
+def page_of(*states: str) -> Page:
+    """A page each of whose branches has pushed a value that is no longer stored."""
+    return Page(
+        start=0,
+        names=[f"b_{index}" for index in range(len(states))],
+        rulings=[Ruling(state=state) for state in states],
+        instances=[("each", index) for index in range(len(states))],
+        durations=[None] * len(states),
+        load=lambda: {index: LostValue("s3://gone") for index in range(len(states))},
+    )
+
+
+def test_a_value_that_is_gone_before_the_verdict_makes_a_success_missing() -> None:
+    page = page_of("success", "failed", "skipped").settle()
+
+    assert page.states == ["missing", "failed", "skipped"]
+    assert [found.error for found in page.read()] == [f"{LOST_VALUE}: s3://gone", None, None]
+
+
+def test_a_value_that_is_gone_after_it_makes_the_fan_in_run_again() -> None:
+    with pytest.raises(BranchesRunningError, match="gone since they were counted: 'b_1'") as raised:
+        page_of("failed", "success").read()
+
+    assert raised.value.names == ("b_1",)
+
+
+def test_the_stopped_are_among_the_skipped_and_counted() -> None:
+    results = results_of(
+        outcome("a", "skipped", is_stopped=True), outcome("b", "skipped"), outcome("c", "failed")
+    )
+
+    assert (results.stopped_count, list(results.skipped)) == (1, ["a", "b"])
+    assert [found.name for found in results.problems({"failed"})] == ["a", "c"]
 
 
 def test_merge_unites_what_the_branches_returned() -> None:
@@ -358,15 +374,11 @@ def test_merge_unites_what_the_branches_returned() -> None:
     assert results.merge() == {"a": 1, "b": None, "c": 3}
 
 
-def test_merge_of_nothing_is_empty() -> None:
-    assert FanInResults([]).merge() == {}
-
-
 def test_merge_names_what_two_branches_wrote_and_who_did() -> None:
     results = results_of(
         outcome("process_0", value={"a": 1, "b": 1}),
         outcome("process_1", value={"b": 1, "c": 1}),
-        outcome("process_2", value={"b": 2, "c": 2}),
+        outcome("process_2", value={"b": 2, "c": 1}),
     )
 
     with pytest.raises(
@@ -381,13 +393,6 @@ def test_merge_names_what_two_branches_wrote_and_who_did() -> None:
     }
 
 
-def test_the_same_value_from_two_branches_is_a_conflict_too() -> None:
-    results = results_of(outcome("a", value={"x": 1}), outcome("b", value={"x": 1}))
-
-    with pytest.raises(MergeConflictError, match="'x' by 'a', 'b'"):
-        results.merge()
-
-
 @pytest.mark.parametrize("value", [None, 1, "text", ["x"]], ids=["None", "int", "str", "list"])
 def test_merge_names_the_branch_that_returned_no_dict(value: Any) -> None:
     results = results_of(outcome("a", value={"x": 1}), outcome("b", value=value))
@@ -399,7 +404,7 @@ def test_merge_names_the_branch_that_returned_no_dict(value: Any) -> None:
 def test_nothing_at_all_is_an_empty_mapping() -> None:
     results = FanInResults([])
 
-    assert (dict(results), dict(results.outcomes), len(results)) == ({}, {}, 0)
+    assert (dict(results), dict(results.outcomes), len(results), results.merge()) == ({}, {}, 0, {})
     assert repr(results) == "<results of 0 of 0 branches>"
 
 

@@ -7,9 +7,8 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import FanInError, PrefixError
+from airflow_fanout.exceptions import PrefixError
 from airflow_fanout.execution_time.wiring import sources_by_prefix
-from airflow_fanout.serialization.tasks import waits_on_past
 from tests.unit.fake_run import FakeRun, run_fan_in
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -32,17 +31,28 @@ def matched(fan_in: FanInOperator) -> list[str]:
 
 
 class TestWhatAPrefixMatches:
-    def test_direct_upstream_tasks_in_natural_order(self) -> None:
-        fan_in = fan_in_by("process_")
-        tasks("process_10", "process_9", "process_1", "load") >> fan_in
+    @pytest.mark.parametrize(
+        ("prefix", "upstream", "expected"),
+        [
+            pytest.param(
+                "process_",
+                ["process_10", "process_9", "process_1", "load"],
+                ["process_1", "process_9", "process_10"],
+                id="in natural order",
+            ),
+            pytest.param(
+                "part_1", ["part_1", "part_10", "apart_1", "part_2"], ["part_1", "part_10"], id="the start"
+            ),
+            pytest.param("part.1", ["part.1", "partx1"], ["part.1"], id="no pattern"),
+        ],
+    )
+    def test_is_the_start_of_the_ids_of_direct_upstream_tasks(
+        self, prefix: str, upstream: list[str], expected: list[str]
+    ) -> None:
+        fan_in = fan_in_by(prefix)
+        tasks(*upstream) >> fan_in
 
-        assert matched(fan_in) == ["process_1", "process_9", "process_10"]
-
-    def test_it_is_the_start_of_the_id(self) -> None:
-        fan_in = fan_in_by("part_1")
-        tasks("part_1", "part_10", "apart_1", "part_2") >> fan_in
-
-        assert matched(fan_in) == ["part_1", "part_10"]
+        assert matched(fan_in) == expected
 
     def test_it_is_the_start_of_the_full_id(self) -> None:
         fan_in = fan_in_by("group.work_")
@@ -52,47 +62,28 @@ class TestWhatAPrefixMatches:
 
         assert matched(fan_in) == ["group.work_1", "group.work_2"]
 
-    def test_no_pattern_is_read_into_it(self) -> None:
-        fan_in = fan_in_by("part.1")
-        tasks("part.1", "partx1") >> fan_in
-
-        assert matched(fan_in) == ["part.1"]
-
-    def test_steps_further_up_are_left_out(self) -> None:
-        fan_in = fan_in_by("process_")
-        (before,) = tasks("process_prepare")
-        before >> tasks("process_1") >> fan_in
-
-        assert matched(fan_in) == ["process_1"]
-
-    def test_the_fan_in_itself_and_what_comes_after_it_are_left_out(self) -> None:
+    def test_what_comes_before_its_branches_or_after_it_is_left_out(self) -> None:
         fan_in = fan_in_by("process_", task_id="process_combine")
-        tasks("process_1") >> fan_in >> tasks("process_report")
+        tasks("process_prepare")[0] >> tasks("process_1") >> fan_in
+        fan_in >> tasks("process_report")[0] >> tasks("process_archive")
 
         assert matched(fan_in) == ["process_1"]
 
-    def test_what_comes_much_later_is_left_out(self) -> None:
-        fan_in = fan_in_by("process_")
-        tasks("process_1") >> fan_in >> EmptyOperator(task_id="between") >> tasks("process_report")
-
-        assert matched(fan_in) == ["process_1"]
-
-    def test_branches_of_this_package_with_their_full_ids(self) -> None:
-        fan_in = fan_in_by("process.")
-        FanOutGroup("process", branch=work, count=2) >> fan_in
-
-        assert matched(fan_in) == ["process.process_0", "process.process_1"]
-
-    def test_unprefixed_branches_of_this_package(self) -> None:
-        fan_in = fan_in_by("process_")
-        FanOutGroup("process", branch=work, count=2, prefix_group_id=False) >> fan_in
-
-        assert matched(fan_in) == ["process_0", "process_1"]
-
-    @pytest.mark.parametrize(("unprefixed", "prefix"), [(False, "process."), (True, "process_")])
-    def test_helper_tasks_of_this_package_are_never_branches(self, unprefixed: bool, prefix: str) -> None:
+    @pytest.mark.parametrize(("prefixed", "prefix"), [(True, "process.process_"), (False, "process_")])
+    def test_branches_of_this_package_have_their_full_ids(self, prefixed: bool, prefix: str) -> None:
         fan_in = fan_in_by(prefix)
-        FanOutGroup("process", branch=work, count=0, prefix_group_id=not unprefixed) >> fan_in
+        FanOutGroup("process", branch=work, count=2, prefix_group_id=prefixed) >> fan_in
+
+        assert matched(fan_in) == [f"{prefix}0", f"{prefix}1"]
+
+    @pytest.mark.parametrize(
+        ("prefixed", "prefix"),
+        [(True, "process."), (True, "process.process_"), (True, "process.process_0"), (False, "process_")],
+    )
+    def test_zero_branches_match_as_one_branch_would(self, prefixed: bool, prefix: str) -> None:
+        """A literal zero from a configuration reaches ``on_empty``; helper tasks are never branches."""
+        fan_in = fan_in_by(prefix)
+        FanOutGroup("process", branch=work, count=0, prefix_group_id=prefixed) >> fan_in
 
         assert matched(fan_in) == []
 
@@ -103,37 +94,22 @@ class TestWhatAPrefixMatches:
 
         assert matched(fan_in) == ["process_1"]
 
-    @pytest.mark.parametrize("prefix", ["process.process_", "process.process_0"])
-    def test_zero_branches_match_as_one_branch_would(self, prefix: str) -> None:
-        """A literal zero from a configuration reaches ``on_empty``."""
-        fan_in = fan_in_by(prefix)
-        FanOutGroup("process", branch=work, count=0) >> fan_in
-
-        assert matched(fan_in) == []
-
-    def test_a_mapped_task_and_a_plain_one(self) -> None:
-        fan_in = fan_in_by("work")
-        mapped = task(task_id="work_each")(work).expand(item=["a", "b"])
-        [mapped, *tasks("work_1")] >> fan_in
-
-        found = sources_by_prefix(fan_in, "work", -1)
-
-        assert [(source.name, source.is_mapped) for source in found] == [
-            ("work_1", False),
-            ("work_each", True),
-        ]
-
-    def test_a_task_in_a_mapped_task_group(self) -> None:
+    def test_a_mapped_task_one_in_a_mapped_task_group_and_a_plain_one(self) -> None:
         @task_group
         def each(item: str) -> None:
-            task(task_id="work")(work)(item)
+            task(task_id="last")(work)(item)
 
-        fan_in = fan_in_by("each.work")
-        each.expand(item=["a", "b"]) >> fan_in
+        fan_in = fan_in_by("work")
+        mapped = task(task_id="work_mapped")(work).expand(item=["a", "b"])
+        [mapped, each.override(group_id="work_each").expand(item=["a"]), *tasks("work_1")] >> fan_in
 
-        (source,) = sources_by_prefix(fan_in, "each.work", -1)
+        sources = sources_by_prefix(fan_in, "work", -1)
 
-        assert (source.task_id, source.is_mapped) == ("each.work", True)
+        assert [(source.task_id, source.is_mapped) for source in sources] == [
+            ("work_1", False),
+            ("work_each.last", True),
+            ("work_mapped", True),
+        ]
 
     def test_a_task_in_the_fan_ins_own_mapped_task_group(self) -> None:
         made: list[FanInOperator] = []
@@ -204,19 +180,6 @@ class TestBranchesOfSeveralTasks:
 
         assert source.tasks.task_ids == ("process.process_0.first",)
 
-    def test_a_task_further_up_failed_and_the_branch_did(self, group: FanOutGroup) -> None:
-        fan_in = fan_in_by("process.process_0", min_success=1)
-        fan_in << [fan_in.dag.get_task(f"process.process_{index}.last") for index in (0, 1)]
-        run = FakeRun().succeed("process.process_0.prepare").fail("process.process_0.first", "E: broken")
-        run.add("process.process_0.last", "upstream_failed").succeed("process.process_1.last", 1)
-
-        verdict = run_fan_in(fan_in, run)
-
-        assert verdict.report is not None
-        assert verdict.report["problems"] == [
-            {"name": "process.process_0.last", "state": "failed", "error": "E: broken"}
-        ]
-
 
 class TestWhatAPrefixMustNot:
     @pytest.mark.parametrize("tolerance", [{}, {"min_success": 1}, {"on_empty": "succeed"}], ids=repr)
@@ -233,6 +196,7 @@ class TestWhatAPrefixMustNot:
             "No upstream task id starts with 'scores.'; upstream: 'load', 'score.a', 'score.b'"
         )
         assert (verdict.error.prefix, verdict.error.candidates) == ("scores.", ("load", "score.a", "score.b"))
+        assert (verdict.reader.calls, verdict.report) == ([], None)
 
     def test_without_any_wire_it_says_that_there_is_none(self) -> None:
         verdict = run_fan_in(fan_in_by("process_"), FakeRun())
@@ -253,38 +217,17 @@ class TestWhatAPrefixMustNot:
             "upstream: 'process_1', 'process_2'"
         )
         assert verdict.error.candidates == ("process_9", "process_10")
+        assert (verdict.reader.calls, verdict.report) == ([], None)
 
-    def test_one_task_is_one(self) -> None:
+    def test_a_task_beside_the_branches_is_not_wired(self) -> None:
         fan_in = fan_in_by("process_")
-        tasks("process_1") >> fan_in
-        tasks("process_10")
+        load = EmptyOperator(task_id="load")
+        load >> tasks("process_1") >> fan_in
+        load >> tasks("process_10")
 
         assert run_fan_in(fan_in, FakeRun()).message.startswith(
             "1 task starts with 'process_' and is neither upstream nor downstream of 'combine': 'process_10'."
         )
-
-    def test_a_parallel_task_of_another_branch_is_not_wired(self) -> None:
-        fan_in = fan_in_by("process_")
-        load = EmptyOperator(task_id="load")
-        load >> tasks("process_1") >> fan_in
-        load >> tasks("process_other")
-
-        assert "'process_other'" in run_fan_in(fan_in, FakeRun()).message
-
-    @pytest.mark.parametrize("stray", ["process_other", None], ids=["a stray", "no match"])
-    def test_nothing_is_read_before(self, stray: str | None) -> None:
-        fan_in = fan_in_by("process_")
-        if stray:
-            tasks(stray)
-
-        verdict = run_fan_in(fan_in, FakeRun())
-
-        assert isinstance(verdict.error, PrefixError)
-        assert verdict.reader.calls == []
-        assert verdict.report is None
-
-    def test_it_is_not_retried(self) -> None:
-        assert issubclass(PrefixError, FanInError)
 
     @pytest.mark.parametrize("rendered", ["", None, 8, ["process_"]], ids=repr)
     def test_a_prefix_that_renders_to_something_else_fails(self, rendered: Any) -> None:
@@ -303,19 +246,3 @@ class TestWhatAPrefixMustNot:
         fan_in.render_template_fields({"params": {"prefix": "process_"}})
 
         assert matched(fan_in) == ["process_1"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "waits"),
-    [
-        pytest.param({}, False, id="neither"),
-        pytest.param({"depends_on_past": True}, True, id="depends_on_past"),
-        pytest.param({"wait_for_downstream": True}, True, id="wait_for_downstream"),
-    ],
-)
-@pytest.mark.parametrize("mapped", [False, True], ids=["plain", "mapped"])
-def test_a_task_that_waits_on_the_past(arguments: dict[str, Any], waits: bool, mapped: bool) -> None:
-    decorated = task(**arguments)(work)
-    operator = decorated.expand(item=["a"]).operator if mapped else decorated("a").operator
-
-    assert waits_on_past(operator) is waits

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_fanout.reports.branches import group_runs
-from airflow_fanout.rules.outcomes import LOST_VALUE, NO_EXCEPTION_RECORDED
+from airflow_fanout.rules.outcomes import MARKED_BY_HAND, NO_EXCEPTION_RECORDED
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.run_facts import (
     NOON,
@@ -79,19 +78,13 @@ class TestNames:
 
 
 class TestStates:
+    """What is decided of a state is in the tests of the judge."""
+
     @pytest.mark.parametrize(
         ("state", "expected"),
-        [
-            ("success", "success"),
-            ("skipped", "skipped"),
-            ("removed", "removed"),
-            ("upstream_failed", "upstream_failed"),
-            ("queued", "queued"),
-            ("up_for_retry", "up_for_retry"),
-            (None, "waiting"),
-        ],
+        [("success", "success"), ("queued", "queued"), ("up_for_retry", "up_for_retry"), (None, "waiting")],
     )
-    def test_a_branch_is_in_its_tasks_state(self, state: str | None, expected: str) -> None:
+    def test_a_branch_may_be_on_its_way(self, state: str | None, expected: str) -> None:
         branch = only_branch(static("eu"), ran("etl.eu", state=state))
 
         assert (branch.state, branch.timing.state, branch.error) == (expected, expected, None)
@@ -101,16 +94,6 @@ class TestStates:
 
         assert (branch.state, branch.timing.queued) == ("waiting", None)
 
-    def test_a_failed_branch_has_its_error(self) -> None:
-        branch = only_branch(static("eu"), ran("etl.eu", state="failed", error="ValueError: no"))
-
-        assert (branch.state, branch.error) == ("failed", "ValueError: no")
-
-    def test_a_branch_that_died_says_that_no_exception_was_recorded(self) -> None:
-        branch = only_branch(static("eu"), ran("etl.eu", state="failed", record=None))
-
-        assert (branch.state, branch.error) == ("failed", NO_EXCEPTION_RECORDED)
-
     def test_the_record_of_another_state_is_of_an_earlier_try(self) -> None:
         earlier = {"state": "success", "seconds": 7.0, "error": "no"}
 
@@ -118,28 +101,13 @@ class TestStates:
 
         assert (branch.error, branch.timing.work_seconds) == (NO_EXCEPTION_RECORDED, None)
 
-    @pytest.mark.parametrize(
-        ("value", "record", "state", "error"),
-        [
-            pytest.param("present", {"state": "success"}, "success", None, id="a-value"),
-            pytest.param("absent", {"state": "success", "has_value": False}, "success", None, id="none"),
-            pytest.param("absent", {"state": "success", "has_value": True}, "missing", LOST_VALUE, id="gone"),
-            pytest.param("absent", None, "success", None, id="no-record"),
-        ],
-    )
-    def test_a_success_without_a_value_is_missing(
-        self, value: Any, record: dict[str, Any] | None, state: str, error: str | None
-    ) -> None:
-        branch = only_branch(static("eu"), ran("etl.eu", value=value, record=record))
+    def test_a_success_after_a_failure_of_which_nothing_is_left_was_marked_by_hand(self) -> None:
+        """Its fan-in says so too, and ``rerun`` has to run it again."""
+        failure = {"state": "failed", "error": "ValueError: no"}
 
-        assert (branch.state, branch.error) == (state, error)
+        branch = only_branch(static("eu"), ran("etl.eu", value="absent", record=failure))
 
-    def test_what_was_stopped_is_skipped_with_the_reason(self) -> None:
-        record = {"state": "stopped", "error": "not started: 1 failed"}
-
-        branch = only_branch(static("eu"), ran("etl.eu", state="skipped", record=record))
-
-        assert (branch.state, branch.is_stopped, branch.error) == ("skipped", True, "not started: 1 failed")
+        assert (branch.state, branch.error) == ("missing", MARKED_BY_HAND)
 
     def test_what_never_expanded_has_no_branches(self) -> None:
         run = only(mapped(), ran("load.each", state="upstream_failed"))
@@ -183,24 +151,6 @@ class TestSeveralTasks:
 
         assert branch.timing.work_seconds is None
 
-    def test_the_error_is_that_of_the_one_that_failed(self) -> None:
-        branch = only_branch(
-            static("eu", steps=("read", "write")),
-            ran("etl.eu.read", state="failed", error="OSError: gone"),
-            ran("etl.eu.write", state="upstream_failed"),
-        )
-
-        assert (branch.state, branch.error) == ("failed", "OSError: gone")
-
-    def test_a_branch_runs_while_one_of_them_does(self) -> None:
-        branch = only_branch(
-            static("eu", steps=("read", "write")),
-            ran("etl.eu.read", state="running"),
-            ran("etl.eu.write", state=None),
-        )
-
-        assert branch.state == "running"
-
 
 class TestItems:
     def test_items_of_all_batches_have_names_states_and_seconds(self) -> None:
@@ -228,38 +178,25 @@ class TestItems:
 
         assert [item.name for item in run.branches] == ["a.md", "b.md"]
 
-    @pytest.mark.parametrize("state", ["success", "failed"])
-    def test_items_whose_batchs_value_is_gone_are_missing(self, state: str) -> None:
-        run = only(batched(), batch(0, "SK", state=state, value="absent"), batch(1, "S"))
+    @pytest.mark.parametrize(
+        ("seconds", "cpu_seconds", "expected"),
+        [
+            pytest.param([1.0, None, 2.0], [0.25] * 3, (3.0, 0.75), id="of its items"),
+            pytest.param([1.0, 2.0], [0.25, None], (3.0, None), id="not of the others alone"),
+            pytest.param([None, None], [None, None], (None, None), id="not measured"),
+        ],
+    )
+    def test_a_batchs_work(self, seconds: Any, cpu_seconds: Any, expected: tuple[float | None, ...]) -> None:
+        (found,) = only(batched(), batch(0, "S" * len(seconds), seconds=seconds, cpu_seconds=cpu_seconds)).ran
 
-        assert [(each.state, each.error) for each in run.branches] == [
-            ("missing", LOST_VALUE),
-            ("skipped", None),
-            ("success", None),
-        ]
-
-    def test_a_batchs_work_is_that_of_its_items(self) -> None:
-        (found,) = only(batched(), batch(0, "SSS", seconds=[1.0, None, 2.0])).ran
-
-        assert (found.timing.work_seconds, found.timing.cpu_seconds) == (3.0, 0.75)
-
-    def test_a_batch_that_measured_nothing_has_no_work(self) -> None:
-        (found,) = only(batched(), batch(0, "XX", seconds=[None, None], cpu_seconds=[None, None])).ran
-
-        assert (found.timing.work_seconds, found.timing.cpu_seconds) == (None, None)
+        assert (found.timing.work_seconds, found.timing.cpu_seconds) == expected
 
     def test_a_batch_says_what_it_ran_on(self) -> None:
         (found,) = only(batched(), batch(0, "S", cores=4, concurrency=8)).ran
 
         assert (found.task_runs[0].cores, found.task_runs[0].item_concurrency) == (4, 8)
 
-    def test_stopped_items_are_skipped_with_the_reason(self) -> None:
-        run = only(batched(), batch(0, "FX", state="failed", stopped="not started: 1 failed"))
-
-        last = run.branches[-1]
-        assert (last.state, last.is_stopped, last.error) == ("skipped", True, "not started: 1 failed")
-
-    @pytest.mark.parametrize("state", ["failed", "upstream_failed", "running", "queued"])
+    @pytest.mark.parametrize("state", ["failed", "running", "queued"])
     def test_items_of_a_batch_without_a_record_are_in_its_state(self, state: str) -> None:
         run = only(batched(count=3), batch(0, "SS"), ran("docs.each", 1, state, record=None))
 
@@ -267,6 +204,15 @@ class TestItems:
             ("docs_0", "success"),
             ("docs_1", "success"),
             ("docs_2", state),
+        ]
+
+    def test_a_batch_that_was_cut_otherwise_has_left_no_record_of_its_items(self) -> None:
+        """The items' task was cleared alone; the fan-in believes no such record either."""
+        run = only(batched(), batch(0, "SSS", state="failed"), bounds={"docs.split": [(0, 2)]})
+
+        assert [(item.name, item.state, item.timing.work_seconds) for item in run.branches] == [
+            ("docs_0", "failed", None),
+            ("docs_1", "failed", None),
         ]
 
     def test_a_silent_batchs_items_are_where_they_were_cut(self) -> None:
@@ -284,52 +230,6 @@ class TestItems:
         )
 
         assert [item.name for item in run.branches] == ["a.md", "b.md"]
-
-
-class TestHostileRecords:
-    @pytest.mark.parametrize(
-        "seconds",
-        ["1", None, True, -1.0, math.nan, math.inf, {}],
-        ids=["text", "none", "bool", "negative", "nan", "infinite", "mapping"],
-    )
-    def test_seconds_that_are_none_are_not_known(self, seconds: object) -> None:
-        branch = only_branch(static("eu"), ran("etl.eu", seconds=seconds, cpu_seconds=seconds))
-
-        assert (branch.timing.work_seconds, branch.timing.cpu_seconds) == (None, None)
-
-    @pytest.mark.parametrize("number", ["2", 0, -3, True, 2.5], ids=repr)
-    def test_numbers_that_are_none_are_not_known(self, number: object) -> None:
-        branch = only_branch(static("eu"), ran("etl.eu", peak_memory_bytes=number, cores=number))
-
-        assert (branch.timing.peak_memory_bytes, branch.task_runs[0].cores) == (None, None)
-
-    @pytest.mark.parametrize("record", ["text", ["success"], 7], ids=["text", "list", "number"])
-    def test_a_record_that_is_none_is_not_there(self, record: Any) -> None:
-        branch = only_branch(static("eu"), ran("etl.eu", state="failed", record=record))
-
-        assert branch.error == NO_EXCEPTION_RECORDED
-
-    @pytest.mark.parametrize(
-        "record",
-        [
-            {"statuses": 5},
-            {"start": "0"},
-            {"errors": None},
-            {"seconds": [1.0]},
-            {"cpu_seconds": None},
-            {"names": ["a.md"]},
-        ],
-        ids=lambda record: next(iter(record)),
-    )
-    def test_a_batchs_record_that_is_not_whole_is_not_believed(self, record: dict[str, Any]) -> None:
-        run = only(batched(count=2), batch(0, "SS", state="failed", also=record))
-
-        assert [(item.state, item.timing.work_seconds) for item in run.branches] == [("failed", None)] * 2
-
-    def test_an_error_that_is_no_text_is_none(self) -> None:
-        run = only(batched(), batch(0, "F", state="failed", errors={"0": ["no"]}))
-
-        assert run.branches[0].error is None
 
 
 class TestPrefix:
