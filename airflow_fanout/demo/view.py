@@ -15,7 +15,14 @@ from rich.text import Text
 
 from airflow_fanout.reports.timing import BranchTiming, summarize
 from airflow_fanout.rules.names import natural_key
-from airflow_fanout.rules.records import BATCH, ITEM_FAILED, ITEM_SKIPPED, ITEM_STOPPED, ITEM_SUCCEEDED
+from airflow_fanout.rules.records import (
+    ITEM_FAILED,
+    ITEM_SKIPPED,
+    ITEM_STOPPED,
+    ITEM_SUCCEEDED,
+    BatchRecord,
+    read_record,
+)
 from airflow_fanout.rules.wording import format_ratio, format_seconds, on_one_line, printable
 
 if TYPE_CHECKING:
@@ -86,17 +93,18 @@ def batch_name(instance: Mapping[str, Any]) -> str:
     return group_id if instance["map_index"] < 0 else f"{group_id} batch {instance['map_index']}"
 
 
-def items_done(record: Mapping[str, Any] | None) -> str | None:
+def items_done(record: object) -> str | None:
     """Say how many items of a batch that has ended are done; None if it left no record of them."""
-    if record is None or record.get("state") != BATCH:
+    batch = read_record(record)
+    if not isinstance(batch, BatchRecord):
         return None
-    letters: str = record["states"]
+    statuses = batch.statuses
     rest = [
-        f"{letters.count(letter)} {said}"
-        for letter, said in ((ITEM_SKIPPED, "skipped"), (ITEM_FAILED, "failed"), (ITEM_STOPPED, "stopped"))
-        if letter in letters
+        f"{statuses.count(status)} {word}"
+        for status, word in ((ITEM_SKIPPED, "skipped"), (ITEM_FAILED, "failed"), (ITEM_STOPPED, "stopped"))
+        if status in statuses
     ]
-    return ", ".join([f"{letters.count(ITEM_SUCCEEDED)} of {len(letters)} items done", *rest])
+    return ", ".join([f"{statuses.count(ITEM_SUCCEEDED)} of {len(statuses)} items done", *rest])
 
 
 def in_order(timing: BranchTiming) -> Any:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import resource
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
+from jinja2 import UndefinedError
 
 from airflow_fanout.rules.records import RECORD_KEY, BranchRecord
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
 from airflow_fanout.serialization.declaration import declared_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from airflow.sdk import Context
 
 
@@ -44,6 +40,9 @@ class _Start:
     cpu_seconds: float
 
 
+MAP_INDEX_TEMPLATE = "map_index_template"
+KEEP_SKIP_REASON = "{{ task.keep_skip_reason() }}"
+
 # A task's process runs one task; dag.test() runs one at a time.
 _start: _Start | None = None
 _skip_reason: str | None = None
@@ -53,46 +52,40 @@ def on_execute(context: Context) -> None:
     """Start the clocks of a branch's task, and have the reason of a skip kept."""
     global _start, _skip_reason  # noqa: PLW0603 - they live as long as the task's process
     _skip_reason = None
-    task: Any = context["task"]
-    for name in ("python_callable", "poke"):  # where an author's code raises a skip
-        if callable(function := getattr(task, name, None)):
-            setattr(task, name, _keeping_skip(function))
+    _keep_skip_reason(context)
     _start = _Start(
         task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=_cpu_seconds()
     )
 
 
-def _keeping_skip(function: Callable[..., Any]) -> Callable[..., Any]:
+def _keep_skip_reason(context: Context) -> None:
     """
-    Wrap a function so that the reason of a skip that it raises is kept.
+    Have the reason of a task's own skip kept.
 
-    Airflow hands that to nobody: ``on_skipped_callback`` gets no exception.
+    Airflow hands it to nobody: ``on_skipped_callback`` gets no exception. But while it handles whatever
+    ``execute`` has raised, it renders ``map_index_template`` once more; an undefined name is no error then.
+    A success drops the addition first, in :func:`record_success`.
     """
-    if inspect.iscoroutinefunction(function):
+    given: Any = context
+    task, template = given["task"], given.get(MAP_INDEX_TEMPLATE)
 
-        @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with _kept_skip():
-                return await function(*args, **kwargs)
+    def keep() -> str:
+        global _skip_reason  # noqa: PLW0603 - lives as long as the task's process
+        raised = sys.exc_info()[1]
+        if isinstance(raised, AirflowSkipException):
+            _skip_reason = skip_reason(raised)
+        if template is None:
+            raise UndefinedError
+        return ""
 
-        return call_async
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _kept_skip():
-            return function(*args, **kwargs)
-
-    return call
+    task.keep_skip_reason = keep
+    given[MAP_INDEX_TEMPLATE] = f"{KEEP_SKIP_REASON}{template or ''}"
 
 
-@contextmanager
-def _kept_skip() -> Iterator[None]:
-    global _skip_reason  # noqa: PLW0603 - lives as long as the task's process
-    try:
-        yield
-    except AirflowSkipException as skip:
-        _skip_reason = skip_reason(skip)
-        raise
+def _drop_skip_reason(context: Context) -> None:
+    given: Any = context
+    template = (given.get(MAP_INDEX_TEMPLATE) or "").removeprefix(KEEP_SKIP_REASON)
+    given[MAP_INDEX_TEMPLATE] = template or None
 
 
 def push_record(context: Context, record: BranchRecord) -> None:
@@ -106,6 +99,7 @@ def push_record(context: Context, record: BranchRecord) -> None:
 
 def record_success(context: Context, result: Any) -> None:
     """Push the record of a success; Airflow pushes the value itself afterwards."""
+    _drop_skip_reason(context)
     task: Any = context["task"]
     has_value = bool(result is not None and task.do_xcom_push)
     push_record(context, BranchRecord(state="success", has_value=has_value, **_measured(context)))

@@ -342,7 +342,11 @@ class FanInResults(Mapping[str, Any]):
         return sum(state == "success" for state in self._ledger.states())
 
     def problems(self, states: Collection[State]) -> Iterator[BranchOutcome]:
-        """Outcomes of the branches in these states, and of the stopped, in declared order."""
+        """
+        Outcomes of the branches in these states, and of the stopped, in declared order.
+
+        :param states: The states.
+        """
         wanted: set[State] = {*states, "skipped"} if self.stopped_count else {*states}
         for outcome in self._ledger.outcomes(wanted):
             if outcome.state in states or outcome.is_stopped:

@@ -51,7 +51,7 @@ def told(plan: Plan, name: str) -> Any:
     return {
         "raise": ValueError(f"{name} is told to"),
         "give up": AirflowFailException(f"{name} gives up"),
-        "skip": AirflowSkipException(),
+        "skip": AirflowSkipException(f"{name} has nothing to do"),
         "die": "failed",
         "blocked": "upstream_failed",
         "missing": "missing",
