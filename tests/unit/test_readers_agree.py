@@ -121,15 +121,18 @@ def as_the_fan_in_reads(run: Run) -> Sequence[BranchOutcome]:
         for number, (start, stop) in enumerate(run.bounds):
             names = None if run.names is None else list(run.names[start:stop])
             reader.xcoms[run.group.prefix + SPLIT, -1, batch_key(number)] = {"names": names, "items": []}
-    return read(reader, run.sources, run.key)
+    some_lost = any(isinstance(instance.value, LostValue) for instance in run.instances.values())
+    return read(reader, run.sources, run.key, elsewhere=some_lost)
 
 
-def read(reader: Any, sources: Sequence[Source], key: str) -> Sequence[BranchOutcome]:
+def read(
+    reader: Any, sources: Sequence[Source], key: str, *, elsewhere: bool = False
+) -> Sequence[BranchOutcome]:
     room = "airflow_fanout.execution_time"
-    with (  # a value whose body is gone is in object storage
-        mock.patch(f"{room}.ledger.values_lie_elsewhere", return_value=True),
-        mock.patch(f"{room}.mapped.values_lie_elsewhere", return_value=True),
-        mock.patch(f"{room}.batched.values_lie_elsewhere", return_value=True),
+    with (
+        mock.patch(f"{room}.ledger.values_lie_elsewhere", return_value=elsewhere),
+        mock.patch(f"{room}.mapped.values_lie_elsewhere", return_value=elsewhere),
+        mock.patch(f"{room}.batched.values_lie_elsewhere", return_value=elsewhere),
     ):
         results = FanInResults(collect(reader, reader.states(), sources, key))
         return list(results.outcomes.values())
@@ -284,13 +287,15 @@ def test_of_branches_with_tasks_of_their_own(run: Run) -> None:
     check_simulation(fan_in_over(outcomes, key=run.key), outcomes)
 
 
-def honest(instance: Instance, lie: str) -> Instance:
+lies = st.sampled_from(["pushed", "deleted", "none"])
+
+
+def honest(instance: Instance, lie: str, *, claims: bool) -> Instance:
     """
-    Let an instance of a mapped task have left what it recorded, but for lies of one kind.
+    Let an instance have left a value if it claims so, but for lies of one kind.
 
     Of values that were pushed by hand, and as many that were deleted, nobody can tell whose they are.
     """
-    claims = isinstance(instance.record, dict) and instance.record.get("has_value") is True
     if claims == (instance.value != "absent") or lie == ("deleted" if claims else "pushed"):
         return instance
     return replace(instance, value="present" if claims else "absent")
@@ -302,8 +307,7 @@ def mapped_runs(draw: st.DrawFn) -> Run:
     each = draw(st.sampled_from([("load.each",), ("load.each.first", "load.each.last")]))
     names = tuple(f"n_{index}" for index in range(count))
     are_known = draw(st.sampled_from(["by nobody", "to the Dag", "to the run"]))
-    lie = draw(st.sampled_from(["pushed", "deleted", "none"]))
-    key = draw(keys)
+    lie, key = draw(lies), draw(keys)
     found = {}
     for task_id in each:
         for index in range(count):
@@ -312,7 +316,8 @@ def mapped_runs(draw: st.DrawFn) -> Run:
                 name = {"name": names[index]} if are_known == "to the run" else {}
                 instance = replace(instance, record={**instance.record, "map_index": index, **name})
             if task_id == each[-1] and key == RETURN_VALUE:
-                instance = honest(instance, lie)
+                claims = isinstance(instance.record, dict) and instance.record.get("has_value") is True
+                instance = honest(instance, lie, claims=claims)
             found[task_id, index] = replace(instance, content=f"value of {index}")
     group = mapped(*each, count=count, names=names if are_known == "to the Dag" else None)
     source = replace(source_of(each[-1], *each, is_mapped=True), group=group)
@@ -359,7 +364,7 @@ def batched_runs(draw: st.DrawFn) -> Run:
     names = tuple(f"n_{index}" for index in range(count))
     labels = [f"docs_{index}" for index in range(count)] if are_known == "by nobody" else names
     bounds = [(start, min(start + 2, count)) for start in range(0, count, 2)]
-    found = {}
+    lie, found = draw(lies), {}
     for number, (start, stop) in enumerate(bounds):
         size = draw(st.sampled_from([stop - start] * 5 + [3]))  # 3: before its items changed
         statuses = draw(st.text("SFKX.", min_size=size, max_size=size))
@@ -377,7 +382,7 @@ def batched_runs(draw: st.DrawFn) -> Run:
             seconds=[None] * len(statuses),
             cpu_seconds=[None] * len(statuses),
         ).to_xcom()
-        found["docs.each", number] = Instance(
+        batch = Instance(
             state=draw(st.sampled_from([state for state in STATES if state != "removed"])),
             record=draw(st.sampled_from([record] * len(RECORDS) + RECORDS)),
             value=draw(st.sampled_from(["present", "absent", LostValue(PATH)])),
@@ -387,6 +392,8 @@ def batched_runs(draw: st.DrawFn) -> Run:
                 if status == "S"
             },
         )
+        reports = batch.record is record and size == stop - start and batch.state in {"success", "failed"}
+        found["docs.each", number] = honest(batch, lie, claims=reports)
     group = batched(names=names if are_known == "to the Dag" else None, count=None)
     source = replace(source_of("docs.each", is_mapped=True), group=group, may_have_names=True)
     return Run(

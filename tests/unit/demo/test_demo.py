@@ -16,6 +16,7 @@ from airflow_fanout.demo import view as demo_view
 from airflow_fanout.demo.demo import DemoError, DemoOptions, example_file, run_demo
 from airflow_fanout.demo.embedded import isolated_environment, port_is_free
 from airflow_fanout.reports.timing import BranchTiming
+from airflow_fanout.rules.records import BatchRecord
 
 pytestmark = pytest.mark.unit
 
@@ -324,19 +325,19 @@ def test_a_retried_branchs_instance_becomes_its_timing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("statuses", "said"),
     [
-        pytest.param({"state": "batch", "statuses": "SSS"}, "3 of 3 items done", id="all"),
-        pytest.param(
-            {"state": "batch", "statuses": "SKFXF"},
-            "1 of 5 items done, 1 skipped, 2 failed, 1 stopped",
-            id="every-fate",
-        ),
-        pytest.param({"state": "failed", "error": "killed"}, None, id="not-of-items"),
-        pytest.param(None, None, id="nothing"),
+        pytest.param("SSS", "3 of 3 items done", id="all"),
+        pytest.param("SKFXF", "1 of 5 items done, 1 skipped, 2 failed, 1 stopped", id="every-fate"),
     ],
 )
-def test_it_is_said_how_many_items_of_a_batch_are_done(
-    record: dict[str, Any] | None, said: str | None
-) -> None:
-    assert demo_view.items_done(record) == said
+def test_it_is_said_how_many_items_of_a_batch_are_done(statuses: str, said: str) -> None:
+    unknown: list[float | None] = [None] * len(statuses)
+    record = BatchRecord(statuses=statuses, seconds=unknown, cpu_seconds=unknown)
+
+    assert demo_view.items_done(record.to_xcom()) == said
+
+
+@pytest.mark.parametrize("record", [{"state": "failed", "error": "killed"}, None], ids=["failure", "nothing"])
+def test_nothing_is_said_of_a_batch_that_left_no_record_of_its_items(record: dict[str, Any] | None) -> None:
+    assert demo_view.items_done(record) is None

@@ -117,18 +117,13 @@ class TestAMappedTask:
             ("work", 3, -1),
         ]
 
-    def test_the_eleventh_comes_after_the_tenth(self) -> None:
-        names = [outcome.name for outcome in read(mapped_run(range(12)), MAPPED)]
-
-        assert names == [f"each[{index}]" for index in range(12)]
-
     @pytest.mark.parametrize("count", [1, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 2 * PAGE_SIZE + 3])
     def test_if_all_pushed_values_come_in_pages(self, count: int) -> None:
         reader = mapped_run(range(count)).reader()
 
         outcomes = list(results_of(reader, MAPPED).outcomes.values())
 
-        assert [(outcome.value, outcome.index) for outcome in outcomes] == [(n, n) for n in range(count)]
+        assert [(o.name, o.value, o.index) for o in outcomes] == [(f"each[{n}]", n, n) for n in range(count)]
         assert [call[0] for call in reader.calls] == [
             "states",
             "instance_count",
@@ -169,11 +164,6 @@ class TestAMappedTask:
         assert reader.asked("page") == []
         assert "each: " in caplog.text
         assert "instances succeeded and pushed" in caplog.text
-
-    def test_as_many_values_as_successes_may_be_those_of_others(self) -> None:
-        run = mapped_run(["a", NOTHING, "left behind"]).add("each", "removed", map_index=2)
-
-        assert [outcome.value for outcome in read(run, MAPPED)] == ["a", None, None]
 
     def test_a_body_that_is_gone_takes_no_value_from_the_others(self) -> None:
         run = mapped_run(["a", FileNotFoundError("s3://bucket/key"), "c"])

@@ -95,18 +95,6 @@ class TestValues:
             "g_4": ("success", 0, None),
         }
 
-    @pytest.mark.parametrize("pushed", [True, False], ids=["pushed before a failure", "deleted by hand"])
-    def test_one_too_many_or_too_few_shifts_nothing(self, pushed: bool) -> None:
-        run = Instances().bad(0).ok(1, "b")
-        if pushed:
-            run.xcoms["g.each", 0, RETURN_VALUE] = "never a value"
-        else:
-            run.ok(0, "a")
-            del run.xcoms["g.each", 0, RETURN_VALUE]
-        found = outcomes(collect(run))
-
-        assert (found["g_0"][1], found["g_1"]) == (None, ("success", "b", None))
-
     def test_where_none_succeeded_none_is_asked_for(self) -> None:
         run = Instances().bad(0).silent(1, "skipped")
         run.xcoms["g.each", 0, RETURN_VALUE] = "never a value"
@@ -138,33 +126,6 @@ class TestValues:
         assert [value for _, value, _ in outcomes(verdict).values()] == ["rows 0", "rows 1", "rows 2"]
         assert verdict.reader.asked("value") == []
 
-    def test_one_that_did_not_push_another_key_moves_no_other(self) -> None:
-        found = outcomes(collect(Instances().ok(0).ok(1, "rows", key="rows"), key="rows"))
-
-        assert found == {
-            "g_0": ("missing", None, "it pushed nothing under the key 'rows'"),
-            "g_1": ("success", "rows", None),
-        }
-
-
-class TestRecordsThatAreGone:
-    def test_leave_the_others_where_they_are(self) -> None:
-        run = Instances().ok(0).ok(1, "b").bad(2).ok(3)
-        run.xcoms["g.each", 2, RECORD_KEY] = FileNotFoundError("s3://gone")
-
-        assert outcomes(collect(run)) == {
-            "g_0": ("success", None, None),
-            "g_1": ("success", "b", None),
-            "g_2": ("failed", None, "what it recorded is no longer stored: s3://gone"),
-            "g_3": ("success", None, None),
-        }
-
-    def test_leave_the_value(self) -> None:
-        run = Instances().ok(0, "a").ok(1, "b")
-        run.xcoms["g.each", 0, RECORD_KEY] = FileNotFoundError("s3://gone")
-
-        assert outcomes(collect(run))["g_0"] == ("success", "a", None)
-
 
 class TestNames:
     def test_of_run_time_are_recorded(self) -> None:
@@ -182,11 +143,6 @@ class TestNames:
 
         assert list(outcomes(verdict)) == ["north", "south", "east"]
         assert len(verdict.reader.asked("ask")) == 1
-
-    def test_of_the_dag_file_need_no_record(self) -> None:
-        verdict = collect(Instances().silent(0, "failed").ok(1, "b"), items={"x": 1, "y": 2}, mapped=True)
-
-        assert list(outcomes(verdict)) == ["x", "y"]
 
     def test_of_a_number_of_run_time_are_never_asked_for(self) -> None:
         run = Instances().silent(0, "failed").ok(1, "b", name="g_0")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.sdk import BaseOperator, task
+from airflow.sdk import TaskInstanceState as State
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import CommsDecoder
 from airflow.sdk.log import mask_secret
 
 from airflow_fanout import FanOutGroup
@@ -51,22 +54,28 @@ def branch_of(function: Any, group_id: str = "process", **arguments: Any) -> Bas
     return operator
 
 
-def run(operator: BaseOperator, failed: FakeRun | None = None) -> Any:
-    """Run a branch that skips itself, and its callbacks, as Airflow's task runner does; return its record."""
+def run(operator: BaseOperator, failed: FakeRun | None = None) -> tuple[Any, Any]:
+    """Run a branch, and what Airflow calls if it is skipped; return its task instance, and its record."""
     operator = operator.prepare_for_execution()
     ti = mock.Mock(spec=TASK_INSTANCE)
     ti.id, ti.map_index, ti.try_number, ti._ti_context_from_server, ti.task = "id", -1, 1, None, operator
-    context: Any = {"ti": ti, "task": operator}
+    ti.rendered_map_index, ti.stats_tags = None, {"dag_id": "pipeline", "task_id": operator.task_id}
+    context: Any = {"ti": ti, "task": operator, "map_index_template": operator.map_index_template}
+    reader = (failed or FakeRun()).reader()
+    line = mock.create_autospec(CommsDecoder, instance=True)
     with (
-        mock.patch(
-            "airflow_fanout.execution_time.xcom.RunReader", return_value=(failed or FakeRun()).reader()
-        ),
-        pytest.raises(AirflowSkipException),
+        mock.patch("airflow_fanout.execution_time.xcom.RunReader", return_value=reader),
+        mock.patch.object(task_runner, "SUPERVISOR_COMMS", line, create=True),
+        mock.patch.object(task_runner, "_prepare", autospec=True, return_value=None),
+        mock.patch.object(task_runner, "_push_xcom_if_needed", autospec=True),
+        mock.patch.object(task_runner, "_handle_current_task_success", return_value=(None, State.SUCCESS)),
+        mock.patch.object(signal, "signal", autospec=True),
     ):
-        task_runner._execute_task(context, ti, mock.Mock())
-    task_runner._run_task_state_change_callbacks(operator, "on_skipped_callback", context, mock.Mock())
+        task_runner.run(ti, context, mock.Mock())
+    if ti.state == "skipped":
+        task_runner._run_task_state_change_callbacks(operator, "on_skipped_callback", context, mock.Mock())
     pushed = [call.args[1] for call in ti.xcom_push.call_args_list if call.args[0] == RECORD_KEY]
-    return read_record(pushed[-1]) if pushed else None
+    return ti, read_record(pushed[-1]) if pushed else None
 
 
 async def skip_later() -> Any:
@@ -74,38 +83,35 @@ async def skip_later() -> Any:
     skip()
 
 
+class Skipping(BaseOperator):
+    def execute(self, context: Context) -> Any:
+        skip()
+
+
 class TestTheReasonOfASkip:
     @pytest.mark.parametrize(
         ("branch", "reason"),
         [
             pytest.param(skip, "no data today", id="a function"),
-            pytest.param(task(skip), "no data today", id="a task"),
             pytest.param(task(skip_later), "no data today", id="a coroutine"),
+            pytest.param(
+                functools.partial(PythonSensor, python_callable=skip), "no data today", id="a sensor"
+            ),
+            pytest.param(Skipping, "no data today", id="any operator"),
             pytest.param(skipping("one\nline"), "one line", id="on one line"),
+            pytest.param(skipping("no open-sesame-0815"), "no ***", id="masked"),
         ],
     )
-    def test_is_recorded(self, branch: Callable[..., Any], reason: str) -> None:
-        record = run(branch_of(branch))
+    def test_is_recorded(self, branch: Any, reason: str) -> None:
+        mask_secret("open-sesame-0815")
+        _, record = run(branch_of(branch))
 
         assert isinstance(record, BranchRecord)
         assert (record.state, record.error) == ("skipped", reason)
         assert record.seconds is not None
 
-    def test_is_recorded_of_a_sensor(self) -> None:
-        record = run(branch_of(functools.partial(PythonSensor, python_callable=skip)))
-
-        assert isinstance(record, BranchRecord)
-        assert record.error == "no data today"
-
-    def test_is_masked(self) -> None:
-        mask_secret("open-sesame-0815")
-        record = run(branch_of(skipping("no open-sesame-0815 today")))
-
-        assert isinstance(record, BranchRecord)
-        assert record.error == "no *** today"
-
     def test_is_not_recorded_where_there_is_none(self) -> None:
-        assert run(branch_of(skipping(""))) is None
+        assert run(branch_of(skipping("")))[1] is None
 
     def test_the_authors_own_callback_runs_after_ours(self) -> None:
         called: list[str] = []
@@ -117,13 +123,23 @@ class TestTheReasonOfASkip:
 
         assert called == ["process.process_0"]
 
+    @pytest.mark.parametrize(("branch", "state"), [(skip, "skipped"), (lambda: "a", "success")])
+    @pytest.mark.parametrize("template", ["no. {{ 6 * 7 }}", None], ids=["a template", "none"])
+    def test_changes_nothing_of_how_an_instance_calls_itself(
+        self, branch: Any, state: str, template: str | None
+    ) -> None:
+        given: Any = {} if template is None else {"map_index_template": template}
+        ti, _ = run(branch_of(branch, default_args=given))
+
+        assert (ti.state, ti.rendered_map_index) == (state, None if template is None else "no. 42")
+
     @pytest.mark.parametrize("stops", [True, False], ids=["stop_after_failures", "the author's own hook"])
     def test_is_not_that_of_another_task_of_the_process(self, stops: bool) -> None:
         """``dag.test()`` runs all tasks in one; what skips before ``execute`` starts no clock."""
         run(branch_of(skip))
-        own: Any = (
-            {"stop_after_failures": 1} if stops else {"default_args": {"pre_execute": lambda context: skip()}}
-        )
-        record = run(branch_of(skip, **own, group_id="other"), FakeRun().fail("other.other_1"))
+        own: Any = {"stop_after_failures": 1}
+        if not stops:
+            own = {"default_args": {"pre_execute": lambda context: skip()}}
+        _, record = run(branch_of(skip, **own, group_id="other"), FakeRun().fail("other.other_1"))
 
         assert getattr(record, "state", None) == ("stopped" if stops else None)

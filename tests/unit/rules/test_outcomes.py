@@ -26,19 +26,16 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.rules.records import Record
 
-PATH = "s3://bucket/key"
-LOST = LostValue(PATH)
-LOST_RECORD = LostRecord(PATH)
-RECORD_GONE = f"what it recorded is no longer stored: {PATH}"
+LOST, LOST_RECORD = LostValue("s3://gone"), LostRecord("s3://gone")
+BODY_GONE, RECORD_GONE = f"{LOST_VALUE}: s3://gone", "what it recorded is no longer stored: s3://gone"
 NOT_PUSHED = "it pushed nothing under the key 'rows'"
 
+VALUE = BranchRecord(state="success", has_value=True)
+NONE = BranchRecord(state="success", has_value=False)
 RAISED = BranchRecord(state="failed", error="E")
+SILENT = BranchRecord(state="failed")
 SKIPPED = BranchRecord(state="skipped", error="no data")
 STOPPED = BranchRecord(state="stopped", error="not started: 2 of 4")
-
-
-def succeeded(*, has_value: bool | None) -> BranchRecord:
-    return BranchRecord(state="success", has_value=has_value)
 
 
 @dataclass
@@ -85,56 +82,42 @@ NATIVE = BranchTasks(task_ids=("a",), is_ours=False)
 
 
 @pytest.mark.parametrize(
-    ("state", "record", "value", "expected"),
+    ("state", "record", "value", "outcome", "error"),
     [
-        pytest.param("success", succeeded(has_value=True), "present", ("success", None), id="value"),
-        pytest.param("success", None, "present", ("success", None), id="value-unrecorded"),
-        pytest.param("success", RAISED, "present", ("success", None), id="value-of-what-was-mended-by-hand"),
-        pytest.param("success", succeeded(has_value=False), "absent", ("success", None), id="none"),
-        pytest.param("success", succeeded(has_value=None), "absent", ("success", None), id="none-unsaid"),
-        pytest.param("success", None, "absent", ("success", None), id="ended-without-post-execute"),
-        pytest.param("success", RAISED, "absent", ("missing", MARKED_BY_HAND), id="marked-after-failure"),
-        pytest.param("success", SKIPPED, "absent", ("missing", MARKED_BY_HAND), id="marked-after-skip"),
-        pytest.param("success", succeeded(has_value=True), "absent", ("missing", LOST_VALUE), id="deleted"),
-        pytest.param(
-            "success", succeeded(has_value=True), LOST, ("missing", f"{LOST_VALUE}: {PATH}"), id="body-gone"
-        ),
-        pytest.param("success", None, LostValue(), ("missing", LOST_VALUE), id="body-gone-somewhere"),
-        pytest.param("success", LOST_RECORD, "absent", ("missing", RECORD_GONE), id="record-gone"),
-        pytest.param("success", LOST_RECORD, "present", ("success", None), id="record-gone-value-there"),
-        pytest.param("failed", RAISED, "absent", ("failed", "E"), id="failure"),
-        pytest.param("failed", RAISED, "present", ("failed", "E"), id="failure-after-a-push"),
-        pytest.param("failed", None, "absent", ("failed", NO_EXCEPTION_RECORDED), id="death"),
-        pytest.param(
-            "failed", BranchRecord(state="failed"), "absent", ("failed", NO_EXCEPTION_RECORDED), id="no-error"
-        ),
-        pytest.param(
-            "failed",
-            succeeded(has_value=True),
-            "present",
-            ("failed", NO_EXCEPTION_RECORDED),
-            id="earlier-try",
-        ),
-        pytest.param("failed", STOPPED, "absent", ("failed", NO_EXCEPTION_RECORDED), id="failed-after-stop"),
-        pytest.param("failed", LOST_RECORD, "absent", ("failed", RECORD_GONE), id="failure-record-gone"),
-        pytest.param("skipped", SKIPPED, "absent", ("skipped", "no data"), id="skip-with-a-reason"),
-        pytest.param("skipped", None, "absent", ("skipped", None), id="skip-without"),
-        pytest.param("skipped", RAISED, "present", ("skipped", None), id="skip-after-a-failed-try"),
-        pytest.param("skipped", LOST_RECORD, "absent", ("skipped", RECORD_GONE), id="skip-record-gone"),
-        pytest.param("upstream_failed", RAISED, "present", ("upstream_failed", None), id="not-started"),
-        pytest.param("removed", succeeded(has_value=True), "present", ("removed", None), id="removed"),
-        pytest.param("queued", RAISED, "present", ("queued", None), id="queued"),
-        pytest.param("up_for_retry", RAISED, "absent", ("up_for_retry", None), id="up-for-retry"),
-        pytest.param("running", None, "absent", ("running", None), id="running"),
-        pytest.param(None, None, "absent", ("waiting", None), id="no-state"),
+        pytest.param("success", VALUE, "present", "success", None, id="value"),
+        pytest.param("success", None, "present", "success", None, id="value-unrecorded"),
+        pytest.param("success", RAISED, "present", "success", None, id="value-pushed-by-hand"),
+        pytest.param("success", LOST_RECORD, "present", "success", None, id="value-without-its-record"),
+        pytest.param("success", NONE, "absent", "success", None, id="none"),
+        pytest.param("success", None, "absent", "success", None, id="ended-without-post-execute"),
+        pytest.param("success", RAISED, "absent", "missing", MARKED_BY_HAND, id="marked-after-a-failure"),
+        pytest.param("success", SKIPPED, "absent", "missing", MARKED_BY_HAND, id="marked-after-a-skip"),
+        pytest.param("success", VALUE, "absent", "missing", LOST_VALUE, id="value-deleted"),
+        pytest.param("success", VALUE, LOST, "missing", BODY_GONE, id="body-gone"),
+        pytest.param("success", None, LostValue(), "missing", LOST_VALUE, id="body-gone-from-somewhere"),
+        pytest.param("success", LOST_RECORD, "absent", "missing", RECORD_GONE, id="record-gone"),
+        pytest.param("failed", RAISED, "absent", "failed", "E", id="failure"),
+        pytest.param("failed", RAISED, "present", "failed", "E", id="failure-after-a-push"),
+        pytest.param("failed", None, "absent", "failed", NO_EXCEPTION_RECORDED, id="death"),
+        pytest.param("failed", SILENT, "absent", "failed", NO_EXCEPTION_RECORDED, id="failure-unsaid"),
+        pytest.param("failed", VALUE, "present", "failed", NO_EXCEPTION_RECORDED, id="an-earlier-success"),
+        pytest.param("failed", STOPPED, "absent", "failed", NO_EXCEPTION_RECORDED, id="an-earlier-stop"),
+        pytest.param("failed", LOST_RECORD, "absent", "failed", RECORD_GONE, id="failure-record-gone"),
+        pytest.param("skipped", SKIPPED, "absent", "skipped", "no data", id="skip-with-a-reason"),
+        pytest.param("skipped", None, "absent", "skipped", None, id="skip-without"),
+        pytest.param("skipped", RAISED, "present", "skipped", None, id="skip-after-a-failed-try"),
+        pytest.param("skipped", LOST_RECORD, "absent", "skipped", RECORD_GONE, id="skip-record-gone"),
+        pytest.param("upstream_failed", RAISED, "present", "upstream_failed", None, id="not-started"),
+        pytest.param("removed", VALUE, "present", "removed", None, id="removed"),
+        pytest.param("queued", RAISED, "present", "queued", None, id="queued"),
+        pytest.param("up_for_retry", RAISED, "absent", "up_for_retry", None, id="up-for-retry"),
+        pytest.param(None, None, "absent", "waiting", None, id="no-state"),
     ],
 )
 def test_a_branch_of_one_task(
-    state: str | None, record: Record | None, value: ValueState, expected: tuple[str, str | None]
+    state: str | None, record: Record | None, value: ValueState, outcome: str, error: str | None
 ) -> None:
-    ruling = judge_branch(Run().add("a", state, record, value), OURS)
-
-    assert ruling == Ruling(state=expected[0], error=expected[1])
+    assert judge_branch(Run().add("a", state, record, value), OURS) == Ruling(state=outcome, error=error)
 
 
 def test_a_stopped_branch_is_skipped_with_the_reason() -> None:
@@ -167,82 +150,68 @@ class TestWhatNeverRan:
 
 
 @pytest.mark.parametrize(
-    ("state", "value", "expected"),
+    ("state", "value", "outcome", "error"),
     [
-        pytest.param("success", "present", Ruling(state="success"), id="value"),
-        pytest.param("success", "absent", Ruling(state="success"), id="none"),
-        pytest.param("success", LOST, Ruling(state="missing", error=f"{LOST_VALUE}: {PATH}"), id="body-gone"),
-        pytest.param("failed", "absent", Ruling(state="failed"), id="failure-that-airflow-keeps-to-itself"),
-        pytest.param("skipped", "absent", Ruling(state="skipped"), id="skip"),
+        pytest.param("success", "present", "success", None, id="value"),
+        pytest.param("success", "absent", "success", None, id="none"),
+        pytest.param("success", LOST, "missing", BODY_GONE, id="body-gone"),
+        pytest.param("failed", "absent", "failed", None, id="failure-that-airflow-keeps-to-itself"),
+        pytest.param("skipped", "absent", "skipped", None, id="skip"),
     ],
 )
-def test_of_a_foreign_task_no_record_is_asked_for(state: str, value: ValueState, expected: Ruling) -> None:
+def test_of_a_foreign_task_no_record_is_asked_for(
+    state: str, value: ValueState, outcome: str, error: str | None
+) -> None:
     run = Run().add("a", state, RAISED, value)
 
-    assert judge_branch(run, NATIVE) == expected
+    assert judge_branch(run, NATIVE) == Ruling(state=outcome, error=error)
     assert "record" not in run.questions
 
 
 @pytest.mark.parametrize("tasks", [OURS, NATIVE], ids=["ours", "native"])
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    ("value", "outcome", "error"),
     [
-        pytest.param("present", Ruling(state="success"), id="value"),
-        pytest.param("absent", Ruling(state="missing", error=NOT_PUSHED), id="nothing"),
-        pytest.param(LOST, Ruling(state="missing", error=f"{LOST_VALUE}: {PATH}"), id="body-gone"),
+        pytest.param("present", "success", None, id="value"),
+        pytest.param("absent", "missing", NOT_PUSHED, id="nothing"),
+        pytest.param(LOST, "missing", BODY_GONE, id="body-gone"),
     ],
 )
 def test_what_a_success_left_under_a_key_of_its_own(
-    tasks: BranchTasks, value: ValueState, expected: Ruling
+    tasks: BranchTasks, value: ValueState, outcome: str, error: str | None
 ) -> None:
-    run = Run().add("a", "success", succeeded(has_value=True), value)
+    run = Run().add("a", "success", VALUE, value)
 
-    assert judge_branch(run, tasks, "rows") == expected
+    assert judge_branch(run, tasks, "rows") == Ruling(state=outcome, error=error)
 
 
 @pytest.mark.parametrize(
-    ("states", "expected"),
+    ("states", "outcome", "error", "culprit"),
     [
-        pytest.param("success success success", Ruling(state="success"), id="all"),
-        pytest.param("failed upstream_failed success", Ruling(state="success"), id="mended-by-its-last"),
-        pytest.param("success success failed", Ruling(state="failed", error="E: c"), id="the-last-failed"),
-        pytest.param(
-            "failed success failed", Ruling(state="failed", error="E: c"), id="first-and-last-failed"
-        ),
-        pytest.param(
-            "failed upstream_failed upstream_failed",
-            Ruling(state="failed", error="E: a", culprit=("a", -1)),
-            id="the-first-failed",
-        ),
-        pytest.param(
-            "failed failed upstream_failed",
-            Ruling(state="failed", error="E: a", culprit=("a", -1)),
-            id="the-first-of-several-counts",
-        ),
-        pytest.param(
-            "success failed skipped",
-            Ruling(state="failed", error="E: b", culprit=("b", -1)),
-            id="hidden-by-a-skip",
-        ),
-        pytest.param(
-            "upstream_failed upstream_failed upstream_failed",
-            Ruling(state="upstream_failed"),
-            id="failed-outside",
-        ),
-        pytest.param("skipped skipped skipped", Ruling(state="skipped"), id="skipped"),
-        pytest.param("success running -", Ruling(state="running"), id="running-before-its-last"),
-        pytest.param("success queued scheduled", Ruling(state="scheduled"), id="on-its-way"),
-        pytest.param("failed - -", Ruling(state="waiting"), id="its-last-is-to-come"),
+        pytest.param("success success success", "success", None, None, id="success"),
+        pytest.param("failed upstream_failed success", "success", None, None, id="mended-by-its-last"),
+        pytest.param("success success failed", "failed", "E: c", None, id="the-last-failed"),
+        pytest.param("failed success failed", "failed", "E: c", None, id="first-and-last-failed"),
+        pytest.param("failed upstream_failed upstream_failed", "failed", "E: a", "a", id="the-first-failed"),
+        pytest.param("failed failed upstream_failed", "failed", "E: a", "a", id="the-first-of-two-counts"),
+        pytest.param("success failed skipped", "failed", "E: b", "b", id="hidden-by-a-skip"),
+        pytest.param("upstream_failed " * 3, "upstream_failed", None, None, id="failed-outside"),
+        pytest.param("skipped skipped skipped", "skipped", None, None, id="skipped"),
+        pytest.param("success running -", "running", None, None, id="running-before-its-last"),
+        pytest.param("success queued scheduled", "scheduled", None, None, id="on-its-way"),
+        pytest.param("failed - -", "waiting", None, None, id="its-last-is-to-come"),
     ],
 )
-def test_a_branch_of_several_tasks(states: str, expected: Ruling) -> None:
+def test_a_branch_of_several_tasks(states: str, outcome: str, error: str | None, culprit: str | None) -> None:
     run = Run()
     for task_id, state in zip("abc", states.split(), strict=True):
         if state != "-":
             record = BranchRecord(state="failed", error=f"E: {task_id}") if state == "failed" else None
             run.add(task_id, state, record, "present" if state == "success" else "absent")
 
-    assert judge_branch(run, BranchTasks(task_ids=("a", "b", "c"))) == expected
+    assert judge_branch(run, BranchTasks(task_ids=("a", "b", "c"))) == Ruling(
+        state=outcome, error=error, culprit=None if culprit is None else (culprit, -1)
+    )
 
 
 def test_an_inner_failure_of_a_mapped_task_is_that_of_its_first_failed_instance() -> None:
@@ -322,78 +291,52 @@ def test_a_duration_is_that_of_all_tasks(durations: list[float | None], expected
     assert branch_duration(run, BranchTasks(task_ids=("each", "last"))) == expected
 
 
-def batch(statuses: str, *, stopped: str | None = None) -> BatchRecord:
+def batch(statuses: str) -> BatchRecord:
     errors = {str(index): f"{status} {index}" for index, status in enumerate(statuses) if status in "FK"}
-    return BatchRecord(statuses=statuses, errors=errors, stopped=stopped)
-
-
-SUCCESS, BY_HAND = Ruling(state="success"), Ruling(state="missing", error=MARKED_BY_HAND)
-GONE = Ruling(state="missing", error=LOST_VALUE)
-SKIP = Ruling(state="skipped", error="K 1")
+    return BatchRecord(statuses=statuses, errors=errors, stopped="enough" if "X" in statuses else None)
 
 
 @pytest.mark.parametrize(
-    ("state", "record", "value", "expected"),
+    ("state", "record", "value", "outcomes", "errors"),
     [
-        pytest.param("success", batch("SK"), "present", [SUCCESS, SKIP], id="success"),
+        pytest.param("success", batch("SK"), "present", "success skipped", [None, "K 1"], id="success"),
+        pytest.param("failed", batch("SF"), "present", "success failed", [None, "F 1"], id="failed"),
         pytest.param(
-            "failed",
-            batch("SKF"),
-            "present",
-            [SUCCESS, SKIP, Ruling(state="failed", error="F 2")],
-            id="failed",
-        ),
-        pytest.param("success", batch("SF"), "present", [SUCCESS, BY_HAND], id="failed-and-marked-by-hand"),
-        pytest.param("failed", batch("SK"), "absent", [GONE, SKIP], id="values-gone"),
-        pytest.param(
-            "success",
-            batch("S"),
-            LOST,
-            [Ruling(state="missing", error=f"{LOST_VALUE}: {PATH}")],
-            id="values-gone-from-storage",
+            "success", batch("SF"), "present", "success missing", [None, MARKED_BY_HAND], id="marked"
         ),
         pytest.param(
-            "failed",
-            batch("SX", stopped="enough"),
-            "present",
-            [SUCCESS, Ruling(state="skipped", error="enough", is_stopped=True)],
-            id="stopped",
+            "failed", batch("SK"), "absent", "missing skipped", [LOST_VALUE, "K 1"], id="values-gone"
         ),
+        pytest.param("success", batch("S"), LOST, "missing", [BODY_GONE], id="body-gone"),
+        pytest.param("failed", batch("SX"), "present", "success skipped", [None, "enough"], id="stopped"),
         pytest.param(
             "up_for_retry",
             batch("SKFX"),
             "absent",
-            [SUCCESS, SKIP, *[Ruling(state="up_for_retry")] * 2],
+            "success skipped up_for_retry up_for_retry",
+            [None, "K 1", None, None],
             id="to-be-retried",
         ),
-        pytest.param("success", None, "present", [BY_HAND], id="marked-before-it-reported"),
-        pytest.param(
-            "failed", None, "present", [Ruling(state="failed", error=NO_EXCEPTION_RECORDED)] * 2, id="killed"
-        ),
-        pytest.param("failed", RAISED, "absent", [Ruling(state="failed", error="E")] * 2, id="never-began"),
-        pytest.param(
-            "failed", LOST_RECORD, "present", [Ruling(state="failed", error=RECORD_GONE)], id="record-gone"
-        ),
-        pytest.param(
-            "success",
-            LOST_RECORD,
-            "present",
-            [Ruling(state="missing", error=RECORD_GONE)],
-            id="record-of-a-success-gone",
-        ),
-        pytest.param("success", batch("SSS"), "present", [BY_HAND], id="record-of-other-items"),
-        pytest.param(
-            "upstream_failed", batch("S"), "present", [Ruling(state="upstream_failed")], id="before"
-        ),
-        pytest.param("skipped", batch("S"), "present", [Ruling(state="skipped")], id="skipped"),
-        pytest.param("running", batch("S"), "present", [Ruling(state="running")], id="running-again"),
-        pytest.param(None, None, "absent", [Ruling(state="waiting")], id="no-state"),
+        pytest.param("success", None, "present", "missing", [MARKED_BY_HAND], id="marked-unreported"),
+        pytest.param("failed", None, "present", "failed " * 2, [NO_EXCEPTION_RECORDED] * 2, id="killed"),
+        pytest.param("failed", RAISED, "absent", "failed failed", ["E", "E"], id="never-began"),
+        pytest.param("failed", LOST_RECORD, "present", "failed", [RECORD_GONE], id="record-gone"),
+        pytest.param("success", LOST_RECORD, "present", "missing", [RECORD_GONE], id="success-record-gone"),
+        pytest.param("success", batch("SSS"), "present", "missing", [MARKED_BY_HAND], id="of-other-items"),
+        pytest.param("upstream_failed", batch("S"), "present", "upstream_failed", [None], id="not-started"),
+        pytest.param("skipped", batch("S"), "present", "skipped", [None], id="skipped"),
+        pytest.param("running", batch("S"), "present", "running", [None], id="running-again"),
+        pytest.param(None, None, "absent", "waiting", [None], id="no-state"),
     ],
 )
 def test_items_of_a_batch(
-    state: str | None, record: Record | None, value: ValueState, expected: list[Ruling]
+    state: str | None, record: Record | None, value: ValueState, outcomes: str, errors: list[str | None]
 ) -> None:
-    assert judge_items(state, record, len(expected), value) == expected
+    rulings = judge_items(state, record, len(errors), value)
+
+    assert [ruling.state for ruling in rulings] == outcomes.split()
+    assert [ruling.error for ruling in rulings] == errors
+    assert [ruling.is_stopped for ruling in rulings] == [error == "enough" for error in errors]
 
 
 def test_an_outcome_cannot_be_changed() -> None:

@@ -401,11 +401,12 @@ class TestPrefix:
         simulated = simulate(fan_in, count={"load_a": 1, "load_c": 1}, names={"load_b": ["eu"]})
 
         assert list(simulated.return_value) == ["load_a.each[0]", "load_b.eu", "load_c[0]"]
-        for count, message in [
+        counts: list[tuple[Any, str]] = [
             (3, "found 3 for several: 'load_a', 'load_b', 'load_c'"),
             ({"load_b": 1}, "number of branches of 'load_a', 'load_c', which only a run knows"),
             ({"load": 1}, "found 'load'; only the branches of 'load_a'"),
-        ]:
+        ]
+        for count, message in counts:
             with pytest.raises(DeclarationValueError, match=message):
                 simulate(fan_in, count=count)
 
