@@ -6,7 +6,14 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import (
+    ARG_OUTPUT,
+    ARG_VERBOSE,
+    ActionCommand,
+    Arg,
+    GroupCommand,
+    lazy_load_command,
+)
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import CLICommand
@@ -117,31 +124,29 @@ CHECK = ActionCommand(
     help="Say how many branches of a Dag can run at once, and why; and what would go wrong",
     description=(
         "Why do only 16 of my 50 branches run? For each fan-out group: how many branches are declared, how "
-        "many can run at once if nothing else does, and the one limit that sets that number: "
-        "max_concurrency, a pool, max_active_tasks, core.parallelism, or what the Celery workers that answer "
-        "have room for. For each fan-in: what it collects and when it succeeds. Problems are what would keep "
-        "tasks waiting for ever or fail the fan-in: a pool that doesn't exist or is too small, an executor "
-        "that isn't configured, a task_id_prefix that takes nothing or too much, a min_success that can't be "
-        "met. The Dag is taken from its file as it is now, or from the database if no file has it; nothing "
-        "is written."
+        "many can run at once if nothing else does, and the limit that sets that number. For each fan-in: "
+        "what it collects and when it succeeds. Problems are what would keep tasks waiting for ever or fail "
+        "the fan-in. The Dag is taken from its file as it is now, or from the database if no file has it; "
+        "nothing is written."
     ),
     epilog=(
         "Examples: airflow fanout check scores; airflow fanout check --all --output json. "
         "Exit code: 0 if all is well, 1 if there is a problem, 2 if that can't be told: no such Dag, a file "
         "that can't be imported, no database, a wrong argument. "
-        "JSON: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), problems "
-        "(their number), others (number of Dags without fan-out and fan-in), import_errors (file, error). "
-        "A group: group_id, mode, declared (branches or items; null if known only at run time), tasks (what "
-        "wants to run at once: branches or batches), effective (how many can), effective_items (batches: "
-        "items at once), limit (what sets it: name, slots, where, reason; its name is 'branches' if there "
-        "are no more than that), limits (all there are). A fan-in: task_id, group_id or prefix, matches "
-        "(task ids), count, key, threshold. A problem: kind, message, task_ids."
+        "JSON and YAML: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), "
+        "problems (their number), others (number of Dags without fan-out and fan-in), import_errors (file, "
+        "error). A group: group_id (as rerun --group takes it), mode, declared (branches or items; null if "
+        "known only at run time), tasks (what wants to run at once: branches or batches), effective (how "
+        "many can), effective_items (batches: items at once), limit (what sets it: name, slots, where, "
+        "reason; its name is 'branches' if there are no more than that), limits (all there are). A fan-in: "
+        "task_id, group_id or prefix, matches (task ids), count, key, threshold. A problem: kind, message, "
+        "task_ids."
     ),
     func=lazy_load_command("airflow_fanout.cli.check.command"),
     args=(
         _arg("dag_id", help="The Dag to check", nargs="?", metavar="DAG_ID"),
         _arg("--all", help="Check every Dag that has a fan-out or a fan-in", action="store_true"),
-        OUTPUT,
+        ARG_OUTPUT,
         ARG_VERBOSE,
     ),
 )
@@ -151,23 +156,21 @@ RERUN = ActionCommand(
     help="Run again the branches of a run that did not succeed, the fan-in and what comes after it",
     description=(
         "Clears, in one run: of every branch that is not a success (failed, upstream_failed, skipped, "
-        "stopped by stop_after_failures) all tasks that aren't; the fan-ins; everything downstream of them; "
-        "and the setups and teardowns of all these. Branches that succeeded are not touched, however many "
-        "there are. Batches run again only what their last try had not done (on Airflow 3.2 all). A "
-        "branch that is a success "
-        "without a value, because somebody marked it so or its value is gone, runs its last task again. If "
-        "a failed task before the branches is the cause, that one is offered too; --yes takes it. What is "
-        "running, queued or waits for its retry is left alone. First it shows all that, and asks."
+        "stopped by stop_after_failures, or without a value) the tasks that aren't; the fan-ins; everything "
+        "downstream of them; and the setups and teardowns of all these. Batches run again only what their "
+        "last try had not done (on Airflow 3.2 all). If a failed task before the branches is the cause, that "
+        "one is offered too; --yes takes it. What succeeded, or has not ended, is not cleared. First it "
+        "shows all that, and asks."
     ),
     epilog=(
         "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
         "'airflow fanout rerun my_dag my_run --group process --yes' clears one group's without a question. "
-        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no"
-        " such Dag, run or group, no database, or nobody to ask. JSON, which needs --yes or --dry-run: "
-        "dag_id, run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: name, "
-        "state, stopped, error, task_instances); downstream; setups_and_teardowns; causes; between (what "
-        "stands between these and the branches); notes; cleared; changed_meanwhile (left alone for that)."
-        " A task instance: task_id, map_index, state."
+        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no "
+        "such Dag, run or group, no database, or no terminal to ask on. JSON, which needs --yes or "
+        "--dry-run: dag_id, run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: "
+        "name, state, stopped, error, task_instances); downstream; setups_and_teardowns; causes; between "
+        "(what stands between these and the branches); notes; cleared; changed_meanwhile (not cleared for "
+        "that). A task instance: task_id, map_index, state."
     ),
     func=lazy_load_command("airflow_fanout.cli.rerun.command"),
     args=(

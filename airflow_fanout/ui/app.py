@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata.clearing import clear, find_plan
-from airflow_fanout.metadata.limits import read_surroundings
+from airflow_fanout.metadata.limits import read_scheduling_limits
 from airflow_fanout.metadata.runs import UnknownDagError, UnknownRunError, find_run, read_report, read_run
 from airflow_fanout.reports.branches import UnknownGroupError, chosen_group_runs
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json
@@ -27,7 +27,7 @@ from airflow_fanout.ui.access import CLEAR, READ, may_clear
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from airflow_fanout.reports.group_capacity import Surroundings
+    from airflow_fanout.reports.group_capacity import SchedulingLimits
 
 __all__ = ["app"]
 
@@ -132,9 +132,7 @@ def rerun(dag_id: str, run_id: str, body: RerunBody, session: SessionDep) -> Res
             message = "The run has changed in the meantime. Nothing was cleared; look at what would be now."
             raise HTTPException(status.HTTP_409_CONFLICT, message)
         done = clear(plan, causes=body.causes, session=session)
-    return _json(
-        {**plan_as_json(plan, cleared=done.cleared, changed=done.changed), "is_paused": done.is_paused}
-    )
+    return _json({**plan_as_json(plan, done), "is_paused": done.is_paused})
 
 
 app = FastAPI(title="Fan-out", docs_url=None, redoc_url=None, openapi_url=None)
@@ -151,8 +149,8 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
 
 
 @cached(TTLCache(maxsize=1, ttl=KEPT_SECONDS), lock=Lock())
-def _surroundings() -> Surroundings:
-    return read_surroundings()
+def _surroundings() -> SchedulingLimits:
+    return read_scheduling_limits()
 
 
 def _only(group: str | None) -> list[str] | None:
