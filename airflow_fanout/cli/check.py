@@ -173,6 +173,7 @@ def _fan_in_in_words(check: FanInCheck) -> str:
     fan_in, succeeds = check.fan_in, threshold(check.fan_in.policy, check.count)
     if fan_in.group_id is not None:
         return f"collects group {fan_in.group_id}; {succeeds}"
-    takes = "" if fan_in.is_templated else f" takes {listing(check.matches, limit=10)}"
+    if fan_in.is_templated:
+        return f"prefix {fan_in.task_id_prefix!r} is known only at run time; {succeeds}"
     number = "" if check.count in {None, len(check.matches)} else f", {check.count} branches"
-    return f"prefix {fan_in.task_id_prefix!r}{takes}{number}; {succeeds}"
+    return f"prefix {fan_in.task_id_prefix!r} takes {listing(check.matches, limit=10)}{number}; {succeeds}"

@@ -100,15 +100,10 @@ def check_dag(outline: DagOutline, scheduling: SchedulingLimits, *, source: str 
         notes=(
             *(note for capacity in capacities for note in _group_notes(outline, capacity, scheduling)),
             *(
-                f"Group {group_id!r}: no fan-in collects it, so report and rerun don't show it"
+                f"Group {group_id!r}: report and rerun don't show it, as no fan-in is known to collect it"
                 for group_id in sorted(outline.groups.keys() - ids.keys(), key=natural_key)
             ),
             *_worker_notes(outline, scheduling),
-            *(
-                f"Fan-in {fan_in.task_id!r}: its prefix {fan_in.task_id_prefix!r} is known only at run time"
-                for fan_in in outline.fan_ins
-                if fan_in.is_templated
-            ),
         ),
     )
 

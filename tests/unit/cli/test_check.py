@@ -93,6 +93,14 @@ def test_a_table_has_fan_ins_problems_and_notes_too(capsys: pytest.CaptureFixtur
     assert text.endswith("2 Dags have no fan-out and no fan-in.\n2 problems.\n")
 
 
+def test_a_templated_prefix_is_known_only_at_run_time(capsys: pytest.CaptureFixture[str]) -> None:
+    dag = dag_of(tasks=[task_of("combine")], fan_ins=[fan_in_of("combine", prefix="part_{{ ds }}")])
+
+    text = shown(capsys, check_dag(dag, SchedulingLimits()), output="plain")
+
+    assert "fan-in  prefix 'part_{{ ds }}' is known only at run time; every branch has to succeed" in text
+
+
 def test_words_in_brackets_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     check = check_dag(dag_of(static(1)), SchedulingLimits(parallelism=0))
 

@@ -383,7 +383,7 @@ def note(id_: str, dag: DagOutline, text: str, **scheduling: Any) -> Any:
         note(
             "a group without a fan-in",
             dag_of(static(2)),
-            "Group 'work': no fan-in collects it, so report and rerun don't show it",
+            "Group 'work': report and rerun don't show it, as no fan-in is known to collect it",
         ),
         note(
             "silent workers",
@@ -404,11 +404,6 @@ def note(id_: str, dag: DagOutline, text: str, **scheduling: Any) -> Any:
             collected(static(2)),
             "How many tasks KubernetesExecutor has room for is not known here",
             executors={"KubernetesExecutor": ()},
-        ),
-        note(
-            "a templated prefix",
-            collecting("part_{{ ds }}", "part_1"),
-            "Fan-in 'combine': its prefix 'part_{{ ds }}' is known only at run time",
         ),
     ],
 )
