@@ -301,8 +301,8 @@ def _notes(facts: RunFacts, groups: Iterable[GroupRerun]) -> Iterator[str]:
     for fan_in in facts.outline.fan_ins:
         if fan_in.group_id is None and facts.prefix_of(fan_in) is None:
             yield (
-                f"{fan_in.task_id}: its branches are not known, because its prefix {fan_in.task_id_prefix!r} was not "
-                "rendered in this run, or is no longer stored as rendered"
+                f"{fan_in.task_id}: its branches are not known, because its prefix "
+                f"{fan_in.task_id_prefix!r} was not rendered in this run, or is no longer stored as rendered"
             )
 
 
