@@ -60,10 +60,10 @@ def _check(dag_id: str | None) -> tuple[list[DagCheck], int, dict[str, str]]:
     if dag_id is not None:
         dag, source = find_dag(dag_id)
         return [check_dag(dag, scheduling, source=source)], 0, {}
-    parsed = parse_dags()
-    dags = [outline(dag) for _, dag in sorted(parsed.dags.items())]
+    parsed, errors = parse_dags()
+    dags = [outline(dag) for _, dag in sorted(parsed.items())]
     checks = [check_dag(dag, scheduling) for dag in dags if dag.groups or dag.fan_ins]
-    return checks, len(dags) - len(checks), parsed.errors
+    return checks, len(dags) - len(checks), errors
 
 
 def show(checks: Sequence[DagCheck], *, others: int = 0, errors: Mapping[str, str], output: str) -> None:

@@ -42,9 +42,8 @@ Key = tuple[str, int]
 @dataclass(frozen=True, kw_only=True)
 class BranchRerun:
     """
-    A branch, or batch, that runs again.
+    A branch, or batch, that runs again, and its task instances to clear.
 
-    :param task_runs: Its task instances to clear.
     :param items: Number of its items that aren't a success; None if it is no batch.
     """
 
@@ -56,11 +55,9 @@ class BranchRerun:
 @dataclass(frozen=True, kw_only=True)
 class GroupRerun:
     """
-    What runs again of one group.
+    What runs again of one group: branches, or batches, and fan-ins.
 
-    :param branches: Its branches, or batches, that run again.
     :param unexpanded: Its mapped tasks to clear, if they never were expanded.
-    :param fan_ins: Its fan-ins to clear.
     """
 
     run: GroupRun
@@ -80,8 +77,6 @@ class RerunPlan:
     """
     What has to be cleared in one run.
 
-    :param groups: The groups of which something runs again.
-    :param downstream: What comes after the fan-ins.
     :param setups_and_teardowns: Those of all that is cleared, and of the causes.
     :param causes: Failed tasks upstream of the branches, without which these would only fail again.
     :param between: What did not succeed between the causes and the branches.

@@ -276,49 +276,28 @@ class TestWhatAFanInCollects:
         assert (found.matches, found.count) == (("part",), count)
 
 
-class TestIdsOfGroups:
-    """They are those that ``report`` and ``rerun`` have, which know a Dag from the database."""
+def test_groups_have_the_ids_that_a_run_has(dag: DAG) -> None:
+    FanInOperator(task_id="own_in", fan_out=FanOutGroup("own", branch=work, count=2))
+    FanOutGroup("batched", branch=work, count=4, items_per_task=2)
+    with TaskGroup("load"):
+        tables = FanOutGroup("tables", branch=work, count=2)
+        files = FanOutGroup("files", branch=work, count=2, mapped=True)
+    tables >> FanInOperator(task_id="tables_in", task_id_prefix="load.tables")
+    files >> FanInOperator(task_id="files_in", task_id_prefix="load.files")
+    stored = outline(DagSerialization.from_dict(DagSerialization.to_dict(dag)))
+    task_runs = tuple(TaskRun(task_id=task_id) for task_id in stored.tasks)
+    facts = RunFacts(dag_id="d", run_id="r", state="failed", outline=stored, task_runs=task_runs)
 
-    @staticmethod
-    def ids(group: DeclaredGroup, **fan_in: Any) -> list[str]:
-        lasts = frozenset(
-            task_ids[-1] for task_ids in [group.each, *(b.task_ids for b in group.branches)] if task_ids
-        )
-        dag = dag_of(
-            group, tasks=[task_of("combine", upstream=lasts)], fan_ins=[fan_in_of("combine", **fan_in)]
-        )
-        return [group_id for group_id, _ in check(dag).groups]
+    ids = [group_id for group_id, _ in check(outline(dag)).groups]
 
-    def test_a_group_with_a_fan_in_has_its_own(self) -> None:
-        assert self.ids(static(2), group_id="work") == ["work"]
+    assert ids == sorted(run.title for run in group_runs(facts))
+    assert ids == ["batched", "files_in", "own", "tables_in"]
 
-    @pytest.mark.parametrize(
-        "group", [static({"a": [".read", ".write"]}), instances(3)], ids=["static", "mapped"]
-    )
-    def test_a_group_that_only_a_prefix_collects_has_that_of_the_fan_in(self, group: DeclaredGroup) -> None:
-        assert self.ids(group, prefix="work.") == ["combine"]
 
-    def test_batches_have_their_own_whatever_collects_them(self) -> None:
-        assert self.ids(instances(30, items_per_task=10), prefix="work.") == ["work"]
+def test_groups_are_in_natural_order() -> None:
+    dag = dag_of(*(static(1, group_id=f"g{n}") for n in (10, 9, 1)))
 
-    def test_they_are_in_natural_order(self) -> None:
-        dag = dag_of(*(static(1, group_id=f"g{n}") for n in (10, 9, 1)))
-
-        assert [group_id for group_id, _ in check(dag).groups] == ["g1", "g9", "g10"]
-
-    def test_a_run_has_the_same(self, dag: DAG) -> None:
-        FanInOperator(task_id="own_in", fan_out=FanOutGroup("own", branch=work, count=2))
-        FanOutGroup("batched", branch=work, count=4, items_per_task=2)
-        with TaskGroup("load"):
-            tables = FanOutGroup("tables", branch=work, count=2)
-        tables >> FanInOperator(task_id="tables_in", task_id_prefix="load.")
-        stored = outline(DagSerialization.from_dict(DagSerialization.to_dict(dag)))
-        task_runs = tuple(TaskRun(task_id=task_id) for task_id in stored.tasks)
-        facts = RunFacts(dag_id="d", run_id="r", state="failed", outline=stored, task_runs=task_runs)
-
-        ids = {group_id for group_id, _ in check(outline(dag)).groups}
-
-        assert ids == {run.title for run in group_runs(facts)} == {"own", "batched", "tables_in"}
+    assert [group_id for group_id, _ in check(dag).groups] == ["g1", "g9", "g10"]
 
 
 @pytest.mark.parametrize("label", ["work.work_", "work.", "wo"])

@@ -76,6 +76,7 @@ LIMITED_STEP = [task_of("work.each.train", is_mapped=True, max_active_tis_per_da
         case("one of two pools is unlimited", dag_of(static(9), tasks=SOME_WIDE, pool="gpu"), (9, *ALL)),
         case("as many branches as slots", dag_of(static(16)), (16, *ALL)),
         case("no branches", dag_of(static(0)), (0, *ALL)),
+        case("a number known only at run time", dag_of(instances(None), pool="gpu"), (5, "pool", "gpu")),
         case(
             "max_concurrency",
             dag_of(instances(9, max_concurrency=4), max_active_tis_per_dagrun=4),
@@ -238,12 +239,6 @@ def test_batches_are_counted_as_tasks_and_as_items(
 
     assert (capacity.items, capacity.tasks.declared) == (items_at_once, tasks)
     assert (capacity.declared, capacity.tasks.effective) == (group.count, effective)
-
-
-def test_a_number_known_only_at_run_time_has_a_limit_all_the_same() -> None:
-    capacity = capacity_of(dag_of(instances(None), pool="gpu"))
-
-    assert (capacity.declared, cause(capacity)) == (None, (5, "pool", "gpu"))
 
 
 def test_a_run_tells_the_number_that_its_dag_does_not() -> None:
