@@ -97,15 +97,13 @@ def lines(plan: RerunPlan) -> Iterator[str]:
     for title, task_runs in (
         ("Downstream of the fan-ins", plan.downstream),
         ("Setups and teardowns of these", plan.setups_and_teardowns),
+        ("The cause lies before the branches", plan.causes),
+        ("Between the cause and the branches", plan.between),
     ):
         if task_runs:
             yield ""
             yield f"{title}: {_named(task_runs)}"
     if plan.causes:
-        yield ""
-        yield f"The cause lies before the branches: {_named(plan.causes)}"
-        if plan.between:
-            yield f"Between the cause and the branches: {_named(plan.between)}"
         yield "If the cause is not cleared too, the branches can only fail again."
     if plan.notes:
         yield ""

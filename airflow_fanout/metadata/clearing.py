@@ -99,7 +99,10 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     cleared: list[TaskRun] = []
     changed: list[TaskRun] = []
     for start in range(0, len(planned), PAGE):
-        page = {(i.task_id, i.map_index): i for i in planned[start : start + PAGE]}
+        page = {
+            (planned_run.task_id, planned_run.map_index): planned_run
+            for planned_run in planned[start : start + PAGE]
+        }
         found = {(ti.task_id, ti.map_index): ti for ti in _locked(plan, page, session=session)}
         unchanged = {key: ti for key, ti in found.items() if ti.state == page[key].state}
         if unchanged:

@@ -35,6 +35,9 @@ UNSUCCESSFUL = FAILED | {"skipped"}
 CLEARABLE = FINISHED - {"removed"}
 """States that clearing changes; a task instance in another one has not ended, or is no longer declared."""
 
+PARTS = ("downstream", "setups_and_teardowns", "causes", "between")
+"""What a plan clears beside groups, as its JSON names it."""
+
 Key = tuple[str, int]
 """Task id and map index of a task instance."""
 
@@ -142,17 +145,17 @@ def plan_rerun(
     after: dict[Key, TaskRun] = {}
     if downstream:
         started = [fan_in for group in groups if group.task_runs for fan_in in _fan_ins(facts, group.run)]
-        after = _by_key(_beside_all(facts, started, facts.outline.downstream_of))
+        after = _by_key(_related_instances(facts, started, facts.outline.downstream_of))
     blocked = [
         *(task_run for task_run in of_groups.values() if task_run.state == "upstream_failed"),
-        *(i for group in groups for i in (*group.unexpanded, *group.fan_ins) if i.state == "failed"),
+        *(task for group in groups for task in (*group.unexpanded, *group.fan_ins) if task.state == "failed"),
     ]
     taken = of_groups | after
     causes, between = _causes(facts, blocked, taken)
     taken |= _by_key((*causes, *between))
     related: dict[Key, TaskRun] = {}
     if any(task.is_setup for task in facts.outline.tasks.values()):  # Airflow looks through the Dag for each
-        related = _by_key(_beside_all(facts, taken.values(), setups_and_teardowns))
+        related = _by_key(_related_instances(facts, taken.values(), setups_and_teardowns))
     return RerunPlan(
         dag_id=facts.dag_id,
         run_id=facts.run_id,
@@ -208,7 +211,7 @@ def _branches(run: GroupRun, whole_branches: bool) -> Iterator[BranchRerun]:
             continue
         # Of a branch that succeeded without a value the last task alone can make one.
         last = branch.task_runs[-1:] if branch.state == "missing" else ()
-        task_runs = tuple(i for i in branch.task_runs if i.state in states or i in last)
+        task_runs = tuple(task for task in branch.task_runs if task.state in states or task in last)
         if task_runs:
             yield BranchRerun(branch=branch, task_runs=task_runs)
 
@@ -237,16 +240,17 @@ def _beside(facts: RunFacts, task_id: str, other: TaskRun) -> Iterator[TaskRun]:
             yield task_run
 
 
-def _beside_all(
+def _related_instances(
     facts: RunFacts, task_runs: Iterable[TaskRun], related: Callable[[str], Collection[str]]
 ) -> Iterator[TaskRun]:
-    """Instances that can be cleared of the tasks related to some others."""
+    """Instances of the tasks related to those of others, as far as they can be cleared."""
     ids: dict[str, list[str]] = {}
     for task_run in task_runs:
         if task_run.task_id not in ids:
             ids[task_run.task_id] = sorted(related(task_run.task_id))
         for task_id in ids[task_run.task_id]:
-            yield from (i for i in _beside(facts, task_id, task_run) if i.state in CLEARABLE)
+            beside = _beside(facts, task_id, task_run)
+            yield from (instance for instance in beside if instance.state in CLEARABLE)
 
 
 def _causes(
@@ -303,9 +307,10 @@ def _notes(facts: RunFacts, groups: Iterable[GroupRerun]) -> Iterator[str]:
 
 def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     again = {branch.branch.name: branch.branch.state for branch in group.branches}
-    left = [b for b in group.run.ran if b.state not in (*FINISHED, "missing") and b.name not in again]
-    if left:
-        names = listing((f"{branch.name} ({branch.state})" for branch in left), limit=10)
+    ended = {*FINISHED, "missing"}
+    unended = [branch for branch in group.run.ran if branch.state not in ended and branch.name not in again]
+    if unended:
+        names = listing((f"{branch.name} ({branch.state})" for branch in unended), limit=10)
         yield f"not cleared, because they have not ended: {names}"
     late = [fan_in for fan_in in _fan_ins(facts, group.run) if fan_in.state not in FINISHED]
     if late and group.task_runs:
@@ -325,7 +330,7 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
 
 def fingerprint(plan: RerunPlan) -> str:
     """Tell plans apart: the same for two that clear the same task instances in the same states."""
-    cleared = sorted((i.task_id, i.map_index, i.state or "") for i in plan.with_causes)
+    cleared = sorted((*_key(task_run), task_run.state or "") for task_run in plan.with_causes)
     return hashlib.sha256(json.dumps(cleared).encode()).hexdigest()
 
 
@@ -357,15 +362,15 @@ def plan_as_json(plan: RerunPlan, done: Clearing | None = None) -> dict[str, Any
             }
             for group in plan.groups
         ],
-        "downstream": _instances(plan.downstream),
-        "setups_and_teardowns": _instances(plan.setups_and_teardowns),
-        "causes": _instances(plan.causes),
-        "between": _instances(plan.between),
+        **{part: _instances(getattr(plan, part)) for part in PARTS},
         "notes": list(plan.notes),
-        "cleared": [] if done is None else _instances(done.cleared),
-        "changed_meanwhile": [] if done is None else _instances(done.changed),
+        "cleared": _instances(() if done is None else done.cleared),
+        "changed_meanwhile": _instances(() if done is None else done.changed),
     }
 
 
 def _instances(task_runs: Sequence[TaskRun]) -> list[dict[str, Any]]:
-    return [{"task_id": i.task_id, "map_index": i.map_index, "state": i.state} for i in task_runs]
+    return [
+        {"task_id": task_run.task_id, "map_index": task_run.map_index, "state": task_run.state}
+        for task_run in task_runs
+    ]
