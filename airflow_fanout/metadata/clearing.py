@@ -99,10 +99,7 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     cleared: list[TaskRun] = []
     changed: list[TaskRun] = []
     for start in range(0, len(planned), PAGE):
-        page = {
-            (planned_run.task_id, planned_run.map_index): planned_run
-            for planned_run in planned[start : start + PAGE]
-        }
+        page = {(run.task_id, run.map_index): run for run in planned[start : start + PAGE]}
         found = {(ti.task_id, ti.map_index): ti for ti in _locked(plan, page, session=session)}
         unchanged = {key: ti for key, ti in found.items() if ti.state == page[key].state}
         if unchanged:
