@@ -13,8 +13,7 @@ from airflow.sdk import BaseOperator
 import airflow_fanout
 from airflow_fanout import exceptions
 from airflow_fanout.cli.commands import get_fanout_cli_commands
-from airflow_fanout.decorators import fan_in, fan_out
-from airflow_fanout.definitions.decorator_options import FanInOptions, FanOutOptions, TaskSettings
+from airflow_fanout.decorators import FAN_IN_OPTIONS, FAN_OUT_OPTIONS, fan_in, fan_out
 from airflow_fanout.reports import run_report as report_shapes
 from airflow_fanout.testing import Simulation, simulate
 
@@ -46,7 +45,7 @@ file from the docstrings, so that both say the same. How it all goes together is
 
 DECORATORS = """
 `from airflow.sdk import task` has them as `@task.fan_out` and `@task.fan_in`; `from airflow_fanout.decorators
-import fan_in, fan_out` are the same two, which an editor can complete. `.override(…)` takes the same options.
+import fan_in, fan_out` are the same two, and an editor can complete their own options. `.override(…)` takes the same ones.
 """
 
 
@@ -207,46 +206,15 @@ def _members(title: str, cls: type) -> Iterator[str]:
     yield "\n".join(bullets)
 
 
-def _decorator(title: str, function: Any, options: Any, explained: Mapping[str, str]) -> Iterator[str]:
-    """
-    Yield the blocks of a decorator's section: which options are explained elsewhere, and which are Airflow's.
-
-    :param explained: What explains an option, by its name.
-    """
+def _decorator(title: str, function: Any, cls: type, options: Collection[str]) -> Iterator[str]:
+    """Yield the blocks of a decorator's section; its options are explained where the class is."""
     said = documentation(function)
     _check(title, said.parameters, ["function", "options"])
     yield title
     yield from said.text
     yield "\n".join(_bullet(f"`{name}`", text) for name, text in said.parameters.items())
-    taken = options.__annotations__
-    airflows = {*TaskSettings.__annotations__, *_AIRFLOWS}
-    _check(title, [*explained, *airflows & taken.keys()], list(taken))
-    for where in dict.fromkeys(explained.values()):
-        names = [f"`{name}: {_annotation(taken[name])}`" for name, its in explained.items() if its == where]
-        yield _bullet(f"As in `{where}`", ", ".join(names))
-    settings = sorted(airflows & taken.keys())
-    yield _bullet("As in Airflow", ", ".join(f"`{name}`" for name in settings))
-
-
-_AIRFLOWS = {
-    "dag",
-    "default_args",
-    "doc_md",
-    "group_display_name",
-    "map_index_template",
-    "parent_group",
-    "prefix_group_id",
-    "show_return_value_in_logs",
-    "task_group",
-    "task_id",
-    "templates_dict",
-    "templates_exts",
-    "tooltip",
-    "trigger_rule",
-    "ui_color",
-    "ui_fgcolor",
-}
-"""Options that mean what they mean for Airflow's own tasks and task groups."""
+    own = [f"`{each.name}`" for each in _own_parameters(cls) if each.name in options]
+    yield _bullet(f"As in `{cls.__name__}`", ", ".join(own))
 
 
 def _annotation(annotation: Any) -> str:
@@ -329,10 +297,8 @@ def _blocks_of_all() -> Iterator[str]:
     yield from _fields("## BranchOutcome", airflow_fanout.BranchOutcome)
     yield "## Decorators"
     yield DECORATORS.strip()
-    of_group = [each.name for each in _own_parameters(group) if each.name in FanOutOptions.__annotations__]
-    yield from _decorator("### @task.fan_out", fan_out, FanOutOptions, dict.fromkeys(of_group, "FanOutGroup"))
-    of_fan_in = [each.name for each in _own_parameters(fan_in_) if each.name in FanInOptions.__annotations__]
-    yield from _decorator("### @task.fan_in", fan_in, FanInOptions, dict.fromkeys(of_fan_in, "FanInOperator"))
+    yield from _decorator("### @task.fan_out", fan_out, group, FAN_OUT_OPTIONS)
+    yield from _decorator("### @task.fan_in", fan_in, fan_in_, FAN_IN_OPTIONS)
     yield "## Tests of your own"
     parameters = inspect.signature(simulate).parameters.values()
     signature = _signature("simulate", parameters)

@@ -20,7 +20,7 @@ from airflow_fanout.execution_time.wiring import group_sources, sources_by_prefi
 from airflow_fanout.execution_time.xcom import RunReader
 from airflow_fanout.rules.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE
-from airflow_fanout.rules.wording import counted, on_one_line, waiting_on_past, without_key
+from airflow_fanout.rules.wording import batched_key_problem, counted, on_one_line, past_dependence_problem
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 from airflow_fanout.serialization.tasks import waits_on_past
 
@@ -133,12 +133,12 @@ def sources_of(fan_in: Any, context: Context, map_index: int) -> list[Source]:
     sources = sources_by_prefix(fan_in, fan_in.task_id_prefix, map_index)
     batched = [s.task_id.rpartition(".")[0] for s in sources if isinstance(s.naming, BatchNaming)]
     if batched and fan_in.key != RETURN_VALUE:
-        message = f"{fan_in.task_id!r}: key: {without_key(fan_in.key, batched[0])}"
+        message = f"{fan_in.task_id!r}: key: {batched_key_problem(fan_in.key, batched[0])}"
         raise FanInError(message)
     task_ids = (task_id for s in sources for task_id in s.task_ids or (s.task_id,))
     waiting = [task_id for task_id in task_ids if waits_on_past(fan_in.dag.get_task(task_id))]
     if fan_in.policy.tolerant and waiting:
-        message = f"{fan_in.task_id!r}: {waiting_on_past(waiting)}"
+        message = f"{fan_in.task_id!r}: {past_dependence_problem(waiting)}"
         raise FanInError(message)
     return sources
 

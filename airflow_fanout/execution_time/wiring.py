@@ -57,7 +57,7 @@ def group_sources(
     items: Any = group.items
 
     def ask() -> tuple[Sequence[str] | None, int]:
-        names, found = names_and_items(group.owner, items.resolve(context))
+        names, found = names_and_items(group.title, items.resolve(context))
         return names, len(found)
 
     # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.

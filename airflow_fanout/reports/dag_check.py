@@ -16,7 +16,7 @@ from airflow_fanout.reports.group_capacity import (
 )
 from airflow_fanout.rules.names import natural_key
 from airflow_fanout.rules.policy import as_written
-from airflow_fanout.rules.wording import counted, listing, waiting_on_past
+from airflow_fanout.rules.wording import counted, listing, past_dependence_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -256,7 +256,7 @@ def _fan_in_problems(outline: DagOutline, check: FanInCheck) -> Iterator[Problem
     steps = [i for last in check.matches for i in branches_by_last.get(last, ("", (last,)))[1]]
     waiting = tuple(sorted({i for i in steps if outline.tasks[i].waits_on_past}, key=natural_key))
     if policy.tolerant and waiting:
-        yield Problem("tolerance_waits_on_past", f"{title}: {waiting_on_past(waiting)}", waiting)
+        yield Problem("tolerance_waits_on_past", f"{title}: {past_dependence_problem(waiting)}", waiting)
 
 
 def _prefix_problems(

@@ -12,7 +12,6 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.decorators import FanInFunction, FanOutFunction, fan_in, fan_out
-from airflow_fanout.definitions.decorator_options import FanInOptions, FanOutOptions
 from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError, DeclarationValueError
 
 if TYPE_CHECKING:

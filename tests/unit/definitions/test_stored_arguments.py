@@ -15,7 +15,7 @@ from airflow.sdk import DAG, task, task_group
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.definitions.stored_arguments import (
-    LiteralItems,
+    StorableItems,
     holds_run_time_values,
     storable,
     storable_arguments,
@@ -133,15 +133,15 @@ class TestWhatIsStored:
         assert repr(found["params"]) == "[DagParam('n')]"
 
 
-class TestLiteralItems:
+class TestStorableItems:
     def test_they_are_stored_alike_and_got_as_they_are(self) -> None:
-        items = LiteralItems([PLAIN, [PLAIN]])
+        items = StorableItems([PLAIN, [PLAIN]])
 
         assert repr(list(iter(items))) == f"[{PLAIN_TEXT}, [{PLAIN_TEXT}]]"
         assert [items[0], items[1]] == [PLAIN, [PLAIN]]
 
     def test_all_of_them_say_little(self) -> None:
-        assert repr(LiteralItems(range(1000))) == "<1000 items>"
+        assert repr(StorableItems(range(1000))) == "<1000 items>"
 
     @pytest.mark.parametrize(
         "wrap",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from airflow_fanout.execution_time.arguments import NO_ITEM, FunctionArguments
-from airflow_fanout.execution_time.batch_work import BatchWork, Unmade
+from airflow_fanout.execution_time.batch_work import BatchWork, BrokenItem
 
 
 def work_of(*, gives_index: bool = False, **functions: Any) -> BatchWork:
@@ -67,7 +67,7 @@ def test_each_name_runs_its_own_function() -> None:
 
 def test_an_item_that_could_not_be_rendered_raises_why() -> None:
     broken = ValueError("broken")
-    call = work_of(only=plain).calls(["n_0"], [Unmade(broken)], start=0, bound={"": {}}, context={})
+    call = work_of(only=plain).calls(["n_0"], [BrokenItem(broken)], start=0, bound={"": {}}, context={})
 
     with pytest.raises(ValueError, match="broken"):
         call(0)

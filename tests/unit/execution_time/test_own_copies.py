@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from airflow_fanout.execution_time.batch_work import OwnCopies, mutable
+from airflow_fanout.execution_time.batch_work import per_call_copies, is_mutable
 
 
 def test_each_call_has_its_own_of_what_it_could_change() -> None:
     bound = {"name": "n", "found": [1], "pair": ([2], "x")}
-    copies = OwnCopies(bound)
+    copies = per_call_copies(bound)
     one, other = copies(), copies()
 
     assert one == other == bound
@@ -21,7 +21,7 @@ def test_each_call_has_its_own_of_what_it_could_change() -> None:
 def test_what_cannot_be_copied_is_for_all() -> None:
     lock = threading.Lock()
 
-    assert OwnCopies({"lock": lock})()["lock"] is lock
+    assert per_call_copies({"lock": lock})()["lock"] is lock
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_what_cannot_be_copied_is_for_all() -> None:
     ],
 )
 def test_what_items_could_change_under_each_others_hands(value: object, is_mutable: bool) -> None:
-    assert mutable(value) == is_mutable
+    assert is_mutable(value) == is_mutable

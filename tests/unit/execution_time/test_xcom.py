@@ -35,7 +35,7 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.execution_time.items import whole
+from airflow_fanout.execution_time.items import read_at_once
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader, at_once
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY
@@ -533,9 +533,9 @@ class TestWhatSeveralInstancesReturned:
     ) -> None:
         made = make(*(BaseOperator(task_id=task_id).output for task_id in ("load", "other")))
 
-        assert whole(resolved(made)) == expected
+        assert read_at_once(resolved(made)) == expected
         assert len(server.sent) == requests
 
     @pytest.mark.parametrize("value", [[1], {"a": 1}, None, "text"], ids=repr)
     def test_what_a_single_task_returned_is_itself(self, value: Any) -> None:
-        assert whole(value) is value
+        assert read_at_once(value) is value

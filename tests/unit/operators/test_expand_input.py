@@ -28,7 +28,7 @@ def arguments_of(found: Any) -> tuple[FanOutGroup, Any]:
     source = mock.Mock(spec=XComArg)
     source.resolve.return_value = found
     arguments = BranchArguments(
-        source, [], owner=group.owner, noted_names=group.noted_names, shape=lambda item: {"item": item}
+        source, [], owner=group.title, noted_names=group.noted_names, shape=lambda item: {"item": item}
     )
     return group, arguments.resolve({})
 

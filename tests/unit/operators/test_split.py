@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.exceptions import ItemsError
-from airflow_fanout.operators.split import NOT_OF_BRANCHES, SplitOperator
+from airflow_fanout.operators.split import BRANCH_SETTINGS, SplitOperator
 from tests.unit.fake_batch import task_instance
 
 
@@ -184,7 +184,7 @@ class TestSettings:
 
         from airflow.sdk import BaseOperator
 
-        assert set(NOT_OF_BRANCHES) <= set(inspect.signature(BaseOperator.__init__).parameters)
+        assert set(BRANCH_SETTINGS) <= set(inspect.signature(BaseOperator.__init__).parameters)
 
     def test_it_waits_for_what_gives_the_items(self, dag: DAG) -> None:
         FanOutGroup("g", branch=work, items=load(), items_per_task=2)

@@ -9,7 +9,7 @@ from airflow.sdk.definitions._internal.node import validate_key
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from airflow_fanout.rules.names import indexed_names, instance_name, natural_key, unusable_because
+from airflow_fanout.rules.names import indexed_names, instance_name, natural_key, name_problem
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ def test_an_instance_is_named_by_its_map_index() -> None:
 def test_a_name_is_usable_exactly_when_airflow_takes_it(name: str) -> None:
     assume(not name.endswith("\n"))  # Airflow takes a line end at the end, by an oversight
 
-    assert (unusable_because(name) is None) == airflow_takes(name)
+    assert (name_problem(name) is None) == airflow_takes(name)
 
 
 def test_a_line_end_makes_a_name_unusable() -> None:
-    assert unusable_because("name\n") is not None
+    assert name_problem("name\n") is not None
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_a_line_end_makes_a_name_unusable() -> None:
     ],
 )
 def test_the_reason_shows_the_name(name: object, reason: str) -> None:
-    assert (unusable_because(name) or "").startswith(reason)
+    assert (name_problem(name) or "").startswith(reason)
 
 
 @pytest.mark.parametrize(("length", "usable"), [(240, True), (241, False)])
 def test_the_length_of_the_whole_task_id_counts(length: int, usable: bool) -> None:
-    reason = unusable_because("n" * length, prefix="p" * 9 + ".")
+    reason = name_problem("n" * length, prefix="p" * 9 + ".")
 
     assert (reason is None) == usable
     assert usable or re.search("makes a task id of 251 characters; Airflow takes 250", reason or "")
@@ -143,16 +143,16 @@ def test_a_listing_is_bounded(count: int, end: str) -> None:
     ],
 )
 def test_the_name_of_a_task_group_is_more_limited_than_that_of_a_task(name: str, reason: str) -> None:
-    assert unusable_because(name) is None
-    assert reason in (unusable_because(name, is_group=True) or "")
+    assert name_problem(name) is None
+    assert reason in (name_problem(name, is_group=True) or "")
 
 
 @pytest.mark.parametrize("name", ["n" * 200, "name-1_x", "ärger", "1"], ids=lambda name: name[:10])
 def test_other_names_are_usable_for_a_task_group_too(name: str) -> None:
-    assert unusable_because(name, is_group=True) is None
+    assert name_problem(name, is_group=True) is None
 
 
 def test_for_a_task_group_the_length_of_the_whole_id_counts_too() -> None:
-    reason = unusable_because("n" * 200, prefix="p" * 50 + ".", is_group=True)
+    reason = name_problem("n" * 200, prefix="p" * 50 + ".", is_group=True)
 
     assert "makes a task id of 251 characters" in (reason or "")
