@@ -90,7 +90,8 @@ class FanInOperator(BaseOperator):
         checks.check_trigger_rule(owner, kwargs)
         group = declared_group(fan_out)
         if fan_out is not None and group is not None:
-            checks.check_group(owner, group, fan_out.dag, policy, key)
+            checks.check_key(owner, key, getattr(fan_out, "mode", group.mode), group)
+            checks.check_tolerance(owner, policy, group, fan_out.dag)
         fail_fast = _fails_fast(kwargs.get("dag"), kwargs.get("task_group"), fan_out)
         if fail_fast:
             checks.check_fail_fast(owner, policy)

@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
     from airflow.sdk import DAG, TaskGroup
 
-    from airflow_fanout.serialization.declaration import DeclaredGroup
+    from airflow_fanout.serialization.declaration import DeclaredGroup, Mode
 
 
 __all__ = [
     "check_callable",
     "check_fail_fast",
-    "check_group",
+    "check_key",
     "check_mapped_groups",
     "check_policy",
     "check_source",
+    "check_tolerance",
     "check_trigger_rule",
 ]
 
@@ -156,10 +157,14 @@ def _check_min_success_ratio(owner: str, ratio: object) -> None:
         raise DeclarationValueError(owner, "min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}")
 
 
-def check_group(owner: str, group: DeclaredGroup, dag: DAG, policy: Policy, key: str) -> None:
-    """Check that a group has values under the key, and can meet the tolerance."""
-    if group.mode == "batched" and key != RETURN_VALUE:
+def check_key(owner: str, key: str, mode: Mode, group: DeclaredGroup) -> None:
+    """Check that a group, batched even if it has no batches today, has values under the key."""
+    if mode == "batched" and key != RETURN_VALUE:
         raise DeclarationValueError(owner, "key", batched_key_problem(key, group.group_id))
+
+
+def check_tolerance(owner: str, policy: Policy, group: DeclaredGroup, dag: DAG) -> None:
+    """Check that a group can meet the tolerance, and the next run too."""
     count = group.known_count
     if policy.min_success is not None and count and policy.min_success > count:
         branches = counted(count, "branch", "branches")

@@ -27,22 +27,17 @@ def other(item: str = "") -> str:
 
 
 @task
-def load() -> list[str]:
-    return []
-
-
-@task
 def text() -> str:
     return ""
 
 
+@task
+def returns_dict(item: str) -> dict[str, str]:
+    return {"a": item}
+
+
 @task.bash
 def command(item: str = "") -> str:
-    return item
-
-
-@task.virtualenv
-def elsewhere(item: str) -> str:
     return item
 
 
@@ -52,46 +47,41 @@ def chain(item: str) -> Any:
 
 
 def declare(**arguments: Any) -> FanOutGroup:
-    how_many = (
-        {} if isinstance(arguments.get("branch"), dict) or "count" in arguments else {"items": ["a", "b"]}
-    )
+    has_number = isinstance(arguments.get("branch"), dict) or "count" in arguments
+    how_many = {} if has_number else {"items": ["a", "b"]}
     return FanOutGroup("g", **{"branch": work, "items_per_task": 2, **how_many, **arguments})
 
 
-@pytest.mark.parametrize("arguments", [{}, {"count": 3}, {"branch": {"x": work, "y": other}}])
-def test_there_is_a_task_and_one_that_splits(arguments: Any) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"count": 3}, {"branch": {"x": work, "y": other}}, {"branch": returns_dict}],
+    ids=["a list", "a count", "functions", "a function with a dict"],
+)
+def test_one_task_splits_and_another_runs_the_batches(arguments: Any) -> None:
     group = declare(**arguments)
 
     assert sorted(each.task_id for each in group.iter_tasks()) == ["g.each", "g.split"]
     assert FanInOperator(task_id="f", fan_out=group).upstream_task_ids == {"g.each"}
 
 
-def test_zero_literal_items_leave_a_placeholder() -> None:
-    assert declare(items=[]).placeholder_task_id == "g.no_branches"
-
-
-def test_it_waits_for_what_is_bound(dag: DAG) -> None:
-    declare(branch=functools.partial(lambda text, item: item), partial={"text": text()})
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(lambda: {"partial": {"text": text()}}, id="partial"),
+        pytest.param(lambda: {"items": ["a", {"b": text()}]}, id="items"),
+    ],
+)
+def test_the_batches_wait_for_the_values_that_they_use(dag: DAG, arguments: Any) -> None:
+    declare(branch=functools.partial(lambda text, item: item), **{"partial": {"text": ""}, **arguments()})
 
     assert dag.get_task("g.each").upstream_task_ids == {"g.split", "text"}
 
 
-def test_it_waits_for_what_is_in_items(dag: DAG) -> None:
-    declare(items=["a", {"b": text()}])
+def test_settings_of_group_and_function_are_the_batches(dag: DAG) -> None:
+    declare(branch=task(retries=7, pool="small")(work), max_concurrency=3)
+    each = dag.get_task("g.each")
 
-    assert "text" in dag.get_task("g.each").upstream_task_ids
-
-
-def test_max_concurrency_limits_the_tasks(dag: DAG) -> None:
-    declare(max_concurrency=3)
-
-    assert dag.get_task("g.each").max_active_tis_per_dagrun == 3
-
-
-def test_settings_of_the_function_are_the_batches(dag: DAG) -> None:
-    declare(branch=task(retries=7, pool="small")(work))
-
-    assert (dag.get_task("g.each").retries, dag.get_task("g.each").pool) == (7, "small")
+    assert (each.retries, each.pool, each.max_active_tis_per_dagrun) == (7, "small", 3)
 
 
 @pytest.mark.parametrize("listed", [list, lambda callbacks: callbacks[0]], ids=["a list", "one"])
@@ -104,138 +94,82 @@ def test_our_hook_comes_before_the_authors_own(dag: DAG, listed: Callable[[Any],
     assert each.partial_kwargs["on_failure_callback"] == [record_failure, theirs]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+REFUSED = [
+    *(
         pytest.param(
-            {"branch": BashOperator, "items": [{}]},
-            "branch: BashOperator is an operator class",
-            id="operator",
-        ),
-        pytest.param({"branch": chain}, "branch: chain is a @task_group, and the items", id="task_group"),
-        pytest.param({"branch": command}, "branch: command is @task.bash, and the items", id="bash"),
-        pytest.param({"branch": elsewhere}, "branch: elsewhere is @task.virtualenv", id="virtualenv"),
-        pytest.param(
-            {"branch": {"a": work, "b": command}}, r"branch\['b'\]: command is", id="one of several"
-        ),
-        pytest.param({"prefix_group_id": False}, "prefix_group_id: .*leave it out", id="no prefix"),
-        pytest.param({"mapped": False}, "mapped: found False, but items_per_task=", id="mapped=False"),
-        pytest.param({"items_per_task": 0}, "items_per_task: expected 1 or more", id="0 per task"),
-        pytest.param({"items_per_task": True}, "items_per_task: expected a whole number", id="True per task"),
-        pytest.param(
-            {"item_concurrency": 1.5}, "item_concurrency: expected a whole number", id="1.5 at once"
-        ),
-        pytest.param(
-            {"item_concurrency": 3},
-            "item_concurrency: found 3, above the 2 items that a task has; lower it, or raise items_per_task",
-            id="more at once than a task has",
-        ),
-        pytest.param(
-            {"max_concurrency": 5, "default_args": {"max_active_tis_per_dagrun": 3}},
-            "max_concurrency: found 5, and default_args sets max_active_tis_per_dagrun=3",
-            id="two limits for the group",
-        ),
-        *(
-            pytest.param({"branch": branch, "items": []}, f"branch: {said}", id=f"no items: {said}")
-            for branch, said in ((BashOperator, "BashOperator is an op"), (command, "command is @task.bash"))
-        ),
-        pytest.param(
-            {"items": [], "default_args": {"do_xcom_push": False}},
-            "default_args: do_xcom_push=False",
-            id="no items, none push",
-        ),
-        pytest.param(
-            {"items": [], "branch": task(max_active_tis_per_dagrun=3)(work), "max_concurrency": 2},
-            "max_concurrency: found 2, and branch sets",
-            id="no items, two limits",
-        ),
-        pytest.param({"max_concurrency": 0}, "max_concurrency: expected 1 or more", id="0 tasks at once"),
-        pytest.param({"stop_after_failures": 2}, "stop_after_failures: .*none to stop", id="stops nothing"),
-        pytest.param({"items": {1: "a"}}, "items: expected texts as names, found 1", id="a number as name"),
-        pytest.param({"items": {"": "a"}}, "items: expected names of at least one", id="no name"),
-        pytest.param(
-            {"branch": {"": work}}, "branch: expected names of at least one", id="no name of a branch"
-        ),
-        pytest.param(
-            {"branch": {2: work}}, "branch: expected texts as names, found 2", id="a number of branch"
-        ),
-        pytest.param({"branch": {}}, "branch: is an empty mapping", id="no functions"),
-        pytest.param(
-            {"branch": {"a": task(retries=1)(work), "b": task(retries=2)(other)}},
-            r"branch\['b'\]: other has other settings than the functions before it",
-            id="settings that differ",
-        ),
-        pytest.param(
-            {"branch": task(work).override(do_xcom_push=False)},
-            "branch: work sets 'do_xcom_push'",
-            id="no push",
-        ),
-        pytest.param({"branch": task(multiple_outputs=True)(work)}, "sets multiple_outputs", id="outputs"),
-        pytest.param(
-            {"default_args": {"do_xcom_push": False}}, "default_args: do_xcom_push=False", id="none push"
-        ),
-        pytest.param(
-            {"branch": task(max_active_tis_per_dagrun=3)(work), "max_concurrency": 2},
-            "max_concurrency: found 2, and branch sets",
-            id="two limits",
-        ),
-    ],
-)
-def test_what_cannot_take_effect_is_refused(arguments: Any, said: str) -> None:
-    with pytest.raises(DeclarationError, match=f"'g': .*{said}"):
+            {"branch": branch, "items": items},
+            f"branch: {found}, but items of one task are calls of a plain Python function",
+            id=f"{found}, {len(items)} items",
+        )
+        for branch, found in (
+            (BashOperator, "BashOperator is an operator class"),
+            (chain, "chain is a @task_group"),
+            (command, "command is @task.bash"),
+        )
+        for items in ([], [{}])
+    ),
+    pytest.param(
+        {"branch": {"a": work, "b": command}}, r"branch\['b'\]: command is @task.bash", id="one of several"
+    ),
+    pytest.param({"prefix_group_id": False}, "prefix_group_id: .*leave it out", id="no prefix"),
+    pytest.param({"mapped": False}, "mapped: found False, but items_per_task=", id="mapped=False"),
+    pytest.param(
+        {"item_concurrency": 3},
+        "item_concurrency: found 3, but a task has 2 items; lower it, or raise items_per_task",
+        id="more at once than a task has",
+    ),
+    pytest.param({"stop_after_failures": 2}, "stop_after_failures: .*none to stop", id="stops nothing"),
+    pytest.param({"items": {1: "a"}}, "items: expected texts as names, found 1", id="a number as name"),
+    pytest.param(
+        {"branch": {"": work}}, "branch: expected texts as names, found ''", id="no name of a branch"
+    ),
+    pytest.param(
+        {"branch": {"a": task(retries=1)(work), "b": task(retries=2)(other)}},
+        r"branch\['b'\]: other has other settings than the functions before it",
+        id="settings that differ",
+    ),
+    pytest.param(
+        {"branch": task(work).override(do_xcom_push=False)}, "branch: work sets 'do_xcom_push'", id="no push"
+    ),
+    pytest.param(
+        {"branch": task(multiple_outputs=True)(work)}, "sets multiple_outputs, but an item", id="outputs"
+    ),
+    *(
+        pytest.param({"items": items, **arguments}, message, id=f"{message}, {len(items)} items")
+        for message, arguments in (
+            ("default_args: do_xcom_push=False would lose", {"default_args": {"do_xcom_push": False}}),
+            (
+                "max_concurrency: found 2, but branch sets",
+                {"branch": task(max_active_tis_per_dagrun=3)(work), "max_concurrency": 2},
+            ),
+            (
+                "max_concurrency: found 2, but default_args sets",
+                {"default_args": {"max_active_tis_per_dagrun": 3}, "max_concurrency": 2},
+            ),
+        )
+        for items in ([], ["a"])
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_what_can_not_take_effect_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(DeclarationError, match=f"'g': {message}|'g': branch: .*{message}"):
         declare(**arguments)
 
 
-def test_a_function_that_returns_a_dict_is_no_setting() -> None:
-    @task
-    def returns_dict(item: str) -> dict[str, str]:
-        return {"a": item}
-
-    assert declare(branch=returns_dict).declared.mode == "batched"
-
-
-def test_within_a_mapped_task_group_only_static_groups() -> None:
-    @task_group
-    def outer(word: str) -> None:
-        declare()
-
-    with pytest.raises(DeclarationError, match="items_per_task: Airflow can't map a task within the mapped"):
-        outer.expand(word=["a"])
-
-
-@pytest.mark.parametrize(
-    ("count", "more", "said"),
-    [
-        pytest.param(
-            100,
-            {"items_per_task": 10, "max_concurrency": 4},
-            "100 items in 10 tasks, at most 4 at once: max_concurrency is 4",
-            id="limited",
-        ),
-        pytest.param(3, {"items_per_task": 10}, "3 items in 1 task", id="one task"),
-        pytest.param(1, {"items_per_task": 10}, "1 item in 1 task", id="one item"),
-    ],
-)
-def test_the_tooltip_counts_items_and_tasks(count: int, more: Any, said: str) -> None:
-    assert declare(count=count, **more).tooltip == f"Fan-out: {said}"
-
-
-class TestTheFanIn:
+class TestAnotherKey:
     @pytest.mark.parametrize("arguments", [{}, {"items": []}], ids=["items", "no items"])
-    def test_another_key_is_refused(self, arguments: Any) -> None:
-        with pytest.raises(
-            DeclarationError, match="key: found 'rows', but the items of a batched group, 'g', have"
-        ):
+    def test_it_is_refused(self, arguments: Any) -> None:
+        message = "key: found 'rows', but the items of the batched group 'g' have no XComs of their own"
+        with pytest.raises(DeclarationError, match=message):
             FanInOperator(task_id="f", fan_out=declare(**arguments), key="rows")
 
-    def test_another_key_by_prefix_fails_before_anything_is_read(self) -> None:
+    def test_by_prefix_it_fails_before_anything_is_read(self) -> None:
         fan_in = FanInOperator(task_id="f", task_id_prefix="g.", key="rows")
         declare() >> fan_in
         verdict = run_fan_in(fan_in, FakeRun())
 
         assert isinstance(verdict.error, FanInError)
-        assert (
-            "found 'rows', but the items of a batched group, 'g', have only what they return"
-            in verdict.message
-        )
+        assert "found 'rows', but the items of the batched group 'g' have no XComs" in verdict.message
         verdict.reader.states.assert_not_called()
