@@ -18,7 +18,7 @@ from airflow_fanout.reports import run_report as report_shapes
 from airflow_fanout.testing import Simulation, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
 
     from airflow.cli.cli_config import ActionCommand
 
@@ -45,7 +45,7 @@ file from the docstrings, so that both say the same. How it all goes together is
 
 DECORATORS = """
 `from airflow.sdk import task` has them as `@task.fan_out` and `@task.fan_in`; `from airflow_fanout.decorators
-import fan_in, fan_out` are the same two, and an editor can complete their own options. `.override(…)` takes the same ones.
+import fan_in, fan_out` are the same two, whose own options an editor can complete. `.override(…)` takes all.
 """
 
 

@@ -63,7 +63,7 @@ class Expansion:
         )
 
     def settings(self, given: Mapping[str, Any], *, depth: int = 0) -> dict[str, Any]:
-        """Settings of a mapped task, without those that its author has set; ``depth`` groups stand between."""
+        """Settings of a mapped task ``depth`` groups below this, without those that its author has set."""
         check_limit(self.owner, self.max_concurrency, "branch", given)
         ours: dict[str, Any] = {"max_active_tis_per_dagrun": self.max_concurrency}
         if self.shows_names:

@@ -186,8 +186,8 @@ def check_trigger_rule(owner: str, arguments: Mapping[str, Any]) -> None:
     rule = arguments.get("trigger_rule") or (arguments.get("default_args") or {}).get("trigger_rule")
     if rule is not None and ("trigger_rule" in arguments or rule not in around):
         problem = (
-            f"found {str(rule)!r}; a fan-in runs when all branches have ended, and decides by "
-            "min_success= and min_success_ratio=; leave it out"
+            f"found {getattr(rule, 'value', rule)!r}; leave it out: a fan-in runs when all branches have "
+            "ended, and decides by min_success= and min_success_ratio="
         )
         raise DeclarationValueError(owner, "trigger_rule", problem)
 

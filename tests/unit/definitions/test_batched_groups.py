@@ -94,6 +94,8 @@ def test_our_hook_comes_before_the_authors_own(dag: DAG, listed: Callable[[Any],
     assert each.partial_kwargs["on_failure_callback"] == [record_failure, theirs]
 
 
+NO_ITEMS: tuple[str, ...] = ()
+
 REFUSED = [
     *(
         pytest.param(
@@ -106,7 +108,7 @@ REFUSED = [
             (chain, "chain is a @task_group"),
             (command, "command is @task.bash"),
         )
-        for items in ([], [{}])
+        for items in (NO_ITEMS, ("a",))
     ),
     pytest.param(
         {"branch": {"a": work, "b": command}}, r"branch\['b'\]: command is @task.bash", id="one of several"
@@ -147,7 +149,7 @@ REFUSED = [
                 {"default_args": {"max_active_tis_per_dagrun": 3}, "max_concurrency": 2},
             ),
         )
-        for items in ([], ["a"])
+        for items in (NO_ITEMS, ("a",))
     ),
 ]
 

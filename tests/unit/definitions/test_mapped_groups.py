@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, Param, TaskGroup, task, task_group
+from airflow.sdk import DAG, TaskGroup, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError

@@ -260,7 +260,7 @@ REFUSED = [
         for argument, declared in {
             "items": {"branch": LIST, "items": [{}, {name: "mine"}]},
             "partial": {"branch": LIST, "count": 2, "partial": {name: "mine"}},
-            "branch": {"branch": functools.partial(LIST, **{name: "mine"}), "count": 2},  # type: ignore[arg-type]
+            "branch": {"branch": functools.partial(LIST, **{name: "mine"}), "count": 2},
         }.items()
     ),
     *(

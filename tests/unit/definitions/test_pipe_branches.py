@@ -48,6 +48,9 @@ def any_number(*texts: str) -> str:
     return ",".join(texts)
 
 
+def no_task(text: str) -> None: ...
+
+
 def constant() -> str:
     return "constant"
 
@@ -209,7 +212,7 @@ class TestItsTask:
         ),
         pytest.param(
             [strip, task.bash(strip)],
-            r"branch\[1\]: strip is a _BashDecoratedOperator, but the functions .* share one Python task; take",
+            r"branch\[1\]: strip is a _BashDecoratedOperator, but .* share one Python task; take",
             id="@task.bash",
         ),
         pytest.param(
@@ -221,7 +224,7 @@ class TestItsTask:
         pytest.param([strip, [repeat]], r"branch\[1\]: expected a plain .*of type list", id="a list"),
         pytest.param([strip, len], r"branch\[1\]: .*; wrap it in a function", id="a builtin"),
         pytest.param([strip, Shouter()], r"branch\[1\]: .*of type Shouter", id="an object"),
-        pytest.param([task_group(strip)], r"branch\[0\]: expected a plain function", id="@task_group"),
+        pytest.param([task_group(no_task)], r"branch\[0\]: expected a plain function", id="@task_group"),
     ],
 )
 def test_a_list_that_can_not_be_one_task_is_refused(functions: list[Any], message: str) -> None:

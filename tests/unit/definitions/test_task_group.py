@@ -168,7 +168,7 @@ class TestRefusedNames:
             declare(**declared(name))
 
     def test_a_long_group_id_is_named_where_it_makes_the_name_too_long(self) -> None:
-        with pytest.raises(DeclarationValueError, match="'x+': group_id: .* makes a task id of 253"):
+        with pytest.raises(DeclarationValueError, match=r"'x+': group_id: .* makes a task id of 253"):
             declare("x" * 125, count=1)
 
     @pytest.mark.parametrize(
@@ -433,10 +433,9 @@ class TestATaskGroup:
 
     def test_the_nearest_default_args_hold_for_every_branch(self) -> None:
         levels = ("dag", "outer", "group", "own")
-        dag_args, outer, inner = (
-            {name: level for name in ("run_as_user", "pool", "queue", "owner")[at:]}
-            for at, level in enumerate(levels[:3])
-        )
+        settings = ("run_as_user", "pool", "queue", "owner")
+        given: Any = [dict.fromkeys(settings[at:], level) for at, level in enumerate(levels)]
+        dag_args, outer, inner, _ = given
         with DAG("d", schedule=None, default_args=dag_args), TaskGroup("outer", default_args=outer):
             group = declare(count=2, branch=task(owner="own")(work), default_args=inner)
         outside = EmptyOperator(task_id="outside")

@@ -256,7 +256,7 @@ class TestTheseTests:
         ((name, arguments),) = calls("FanInOperator(task_id='a', fan_outs=b)")
 
         with pytest.raises(TypeError, match="fan_outs: is no argument"):
-            CALLS[name]("FanInOperator 'a'", arguments)
+            check_options("FanInOperator 'a'", arguments, CALLS[name])
 
     @pytest.mark.parametrize(
         "command",
