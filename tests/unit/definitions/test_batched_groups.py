@@ -11,6 +11,7 @@ from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError, FanInError
 from airflow_fanout.execution_time.recording import record_failure
 from tests.unit.fake_run import FakeRun, run_fan_in
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,70 +95,55 @@ def test_our_hook_comes_before_the_authors_own(dag: DAG, listed: Callable[[Any],
     assert each.partial_kwargs["on_failure_callback"] == [record_failure, theirs]
 
 
-NO_ITEMS: tuple[str, ...] = ()
+NO_PYTHON = "but items of one task are calls of a plain Python function"
 
 REFUSED = [
-    *(
-        pytest.param(
-            {"branch": branch, "items": items},
-            f"branch: {found}, but items of one task are calls of a plain Python function",
-            id=f"{found}, {len(items)} items",
-        )
-        for branch, found in (
-            (BashOperator, "BashOperator is an operator class"),
-            (chain, "chain is a @task_group"),
-            (command, "command is @task.bash"),
-        )
-        for items in (NO_ITEMS, ("a",))
-    ),
-    pytest.param(
-        {"branch": {"a": work, "b": command}}, r"branch\['b'\]: command is @task.bash", id="one of several"
-    ),
-    pytest.param({"prefix_group_id": False}, "prefix_group_id: .*leave it out", id="no prefix"),
-    pytest.param({"mapped": False}, "mapped: found False, but items_per_task=", id="mapped=False"),
-    pytest.param(
-        {"item_concurrency": 3},
-        "item_concurrency: found 3, but a task has 2 items; lower it, or raise items_per_task",
-        id="more at once than a task has",
-    ),
-    pytest.param({"stop_after_failures": 2}, "stop_after_failures: .*none to stop", id="stops nothing"),
-    pytest.param({"items": {1: "a"}}, "items: expected texts as names, found 1", id="a number as name"),
-    pytest.param(
-        {"branch": {"": work}}, "branch: expected texts as names, found ''", id="no name of a branch"
-    ),
-    pytest.param(
-        {"branch": {"a": task(retries=1)(work), "b": task(retries=2)(other)}},
+    wrong_type(f"branch: chain is a @task_group, {NO_PYTHON}", branch=chain),
+    wrong_type(r"branch\['b'\]: command is @task.bash", branch={"a": work, "b": command}),
+    wrong_value("prefix_group_id: .*leave it out", prefix_group_id=False),
+    wrong_value("mapped: found False, but items_per_task= needs a mapped task", mapped=False),
+    wrong_value("item_concurrency: found 3, but a task has 2 items; lower it, or raise", item_concurrency=3),
+    wrong_value("stop_after_failures: .*none to stop", stop_after_failures=2),
+    wrong_type("items: expected texts as names, found 1", items={1: "a"}),
+    wrong_type("branch: expected texts as names, found ''", branch={"": work}),
+    wrong_value(
         r"branch\['b'\]: other has other settings than the functions before it",
-        id="settings that differ",
+        branch={"a": task(retries=1)(work), "b": task(retries=2)(other)},
     ),
-    pytest.param(
-        {"branch": task(work).override(do_xcom_push=False)}, "branch: work sets 'do_xcom_push'", id="no push"
+    wrong_value("branch: work sets 'do_xcom_push'", branch=task(work).override(do_xcom_push=False)),
+    wrong_value("branch: work sets multiple_outputs, but an", branch=task(multiple_outputs=True)(work)),
+]
+
+REFUSED_EVEN_WITHOUT_ITEMS = [
+    wrong_type(f"branch: BashOperator is an operator class, {NO_PYTHON}", branch=BashOperator),
+    wrong_type(f"branch: command is @task.bash, {NO_PYTHON}", branch=command),
+    wrong_value("default_args: do_xcom_push=False would lose", default_args={"do_xcom_push": False}),
+    wrong_value(
+        "max_concurrency: found 2, but branch sets",
+        branch=task(max_active_tis_per_dagrun=3)(work),
+        max_concurrency=2,
     ),
-    pytest.param(
-        {"branch": task(multiple_outputs=True)(work)}, "sets multiple_outputs, but an item", id="outputs"
-    ),
-    *(
-        pytest.param({"items": items, **arguments}, message, id=f"{message}, {len(items)} items")
-        for message, arguments in (
-            ("default_args: do_xcom_push=False would lose", {"default_args": {"do_xcom_push": False}}),
-            (
-                "max_concurrency: found 2, but branch sets",
-                {"branch": task(max_active_tis_per_dagrun=3)(work), "max_concurrency": 2},
-            ),
-            (
-                "max_concurrency: found 2, but default_args sets",
-                {"default_args": {"max_active_tis_per_dagrun": 3}, "max_concurrency": 2},
-            ),
-        )
-        for items in (NO_ITEMS, ("a",))
+    wrong_value(
+        "max_concurrency: found 2, but default_args sets",
+        default_args={"max_active_tis_per_dagrun": 3},
+        max_concurrency=2,
     ),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED)
-def test_what_can_not_take_effect_is_refused(arguments: Any, message: str) -> None:
-    with pytest.raises(DeclarationError, match=f"'g': {message}|'g': branch: .*{message}"):
-        declare(**arguments)
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED)
+def test_what_can_not_take_effect_is_refused(declared: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"'g': {message}"):
+        declare(**declared)
+
+
+@pytest.mark.parametrize("items", [[], [{}]], ids=["no items", "an item"])
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED_EVEN_WITHOUT_ITEMS)
+def test_it_is_refused_even_if_there_is_nothing_to_run_today(
+    declared: Any, error: type[Exception], message: str, items: list[Any]
+) -> None:
+    with pytest.raises(error, match=f"'g': {message}"):
+        declare(items=items, **declared)
 
 
 class TestAnotherKey:

@@ -11,7 +11,8 @@ from airflow.sdk.bases.decorator import DecoratedOperator
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.decorators import fan_out
-from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.exceptions import DeclarationTypeError
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,114 +314,98 @@ def test_a_call_is_refused_though_it_has_taken_the_groups_id() -> None:
         FanOutGroup("nothing", branch=task(nothing)(), count=2)
 
 
-@pytest.mark.parametrize(
-    ("declared", "message"),
-    [
-        *(
-            pytest.param(
-                {"branch": branch, "items": ["a"], "partial": partial},
-                r"branch: .*\) has no free parameter for its item: .*context names, such as ti and ds, don't",
-                id=f"no free parameter: {kind}",
-            )
-            for kind, branch, partial in (
-                ("none at all", nothing, {}),
-                ("the only one bound", one, {"item": "x"}),
-                ("context names", lambda ti, ds: None, {}),
-                ("**kwargs", any_keyword, {}),
-                ("*args after a name", one_and_any_number, {"first": "x"}),
-            )
-        ),
-        pytest.param(
-            {"branch": {"a": one, "b": nothing}, "partial": {"item": "x"}},
-            r"partial: binds 'item', which nothing\(\) does not take",
-            id="partial binds what one branch doesn't take",
-        ),
-        pytest.param(
-            {"branch": {"a": one}},
-            r"branch\['a'\]: one\(item\) needs 'item'; bind it in every branch with partial=\{'item': …\}",
-            id="one parameter open",
-        ),
-        pytest.param(
-            {"branch": lambda zebra, apple, item: None, "items": ["a"], "partial": {"item": 1}},
-            r"branch: <lambda>\(zebra, apple, item\) needs 'apple'; bind it",
-            id="one parameter open beside the item",
-        ),
-        pytest.param(
-            {"branch": lambda zebra, apple: None, "count": 2},
-            r"branch: .* needs 'apple', 'zebra'; .*partial=\{'apple': …\}",
-            id="several open, in the same order at every parse",
-        ),
-        pytest.param(
-            {"branch": task(two).partial(second="x"), "items": ["a"], "partial": {"second": "y"}},
-            "partial: binds 'second', which branch has bound already; bind it once",
-            id="bound twice",
-        ),
-        pytest.param(
-            {"branch": with_context, "items": ["a"], "partial": {"ds": "today"}},
-            "partial: binds 'ds', which Airflow gives to every task; leave it out",
-            id="a context name in partial",
-        ),
-        pytest.param(
-            {"branch": functools.partial(with_context, ds="today"), "items": ["a"]},
-            "branch: binds 'ds', which Airflow gives to every task",
-            id="a context name in functools.partial",
-        ),
-        pytest.param(
-            {"branch": functools.partial(one, *"xyz"), "count": 1},
-            r"branch: functools\.partial does not fit: too many positional arguments",
-            id="too many in functools.partial",
-        ),
-        pytest.param(
-            {"branch": lambda index, /: index, "count": 1},
-            r"branch: <lambda>\(index\) takes 'index' by position, but gets it by name; leave out '/'",
-            id="a positional-only index",
-        ),
-        pytest.param(
-            {"branch": positional_only, "items": ["a"], "mapped": True},
-            r"branch: positional_only\(item\) takes its item by position only, but a mapped task gives",
-            id="a positional-only item of a mapped task",
-        ),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(declared: dict[str, Any], message: str) -> None:
-    with pytest.raises(DeclarationTypeError, match=f"FanOutGroup 'process': {message}"):
+NO_FREE = r"has no free parameter for its item: .*context names, such as ti and ds, don't count"
+
+REFUSED = [
+    wrong_type(rf"branch: nothing\(\) {NO_FREE}", branch=nothing, items=["a"]),
+    wrong_type(rf"branch: one\(item\) {NO_FREE}", branch=one, items=["a"], partial={"item": "x"}),
+    wrong_type(rf"branch: <lambda>\(ti, ds\) {NO_FREE}", branch=lambda ti, ds: None, items=["a"]),
+    wrong_type(rf"branch: any_keyword\(\*\*keywords\) {NO_FREE}", branch=any_keyword, items=["a"]),
+    wrong_type(
+        rf"branch: .*\(first, \*rest\) {NO_FREE}",
+        branch=one_and_any_number,
+        items=["a"],
+        partial={"first": "x"},
+    ),
+    wrong_type(
+        r"partial: binds 'item', which nothing\(\) does not take",
+        branch={"a": one, "b": nothing},
+        partial={"item": "x"},
+    ),
+    wrong_type(
+        r"branch\['a'\]: one\(item\) needs 'item'; bind it in every branch with partial=\{'item': …\}",
+        branch={"a": one},
+    ),
+    wrong_type(
+        r"branch: .*\(zebra, apple\) needs 'apple'; bind", branch=lambda zebra, apple: None, items=["a"]
+    ),
+    wrong_type(
+        r"branch: .* needs 'apple', 'zebra'; .*partial=\{'apple': …\}",
+        branch=lambda zebra, apple: None,
+        count=2,
+    ),
+    wrong_type(
+        "partial: binds 'second', which branch has bound already; bind it once",
+        branch=task(two).partial(second="x"),
+        items=["a"],
+        partial={"second": "y"},
+    ),
+    wrong_type(
+        "partial: binds 'ds', which Airflow gives to every task; leave it out",
+        branch=with_context,
+        items=["a"],
+        partial={"ds": "today"},
+    ),
+    wrong_type(
+        "branch: binds 'ds', which Airflow gives to every task",
+        branch=functools.partial(with_context, ds="today"),
+        items=["a"],
+    ),
+    wrong_type(
+        r"branch: functools\.partial does not fit: too many positional",
+        branch=functools.partial(one, *"xyz"),
+        count=1,
+    ),
+    wrong_type(
+        r"branch: <lambda>\(index\) takes 'index' by position, but gets it by name; leave out '/'",
+        branch=lambda index, /: index,
+        count=1,
+    ),
+    wrong_type(
+        r"branch: positional_only\(item\) takes its item by position only, but a mapped task gives",
+        branch=positional_only,
+        items=["a"],
+        mapped=True,
+    ),
+    wrong_value(
+        r"partial: binds 'index', which with_index\(index\) gets from count=",
+        branch=with_index,
+        count=2,
+        partial={"index": 1},
+    ),
+    wrong_value(
+        r"partial: binds 'index', which with_index\(index\) gets",
+        branch=functools.partial(with_index, 1),
+        count=2,
+    ),
+    wrong_value("branch: nothing is a _?BranchPython.*, which skips", branch=task.branch(nothing), count=2),
+    wrong_value(
+        "branch: nothing is a _?ShortCircuit.*, which skips", branch=task.short_circuit(nothing), count=2
+    ),
+    wrong_value(
+        "branch: .* skips the tasks after it, so that .*AirflowSkipException",
+        branch=task.short_circuit(ignore_downstream_trigger_rules=False)(nothing),
+        count=2,
+    ),
+    wrong_value("branch: nothing is a @setup, .*wire the setup around the", branch=setup(nothing), count=2),
+    wrong_value("branch: nothing is a @setup", branch=setup(task(nothing)), count=2),
+    wrong_value("branch: nothing is a @teardown, .*wire the teardown", branch=teardown(nothing), count=2),
+]
+
+
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED)
+def test_what_does_not_fit_or_is_no_work_is_refused(
+    declared: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"FanOutGroup 'process': {message}"):
         declare(**declared)
-
-
-@pytest.mark.parametrize(
-    ("branch", "partial"),
-    [
-        pytest.param(with_index, {"index": 1}, id="partial"),
-        pytest.param(task(with_index).partial(index=1), {}, id=".partial()"),
-        pytest.param(functools.partial(with_index, 1), {}, id="functools.partial"),
-    ],
-)
-def test_index_bound_together_with_a_count_is_refused(branch: Any, partial: dict[str, Any]) -> None:
-    with pytest.raises(
-        DeclarationValueError, match=r"binds 'index', which with_index\(index\) gets from count="
-    ):
-        declare(branch=branch, count=2, partial=partial)
-
-
-@pytest.mark.parametrize(
-    ("branch", "message"),
-    [
-        pytest.param(task.branch(nothing), "is a _?BranchPythonDecoratedOperator, which skips", id="branch"),
-        pytest.param(
-            task.short_circuit(nothing),
-            "is a _?ShortCircuitDecoratedOperator, which skips",
-            id="short-circuit",
-        ),
-        pytest.param(
-            task.short_circuit(ignore_downstream_trigger_rules=False)(nothing),
-            "is a .*, which skips the tasks after it, so that .*AirflowSkipException",
-            id="short-circuit that heeds trigger rules",
-        ),
-        pytest.param(setup(nothing), "is a @setup, .*wire the setup around the group", id="@setup"),
-        pytest.param(teardown(nothing), "is a @teardown, .*wire the teardown around", id="@teardown"),
-        pytest.param(setup(task(nothing)), "is a @setup", id="@setup of a @task"),
-    ],
-)
-def test_a_task_that_would_skip_the_fan_in_or_is_no_work_is_refused(branch: Any, message: str) -> None:
-    with pytest.raises(DeclarationValueError, match=f"branch: nothing {message}"):
-        declare(branch=branch, count=2)

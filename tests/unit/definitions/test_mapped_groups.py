@@ -11,6 +11,7 @@ from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError
 from airflow_fanout.execution_time.recording import record_failure
 from airflow_fanout.serialization.declaration import describe_group, read_fan_in
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,62 +105,58 @@ class TestSettings:
         assert [group.branch_name(index) for index in range(3)] == ["x", "y", "2"]
 
 
+LIMITED = {"items": ["a"], "mapped": True, "max_concurrency": 2}
+
 REFUSED = [
-    *(
-        pytest.param(
-            {"items": ["a"], "mapped": True, "max_concurrency": 2, **limit},
-            f"max_concurrency: found 2, but {where} sets max_active_tis_per_dagrun=7; leave one of them out",
-            id=f"two limits: {where}",
-        )
-        for where, limit in (
-            ("branch", {"branch": task(max_active_tis_per_dagrun=7)(work)}),
-            ("default_args", {"default_args": {"max_active_tis_per_dagrun": 7}}),
-        )
+    wrong_value(
+        "max_concurrency: found 2, but branch sets max_active_tis_per_dagrun=7; leave one of them out",
+        **LIMITED,
+        branch=task(max_active_tis_per_dagrun=7)(work),
     ),
-    pytest.param(
-        {"branch": {"a": work}, "mapped": True}, "mapped: .*branch is a mapping, .*leave", id="functions"
+    wrong_value(
+        "max_concurrency: found 2, but default_args sets max_active_tis_per_dagrun=7",
+        **LIMITED,
+        default_args={"max_active_tis_per_dagrun": 7},
     ),
-    pytest.param(
-        {"items": {1: "a"}, "mapped": True},
-        "items: expected texts as names, found 1 of type int",
-        id="a number",
+    wrong_value(
+        "max_concurrency: Airflow can't limit branches of several tasks without a pool; ",
+        **LIMITED,
+        branch=chain,
     ),
-    pytest.param(
-        {"items": {"": "a"}, "mapped": True}, "items: expected texts as names, found ''", id="no name"
-    ),
-    *(
-        pytest.param(
-            {"branch": chain, "items": items, "mapped": True, "max_concurrency": 2},
-            "max_concurrency: Airflow can't limit branches of several tasks without a pool; ",
-            id=f"a limited task group of {len(items)}",
-        )
-        for items in ([], ["a"])
-    ),
-    pytest.param(
-        lambda: {"items": load(), "mapped": False}, "mapped: found False, but a number known", id="not"
-    ),
-    pytest.param(
-        lambda: {"items": load(), "prefix_group_id": False},
+    wrong_value("max_concurrency: Airflow can't limit", **{**LIMITED, "items": []}, branch=chain),
+    wrong_value("mapped: .*branch is a mapping, and .*leave mapped out", branch={"a": work}, mapped=True),
+    wrong_type("items: expected texts as names, found 1 of type int", items={1: "a"}, mapped=True),
+    wrong_type("items: expected texts as names, found '' of type str", items={"": "a"}, mapped=True),
+]
+
+REFUSED_AT_RUN_TIME = [
+    wrong_value("mapped: found False, but a number known only at run time needs a mapped", mapped=False),
+    wrong_value(
         "prefix_group_id: found False, but the task of a mapped group would then have the id 'each'",
-        id="no prefix",
+        prefix_group_id=False,
     ),
-    pytest.param(
-        lambda: {"items": load(), "branch": maps_itself},
-        "branch: .*maps a task itself",
-        id="a mapping within",
-    ),
-    pytest.param(
-        lambda: {"items": load()["rows"]},
-        "items: found the XCom 'rows' of a task, but Airflow maps over what a task returns",
-        id="another XCom",
-    ),
+    wrong_value("branch: maps_itself maps a task itself", branch=maps_itself),
 ]
 
 
-@pytest.mark.parametrize(("declared", "message"), REFUSED)
-def test_what_can_not_be_mapped_is_refused(declared: Any, message: str) -> None:
-    with pytest.raises(DeclarationError, match=f"'g': {message}"):
-        declare(**(declared() if callable(declared) else declared))
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED)
+def test_what_can_not_be_mapped_is_refused(declared: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"'g': {message}"):
+        declare(**declared)
+
+
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED_AT_RUN_TIME)
+def test_what_can_not_be_mapped_over_items_of_run_time_is_refused(
+    declared: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"'g': {message}"):
+        declare(items=load(), **declared)
+
+
+def test_another_xcom_than_what_a_task_returns_can_not_be_mapped_over() -> None:
+    message = "items: found the XCom 'rows' of a task, but Airflow maps over what a task returns"
+    with pytest.raises(DeclarationError, match=message):
+        declare(items=load()["rows"])
 
 
 @pytest.mark.parametrize(

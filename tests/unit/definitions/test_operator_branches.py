@@ -18,8 +18,9 @@ from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
 from airflow.sdk import DAG, BaseOperator, TaskGroup, XComArg, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.exceptions import DeclarationTypeError
 from airflow_fanout.execution_time import recording
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -191,113 +192,88 @@ class TestWhatABranchIsGiven:
 
 
 REFUSED = [
-    pytest.param(
-        {"branch": LIST, "items": [{}, "a"]},
-        "items: item 1 is 'a' of type str; expected a dict of arguments of BashOperator",
-        id="an item that is no dict",
-    ),
-    pytest.param(
-        {"branch": LIST, "items": {"x": None}}, "items: item 0 is None of type NoneType", id="an item None"
-    ),
-    pytest.param(
-        {"branch": LIST, "items": [{8: "a"}]}, "items: item 0 has 8 as the name of an argument", id="no name"
-    ),
-    pytest.param(
-        {"branch": CopyOperator, "items": [{"source": "a"}], "partial": {"source": "b", "target": "x"}},
+    wrong_type("items: item 1 is 'a' of type str; expected a dict of arguments of Bash", items=[{}, "a"]),
+    wrong_type("items: item 0 is None of type NoneType", items={"x": None}),
+    wrong_type("items: item 0 has 8 as the name of an argument", items=[{8: "a"}]),
+    wrong_type(
         "items: item 0 gives 'source', which is bound in every branch already; give it once",
-        id="an item that repeats partial",
+        branch=COPY,
+        items=SOURCES,
+        partial={"source": "b"},
     ),
-    pytest.param(
-        {"branch": LIST, "items": [{"bash_command": "a"}]},
-        "items: item 0 gives 'bash_command', which is bound in every branch already",
-        id="an item that repeats functools.partial",
+    wrong_type("items: item 0 gives 'bash_command', which is bound in every", items=[{"bash_command": "a"}]),
+    wrong_type(
+        "partial: binds 'bash_command', which branch has bound already",
+        count=2,
+        partial={"bash_command": "a"},
     ),
-    pytest.param(
-        {"branch": LIST, "count": 2, "partial": {"bash_command": "a"}},
-        "partial: binds 'bash_command', which branch has bound already; bind it once",
-        id="partial that repeats functools.partial",
-    ),
-    pytest.param(
-        {"branch": functools.partial(LIST, nonsense=1), "count": 2},
+    wrong_type(
         "branch: BashOperator for branch 'process_0' can't be made: .*'nonsense': 1",
-        id="an unknown argument",
+        branch=functools.partial(LIST, nonsense=1),
+        count=2,
     ),
-    pytest.param(
-        {"branch": LIST, "items": [{"retries": "many"}]},
+    wrong_type(
         "branch: BashOperator for branch 'process_0' can't be made: 'retries' type must be int",
-        id="an argument of the wrong type",
+        items=[{"retries": "many"}],
     ),
-    pytest.param(
-        {"branch": {"a": EmptyOperator, "b": CopyOperator}},
+    wrong_value(
+        "branch: BashOperator for branch 'process_0' can't be made: pool slots", items=[{"pool_slots": 0}]
+    ),
+    wrong_type(
         r"branch\['b'\]: CopyOperator for branch 'b' can't be made: missing keyword arguments",
-        id="missing arguments",
+        branch={"a": EmptyOperator, "b": CopyOperator},
+    ),
+    wrong_type(
+        r"branch: functools\.partial binds 'ls' by position; operators take names only",
+        branch=functools.partial(functools.partial(BASH, "ls"), env={}),
+        count=2,
+    ),
+    wrong_type("branch: BaseOperator does nothing by itself; name", branch=BaseOperator, count=2),
+    wrong_type(
+        "branch: BaseOperator does nothing by itself",
+        branch=functools.partial(BaseOperator, retries=1),
+        count=2,
     ),
     *(
-        pytest.param(
-            {"branch": branch, "count": 2},
-            r"branch: functools\.partial binds 'ls' by position; operators take names only",
-            id=f"functools.partial by position, {depth}",
-        )
-        for depth, branch in enumerate(
-            [functools.partial(BASH, "ls"), functools.partial(functools.partial(BASH, "ls"), env={})]
-        )
-    ),
-    *(
-        pytest.param(
-            {"branch": branch, "count": 2},
-            "branch: BaseOperator does nothing by itself; name",
-            id=repr(branch),
-        )
-        for branch in (BaseOperator, functools.partial(BaseOperator, retries=1))
-    ),
-    *(
-        pytest.param(
-            declared,
-            rf"{argument}: gives BashOperator '{name}', which it gets from the group: a branch's name",
-            id=f"{name} in {argument}",
-        )
+        row
         for name in ("task_id", "dag", "task_group")
-        for argument, declared in {
-            "items": {"branch": LIST, "items": [{}, {name: "mine"}]},
-            "partial": {"branch": LIST, "count": 2, "partial": {name: "mine"}},
-            "branch": {"branch": functools.partial(LIST, **{name: "mine"}), "count": 2},
-        }.items()
+        for message in [f"gives BashOperator '{name}', which it gets from the group: a branch's name is"]
+        for row in (
+            wrong_type(f"items: {message}", items=[{}, {name: "mine"}]),
+            wrong_type(f"partial: {message}", count=2, partial={name: "mine"}),
+            wrong_type(f"branch: {message}", branch=functools.partial(BASH, **{name: "mine"}), count=2),
+        )
     ),
     *(
-        pytest.param(
-            {"branch": LIST, "items": [{}, {name: None}], "mapped": True, "stop_after_failures": 1},
+        wrong_type(
             rf"items: item 1 gives '{name}', .*partial\(BashOperator, {name}=…\), or leave mapped out",
-            id=f"{name} of an item of a mapped group",
+            items=[{}, {name: None}],
+            mapped=True,
+            stop_after_failures=1,
         )
         for name in ("retries", "pool", "on_failure_callback", "pre_execute", "post_execute")
+    ),
+    *(
+        wrong_value(
+            rf"branch: {skipper.__name__} skips the tasks after it, so that .*AirflowSkipException",
+            branch=functools.partial(skipper),
+            count=2,
+        )
+        for skipper in (BranchPythonOperator, ShortCircuitOperator, LatestOnlyOperator)
     ),
 ]
 
 
-@pytest.mark.parametrize(("declared", "message"), REFUSED)
-def test_arguments_that_do_not_fit_are_refused(declared: dict[str, Any], message: str) -> None:
-    with pytest.raises(DeclarationTypeError, match=rf"(?s)^FanOutGroup 'process': {message}"):
-        declare(**declared)
-
-
-def test_an_argument_of_an_unusable_value_is_refused() -> None:
-    message = "^FanOutGroup 'process': branch: BashOperator for branch 'process_0' can't be made: pool slots"
-    with pytest.raises(DeclarationValueError, match=message):
-        declare(branch=LIST, items=[{"pool_slots": 0}])
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED)
+def test_what_can_not_be_made_is_refused(declared: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=rf"(?s)^FanOutGroup 'process': {message}"):
+        declare(**{"branch": LIST, **declared})
 
 
 def test_an_item_of_run_time_in_a_list_is_refused() -> None:
     message = "items: item 1 is a value known only at run time; expected a dict of arguments of BashOperator"
     with pytest.raises(DeclarationTypeError, match=message):
         declare(branch=LIST, items=[{}, load()])
-
-
-@pytest.mark.parametrize("operator_class", [BranchPythonOperator, ShortCircuitOperator, LatestOnlyOperator])
-def test_an_operator_that_can_skip_the_fan_in_is_refused(operator_class: Any) -> None:
-    message = rf"branch: {operator_class.__name__} skips the tasks after it, so that .*AirflowSkipException"
-    for branch in (operator_class, functools.partial(operator_class)):
-        with pytest.raises(DeclarationValueError, match=message):
-            FanOutGroup("process", branch=branch, count=2)
 
 
 def test_another_error_of_the_operator_says_which_branch_it_was() -> None:

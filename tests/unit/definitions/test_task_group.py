@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections import OrderedDict
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, BaseOperator, Label, Param, TaskGroup, chain, task, task_group
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError, DeclarationValueError
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,10 +67,8 @@ class TestNamesAndIds:
         [
             pytest.param({"count": 2}, ["process.process_0", "process.process_1"], id="a count"),
             pytest.param({"items": ["b", "a"]}, ["process.process_0", "process.process_1"], id="a list"),
-            pytest.param({"items": ("b", "a")}, ["process.process_0", "process.process_1"], id="a tuple"),
             pytest.param({"items": range(2)}, ["process.process_0", "process.process_1"], id="a range"),
             pytest.param({"items": {"b": 1, "a": 2}}, ["process.b", "process.a"], id="a dict, in its order"),
-            pytest.param({"items": OrderedDict(b=1, a=2)}, ["process.b", "process.a"], id="an OrderedDict"),
             pytest.param(
                 {"items": MappingProxyType({"b": 1, "a": 2})}, ["process.b", "process.a"], id="a mapping"
             ),
@@ -214,116 +211,70 @@ class TestRefusedNames:
 
 
 POOL = r'make a pool with that many slots and give default_args=\{"pool": …\}'
+TWO = {"a": work, "b": work}
 
 REFUSED = [
-    pytest.param({}, ValueError, "count: expected count=, items= or .*found none", id="no number"),
-    pytest.param({"count": 2, "items": ["a"]}, ValueError, "count: .*found count and items", id="two"),
-    pytest.param(
-        {"count": 0, "items": []}, ValueError, "count: .*found count and items", id="two of nothing"
-    ),
-    pytest.param(
-        {"count": 2, "branch": {"a": work}},
-        ValueError,
-        "count: .*found count and a mapping as branch",
-        id="count and a mapping",
-    ),
-    pytest.param(
-        {"items": ["x"], "branch": {"a": work}},
-        ValueError,
-        "items: .*found items and a mapping as branch",
-        id="items and a mapping",
-    ),
-    pytest.param(
-        {"branch": {}}, ValueError, "branch: found an empty mapping; name at least one", id="no branch"
-    ),
-    pytest.param({"count": -1}, ValueError, "count: expected 0 or more branches, found -1", id="count -1"),
+    wrong_value("count: expected count=, items= or a mapping as branch, found none"),
+    wrong_value("count: .*found count and items", count=2, items=["a"]),
+    wrong_value("count: .*found count and items$", count=0, items=[]),
+    wrong_value("count: .*found count and a mapping as branch", count=2, branch=TWO),
+    wrong_value("items: .*found items and a mapping as branch", items=["x"], branch=TWO),
+    wrong_value("branch: found an empty mapping; name at least one", branch={}),
+    wrong_value("count: expected 0 or more branches, found -1", count=-1),
     *(
-        pytest.param(
-            {"count": count}, TypeError, f"count: expected a whole number.*{count!r} of type", id=repr(count)
-        )
+        wrong_type(f"count: expected a whole number of branches, found {count!r} of type", count=count)
         for count in (True, False, 2.0, "8")
     ),
-    pytest.param({"count": [8]}, TypeError, "count: .*of type list", id="count as a list"),
-    pytest.param(
-        {"count": Param(8)}, TypeError, "count: .*found a Param; give it to the Dag", id="count as a Param"
+    wrong_type("count: .*of type list", count=[8]),
+    wrong_type(r"count: .*was not called; call it: load\(\)$", count=load),
+    wrong_type("count: .*found a Param; give it to the Dag", count=Param(8)),
+    wrong_type(
+        r"items: expected a list or a mapping by name, found 'abc' of type str; use \[…\]", items="abc"
     ),
-    pytest.param({"items": "abc"}, TypeError, r"items: .*'abc' of type str; use \[…\]", id="items as text"),
-    pytest.param({"items": b"abc"}, TypeError, r"items: .*of type bytes; use \[…\]", id="items as bytes"),
-    pytest.param(
-        {"items": {"a", "b"}},
-        TypeError,
-        r"items: expected a list or a mapping by name.*of type set, which has no order; use sorted",
-        id="items as a set",
+    wrong_type(r"items: .*of type bytes; use \[…\]", items=b"abc"),
+    wrong_type("items: .*of type set, which has no order; use sorted", items={"a", "b"}),
+    wrong_type("items: .*of type frozenset, which has no order", items=frozenset("a")),
+    wrong_type(r"items: .*of type generator; use .*list\(", items=(item for item in "ab")),
+    wrong_type("items: .*of type dict_keys", items={"a": 1}.keys()),
+    wrong_type("items: .*8 of type int", items=8),
+    wrong_type("items: .*let a task return the param's value", items=Param(["a"])),
+    wrong_type(r"items: .*was not called; call it: load\(\)$", items=load),
+    wrong_type(r"items: .*was not called; call it: work\(\)$", items=work),
+    wrong_type(r"items: .*give its output: <the task>\.output", items=BaseOperator(task_id="listed")),
+    wrong_type("partial: expected a dict of arguments, found", count=1, partial=[("a", 1)]),
+    wrong_type("partial: expected parameter names as keys, found 1", count=1, partial={1: "a"}),
+    wrong_value(
+        rf"max_concurrency: .*{POOL}, or .*mapped=True, or .*_per_task=$", count=2, max_concurrency=1
     ),
-    pytest.param({"items": frozenset("a")}, TypeError, "items: .*which has no order", id="a frozenset"),
-    pytest.param(
-        {"items": (item for item in "ab")}, TypeError, r"items: .*generator; use .*list\(", id="a generator"
+    wrong_value(f"max_concurrency: .*{POOL}, or .* items_per_task=$", branch=TWO, max_concurrency=1),
+    wrong_value(
+        f"max_concurrency: .*{POOL}, or .* mapped=True$",
+        branch=EmptyOperator,
+        items=[{}, {}],
+        max_concurrency=1,
     ),
-    pytest.param({"items": {"a": 1}.keys()}, TypeError, "items: .*of type dict_keys", id="a view"),
-    pytest.param({"items": 8}, TypeError, "items: .*8 of type int", id="items as a number"),
-    pytest.param({"items": Param(["a"])}, TypeError, "items: .*let a task return the param's", id="a Param"),
-    pytest.param({"items": load}, TypeError, r"items: .*not called; call it: load\(\)$", id="a @task"),
-    pytest.param({"items": work}, TypeError, r"items: .*call it: work\(\)$", id="a function"),
-    pytest.param({"count": load}, TypeError, r"count: .*call it: load\(\)$", id="a @task as count"),
-    pytest.param(
-        {"items": BaseOperator(task_id="listed")},
-        TypeError,
-        r"items: .*give its output: <the task>\.output",
-        id="a task, not its output",
+    wrong_value(
+        f"max_concurrency: .*{POOL}, and weight_rule='upstream', so that",
+        branch=steps,
+        count=2,
+        max_concurrency=1,
     ),
-    pytest.param({"count": 1, "partial": [("a", 1)]}, TypeError, "partial: expected a dict", id="partial"),
-    pytest.param(
-        {"count": 1, "partial": {1: "a"}},
-        TypeError,
-        "partial: expected parameter names as keys, found 1",
-        id="a key of partial",
-    ),
-    pytest.param(
-        {"count": 2, "max_concurrency": 1},
-        ValueError,
-        rf"max_concurrency: .*{POOL}, or .* mapped=True, or .* items_per_task=$",
-        id="max_concurrency of functions",
-    ),
-    pytest.param(
-        {"branch": {"a": work, "b": work}, "max_concurrency": 1},
-        ValueError,
-        f"max_concurrency: .*{POOL}, or make them items of a few tasks with items_per_task=$",
-        id="max_concurrency of different functions",
-    ),
-    pytest.param(
-        {"branch": EmptyOperator, "items": [{}, {}], "max_concurrency": 1},
-        ValueError,
-        f"max_concurrency: .*{POOL}, or make them instances of one task with mapped=True$",
-        id="max_concurrency of operators",
-    ),
-    pytest.param(
-        {"branch": steps, "count": 2, "max_concurrency": 1},
-        ValueError,
-        f"max_concurrency: .*{POOL}, and weight_rule='upstream', so that a branch that has begun goes before",
-        id="max_concurrency of task groups",
-    ),
-    pytest.param(
-        {"count": 2, "item_concurrency": 2},
-        ValueError,
-        "item_concurrency: .*give items_per_task too",
-        id="item_concurrency alone",
-    ),
-    pytest.param(
-        {"count": 2, "stop_after_failures": 2},
-        ValueError,
+    wrong_value("item_concurrency: .*give items_per_task too", count=2, item_concurrency=2),
+    wrong_value(
         "stop_after_failures: 2 failures of 2 branches leave none to stop; choose a number below 2",
-        id="stop_after_failures of as many",
+        count=2,
+        stop_after_failures=2,
     ),
-    pytest.param(
-        {"count": 2, "mapped": 1}, TypeError, "mapped: expected True or False, found 1", id="mapped"
-    ),
+    wrong_type("mapped: expected True or False, found 1 of type int", count=2, mapped=1),
     *(
-        pytest.param({"count": 2, limit: value}, error, f"{limit}: expected {found}", id=f"{limit} {value!r}")
+        row
         for limit in ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
-        for value, error, found in (
-            (0, ValueError, "1 or more, found 0"),
-            (True, TypeError, "a whole number, 1 or more, found True of type bool"),
-            (2.0, TypeError, "a whole number, 1 or more, found 2.0 of type float"),
+        for row in (
+            wrong_value(f"{limit}: expected 1 or more, found 0", **{"count": 2, limit: 0}),
+            wrong_type(
+                f"{limit}: expected a whole number, 1 or more, found True", **{"count": 2, limit: True}
+            ),
+            wrong_type(f"{limit}: expected a whole number, 1 or more, found 2.0", **{"count": 2, limit: 2.0}),
         )
     ),
 ]
@@ -335,10 +286,9 @@ class TestRefusedArguments:
         self, dag: DAG, declared: dict[str, Any], error: type[Exception], message: str
     ) -> None:
         existing = set(dag.task_ids)
-        with pytest.raises(error, match=f"FanOutGroup 'process': {message}") as raised:
+        with pytest.raises(error, match=f"^FanOutGroup 'process': {message}"):
             declare(**declared)
 
-        assert isinstance(raised.value, DeclarationError)
         assert set(dag.task_ids) == existing
 
     @pytest.mark.parametrize(
@@ -576,11 +526,6 @@ class TestNoBranches:
         pytest.param(use, id="a @task"),
         pytest.param(lambda group: use({"a": [group]}), id="in a dict"),
         pytest.param(lambda group: use.expand(value=[group]), id="expand"),
-        pytest.param(lambda group: use.partial(other=group).expand(value=[1]), id="partial"),
-        pytest.param(
-            lambda group: PythonOperator(task_id="p", python_callable=print, op_args=[group]),
-            id="PythonOperator",
-        ),
         pytest.param(
             lambda group: BashOperator(task_id="b", bash_command="ls", env={"A": group}), id="BashOperator"
         ),

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import FailFastDagInvalidTriggerRule
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.decorators import fan_out
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,113 +167,81 @@ class TestFailFast:
             declare(**{argument: value})
 
 
-def refused(argument: str, found: str, **declared: Any) -> Any:
-    """A row: what is declared, and the error."""
-    return pytest.param(
-        declared, f"{argument}: {found}", id=f"{argument}: {found[:40]} {list(declared.values())!r:.30}"
-    )
-
-
-WRONG_VALUES = [
-    refused("fan_out", "expected fan_out= or task_id_prefix=, found neither", fan_out=None),
-    refused(
-        "task_id_prefix", "found '', with which every task id starts; name the prefix", task_id_prefix=""
-    ),
-    refused("key", "found ''; leave it out to read what each branch returned", key=""),
-    refused("min_success", "expected 1 or more, found 0", min_success=0),
-    refused("min_success", "9 is above the 8 branches that group 'process' declares", min_success=9),
+REFUSED = [
+    wrong_value("fan_out: expected fan_out= or task_id_prefix=, found neither", fan_out=None),
+    wrong_type("fan_out: expected a FanOutGroup, found 'process' of type str$", fan_out="process"),
+    wrong_type("fan_out: expected a FanOutGroup, .*of type list$", fan_out=["a"]),
+    wrong_type("fan_out: expected a FanOutGroup, found False", fan_out=False),
+    wrong_value("task_id_prefix: found '', with which every task id starts; name the", task_id_prefix=""),
+    wrong_type("task_id_prefix: expected a str, found 8 of type int", task_id_prefix=8),
+    wrong_value("key: found ''; leave it out to read what each branch returned", key=""),
+    wrong_type("key: expected the key of an XCom, found None", key=None),
+    wrong_type("key: expected the key of an XCom, .*of type list", key=["a"]),
+    wrong_value("min_success: expected 1 or more, found 0", min_success=0),
+    wrong_value("min_success: 9 is above the 8 branches that group 'process' declares", min_success=9),
     *(
-        refused("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}", min_success_ratio=ratio)
-        for ratio in (0, -0.1, 1.01, 95, float("nan"), float("inf"), Decimal("NaN"), Fraction(10, 9))
-    ),
-    *(
-        refused(
-            "count_skipped",
-            "expected one of 'exclude', 'success', 'failure', found",
-            min_success=1,
-            count_skipped=value,
-        )
-        for value in ("ignore", None, ["success"])
-    ),
-    refused("count_skipped", "found 'success', which needs min_success= or", count_skipped="success"),
-    refused(
-        "on_empty", "expected one of 'succeed', 'fail', 'skip', None, found 'success'", on_empty="success"
-    ),
-    refused("op_kwargs", "binds 'threshold', but there is no python_callable", op_kwargs={"threshold": 1}),
-]
-
-WRONG_TYPES = [
-    refused("fan_out", "expected a FanOutGroup, found 'process' of type str$", fan_out="process"),
-    refused("fan_out", "expected a FanOutGroup, .*of type list$", fan_out=["a"]),
-    refused("fan_out", "expected a FanOutGroup, found False", fan_out=False),
-    refused("task_id_prefix", "expected a str, found 8 of type int", task_id_prefix=8),
-    refused("key", "expected the key of an XCom, found None", key=None),
-    refused("key", "expected the key of an XCom, .*of type list", key=["a"]),
-    *(
-        refused("min_success", f"expected a whole number.*{value!r} of type", min_success=value)
+        wrong_type(f"min_success: expected a whole number.*{value!r} of type", min_success=value)
         for value in (True, "6", 6.0)
     ),
     *(
-        refused("min_success_ratio", f"expected a number, found {value!r} of type", min_success_ratio=value)
+        wrong_value(f"min_success_ratio: expected 0 < ratio <= 1, found {ratio}", min_success_ratio=ratio)
+        for ratio in (0, -0.1, 1.01, 95, float("nan"), float("inf"), Decimal("NaN"), Fraction(10, 9))
+    ),
+    *(
+        wrong_type(f"min_success_ratio: expected a number, found {value!r} of type", min_success_ratio=value)
         for value in (True, "0.9")
     ),
-    refused(
-        "python_callable", "expected a plain function, found 'combine' of type str", python_callable="combine"
+    *(
+        wrong_value(
+            f"count_skipped: expected one of 'exclude', .*found .*{found}", count_skipped=value, min_success=1
+        )
+        for found, value in (("ignore", "ignore"), ("None", None), ("success", ["success"]))
     ),
-    refused(
-        "python_callable", "expected .*found a @task; leave the decorator out", python_callable=task(combine)
-    ),
-    refused(
-        "python_callable", "expected .*found an async def; use asyncio.run", python_callable=combine_async
-    ),
-    refused("python_callable", "can't be called with the results first", python_callable=lambda: None),
-    refused("python_callable", "can't be called with the results", python_callable=lambda *, results: None),
-    refused(
-        "python_callable",
-        "can't be called .*op_kwargs 'treshold'",
+    wrong_value("count_skipped: found 'success', which needs min_success= or", count_skipped="success"),
+    wrong_value("on_empty: expected one of 'succeed', 'fail', 'skip', None, found 'x'", on_empty="x"),
+    wrong_value("op_kwargs: binds 'low', but there is no python_callable", op_kwargs={"low": 1}),
+    wrong_type("op_kwargs: expected a dict, found", python_callable=combine, op_kwargs=[1]),
+    wrong_type("python_callable: expected a plain function, found 'x' of type str", python_callable="x"),
+    wrong_type("python_callable: .*found a @task; leave the decorator out", python_callable=task(combine)),
+    wrong_type("python_callable: .*found an async def; use asyncio.run", python_callable=combine_async),
+    wrong_type("python_callable: can't be called with the results first", python_callable=lambda: None),
+    wrong_type("python_callable: can't be called with", python_callable=lambda *, results: None),
+    wrong_type(
+        "python_callable: can't be called .*op_kwargs 'treshold'",
         python_callable=combine,
         op_kwargs={"treshold": 1},
     ),
-    refused(
-        "python_callable",
-        "can't .*multiple values for argument 'results'",
+    wrong_type(
+        "python_callable: .*multiple values for argument 'results'",
         python_callable=combine,
         op_kwargs={"results": 1},
     ),
-    refused(
-        "python_callable",
-        "its first parameter is for the results, but Airflow fills 'params'; rename it",
+    wrong_type(
+        "python_callable: its first parameter is for the results, but Airflow fills 'params'; rename it",
         python_callable=lambda params: None,
     ),
-    refused(
-        "python_callable",
-        r"needs 'threshold' beside the results; give it in op_kwargs=\{'threshold': …\}, or give it a",
+    wrong_type(
+        r"python_callable: needs 'threshold' beside the results; give it in op_kwargs=\{'threshold': …\}",
         python_callable=strict,
     ),
-    refused(
-        "python_callable",
-        "needs 'high' beside the results",
+    wrong_type(
+        "python_callable: needs 'high' beside the results",
         python_callable=lambda results, ti, *, low, high: None,
         op_kwargs={"low": 1},
     ),
-    refused(
-        "python_callable",
-        "needs 'low' beside the results",
+    wrong_type(
+        "python_callable: needs 'low' beside the results",
         python_callable=functools.partial(lambda results, low, high: None, high=1),
     ),
-    refused("op_kwargs", "expected a dict, found", python_callable=combine, op_kwargs=[1]),
 ]
 
 
 class TestRefusedArguments:
-    @pytest.mark.parametrize(("declared", "message"), WRONG_VALUES)
-    def test_an_unusable_value_is_refused(self, declared: dict[str, Any], message: str) -> None:
-        with pytest.raises(DeclarationValueError, match=f"^FanInOperator 'combine': {message}"):
-            declare(**declared)
-
-    @pytest.mark.parametrize(("declared", "message"), WRONG_TYPES)
-    def test_a_wrong_type_is_refused(self, declared: dict[str, Any], message: str) -> None:
-        with pytest.raises(DeclarationTypeError, match=f"^FanInOperator 'combine': {message}"):
+    @pytest.mark.parametrize(("declared", "error", "message"), REFUSED)
+    def test_an_argument_is_refused_by_name(
+        self, declared: Any, error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=f"^FanInOperator 'combine': {message}"):
             declare(**declared)
 
     def test_group_and_prefix_together_are_refused(self) -> None:
