@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 from airflow.sdk.bases.decorator import get_unique_task_id
 
 from airflow_fanout.definitions.branches import ItemFor
-from airflow_fanout.definitions.function_branches import python_task
+from airflow_fanout.definitions.function_branches import PYTHON_OPERATOR, python_task
 from airflow_fanout.definitions.task_group import FanOutGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import FunctionArguments, is_function, undecorated
@@ -63,10 +63,7 @@ def _parameters(cls: type) -> frozenset[str]:
     return frozenset(name for init in inits for name in inspect.signature(init).parameters)
 
 
-def _no_task() -> None: ...
-
-
-_TASK_OPTIONS = _parameters(python_task(_no_task).operator_class) - {"self", "args", "kwargs"}
+_TASK_OPTIONS = _parameters(PYTHON_OPERATOR) - {"self", "args", "kwargs"}
 
 _GROUP_OPTIONS = frozenset(inspect.signature(FanOutGroup).parameters) - {"branch", "items", "partial"}
 

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
     from airflow_fanout.definitions.expansion import Expansion
 
 
-__all__ = ["CallingBranch", "FunctionBranch", "function_branch", "pipe_branch", "python_task"]
+__all__ = [
+    "PYTHON_OPERATOR",
+    "CallingBranch",
+    "FunctionBranch",
+    "function_branch",
+    "pipe_branch",
+    "python_task",
+]
 
 
 def python_task(function: Any, **settings: Any) -> Any:
@@ -89,7 +96,7 @@ class FunctionBranch(CallingBranch):
     @property
     def is_python(self) -> bool:
         """Whether the task runs the function itself, in its own process."""
-        return self.decorator.operator_class is _PYTHON_OPERATOR
+        return self.decorator.operator_class is PYTHON_OPERATOR
 
     def check(
         self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
@@ -142,10 +149,8 @@ class FunctionBranch(CallingBranch):
         return decorator
 
 
-def _nothing() -> None: ...
-
-
-_PYTHON_OPERATOR: Any = python_task(_nothing).operator_class
+PYTHON_OPERATOR: Any = python_task(lambda: None).operator_class
+"""The class of the tasks that ``@task`` makes."""
 
 _BATCH_SETTINGS = inspect.signature(BaseOperator.__init__).parameters.keys() - {
     "self",
@@ -190,7 +195,7 @@ def _pipe_step(owner: str, argument: str, function: object) -> FunctionArguments
         _refuse_setup(owner, argument, target)
         bound = {**(target.kwargs.get("op_kwargs") or {}), **bound}
         settings = _settings(target)
-        if target.operator_class is not _PYTHON_OPERATOR or settings:
+        if target.operator_class is not PYTHON_OPERATOR or settings:
             kind = f"@task with {listing(settings)}" if settings else target.operator_class.__name__
             problem = (
                 f"{target.function.__name__} is a {kind}, but the functions of a list share one Python task; "
@@ -215,7 +220,7 @@ def _check_later_step(step: FunctionArguments) -> None:
     if late := [name for name, value in step.bound.items() if any(XComArg.iter_xcom_references(value))]:
         problem = (
             f"binds {listing(late)} of {step.title} to a value known only at run time, which only the first "
-            "function of a list can get, in partial={…}; hand it on in the value that that one returns"
+            "function of a list can get, in partial={…}; let that one hand it on"
         )
     elif item is None:
         problem = f"{step.signature} has no free parameter for the value of the function before it"

@@ -134,7 +134,7 @@ class TaskGroupBranch(CallingBranch):
         """Check the tasks that the function has made; return them in order, without teardowns."""
         tasks: list[Any] = list(group.iter_tasks())
         if not tasks:
-            self._refuse(f"{self.title} has made no task for {what}; call its tasks in it")
+            self._refuse(f"{self.title} has made no task for {what}; call tasks in it")
         if astray := [task.task_id for task in tasks if not task.task_id.startswith(f"{group.group_id}.")]:
             self._refuse(
                 f"{self.title} makes {listing(astray)}, without the branch's name in the id; "
