@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, TaskGroup, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError
 from airflow_fanout.execution_time.recording import record_failure
-from airflow_fanout.serialization.declaration import describe_group, read_fan_in
 from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
@@ -192,43 +189,3 @@ def test_a_tolerance_is_compared_with_the_number_of_branches_where_that_is_known
         FanInOperator(
             task_id="g", fan_out=FanOutGroup("two", branch=work, count=2, mapped=True), min_success=3
         )
-
-
-def read(fan_in: FanInOperator) -> Any:
-    return read_fan_in(fan_in.declaration, task_ids=["g.each"], upstream_task_ids=["g.each"])[0]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param({"items": ["a", "b"], "max_concurrency": 2}, id="a list"),
-        pytest.param({"items": {"x": 1, "y": 2}, "stop_after_failures": 1}, id="a mapping"),
-        pytest.param({"count": 3, "branch": number}, id="a count"),
-        pytest.param(
-            {"count": 3, "branch": functools.partial(BashOperator, bash_command="ls")}, id="operators"
-        ),
-        pytest.param({"count": 5, "items_per_task": 2, "item_concurrency": 2}, id="batches of a count"),
-        pytest.param(
-            {"items": {"x": 1}, "items_per_task": 2, "max_concurrency": 1}, id="batches of a mapping"
-        ),
-        pytest.param(
-            {"branch": {"x": work, "y": work}, "items_per_task": 2, "stop_after_failures": 1},
-            id="batches of functions",
-        ),
-    ],
-)
-def test_the_serialized_dag_says_what_was_declared(arguments: Any) -> None:
-    how = {} if "items_per_task" in arguments else {"mapped": True}
-    group = declare(**how, **arguments)
-
-    assert read(FanInOperator(task_id="f", fan_out=group)) == group.declared
-
-
-@pytest.mark.parametrize("how", [{"mapped": True}, {"items_per_task": 2}], ids=["mapped", "batched"])
-def test_names_too_long_for_the_serialized_dag_are_not_made_up(how: Any) -> None:
-    group = declare(items={f"{'long' * 20}_{n}": n for n in range(100)}, **how)
-    fan_in = FanInOperator(task_id="f", fan_out=group)
-    found = read(fan_in)
-
-    assert max(len(fan_in.declaration), len(describe_group(group.declared))) < 4_096
-    assert (found.count, found.names, list(found.known_names)) == (100, None, [])
