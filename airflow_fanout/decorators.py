@@ -184,8 +184,8 @@ class FanOutFunction(_DecoratedFunction[P, R]):
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         named = self._named(args, kwargs)
-        if twice := named.keys() & self._bound.keys():
-            self._refuse("call", f"gives {listing(twice)}, which .partial(…) has bound already")
+        if repeated := named.keys() & self._bound.keys():
+            self._refuse("call", f"gives {listing(repeated)}, which .partial(…) has bound already")
         return {**self._bound, **named}
 
     def _branch(self) -> Any:
@@ -201,9 +201,9 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         return self.function
 
     def _group(self, branch: Any, partial: Mapping[str, Any], items: Any = None) -> FanOutGroup:
-        given = {name: value for name, value in self._options.items() if name in _GROUP_OPTIONS}
+        group_options = {name: value for name, value in self._options.items() if name in _GROUP_OPTIONS}
         defaults = {"group_id": self._arguments.title, "add_suffix_on_collision": True}
-        return FanOutGroup(branch=branch, items=items, partial=partial, **{**defaults, **given})
+        return FanOutGroup(branch=branch, items=items, partial=partial, **{**defaults, **group_options})
 
 
 class FanInFunction(_DecoratedFunction[P, R]):

@@ -102,8 +102,8 @@ class FunctionBranch(CallingBranch):
         self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
     ) -> None:
         """Check that bound arguments and item fit the function."""
-        own = self.decorator.kwargs.get("default_args") or {}
-        self.arguments.check(partial, takes_item=items is not None, default_args={*default_args, *own})
+        task_args = self.decorator.kwargs.get("default_args") or {}
+        self.arguments.check(partial, takes_item=items is not None, default_args={*default_args, *task_args})
 
     def create(
         self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup
@@ -135,8 +135,8 @@ class FunctionBranch(CallingBranch):
         """Settings of the decorator, for a task that runs items of this branch."""
         owner, argument = self.arguments.owner, self.arguments.argument
         settings = _settings(self.decorator)
-        if odd := settings.keys() - _BATCH_SETTINGS:
-            problem = f"{self.title} sets {listing(odd)}, which a batch can't take; leave it out"
+        if unusable := settings.keys() - _BATCH_SETTINGS:
+            problem = f"{self.title} sets {listing(unusable)}, which a batch can't take; leave it out"
             raise DeclarationValueError(owner, argument, problem)
         if self.decorator.multiple_outputs and not task(self.decorator.function).multiple_outputs:  # type: ignore[attr-defined]
             problem = f"{self.title} sets multiple_outputs, but an item has one value; leave it out"
@@ -204,12 +204,12 @@ def _pipe_step(owner: str, argument: str, function: object) -> FunctionArguments
             raise DeclarationTypeError(owner, argument, problem)
         target = undecorated(target)
     if not is_function(target):
-        found = typed(target) + ("; wrap it in a function (def or lambda)" if callable(target) else "")
+        description = typed(target) + ("; wrap it in a function (def or lambda)" if callable(target) else "")
     elif inspect.iscoroutinefunction(target):
-        found = "an async def; use asyncio.run within a plain one"
+        description = "an async def; use asyncio.run within a plain one"
     else:
         return FunctionArguments(owner=owner, argument=argument, function=target, bound=bound)
-    raise DeclarationTypeError(owner, argument, f"expected a plain function, found {found}")
+    raise DeclarationTypeError(owner, argument, f"expected a plain function, found {description}")
 
 
 def _check_later_step(step: FunctionArguments) -> None:
@@ -217,10 +217,10 @@ def _check_later_step(step: FunctionArguments) -> None:
     item = step.item_parameter(step.bound)
     problem = ""
     # Airflow renders the arguments of the task, which are those of the first function.
-    if late := [name for name, value in step.bound.items() if any(XComArg.iter_xcom_references(value))]:
+    if unresolved := [name for name, value in step.bound.items() if any(XComArg.iter_xcom_references(value))]:
         problem = (
-            f"binds {listing(late)} of {step.title} to a value known only at run time, which only the first "
-            "function of a list can get, in partial={…}; let that one hand it on"
+            f"binds {listing(unresolved)} of {step.title} to a value known only at run time, which only the "
+            "first function of a list can get, in partial={…}; let that one hand it on"
         )
     elif item is None:
         problem = f"{step.signature} has no free parameter for the value of the function before it"

@@ -37,7 +37,7 @@ T = TypeVar("T")
 def refuse_unknown_arguments(cls: type[T]) -> type[T]:
     """Have a class of groups say what to write in place of an argument that it does not take."""
     init: Any = cls.__init__
-    taken = signature(init)
+    init_signature = signature(init)
 
     @wraps(init)
     def checked_init(self: T, *positional: Any, **arguments: Any) -> None:
@@ -48,8 +48,8 @@ def refuse_unknown_arguments(cls: type[T]) -> type[T]:
                 "write branch=…, count=…, and all others by name"
             )
             raise DeclarationTypeError(owner, "group_id", problem)
-        if unknown := [name for name in arguments if name not in taken.parameters]:
-            known = taken.parameters.keys() - {"self"}
+        if unknown := [name for name in arguments if name not in init_signature.parameters]:
+            known = init_signature.parameters.keys() - {"self"}
             way_out = _argument_way_out(unknown[0], arguments.get("branch"), known)
             problem = f"got an unexpected keyword argument {unknown[0]!r}; {way_out}"
             raise DeclarationTypeError(owner, unknown[0], problem)
@@ -57,9 +57,9 @@ def refuse_unknown_arguments(cls: type[T]) -> type[T]:
 
     parameters = [
         parameter if name in {"self", "group_id"} else parameter.replace(kind=Parameter.KEYWORD_ONLY)
-        for name, parameter in taken.parameters.items()
+        for name, parameter in init_signature.parameters.items()
     ]
-    checked_init.__signature__ = taken.replace(parameters=parameters)  # type: ignore[attr-defined]
+    checked_init.__signature__ = init_signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     cls.__init__ = checked_init  # type: ignore[assignment, method-assign]
     return cls
 
@@ -75,15 +75,15 @@ def _argument_way_out(name: str, branch: Any, known: Collection[str]) -> str:
 
 def check_how_many(owner: str, *, branch: object, count: object, items: object) -> None:
     """Check that the number of branches is said once."""
-    given = {
+    sources = {
         "count": count is not None,
         "items": items is not None,
         "a mapping as branch": isinstance(branch, Mapping),
     }
-    found = [name for name, is_given in given.items() if is_given]
-    if len(found) != 1:
-        problem = f"expected count=, items= or a mapping as branch, found {' and '.join(found) or 'none'}"
-        raise DeclarationValueError(owner, found[0] if found else "count", problem)
+    names = [name for name, is_given in sources.items() if is_given]
+    if len(names) != 1:
+        problem = f"expected count=, items= or a mapping as branch, found {' and '.join(names) or 'none'}"
+        raise DeclarationValueError(owner, names[0] if names else "count", problem)
 
 
 def check_count(owner: str, count: object) -> None:
@@ -136,9 +136,9 @@ def check_partial(owner: str, arguments: object) -> None:
     if arguments is not None and not isinstance(arguments, Mapping):
         problem = f"expected a dict of arguments, found {typed(arguments)}"
         raise DeclarationTypeError(owner, "partial", problem)
-    if odd := [name for name in arguments or () if not isinstance(name, str)]:
+    if wrong_keys := [name for name in arguments or () if not isinstance(name, str)]:
         raise DeclarationTypeError(
-            owner, "partial", f"expected parameter names as keys, found {typed(odd[0])}"
+            owner, "partial", f"expected parameter names as keys, found {typed(wrong_keys[0])}"
         )
 
 

@@ -78,8 +78,8 @@ class OperatorBranch:
         default_args: Collection[str],  # Airflow fills these when the task is made
     ) -> None:
         """Check that every item, if there are any, is a dict of arguments that are given once."""
-        if twice := partial.keys() & self.bound.keys():
-            problem = f"binds {listing(twice)}, which {self.argument} has bound already; bind it once"
+        if repeated := partial.keys() & self.bound.keys():
+            problem = f"binds {listing(repeated)}, which {self.argument} has bound already; bind it once"
             raise DeclarationTypeError(self.owner, "partial", problem)
         self.refuse_group_arguments("partial", partial)
         for index, item in enumerate(items or ()):
@@ -91,20 +91,20 @@ class OperatorBranch:
             problem = f"is a value known only at run time; expected a dict of arguments of {self.title}"
         elif not isinstance(item, Mapping):
             problem = f"is {typed(item)}; expected a dict of arguments of {self.title}"
-        elif odd := [name for name in item if not isinstance(name, str)]:
-            problem = f"has {odd[0]!r} as the name of an argument of {self.title}"
-        elif twice := item.keys() & set(bound):
-            problem = f"gives {listing(twice)}, which is bound in every branch already; give it once"
+        elif wrong_names := [name for name in item if not isinstance(name, str)]:
+            problem = f"has {wrong_names[0]!r} as the name of an argument of {self.title}"
+        elif repeated := item.keys() & set(bound):
+            problem = f"gives {listing(repeated)}, which is bound in every branch already; give it once"
         if problem:
             raise DeclarationTypeError(self.owner, "items", f"item {index} {problem}")
         self.refuse_group_arguments("items", item)
 
     def refuse_group_arguments(self, argument: str, given: Mapping[str, Any]) -> None:
         """Refuse arguments that each task gets from the group."""
-        if ours := GROUP_ARGUMENTS & given.keys():
+        if reserved := GROUP_ARGUMENTS & given.keys():
             problem = (
-                f"gives {self.title} {listing(ours)}, which it gets from the group: a branch's name is its "
-                "task id, and comes from count=, or from the keys of a mapping"
+                f"gives {self.title} {listing(reserved)}, which it gets from the group: a branch's name is "
+                "its task id, and comes from count=, or from the keys of a mapping"
             )
             raise DeclarationTypeError(self.owner, argument, problem)
 
@@ -147,8 +147,8 @@ class OperatorBranch:
         problem = ""
         if not isinstance(item, Mapping):
             problem = f"expected a dict of arguments of {self.title} as each item, found {typed(item)}"
-        elif ours := GROUP_ARGUMENTS & item.keys():
-            problem = f"an item gives {self.title} {listing(ours)}, which it gets from the group"
+        elif reserved := GROUP_ARGUMENTS & item.keys():
+            problem = f"an item gives {self.title} {listing(reserved)}, which it gets from the group"
         if problem:
             message = f"{self.owner}: items: {problem}"
             raise ItemsError(message)
@@ -194,6 +194,6 @@ def operator_branch(owner: str, argument: str, branch: object) -> OperatorBranch
         problem = "BaseOperator does nothing by itself; name the operator to run"
         raise DeclarationTypeError(owner, argument, problem)
     refuse_skipper(owner, argument, branch.__name__, branch)
-    made = OperatorBranch(owner=owner, argument=argument, operator_class=branch, bound=bound)
-    made.refuse_group_arguments(argument, bound)
-    return made
+    result = OperatorBranch(owner=owner, argument=argument, operator_class=branch, bound=bound)
+    result.refuse_group_arguments(argument, bound)
+    return result

@@ -188,9 +188,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _check_arguments(self) -> None:
         """Check all that can be checked without knowing what a branch is."""
         checks.check_how_many(self.title, branch=self.branch, count=self.count, items=self.items)
-        for given in (self.count, self.items):
-            if isinstance(given, FanOutGroup):
-                given.iter_references()
+        for source in (self.count, self.items):
+            if isinstance(source, FanOutGroup):
+                source.iter_references()
         if self.mode != "static":
             run_time = [name for name in ("count", "items") if is_run_time(getattr(self, name))]
             argument = [*run_time, "items_per_task" if self.mode == "batched" else "mapped"][0]
@@ -219,8 +219,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             return dict(items)
         if is_run_time(items) or is_run_time(self.count):
             return None
-        given = [NO_ITEM] * self.count if items is None else list(items)  # type: ignore[operator]
-        return dict(zip(indexed_names(self.branch_label, len(given)), given, strict=True))
+        values = [NO_ITEM] * self.count if items is None else list(items)  # type: ignore[operator]
+        return dict(zip(indexed_names(self.branch_label, len(values)), values, strict=True))
 
     def _check_branches(self, branches: Mapping[str, Branch]) -> None:
         """Check that what every branch is given fits, and that Airflow can limit them as declared."""
@@ -261,9 +261,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if isinstance(self.branch, Mapping):
             argument = "branch"
         if self.mode != "static":
-            if odd := [name for name in names if not name or not isinstance(name, str)]:
+            if wrong_names := [name for name in names if not name or not isinstance(name, str)]:
                 raise DeclarationTypeError(
-                    self.title, argument, f"expected texts as names, found {typed(odd[0])}"
+                    self.title, argument, f"expected texts as names, found {typed(wrong_names[0])}"
                 )
             return
         prefix = self._child_id("")
@@ -272,8 +272,10 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             if problem := name_problem(name, prefix=prefix, is_group=branch.is_group):
                 raise DeclarationValueError(self.title, argument, f"Airflow would refuse a name: {problem}")
         existing = {*self.dag.task_dict, *self.used_group_ids}
-        if taken := existing.intersection(map(self._child_id, names)):
-            problem = f"the Dag already has tasks or groups with the ids {listing(taken)}; rename one of each"
+        if taken_ids := existing.intersection(map(self._child_id, names)):
+            problem = (
+                f"the Dag already has tasks or groups with the ids {listing(taken_ids)}; rename one of each"
+            )
             raise DeclarationValueError(self.title, argument, problem)
 
     def _batch_settings(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
@@ -290,35 +292,35 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                     "function; leave items_per_task out, or give a function"
                 )
                 raise DeclarationTypeError(self.title, argument, problem)
-            own = branch.batch_settings
-            if settings is not None and own != settings:
+            branch_settings = branch.batch_settings
+            if settings is not None and branch_settings != settings:
                 problem = (
                     f"{branch.title} has other settings than the functions before it, but all are items of "
                     "one task; give them as default_args of the group"
                 )
                 raise DeclarationValueError(self.title, argument, problem)
-            settings = own
+            settings = branch_settings
         checks.check_limit(self.title, self.max_concurrency, "branch", settings or {})
         limit = {} if self.max_concurrency is None else {"max_active_tis_per_dagrun": self.max_concurrency}
         return {**limit, **(settings or {})}
 
     def _add_static(self, branches: Mapping[str, Branch], items: Mapping[str, Any]) -> DeclaredGroup:
         """Make a task, or a task group, for each branch."""
-        made = []
+        tasks_of_branches = []
         for index, (name, item) in enumerate(items.items()):
             branch = branches.get(name) or branches[""]
-            made.append(branch.create(name, self._bound(branch, index), item, task_group=self))
+            tasks_of_branches.append(branch.create(name, self._bound(branch, index), item, task_group=self))
         declared = DeclaredGroup(
             group_id=str(self.group_id),
             prefix=self._child_id(""),
             branches=tuple(
                 DeclaredBranch(name=name, index=index, task_ids=tuple(task.task_id for task in tasks))
-                for index, (name, tasks) in enumerate(zip(items, made, strict=True))
+                for index, (name, tasks) in enumerate(zip(items, tasks_of_branches, strict=True))
             ),
             stop_after_failures=self.stop_after_failures,
         )
         if self.stop_after_failures is not None:
-            for tasks in made:
+            for tasks in tasks_of_branches:
                 add_stop(self.title, tasks, declared)
         return declared
 
@@ -327,12 +329,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         output: Any = None
         if items is None:
             output = self.items if self.items is not None else self._add_split(count=self.count).output
-        given = None if items is None else list(items.values())
-        if given is not None and self.items is None:
-            given = list(range(len(given)))
+        known = None if items is None else list(items.values())
+        if known is not None and self.items is None:
+            known = list(range(len(known)))
         expansion = Expansion(
             owner=self.title,
-            items=given,
+            items=known,
             output=output,
             gives="item" if self.items is not None else "index" if branch.takes_index else "nothing",
             noted_names=self.noted_names,
@@ -366,7 +368,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         bound = {
             name: storable({**branch.bound, **(self.partial or {})}) for name, branch in branches.items()
         }
-        each = BatchOperator.partial(
+        batches = BatchOperator.partial(
             task_id=EACH,
             task_group=self,
             dag=self.dag,
@@ -374,8 +376,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             declared_group=declared.to_json(),
             **settings,
         ).expand(batch=split.output)
-        add_failure_hook(each)
-        XComArg.apply_upstream_relationship(each, list((items or {}).values()))
+        add_failure_hook(batches)
+        XComArg.apply_upstream_relationship(batches, list((items or {}).values()))
         return declared
 
     def _declare_mapped(self, items: Mapping[str, Any] | None, task_ids: Sequence[str]) -> DeclaredGroup:
@@ -415,8 +417,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return self.count is not None and branch.takes_index
 
     def _bound(self, branch: Branch, index: int) -> dict[str, Any]:
-        given = dict(self.partial or {})
-        return {**given, "index": index} if self._gives_index(branch) else given
+        bound = dict(self.partial or {})
+        return {**bound, "index": index} if self._gives_index(branch) else bound
 
     @property
     def _default_args(self) -> dict[str, Any]:

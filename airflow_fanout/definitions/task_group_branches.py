@@ -110,8 +110,8 @@ class TaskGroupBranch(CallingBranch):
             )
         tasks = self._tasks("its branches", _child(task_group, EACH), returned)
         for task in tasks:
-            given = {"map_index_template": task.map_index_template}
-            for name, value in expansion.settings(given, depth=_depth(task, task_group)).items():
+            author_settings = {"map_index_template": task.map_index_template}
+            for name, value in expansion.settings(author_settings, depth=_depth(task, task_group)).items():
                 setattr(task, name, value)
         return tasks
 
@@ -145,10 +145,10 @@ class TaskGroupBranch(CallingBranch):
         for task in tasks:
             refuse_far_skipper(self.arguments.owner, self.arguments.argument, task)
         self._check_setups(tasks)
-        own = [task for task in tasks if not task.is_teardown]
-        for task in own:
+        own_tasks = [task for task in tasks if not task.is_teardown]
+        for task in own_tasks:
             add_hooks(task)
-        return _in_order(own, last)
+        return _in_order(own_tasks, last)
 
     def _last(self, group: TaskGroup) -> AnyOperator:
         leaves: list[AnyOperator] = list({leaf.task_id: leaf for leaf in group.get_leaves()}.values())

@@ -115,19 +115,19 @@ class FunctionArguments:
 
     def check(self, partial: Mapping[str, Any], *, takes_item: bool, default_args: Collection[str]) -> None:
         """Check that bound arguments and item fit; Airflow fills open parameters from ``default_args``."""
-        given = {*partial, *self.bound}
-        self._check_positional_only(given)
+        given_names = {*partial, *self.bound}
+        self._check_positional_only(given_names)
         self._check_partial(partial)
         if takes_item:
-            item = self.item_parameter(given)
+            item = self.item_parameter(given_names)
             if item is None:
                 problem = (
                     f"{self.signature} has no free parameter for its item: give it one, or bind fewer in "
                     "partial (Airflow's context names, such as ti and ds, don't count)"
                 )
                 raise DeclarationTypeError(self.owner, self.argument, problem)
-            given.add(item.name)
-        if unbound := sorted(self.required - given - {*default_args}):
+            given_names.add(item.name)
+        if unbound := sorted(self.required - given_names - {*default_args}):
             problem = (
                 f"{self.signature} needs {listing(unbound)}; bind it in every branch with "
                 f"partial={{{unbound[0]!r}: …}}, or give it a default"
@@ -148,16 +148,16 @@ class FunctionArguments:
             raise DeclarationTypeError(self.owner, self.argument, problem)
 
     def _check_partial(self, partial: Mapping[str, Any]) -> None:
-        taken = {name for name, parameter in self.parameters.items() if parameter.kind in BY_NAME}
+        named_parameters = {name for name, parameter in self.parameters.items() if parameter.kind in BY_NAME}
         takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in self.parameters.values())
-        if not takes_any and (unknown := partial.keys() - taken):
+        if not takes_any and (unknown := partial.keys() - named_parameters):
             problem = f"binds {listing(unknown)}, which {self.signature} does not take"
             raise DeclarationTypeError(self.owner, "partial", problem)
-        if twice := partial.keys() & self.bound.keys():
-            problem = f"binds {listing(twice)}, which {self.argument} has bound already; bind it once"
+        if repeated := partial.keys() & self.bound.keys():
+            problem = f"binds {listing(repeated)}, which {self.argument} has bound already; bind it once"
             raise DeclarationTypeError(self.owner, "partial", problem)
-        for argument, given in (("partial", partial), (self.argument, self.bound)):
-            if reserved := self.given_by_airflow & given.keys():
+        for argument, bound in (("partial", partial), (self.argument, self.bound)):
+            if reserved := self.given_by_airflow & bound.keys():
                 problem = f"binds {listing(reserved)}, which Airflow gives to every task; leave it out"
                 raise DeclarationTypeError(self.owner, argument, problem)
 

@@ -43,10 +43,12 @@ class BatchWork:
 
     def is_async(self, names: Sequence[str]) -> Callable[[int], bool] | None:
         """Test whether an item of a batch, by its index there, is ``async def``; None if none is."""
-        among = {name for name, each in self.functions.items() if inspect.iscoroutinefunction(each.function)}
-        if among.isdisjoint({"", *names}):
+        async_names = {
+            name for name, each in self.functions.items() if inspect.iscoroutinefunction(each.function)
+        }
+        if async_names.isdisjoint({"", *names}):
             return None
-        return lambda index: "" in among or names[index] in among
+        return lambda index: "" in async_names or names[index] in async_names
 
     def calls(
         self,

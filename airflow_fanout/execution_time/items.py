@@ -59,8 +59,8 @@ def source_and_functions(items: object) -> tuple[Any, Sequence[Callable[[Any], A
 def names_and_items(owner: str, value: object) -> tuple[Sequence[str] | None, Sequence[Any]]:
     """Take apart what a task returned: names, None for a list, and items; ``ItemsError`` if it is neither."""
     if isinstance(value, Mapping):
-        if odd := [name for name in value if not isinstance(name, str) or not name]:
-            message = f"{owner}: items: expected texts as names, found {typed(odd[0])}"
+        if wrong_names := [name for name in value if not isinstance(name, str) or not name]:
+            message = f"{owner}: items: expected texts as names, found {typed(wrong_names[0])}"
             raise ItemsError(message)
         return list(value), list(value.values())
     if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):

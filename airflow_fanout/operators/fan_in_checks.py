@@ -41,8 +41,8 @@ __all__ = [
 def check_source(owner: str, fan_out: object, task_id_prefix: object, key: object) -> None:
     """Check which group or tasks are collected, and which XCom of each branch is read."""
     if (fan_out is None) == (task_id_prefix is None):
-        found = "neither" if fan_out is None else "both"
-        problem = f"expected fan_out= or task_id_prefix=, found {found}"
+        description = "neither" if fan_out is None else "both"
+        problem = f"expected fan_out= or task_id_prefix=, found {description}"
         raise DeclarationValueError(owner, "fan_out", problem)
     if fan_out is not None and declared_group(fan_out) is None:
         problem = f"expected a FanOutGroup, found {typed(fan_out)}{_group_way_out(fan_out)}"
@@ -86,14 +86,14 @@ def check_callable(owner: str, python_callable: object, op_kwargs: object) -> No
 def _plain_function(owner: str, value: object) -> Callable[..., Any]:
     decorator = "@task" if is_task_function(value) else getattr(value, "fan_decorator", None)
     if isinstance(decorator, str):
-        found = f"a {decorator}; leave the decorator out"
+        description = f"a {decorator}; leave the decorator out"
     elif not callable(value):
-        found = typed(value)
+        description = typed(value)
     elif inspect.iscoroutinefunction(value):
-        found = "an async def; use asyncio.run within a plain one"
+        description = "an async def; use asyncio.run within a plain one"
     else:
         return value
-    raise DeclarationTypeError(owner, "python_callable", f"expected a plain function, found {found}")
+    raise DeclarationTypeError(owner, "python_callable", f"expected a plain function, found {description}")
 
 
 def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str, Any]) -> None:
@@ -178,13 +178,13 @@ def check_tolerance(owner: str, policy: Policy, group: DeclaredGroup, dag: DAG) 
 
 def check_trigger_rule(owner: str, arguments: Mapping[str, Any]) -> None:
     """Check that the author has given the fan-in no rule; those in ``default_args`` around it don't count."""
-    around = [
+    inherited = [
         (level.default_args or {}).get("trigger_rule")
         for level in (arguments.get("dag"), arguments.get("task_group"))
         if level is not None
     ]
     rule = arguments.get("trigger_rule") or (arguments.get("default_args") or {}).get("trigger_rule")
-    if rule is not None and ("trigger_rule" in arguments or rule not in around):
+    if rule is not None and ("trigger_rule" in arguments or rule not in inherited):
         problem = (
             f"found {getattr(rule, 'value', rule)!r}; leave it out: a fan-in runs when all branches have "
             "ended, and decides by min_success= and min_success_ratio="

@@ -45,8 +45,8 @@ def add_hooks(operator: AnyOperator) -> None:
     if isinstance(operator, BaseOperator):
         operator._post_execute_hook = _in_front(_after, operator._post_execute_hook)  # noqa: SLF001 - no public way
     else:
-        theirs = operator.partial_kwargs.get("post_execute")
-        operator.partial_kwargs["post_execute"] = _in_front(_after, theirs)
+        author_hook = operator.partial_kwargs.get("post_execute")
+        operator.partial_kwargs["post_execute"] = _in_front(_after, author_hook)
 
 
 def add_failure_hook(operator: AnyOperator) -> None:
@@ -57,11 +57,11 @@ def add_failure_hook(operator: AnyOperator) -> None:
 def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> None:
     """Make the first task of a branch ask, before it runs, whether too many other branches have failed."""
     first = _first_task(owner, tasks, group)
-    ours = functools.partial(stop_if_enough_failed, group=group)
+    stop_hook = functools.partial(stop_if_enough_failed, group=group)
     if isinstance(first, BaseOperator):
-        first._pre_execute_hook = _in_front(ours, first._pre_execute_hook)  # noqa: SLF001 - no public way
+        first._pre_execute_hook = _in_front(stop_hook, first._pre_execute_hook)  # noqa: SLF001 - no public way
     else:
-        first.partial_kwargs["pre_execute"] = _in_front(ours, first.partial_kwargs.get("pre_execute"))
+        first.partial_kwargs["pre_execute"] = _in_front(stop_hook, first.partial_kwargs.get("pre_execute"))
 
 
 def _first_task(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> AnyOperator:
@@ -71,10 +71,12 @@ def _first_task(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) 
     around_first, around_last = (nearest_mapped_group(task.task_group) for task in (first, tasks[-1]))
     is_mapped = (first.is_mapped and group.mode == "static") or around_first != around_last
     if others or is_mapped:
-        found = listing(task.task_id for task in (first, *others)) + ("" if others else ", which is mapped")
+        description = listing(task.task_id for task in (first, *others)) + (
+            "" if others else ", which is mapped"
+        )
         problem = (
             "expected branches with one first task, so that a branch is run or stopped as a whole, found "
-            f"{found}; let one task come before the others"
+            f"{description}; let one task come before the others"
         )
         raise DeclarationValueError(owner, "stop_after_failures", problem)
     return first

@@ -39,10 +39,13 @@ BRANCH_SETTINGS = (
 
 def split_task_settings(group: TaskGroup) -> dict[str, Any]:
     """Values from around a group, or Airflow's defaults, for settings that the group gives its branches."""
-    around = {**(group.dag.default_args or {}), **(getattr(group.parent_group, "default_args", None) or {})}
+    outer_args = {
+        **(group.dag.default_args or {}),
+        **(getattr(group.parent_group, "default_args", None) or {}),
+    }
     defaults = inspect.signature(BaseOperator.__init__).parameters
     return {
-        name: around[name] if name in around else defaults[name].default
+        name: outer_args[name] if name in outer_args else defaults[name].default
         for name in BRANCH_SETTINGS
         if name in group.default_args
     }
