@@ -10,9 +10,10 @@ from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import DAG, TaskGroup, setup, task, task_group, teardown
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import DeclarationError, DeclarationValueError
+from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.execution_time import recording
 from airflow_fanout.operators import hooks
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,47 +99,26 @@ def steps_of(prefix: str) -> list[str]:
 
 class TestIds:
     @pytest.mark.parametrize(
-        ("branch", "declared", "expected"),
-        [
-            pytest.param(
-                etl,
-                {},
-                {"process_0": steps_of("process.process_0"), "process_1": steps_of("process.process_1")},
-                id="a group of its own for each branch",
-            ),
-            pytest.param(
-                etl,
-                {"count": 1, "prefix_group_id": False},
-                {"process_0": steps_of("process_0")},
-                id="without the group's prefix",
-            ),
-            pytest.param(
-                {"whole": etl, "short": task_group(lambda: extract("x")), "one": lambda: 1},
-                {},
-                {
-                    "whole": steps_of("process.whole"),
-                    "short": ["process.short.extract"],
-                    "one": ["process.one"],
-                },
-                id="the keys of a mapping",
-            ),
-            pytest.param(
-                etl.override(group_id="mine"),
-                {"count": 1},
-                {"process_0": steps_of("process.process_0")},
-                id="an id",
-            ),
-            pytest.param(
-                etl.override(parent_group=None),
-                {"count": 1},
-                {"process_0": steps_of("process.process_0")},
-                id="a parent group",
-            ),
-        ],
+        "branch",
+        [etl, etl.override(group_id="mine"), etl.override(parent_group=None)],
+        ids=["plain", "with an id", "with a place"],
     )
-    def test_ids_are(self, branch: Any, declared: dict[str, Any], expected: dict[str, list[str]]) -> None:
-        with TaskGroup("outer", prefix_group_id=False):
-            assert ids(declare(branch, **declared)) == expected
+    @pytest.mark.parametrize(("prefixed", "prefix"), [(True, "process."), (False, "")])
+    def test_each_branch_is_a_group_of_its_own(self, branch: Any, prefixed: bool, prefix: str) -> None:
+        assert ids(declare(branch, prefix_group_id=prefixed)) == {
+            "process_0": steps_of(f"{prefix}process_0"),
+            "process_1": steps_of(f"{prefix}process_1"),
+        }
+
+    def test_names_are_the_keys_of_a_mapping(self) -> None:
+        with TaskGroup("outer"):
+            group = declare({"whole": etl, "short": task_group(lambda: extract("x")), "one": lambda: 1})
+
+        assert ids(group) == {
+            "whole": steps_of("outer.process.whole"),
+            "short": ["outer.process.short.extract"],
+            "one": ["outer.process.one"],
+        }
 
     def test_in_a_mapped_group_the_fan_in_waits_for_the_branches_of_its_own_instance(self) -> None:
         made: list[tuple[FanOutGroup, FanInOperator]] = []
@@ -400,122 +380,77 @@ def one_teardown_in_each() -> None:
     prepared >> extract() >> one_teardown().as_teardown(setups=prepared)
 
 
-@pytest.mark.parametrize(
-    ("branch", "message"),
-    [
-        pytest.param(
-            two_last,
-            "two_last has 2 last tasks, 'process.process_0.extract', 'process.process_0.transform', but a "
-            "branch has one value; let one task come after the others",
-            id="two last tasks",
-        ),
-        pytest.param(lambda: None, "<lambda> has made no task for branch 'process_0'", id="no task"),
-        pytest.param(
-            mapped_last,
-            "the last task of mapped_last, 'process.process_0.load', is mapped, .*collects them",
-            id="a mapped last task",
-        ),
-        pytest.param(
-            last_in_a_mapped_group,
-            "the last task of .*, 'process.process_0.each.extract', is mapped",
-            id="a last task in a mapped group",
-        ),
-        pytest.param(
-            setup_without_a_teardown,
-            r"the setup 'process.process_0.prepare' has no teardown in its branch; .*as_teardown\(setups=…\)",
-            id="a setup without a teardown",
-        ),
-        pytest.param(
-            setup_with_a_teardown_elsewhere,
-            "the setup 'process.process_0.prepare' has no teardown in its branch",
-            id="a setup whose teardown is elsewhere",
-        ),
-        pytest.param(setup_alone, "its last task 'process.process_0.prepare' is a setup", id="a setup alone"),
-        pytest.param(
-            teardown_alone,
-            "teardown_alone has no last task, only setups and teardowns",
-            id="a teardown alone",
-        ),
-        pytest.param(circle, "circle has no last task, .*or a circle of tasks", id="a circle"),
-        pytest.param(
-            one_teardown_in_each,
-            r"one_teardown_in_each calls one @teardown in several branches.*call it with \.as_teardown\(",
-            id="one @teardown in every branch",
-        ),
-        pytest.param(
-            twice_the_same_id,
-            "twice_the_same_id makes two of one id for branch 'process_0': .*'process.process_0.same'",
-            id="two tasks of one id",
-        ),
-        pytest.param(
-            first_returned,
-            r"first_returned returns XComArg\(.*extract.*\), but a branch's value is that of its last task "
-            "'process.process_0.load'",
-            id="another task's value returned",
-        ),
-        pytest.param(
-            lambda: extract()["key"], r"<lambda> returns XComArg.*'key'", id="another XCom returned"
-        ),
-        pytest.param(
-            lambda: extract().map(str), r"<lambda> returns XComArg.*map", id="a changed value returned"
-        ),
-        pytest.param(lambda: [extract()], r"<lambda> returns \[XComArg", id="a list returned"),
-        pytest.param(
-            unprefixed_group,
-            "unprefixed_group makes 'extract', without the branch's name in the id; leave out prefix",
-            id="an inner group without a prefix",
-        ),
-    ],
-)
+NO_BRANCHES: list[tuple[Callable[..., Any], str]] = [
+    (
+        two_last,
+        "two_last has 2 last tasks, '.*_0.extract', '.*_0.transform', but a branch has one value; let one",
+    ),
+    (lambda: None, "<lambda> has made no task for branch 'process_0'"),
+    (mapped_last, "the last task of mapped_last, 'process.process_0.load', is mapped, .*collects them"),
+    (last_in_a_mapped_group, "the last task of .*, 'process.process_0.each.extract', is mapped"),
+    (
+        setup_without_a_teardown,
+        r"the setup 'process.process_0.prepare' has no teardown in its branch; .*as_teardown\(setups=…\)",
+    ),
+    (setup_with_a_teardown_elsewhere, "the setup 'process.process_0.prepare' has no teardown in its branch"),
+    (setup_alone, "its last task 'process.process_0.prepare' is a setup"),
+    (teardown_alone, "teardown_alone has no last task, only setups and teardowns"),
+    (circle, "circle has no last task, .*or a circle of tasks"),
+    (
+        one_teardown_in_each,
+        r"one_teardown_in_each calls one @teardown in several branches.*call it with \.as_teardown\(",
+    ),
+    (
+        twice_the_same_id,
+        "twice_the_same_id makes two of one id for branch 'process_0': .*'process.process_0.same'",
+    ),
+    (
+        first_returned,
+        r"first_returned returns XComArg\(.*extract.*\), but a branch's value is that of its last task '",
+    ),
+    (lambda: extract()["key"], r"<lambda> returns XComArg.*'key'"),
+    (lambda: extract().map(str), r"<lambda> returns XComArg.*map"),
+    (lambda: [extract()], r"<lambda> returns \[XComArg"),
+    (
+        unprefixed_group,
+        "unprefixed_group makes 'extract', without the branch's name in the id; leave out prefix",
+    ),
+]
+
+
+@pytest.mark.parametrize(("branch", "message"), NO_BRANCHES, ids=[message for _, message in NO_BRANCHES])
 def test_a_function_that_makes_no_branch_is_refused(branch: Callable[..., Any], message: str) -> None:
     with pytest.raises(DeclarationValueError, match=f"^FanOutGroup 'process': branch: {message}"):
         declare(task_group(branch))
 
 
-@pytest.mark.parametrize(
-    ("branch", "declared", "message"),
-    [
-        pytest.param(
-            etl.override(prefix_group_id=False),
-            {},
-            "branch: etl makes .*; leave out prefix_group_id=",
-            id="prefix",
-        ),
-        pytest.param(etl, {"items": {"a.b": 1}}, r"items: .*'a\.b' can't have a '\.'", id="a dot in a name"),
-        pytest.param(etl, {"items": {"n" * 201: 1}}, "items: .*has 201 characters", id="a long name"),
-        pytest.param(
-            {"c.d": lambda: 1, "a.b": etl},
-            {},
-            r"branch: .*'a\.b' can't have a '\.'",
-            id="a dot of one of several",
-        ),
-        pytest.param(
-            task_group(lambda first, second: extract()),
-            {"items": ["a"]},
-            r"branch: <lambda>\(first, second\) needs 'second'; bind it",
-            id="two parameters",
-        ),
-        pytest.param(
-            task_group(of_nothing), {"items": ["a"]}, r"branch: .* has no free parameter", id="no parameter"
-        ),
-        pytest.param(
-            etl,
-            {"partial": {"nobody": 1}},
-            r"partial: binds 'nobody', which etl\(item, table\) does not take",
-            id="an unknown argument in partial",
-        ),
-        pytest.param(task_group(of_ti), {}, r"branch: of_ti\(ti\) needs 'ti'", id="a context name"),
-        pytest.param(
-            task_group(of_item),
-            {"default_args": {"item": "x"}},
-            r"branch: of_item\(item\) needs 'item'",
-            id="a parameter that default_args would fill in a task",
-        ),
-    ],
-)
-def test_names_and_arguments_that_do_not_fit_are_refused(branch: Any, declared: Any, message: str) -> None:
-    with pytest.raises(DeclarationError, match=f"^FanOutGroup 'process': {message}"):
-        declare(branch, **declared)
+REFUSED = [
+    wrong_value(
+        "branch: etl makes .*; leave out prefix_group_id=", branch=etl.override(prefix_group_id=False)
+    ),
+    wrong_value(r"items: .*'a\.b' can't have a '\.'", items={"a.b": 1}),
+    wrong_value("items: .*has 201 characters", items={"n" * 201: 1}),
+    wrong_value(r"branch: .*'a\.b' can't have a '\.'", branch={"c.d": lambda: 1, "a.b": etl}),
+    wrong_type(
+        r"branch: <lambda>\(first, second\) needs 'second'; bind it",
+        branch=task_group(lambda first, second: extract()),
+        items=["a"],
+    ),
+    wrong_type("branch: .* has no free parameter", branch=task_group(of_nothing), items=["a"]),
+    wrong_type(r"partial: binds 'nobody', which etl\(item, table\) does not take", partial={"nobody": 1}),
+    wrong_type(r"branch: of_ti\(ti\) needs 'ti'", branch=task_group(of_ti)),
+    wrong_type(
+        r"branch: of_item\(item\) needs 'item'",  # default_args fill parameters of tasks alone
+        branch=task_group(of_item),
+        default_args={"item": "x"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED)
+def test_what_does_not_fit_is_refused(declared: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^FanOutGroup 'process': {message}"):
+        declare(**declared)
 
 
 def heeding(decorator: Any) -> Any:
