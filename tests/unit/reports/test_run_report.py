@@ -57,59 +57,34 @@ def steps(*states: str | None, **settings: Any) -> list[TaskRun]:
     return [ran(i, state=state, **settings) for i, state in zip(STEPS.all_task_ids, states, strict=True)]
 
 
+BRANCH = """
+{
+  "name": "us", "state": "failed", "task_id": "etl.us", "map_index": -1, "step": null, "error": "E: no",
+  "is_stopped": false, "queued": "2026-01-01T12:00:00+00:00", "started": "2026-01-01T12:00:02+00:00",
+  "ended": "2026-01-01T12:00:03+00:00", "elapsed_seconds": 1.0, "tries": 2, "earlier_tries": [
+    {"number": 1, "state": "failed", "queued": "2026-01-01T11:59:51+00:00", "started": null,
+     "ended": "2026-01-01T11:59:52+00:00"}
+  ],
+  "work_seconds": 0.75, "cpu_seconds": 0.5, "peak_memory_bytes": 7, "host": "worker-1", "items": null
+}
+"""
+ITEM_PROBLEM = """
+{
+  "name": "docs_2", "items": 1, "state": "failed", "error": "E: no", "task_id": "docs.each", "map_index": 1,
+  "tries": 1
+}
+"""
+
+
 class TestBranches:
     def test_a_branch_has_all_that_is_known_of_it(self) -> None:
-        facts = facts_of(
-            [
-                ran(
-                    "etl.us",
-                    second=2,
-                    state="failed",
-                    error="ValueError: no",
-                    tries=2,
-                    earlier=(FIRST_TRY,),
-                    seconds=0.75,
-                    cpu_seconds=0.5,
-                    peak_memory_bytes=7,
-                    hostname="worker-1",
-                )
-            ],
-            static("us"),
-        )
+        record: dict[str, Any] = {"seconds": 0.75, "cpu_seconds": 0.5, "peak_memory_bytes": 7}
+        failed = ran("etl.us", second=2, state="failed", error="E: no", hostname="worker-1", **record)
+        facts = facts_of([replace(failed, tries=2, earlier=(FIRST_TRY,))], static("us"))
 
         report = json.loads(json.dumps(report_of(facts), default=to_json))
 
-        (group,) = report["groups"]
-        assert group["branches"] == [
-            {
-                "name": "us",
-                "state": "failed",
-                "task_id": "etl.us",
-                "map_index": -1,
-                "step": None,
-                "error": "ValueError: no",
-                "is_stopped": False,
-                "queued": "2026-01-01T12:00:00+00:00",
-                "started": "2026-01-01T12:00:02+00:00",
-                "ended": "2026-01-01T12:00:03+00:00",
-                "elapsed_seconds": 1.0,
-                "tries": 2,
-                "earlier_tries": [
-                    {
-                        "number": 1,
-                        "state": "failed",
-                        "queued": "2026-01-01T11:59:51+00:00",
-                        "started": None,
-                        "ended": "2026-01-01T11:59:52+00:00",
-                    }
-                ],
-                "work_seconds": 0.75,
-                "cpu_seconds": 0.5,
-                "peak_memory_bytes": 7,
-                "host": "worker-1",
-                "items": None,
-            }
-        ]
+        assert report["groups"][0]["branches"] == [json.loads(BRANCH)]
 
     def test_what_has_no_task_instance_yet_names_none(self) -> None:
         (branch,) = only(static("eu")).branches
@@ -299,17 +274,7 @@ class TestBatches:
         assert items is not None
         assert items.states == {"failed": 1, "skipped": 1, "success": 1}
         assert (items.total, items.recorded, items.median_work_seconds) == (3, 3, 1.0)
-        assert json.loads(json.dumps(items.problems, default=to_json)) == [
-            {
-                "name": "docs_2",
-                "items": 1,
-                "state": "failed",
-                "error": "E: no",
-                "task_id": "docs.each",
-                "map_index": 1,
-                "tries": 1,
-            }
-        ]
+        assert json.loads(json.dumps(items.problems, default=to_json)) == [json.loads(ITEM_PROBLEM)]
 
     def test_of_many_items_only_a_few_are_named(self) -> None:
         number = 1000
