@@ -64,9 +64,7 @@ def overhead(group: GroupReport) -> Advice | None:
     more than :func:`_most_items`.
     """
     work, extra = group.outcomes.median_work_seconds, group.median_overhead_seconds
-    if work is None or extra is None or group.peak_concurrency < 1:
-        return None
-    if group.overhead_share is None or group.overhead_share <= TOO_MUCH_OVERHEAD:
+    if work is None or extra is None or group.peak_concurrency < 1 or not _starting_takes_most(group):
         return None
     parts = group.outcomes.total
     seconds = work / min(group.item_concurrency or 1, parts)  # of the task's time, for one more item
@@ -142,13 +140,17 @@ def limit(group: GroupReport) -> Advice | None:
         return None
     waited = group.declared_concurrency - (group.effective_concurrency or 0)
     way_out = "raise it if there is room for more"
-    if group.overhead_share is not None and group.overhead_share > TOO_MUCH_OVERHEAD:
+    if _starting_takes_most(group):
         way_out = "more at once save little while starting tasks takes most of the time"
     text = (
         f"{group.limit}. {number_of(waited, group.nouns[0])} had to wait for a slot "
         f"({group.peak_concurrency} ran at once); {way_out}."
     )
     return Advice(kind="limit", text=text, setting=group.limit_setting)
+
+
+def _starting_takes_most(group: GroupReport) -> bool:
+    return group.overhead_share is not None and group.overhead_share > TOO_MUCH_OVERHEAD
 
 
 def _is_held_back(group: GroupReport) -> bool:
@@ -188,7 +190,7 @@ def waiting(group: GroupReport) -> Advice | None:
     if group.item_concurrency is not None and group.item_concurrency < items:
         settings.append("item_concurrency")
         reasons.append(f"item_concurrency is {group.item_concurrency} of the {items} items of a task")
-    if _is_held_back(group):
+    if _is_held_back(group) and not _starting_takes_most(group):
         settings.append(group.limit_setting)
         lets = f"{group.effective_concurrency} of {group.declared_concurrency} {PLURALS[group.nouns[0]]}"
         reasons.append(f"{group.limit_setting} lets {lets} run")

@@ -216,14 +216,15 @@ ROLES = {
 }
 
 
+@pytest.fixture(scope="module")
+def fab_routes_of(airflow: AirflowWithUsers, failed: RunKey) -> Iterator[Callable[[str], Routes]]:
+    with airflow.with_fab(ROLES):
+        tokens = {name: log_in(airflow.fab_url, name) for name in ROLES}
+        yield lambda name: Routes(airflow.fab_url, failed, token=tokens[name])
+
+
 class TestRightsByDag:
     """On a second API server, beside the first."""
-
-    @pytest.fixture(scope="class")
-    def fab_routes_of(self, airflow: AirflowWithUsers, failed: RunKey) -> Iterator[Callable[[str], Routes]]:
-        with airflow.with_fab(ROLES):
-            tokens = {name: log_in(airflow.fab_url, name) for name in ROLES}
-            yield lambda name: Routes(airflow.fab_url, failed, token=tokens[name])
 
     @pytest.mark.parametrize(
         ("name", "statuses"),

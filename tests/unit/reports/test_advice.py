@@ -154,8 +154,10 @@ def test_branches_that_are_no_functions_are_not_put_into_batches() -> None:
     assert advise(SMALL, takes_batches=False) == ()
 
 
-@pytest.mark.parametrize("changes", [{"computed_share": 0.11}, {"median_work_seconds": 0.99}])
-def test_branches_that_compute_or_have_little_work_are_not_said_to_wait(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"computed_share": 0.11}, {"median_work_seconds": 0.99}, {"overhead_share": 0.51}]
+)
+def test_branches_that_compute_or_mostly_start_are_not_said_to_wait(changes: dict[str, Any]) -> None:
     assert kinds(replace(WAITING, **changes)) == ["limit"]
 
 
