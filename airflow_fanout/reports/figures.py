@@ -125,16 +125,8 @@ def _slowest(group: GroupReport) -> Iterator[tuple[str, str, str]]:
     for slow in group.slowest[:1]:
         yield "Slowest", format_seconds(slow.seconds), shortened(slow.name) + added_up
     if group.wall_without_slowest_seconds is not None:
-        saved = format_seconds(group.saved_without_slowest_seconds)
-        yield (
-            "Without it",
-            format_seconds(group.wall_without_slowest_seconds),
-            f"wall of the others, {saved} less",
-        )
+        note = f"wall of the others, {format_seconds(group.saved_without_slowest_seconds)} less"
+        yield "Without it", format_seconds(group.wall_without_slowest_seconds), note
     for slow in group.items.slowest[:1] if group.items is not None else ():
-        median = format_seconds(group.outcomes.median_work_seconds)
-        yield (
-            "Per item",
-            median,
-            f"the median; the slowest is {shortened(slow.name)} with {format_seconds(slow.seconds)}",
-        )
+        note = f"the median; the slowest is {shortened(slow.name)} with {format_seconds(slow.seconds)}"
+        yield "Per item", format_seconds(group.outcomes.median_work_seconds), note

@@ -143,8 +143,8 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
     work = [timing.work_seconds for timing in counted if timing.work_seconds is not None]
     memory = [timing.peak_memory_bytes for timing in counted if timing.peak_memory_bytes is not None]
     elapsed = [seconds_between(timing.started, timing.ended) for timing in counted]
-    ranked = _by_duration(counted)
-    rest = [timing for timing in counted if timing.name != ranked[0].name] if len(ranked) > 1 else []
+    named, durations = _slowest(counted, slowest)
+    rest = [timing for timing in counted if timing.name != named[0].name] if len(durations) > 1 else []
     wall, wall_of_rest = _wall_seconds(counted), _wall_seconds(rest)
     overhead_share, median_overhead_seconds = _overhead(counted)
     return GroupSummary(
@@ -162,8 +162,8 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
         computed_share=_computed_share(counted),
         peak_memory_bytes=max(memory, default=None),
         peak_concurrency=_peak_concurrency(counted),
-        slowest=tuple(ranked[:slowest]),
-        median_without_slowest_seconds=median(slow.seconds for slow in ranked[1:]) if rest else None,
+        slowest=tuple(named),
+        median_without_slowest_seconds=median(durations[1:]) if rest else None,
         wall_without_slowest_seconds=wall_of_rest,
         saved_without_slowest_seconds=None if wall is None or wall_of_rest is None else wall - wall_of_rest,
     )
@@ -260,18 +260,25 @@ def _wall_seconds(timings: Sequence[BranchTiming]) -> float | None:
     return seconds_between(min(queued), max(ended))
 
 
-def _by_duration(timings: Sequence[BranchTiming]) -> list[SlowBranch]:
-    """Rank by work, or by the time from start to end if nobody recorded work: never one against the other."""
-    has_work = any(timing.work_seconds is not None for timing in timings)
+def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBranch], list[float]]:
+    """
+    Return the slowest, and all durations, longest first.
+
+    By work, or by the time from start to end if nobody recorded work: never one against the other.
+    """
+    measure: Literal["work", "elapsed"] = "elapsed"
+    seconds = [seconds_between(timing.started, timing.ended) for timing in timings]
+    if any(timing.work_seconds is not None for timing in timings):
+        measure, seconds = "work", [timing.work_seconds for timing in timings]
+    durations = sorted((each for each in seconds if each is not None), reverse=True)
+    shortest = min(durations[:number], default=0.0)
     slow = [
-        SlowBranch(
-            name=timing.name, seconds=seconds, state=timing.state, measure="work" if has_work else "elapsed"
-        )
-        for timing in timings
-        if (seconds := timing.work_seconds if has_work else seconds_between(timing.started, timing.ended))
-        is not None
+        SlowBranch(name=timing.name, seconds=each, state=timing.state, measure=measure)
+        for timing, each in zip(timings, seconds, strict=True)
+        if each is not None and each >= shortest
     ]
-    return sorted(slow, key=lambda branch: (-branch.seconds, natural_key(branch.name)))
+    slow.sort(key=lambda branch: (-branch.seconds, natural_key(branch.name)))
+    return slow[:number], durations
 
 
 def _peak_concurrency(timings: Sequence[BranchTiming]) -> int:
