@@ -78,8 +78,7 @@ def show_time_line(group: GroupReport, now: datetime, console: Console) -> None:
     """Show when the branches were queued and ran, if any was."""
     if not group.segments:
         return
-    branches = [branch for branch in group.branches if branch.state != "removed"]
-    rows = _rows(branches)
+    rows = _rows(group.branches)
     cells = [_cells(branch) for branch in rows]
     kept = [index for index in range(len(TITLES)) if any(row[index] for row in cells)]
     widths = [max(cell_len(row[index]) for row in [TITLES, *cells]) for index in kept]
@@ -99,7 +98,7 @@ def show_time_line(group: GroupReport, now: datetime, console: Console) -> None:
         table.add_row(_cut(row[0], widths[0]), Text(_line(branch, now, scale, bar), style=style), *others)
     console.print()
     console.print(table)
-    console.print(Text(_legend(group, rows, len(branches) - len(rows)), style="dim"))
+    console.print(Text(_legend(group, rows, len(group.branches) - len(rows)), style="dim"))
 
 
 def _legend(group: GroupReport, rows: Sequence[BranchReport], left: int) -> str:

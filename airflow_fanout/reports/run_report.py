@@ -303,8 +303,6 @@ def _failed_step(branch: BranchRun) -> str | None:
 
 def _spans(branch: BranchReport, now: datetime) -> Iterator[tuple[datetime, datetime]]:
     """When a time line shows something of a branch: its tries, from being queued to their end."""
-    if branch.state == "removed":
-        return
     ended = branch.ended or (None if branch.state in ENDED else now)
     for times in (
         *((earlier.queued, earlier.started, earlier.ended) for earlier in branch.earlier_tries),

@@ -240,6 +240,7 @@ CROWDED_CORE = replace(CROWDED, hosts=(WORKER, replace(WORKER, cores=1, peak=4))
             "eu took 4.0 s, 2.0× the median of the others: without it all would have ended 2.0 s (20",
         ),
         (replace(UNEVEN, median_without_slowest_seconds=0.0), None, "eu took 4.0 s: without it all"),
+        (replace(UNEVEN, saved_without_slowest_seconds=9.0), None, "would have ended 4.0 s (40 %) sooner"),
         (
             LIMITED,
             "max_active_tasks",

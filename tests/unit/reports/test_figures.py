@@ -36,6 +36,7 @@ CAUSES = tuple(Cause(task_id="log_in", map_index=index, state="failed") for inde
         ),
         (replace(GROUP, degraded=True), "2 of 2 branches done · 1 failed · degraded"),
         (STOPPED, "100 of 100 branches done · 1 failed · 9 skipped · 89 stopped"),
+        (replace(STOPPED, stopped=98), "100 of 100 branches done · 1 failed · 98 stopped"),
         (BATCHED, "2,000 of 2,000 items done · in 1 batch · 4 failed"),
         (UNEXPANDED, "not expanded: upstream_failed"),
         (
