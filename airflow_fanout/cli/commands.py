@@ -16,44 +16,40 @@ from airflow.cli.cli_config import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.cli.cli_config import CLICommand
 
 
 __all__ = ["get_fanout_cli_commands"]
 
-MOST_BRANCHES = 200
-
-LONGEST_WAIT = 600.0
-
-LAST_PORT = 65535
+MOST_BRANCHES, LONGEST_WAIT, LAST_PORT = 200, 600, 65535
 
 
 def branch_count(text: str) -> int:
     """Read ``--count``."""
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_BRANCHES:
-        msg = f"expected a whole number from 1 to {MOST_BRANCHES}, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def wait_seconds(text: str) -> float:
-    """Read ``--work-seconds``."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= LONGEST_WAIT:
-        msg = f"expected seconds from 0 to {LONGEST_WAIT:g}, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return seconds
+    return int(_number(text, int, "a whole number", 1, MOST_BRANCHES))
 
 
 def port_number(text: str) -> int:
     """Read ``--port``."""
-    if not text.isdecimal() or not 1 <= int(text) <= LAST_PORT:
-        msg = f"expected a port from 1 to {LAST_PORT}, not {text!r}"
+    return int(_number(text, int, "a port", 1, LAST_PORT))
+
+
+def wait_seconds(text: str) -> float:
+    """Read ``--work-seconds``."""
+    return _number(text, float, "seconds", 0, LONGEST_WAIT)
+
+
+def _number(text: str, read: Callable[[str], float], noun: str, least: int, most: int) -> float:
+    try:
+        number = read(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        msg = f"expected {noun} from {least} to {most}, not {text!r}"
         raise argparse.ArgumentTypeError(msg)
-    return int(text)
+    return number
 
 
 def _arg(*flags: str, **settings: Any) -> Arg:
@@ -63,7 +59,7 @@ def _arg(*flags: str, **settings: Any) -> Arg:
 OUTPUT = _arg(
     "-o",
     "--output",
-    help="text for people, or json for programs, of which more below (default: %(default)s)",
+    help="text for people, or json for programs (default: %(default)s)",
     choices=("text", "json"),
     default="text",
 )
@@ -72,50 +68,40 @@ DEMO = ActionCommand(
     name="demo",
     help="Run an example pipeline on an Airflow of its own and show what running in parallel brings",
     description=(
-        "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs "
-        "one of this package's example Dags on it, and shows the branches while they run, the combined "
-        "result and the speed-up. Where there is a Dag that does the same one after another "
-        "(DAG_ID_sequential), that runs next, and both are shown side by side, whichever was faster. Your "
-        "own Airflow's Dags, settings and database are neither used nor changed. It takes half a minute to "
-        "two; afterwards nothing is left of it, also after Ctrl-C."
+        "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs an "
+        "example Dag on it and shows its branches while they run, the result and the report. If there is a "
+        "Dag that does the same one by one (DAG_ID_sequential), that runs next, for comparison. Your own "
+        "Airflow is neither used nor changed. It takes half a minute to two, and leaves nothing behind."
     ),
     epilog="Exit code: 0 if the run succeeded, 1 if it failed or was stopped, 2 for a wrong argument.",
     func=lazy_load_command("airflow_fanout.demo.demo.command"),
     args=(
         _arg(
             "--dag",
-            help="Example Dag to run (default: %(default)s); a wrong one lists those there are. Some need "
-            'pip install "airflow-fanout[examples]", and say so',
+            help="Example Dag to run (default: %(default)s); a wrong one lists those there are",
             default="fan_out_fan_in_pipeline",
             metavar="DAG_ID",
         ),
         _arg(
             "--count",
-            help=f"Number of parallel branches, 1 to {MOST_BRANCHES} (default: %(default)s); "
-            "Dags whose branches are given otherwise ignore it",
+            help=f"Number of branches, 1 to {MOST_BRANCHES} (default: %(default)s), if the Dag has none",
             type=branch_count,
             default=8,
             metavar="N",
         ),
         _arg(
             "--work-seconds",
-            help="Seconds that each branch waits, as if it called a service (default: %(default)g); "
-            "Dags whose branches have work of their own ignore it",
+            help="Seconds that each branch waits (default: %(default)g), if it has no work of its own",
             type=wait_seconds,
             default=3.0,
             metavar="SECONDS",
         ),
         _arg(
             "--keep",
-            help="Leave Airflow running afterwards, to look at the run in the browser, until Ctrl-C; "
-            "its logs and database stay",
+            help="Leave Airflow running, to look at the run in the browser, until Ctrl-C; its files stay",
             action="store_true",
         ),
-        _arg(
-            "--port",
-            help="Port of the web interface on 127.0.0.1 (default: a free one)",
-            type=port_number,
-        ),
+        _arg("--port", help="Port of the web interface on 127.0.0.1 (default: a free one)", type=port_number),
     ),
 )
 
@@ -178,16 +164,14 @@ RERUN = ActionCommand(
         _arg("run_id", help="Id of the run"),
         _arg(
             "--group",
-            help="Only this group, and what comes after its fan-ins; may be given several times. It is the "
-            "group's id, or, of branches that only a prefix brings together, their fan-in's",
+            help="Only this group, or what this fan-in collects by prefix; may be given several times",
             action="append",
             metavar="GROUP_ID",
         ),
         _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
         _arg(
             "--whole-branches",
-            help="Of branches of several tasks run again all, those that succeeded, too: a later one may "
-            "have failed over what an earlier one had fetched",
+            help="Of branches of several tasks run again all tasks, those that succeeded, too",
             action="store_true",
         ),
         _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
@@ -200,18 +184,15 @@ REPORT = ActionCommand(
     name="report",
     help="Show what became of each branch of a run, what running in parallel brought, and what to change",
     description=(
-        "For each group of a run: its branches on a time line with states, tries, work, CPU seconds and "
-        "memory, the speed-up and the share of overhead, how many ran at once and what limits them, the "
-        "slowest branches, errors, and advice that follows from these figures. Work is the time inside the "
-        "branches' own code, as each recorded it; a dash stands for what was not recorded. Of a run that is "
-        "still running these are the figures so far, without advice. It changes nothing."
+        "For each group of a run: how its branches ended, work, wall, speed-up and overhead, a time line, "
+        "errors, and advice that follows from these figures. Work is the time inside the branches' own code; "
+        "a dash stands for what was not recorded. Of a run that is still running these are the figures so "
+        "far, without advice. It changes nothing."
     ),
     epilog=(
         "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group, or no "
-        "database. "
-        "JSON has all branches (of a batched group its batches, and a few of its items by name), times in "
-        "ISO 8601, durations in seconds, null for what was not recorded; its keys are listed in "
-        "docs/reference.md."
+        "database. JSON has all branches, times in ISO 8601, durations in seconds, null for what was not "
+        "recorded; its keys are listed in docs/reference.md."
     ),
     func=lazy_load_command("airflow_fanout.cli.report.command"),
     args=(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_fanout.reports.group_capacity import SchedulingLimits
-    from airflow_fanout.reports.run_report import RunReport
+    from airflow_fanout.reports.group_report import RunReport
     from airflow_fanout.reports.runs import GroupRun
 
 

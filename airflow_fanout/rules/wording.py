@@ -111,11 +111,13 @@ MINUTE = 60
 
 HOUR = 3600
 
+HOURS_OF_A_DAY = 24
+
 BYTES_OF_A_MB = 1_000_000
 
 
 def format_seconds(seconds: float | None) -> str:
-    """A duration for people: ``40 ms``, ``3.0 s``, ``1 min 12 s``, ``2 h 5 min``; a dash if there is none."""
+    """A duration for people: ``40 ms``, ``3.0 s``, ``1 min 12 s``, ``2 h 5 min``, ``3 d 2 h``, or a dash."""
     if seconds is None:
         return NOT_RECORDED
     if seconds < 0:
@@ -126,11 +128,18 @@ def format_seconds(seconds: float | None) -> str:
         return f"{milliseconds} ms"
     if round(seconds, 1) < MINUTE:
         return f"{seconds:.1f} s"
+    return _format_minutes(seconds)
+
+
+def _format_minutes(seconds: float) -> str:
     if round(seconds) < HOUR:
         minutes, rest = divmod(round(seconds), MINUTE)
         return f"{minutes} min {rest} s"
     hours, rest = divmod(round(seconds / MINUTE), HOUR // MINUTE)
-    return f"{hours} h {rest} min"
+    if hours < HOURS_OF_A_DAY:
+        return f"{hours} h {rest} min"
+    days, hours = divmod(round(seconds / HOUR), HOURS_OF_A_DAY)
+    return f"{days:,} d {hours} h"
 
 
 def format_ratio(ratio: float | None) -> str:
