@@ -1,4 +1,4 @@
-"""``@task.fan_out`` and ``@task.fan_in``: group and fan-in as decorators; runs when the Dag is parsed."""
+"""``@task.fan_out`` and ``@task.fan_in``: group and fan-in as decorators."""
 
 from __future__ import annotations
 
@@ -7,27 +7,35 @@ import inspect
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from airflow.sdk import XComArg, task
 from airflow.sdk.bases.decorator import get_unique_task_id
 
-from airflow_fanout.definitions.decorator_options import (
-    GROUP_OPTIONS,
-    check_fan_in_options,
-    check_fan_out_options,
-)
+from airflow_fanout.definitions.branches import ItemFor
+from airflow_fanout.definitions.function_branches import PYTHON_OPERATOR, python_task
 from airflow_fanout.definitions.task_group import FanOutGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.arguments import FunctionArguments, ItemFor, is_function
+from airflow_fanout.execution_time.arguments import FunctionArguments, is_function, undecorated
 from airflow_fanout.operators.fan_in import FanInOperator
-from airflow_fanout.rules.wording import listing
+from airflow_fanout.rules.wording import close_to, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Unpack
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from decimal import Decimal
+    from fractions import Fraction
 
-    from airflow_fanout.definitions.decorator_options import FanInOptions, FanOutOptions
+    from airflow.sdk import XComArg
+    from airflow.sdk.definitions.param import DagParam
 
-__all__ = ["FanInFunction", "FanOutFunction", "fan_in", "fan_out"]
+    from airflow_fanout.rules.policy import CountSkipped, OnEmpty
+
+__all__ = [
+    "FAN_IN_OPTIONS",
+    "FAN_OUT_OPTIONS",
+    "FanInFunction",
+    "FanOutFunction",
+    "check_options",
+    "fan_in",
+    "fan_out",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,16 +43,51 @@ R = TypeVar("R")
 _RESULTS: Any = object()
 """Stands for the results while the other arguments of a fan-in's function are bound."""
 
+_PLACES = {
+    "branch": "leave it out: the function is what each branch runs",
+    "fan_out": "call the function with the group",
+    "items": "hand them over in .expand(<parameter>=…)",
+    "op_args": "give arguments in the call",
+    "op_kwargs": "give arguments in the call",
+    "partial": "give arguments in the call, or in .partial(…)",
+    "python_callable": "leave it out: it is the function",
+    "task_group": "say parent_group=",
+    "task_id": "say group_id=",
+}
+"""What to write for an argument that a decorator does not take."""
+
+
+def _parameters(cls: type) -> frozenset[str]:
+    """Names of the arguments that a class, and the classes that it extends, take."""
+    inits = [vars(base)["__init__"] for base in cls.__mro__[:-1] if "__init__" in vars(base)]
+    return frozenset(name for init in inits for name in inspect.signature(init).parameters)
+
+
+_TASK_OPTIONS = _parameters(PYTHON_OPERATOR) - {"self", "args", "kwargs"}
+
+_GROUP_OPTIONS = frozenset(inspect.signature(FanOutGroup).parameters) - {"branch", "items", "partial"}
+
+FAN_OUT_OPTIONS = _GROUP_OPTIONS | (_TASK_OPTIONS - _PLACES.keys())
+"""What ``@task.fan_out`` takes: arguments of the group, and settings of the task of each branch."""
+
+FAN_IN_OPTIONS = _parameters(FanInOperator) - {"self", "kwargs", "fan_out", "op_kwargs", "python_callable"}
+"""What ``@task.fan_in`` takes: arguments of a ``FanInOperator``."""
+
+
+def check_options(owner: str, options: Collection[str], known: Collection[str]) -> None:
+    """Refuse options that a decorator does not take; ``owner`` begins with its name."""
+    for name in options:
+        if name not in known:
+            way_out = _PLACES.get(name) or close_to(name, known)
+            problem = f"is no argument of {owner.partition(' ')[0]}; {way_out}"
+            raise DeclarationTypeError(owner, name, problem)
+
 
 class _DecoratedFunction(Generic[P, R]):
-    """
-    What both decorators make of a function.
-
-    :param function: The function; plain, so that tests can call it.
-    :param options: What the decorator was given.
-    """
+    """A function under one of the decorators, with the options of that."""
 
     fan_decorator: ClassVar[str]
+    known_options: ClassVar[frozenset[str]]
     __name__: str
 
     def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
@@ -52,15 +95,12 @@ class _DecoratedFunction(Generic[P, R]):
             problem = f"expected a function, found {function!r}; give arguments by name"
             raise DeclarationTypeError(self.fan_decorator, "function", problem)
         self.function = function
+        plain = undecorated(function)
+        self._owner = f"{self.fan_decorator} {plain.__name__!r}"
         self._options = dict(options)
-        innermost = getattr(function, "function", function)  # of a @task or @task_group
-        self._arguments = FunctionArguments(
-            owner=f"{self.fan_decorator} {innermost.__name__!r}",
-            argument="call",
-            function=innermost,
-            bound={},
-        )
-        functools.update_wrapper(self, innermost)  # type: ignore[arg-type]
+        check_options(self._owner, options, self.known_options)
+        self._arguments = FunctionArguments(owner=self._owner, argument="call", function=plain, bound={})
+        functools.update_wrapper(self, plain)  # type: ignore[arg-type]
 
     def _refuse_setup(self, _: bool) -> NoReturn:
         self._refuse("setup", "is neither a @setup nor a @teardown; wire those around the group")
@@ -73,12 +113,12 @@ class _DecoratedFunction(Generic[P, R]):
         """Return the arguments of a call by name."""
         try:
             signature = inspect.signature(self._arguments.function)
-            found = signature.bind_partial(*args, **kwargs).arguments
-        except TypeError as unfit:
-            self._refuse("call", f"does not fit {self._arguments.signature}: {unfit}")
+            bound = signature.bind_partial(*args, **kwargs).arguments
+        except TypeError as error:
+            self._refuse("call", f"does not fit {self._arguments.signature}: {error}")
         named: dict[str, Any] = {}
-        for name, value in found.items():
-            kind = self._arguments.parameters[name].kind
+        for name, value in bound.items():
+            kind = signature.parameters[name].kind
             if kind is Parameter.VAR_KEYWORD:
                 named |= value
             elif kind is Parameter.VAR_POSITIONAL and value != (_RESULTS,):
@@ -88,38 +128,30 @@ class _DecoratedFunction(Generic[P, R]):
         return named
 
     def _refuse(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationTypeError(self._arguments.owner, argument, problem)
+        raise DeclarationTypeError(self._owner, argument, problem)
 
 
 class FanOutFunction(_DecoratedFunction[P, R]):
-    """
-    A function under ``@task.fan_out``: called, or expanded, it makes the group of its branches.
-
-    :param function: The function.
-    :param options: What the decorator was given.
-    :param bound: Arguments that ``.partial()`` has bound.
-    """
+    """A function under ``@task.fan_out``: called, or expanded, it makes the group of its branches."""
 
     fan_decorator = "@task.fan_out"
+    known_options = FAN_OUT_OPTIONS
 
     def __init__(
         self, function: Callable[P, R], options: Mapping[str, Any], bound: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(function, options)
-        check_fan_out_options(self._arguments.owner, options)
         self._bound = dict(bound or {})
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> FanOutGroup:
         """Make ``count`` branches, each of which is given these arguments."""
         bound = self._bind(args, kwargs)
         if self._options.get("count") is None:
-            free = self._arguments.item_parameter(bound)
-            item = free.name if free else "item"
             problem = (
-                f"nothing says how many branches there are; write {self.fan_decorator}(count=8), or give an "
-                f"item for each: {self._arguments.title}.expand({item}=[…]), after .partial(…) with the rest"
+                f"expected the number of branches, {self.fan_decorator}(count=8), or an item for each: "
+                f"{self._arguments.title}.expand(<parameter>=[…]), after .partial(…) with other arguments"
             )
-            raise DeclarationValueError(self._arguments.owner, "count", problem)
+            raise DeclarationValueError(self._owner, "count", problem)
         return self._group(self._branch(), bound)
 
     def partial(self, /, **kwargs: Any) -> FanOutFunction[P, R]:
@@ -136,11 +168,6 @@ class FanOutFunction(_DecoratedFunction[P, R]):
             )
         self._bind((), items)
         ((parameter, values),) = items.items()
-        if (count := self._options.get("count")) is not None:
-            self._refuse(
-                "expand",
-                f"count={count} says how many branches there are, and so do items; leave one of them out",
-            )
         if parameter in self._arguments.given_by_airflow:
             self._refuse("expand", f"{parameter!r} is what Airflow gives to every task itself; rename it")
         return self._group(ItemFor(branch=self._branch(), parameter=parameter), self._bound, items=values)
@@ -148,26 +175,24 @@ class FanOutFunction(_DecoratedFunction[P, R]):
     def expand_kwargs(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: an item goes to one parameter."""
         self._refuse(
-            "expand_kwargs",
-            "an item goes to one parameter; let that take a dict: .expand(item=[{…}, {…}])",
+            "expand_kwargs", "an item goes to one parameter; let that take a dict: .expand(item=[{…}, {…}])"
         )
 
-    def override(self, **options: Unpack[FanOutOptions]) -> FanOutFunction[P, R]:
+    def override(self, **options: Any) -> FanOutFunction[P, R]:
         """Replace some of what the decorator was given."""
         return FanOutFunction(self.function, {**self._options, **options}, self._bound)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         named = self._named(args, kwargs)
-        if twice := named.keys() & self._bound.keys():
-            self._refuse("call", f"gives {listing(twice)}, which .partial(…) has bound already")
+        if repeated := named.keys() & self._bound.keys():
+            self._refuse("call", f"gives {listing(repeated)}, which .partial(…) has bound already")
         return {**self._bound, **named}
 
     def _branch(self) -> Any:
         """Return what each branch runs, with its settings."""
-        settings = {name: value for name, value in self._options.items() if name not in GROUP_OPTIONS}
+        settings = {name: value for name, value in self._options.items() if name not in _GROUP_OPTIONS}
         if is_function(self.function):
-            # multiple_outputs: Airflow would push each key of a dict apart because of `-> dict`.
-            return task(**{"multiple_outputs": False, **settings})(self.function)
+            return python_task(self.function, **settings)
         for name in settings:
             self._refuse(
                 name,
@@ -176,24 +201,16 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         return self.function
 
     def _group(self, branch: Any, partial: Mapping[str, Any], items: Any = None) -> FanOutGroup:
-        given = {name: value for name, value in self._options.items() if name in GROUP_OPTIONS}
-        given.setdefault("group_id", self._arguments.title)
-        return FanOutGroup(branch=branch, items=items, partial=partial, add_suffix_on_collision=True, **given)
+        group_options = {name: value for name, value in self._options.items() if name in _GROUP_OPTIONS}
+        defaults = {"group_id": self._arguments.title, "add_suffix_on_collision": True}
+        return FanOutGroup(branch=branch, items=items, partial=partial, **{**defaults, **group_options})
 
 
 class FanInFunction(_DecoratedFunction[P, R]):
-    """
-    A function under ``@task.fan_in``: called with a group, it makes the fan-in of its branches.
-
-    :param function: The function.
-    :param options: What the decorator was given.
-    """
+    """A function under ``@task.fan_in``: called with a group, it makes the fan-in of its branches."""
 
     fan_decorator = "@task.fan_in"
-
-    def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
-        super().__init__(function, options)
-        check_fan_in_options(self._arguments.owner, options)
+    known_options = FAN_IN_OPTIONS
 
     @overload
     def __call__(self, group: FanOutGroup, /, *args: Any, **op_kwargs: Any) -> XComArg: ...
@@ -201,35 +218,28 @@ class FanInFunction(_DecoratedFunction[P, R]):
     def __call__(self, /, **op_kwargs: Any) -> XComArg: ...
     def __call__(self, /, *args: Any, **op_kwargs: Any) -> XComArg:
         """Collect the branches of a group, which comes first, or, without one, by ``task_id_prefix``."""
-        by_prefix = self._options.get("task_id_prefix") is not None
-        if by_prefix and any(isinstance(value, FanOutGroup) for value in args[:1]):
-            self._refuse("call", "has task_id_prefix=, so it takes no group; leave out one of them")
+        title, by_prefix = self._arguments.title, self._options.get("task_id_prefix") is not None
+        if by_prefix and args:
+            self._refuse(
+                "call",
+                "has task_id_prefix=, so it takes no group and no results; wire the tasks before it, "
+                f"tasks >> {title}(…), and give other arguments by name",
+            )
         if not by_prefix and not args:
-            self._refuse(
-                "call",
-                f"expected the group to collect; write {self._arguments.title}(<group>, …), or give the "
-                "decorator task_id_prefix=",
-            )
-        if by_prefix and any(map(self._collects, args)):
-            self._refuse(
-                "call",
-                "has task_id_prefix=, so the results are those of the tasks wired before it: call it without "
-                f"them, and wire them: tasks >> {self._arguments.title}(); other arguments are given by name",
-            )
-        group, others = (None, args) if by_prefix else (args[0], args[1:])
-        named = self._named((_RESULTS, *others), op_kwargs)
-        results = next(iter(named))
-        if missing := self._arguments.required - named.keys():
-            self._refuse(
-                "call", f"{self._arguments.signature} needs {listing(missing)}; give it in the call, by name"
-            )
-        del named[results]
+            problem = f"expected the group to collect; write {title}(<group>, …), or give task_id_prefix="
+            self._refuse("call", problem)
+        named = self._named((_RESULTS, *args[1:]), op_kwargs)
+        del named[next(iter(named))]
+        return self._fan_in(args[0] if args else None, named)
+
+    def _fan_in(self, group: Any, op_kwargs: dict[str, Any]) -> XComArg:
         options = {"task_id": self._arguments.title, **self._options}
-        options["task_id"] = get_unique_task_id(
-            options["task_id"], options.get("dag"), options.get("task_group")
-        )
+        task_id = get_unique_task_id(options["task_id"], options.get("dag"), options.get("task_group"))
         operator = FanInOperator(
-            fan_out=group, python_callable=self.function, op_kwargs=named or None, **options
+            **{**options, "task_id": task_id},
+            fan_out=group,
+            python_callable=self.function,
+            op_kwargs=op_kwargs or None,
         )
         documents = (operator.doc, operator.doc_json, operator.doc_md, operator.doc_rst, operator.doc_yaml)
         if self.function.__doc__ and not any(documents):
@@ -237,34 +247,31 @@ class FanInFunction(_DecoratedFunction[P, R]):
         output: XComArg = operator.output
         return output
 
-    def _collects(self, value: object) -> bool:
-        """Whether a value is the output of a task that the prefix takes."""
-        prefix = self._options.get("task_id_prefix")
-        if not isinstance(prefix, str) or not prefix or not isinstance(value, XComArg):
-            return False
-        return any(operator.task_id.startswith(prefix) for operator, _ in value.iter_references())
-
-    def partial(self, **kwargs: Any) -> NoReturn:
+    def _refuse_mapping(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse to be mapped: a fan-in is where the mapping ends."""
-        FanInOperator.partial(**kwargs)
+        FanInOperator.partial()
 
-    def expand(self, **kwargs: Any) -> NoReturn:
-        """Refuse to be mapped."""
-        FanInOperator.partial(**kwargs)
+    partial = expand = expand_kwargs = _refuse_mapping
 
-    def expand_kwargs(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse to be mapped."""
-        FanInOperator.partial(**kwargs)
-
-    def override(self, **options: Unpack[FanInOptions]) -> FanInFunction[P, R]:
+    def override(self, **options: Any) -> FanInFunction[P, R]:
         """Replace some of what the decorator was given."""
         return FanInFunction(self.function, {**self._options, **options})
 
 
 @overload
-def fan_out(function: Callable[P, R], /, **options: Unpack[FanOutOptions]) -> FanOutFunction[P, R]: ...
+def fan_out(function: Callable[P, R], /, **options: Any) -> FanOutFunction[P, R]: ...
 @overload
-def fan_out(**options: Unpack[FanOutOptions]) -> Callable[[Callable[P, R]], FanOutFunction[P, R]]: ...
+def fan_out(
+    *,
+    group_id: str = ...,
+    count: int | DagParam | XComArg | None = None,
+    mapped: bool | None = None,
+    max_concurrency: int | None = None,
+    items_per_task: int | None = None,
+    item_concurrency: int | None = None,
+    stop_after_failures: int | None = None,
+    **settings: Any,
+) -> Callable[[Callable[P, R]], FanOutFunction[P, R]]: ...
 def fan_out(function: Any = None, /, **options: Any) -> Any:
     """
     Make a function the branch of a :class:`~airflow_fanout.FanOutGroup`; ``@task.fan_out``.
@@ -295,9 +302,18 @@ def fan_out(function: Any = None, /, **options: Any) -> Any:
 
 
 @overload
-def fan_in(function: Callable[P, R], /, **options: Unpack[FanInOptions]) -> FanInFunction[P, R]: ...
+def fan_in(function: Callable[P, R], /, **options: Any) -> FanInFunction[P, R]: ...
 @overload
-def fan_in(**options: Unpack[FanInOptions]) -> Callable[[Callable[P, R]], FanInFunction[P, R]]: ...
+def fan_in(
+    *,
+    task_id_prefix: str | None = None,
+    key: str = ...,
+    min_success: int | None = None,
+    min_success_ratio: float | Fraction | Decimal | None = None,
+    count_skipped: CountSkipped = ...,
+    on_empty: OnEmpty | None = None,
+    **settings: Any,
+) -> Callable[[Callable[P, R]], FanInFunction[P, R]]: ...
 def fan_in(function: Any = None, /, **options: Any) -> Any:
     """
     Make a function that of a :class:`~airflow_fanout.FanInOperator`; ``@task.fan_in``.

@@ -1,4 +1,4 @@
-"""What this package raises: at parse time for an author's mistake, on the worker for a fan-in's verdict."""
+"""Errors of this package: of declarations at parse time, of fan-ins, batches and branches on the worker."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ class DeclarationTypeError(DeclarationError, TypeError):
 
 
 class FanInError(AirflowFailException):
-    """Base of a fan-in's verdicts against a run, which Airflow does not retry: that would change nothing."""
+    """Base of a fan-in's verdicts against a run; not retried, because a retry would change nothing."""
 
 
 class TooFewBranchesError(FanInError):
     """
     Raised when fewer branches succeeded than the fan-in needs.
 
-    :param message: The verdict, with the first branches that are at fault.
+    :param message: The verdict, with the first branches at fault.
     :param needed: Number of successes that the policy asks for.
-    :param succeeded: Number of successes there are.
+    :param succeeded: Number of successes.
     :param problems: Outcomes of the branches that did not succeed, in declared order.
     """
 
@@ -84,7 +84,7 @@ class EmptyFanInError(FanInError):
 
 class UpstreamFailedError(FanInError):
     """
-    Raised when a task upstream of the fan-in that is no branch has failed.
+    Raised when a task directly upstream of the fan-in, but not one of its branches, has failed.
 
     :param message: The verdict.
     :param task_ids: Ids of the failed tasks.
@@ -97,11 +97,11 @@ class UpstreamFailedError(FanInError):
 
 class PrefixError(FanInError):
     """
-    Raised before anything is read when a prefix matches no upstream task, or a task that is not wired.
+    Raised when a prefix matches no upstream task, or a task that is not wired; nothing has been read then.
 
     :param message: The verdict, with the candidates.
     :param prefix: The prefix as rendered.
-    :param candidates: Task ids that the author may have meant, or forgot to wire.
+    :param candidates: Task ids that may have been meant, or that have to be wired.
     """
 
     def __init__(self, message: str, *, prefix: str, candidates: Sequence[str]) -> None:
@@ -112,9 +112,9 @@ class PrefixError(FanInError):
 
 class BranchesRunningError(Exception):
     """
-    Raised when a branch was cleared while the fan-in was being started; the fan-in's own retries wait for it.
+    Raised when a branch was cleared while the fan-in was starting; the fan-in's own retries wait for it.
 
-    :param message: Which branches are not finished.
+    :param message: The verdict, with the branches that are not finished.
     :param names: Names of those branches.
     """
 
@@ -125,22 +125,22 @@ class BranchesRunningError(Exception):
 
 class UnreadableValueError(Exception):
     """
-    Raised when a value is there and can't be read, so that nobody is given less than what was stored.
+    Raised when a stored value can't be read, so that nobody gets less than what was stored.
 
-    Its storage may not answer, for which a retry may help, or it may be of a class that Airflow is not
-    allowed to import (``[core] allowed_deserialization_classes``).
+    The storage may not answer, and then a retry may help; or Airflow may not import the value's class
+    (``[core] allowed_deserialization_classes``).
 
-    :param what: What can't be read, to begin a sentence with.
-    :param cause: What was raised.
+    :param what: What can't be read, as the subject of a sentence.
+    :param cause: The exception of the storage or of the value.
     """
 
     def __init__(self, what: str, *, cause: Exception) -> None:
         super().__init__(f"{what} can't be read: {type(cause).__name__}: {cause}")
-        self.is_of_storage = not isinstance(cause, _OF_THE_VALUE)
-        """Whether the storage is at fault, and not what was stored."""
+        self.is_of_storage = not isinstance(cause, _DESERIALIZING_ERRORS)
+        """Whether the storage is at fault, and not the stored value."""
 
 
-_OF_THE_VALUE = (
+_DESERIALIZING_ERRORS = (
     ArithmeticError,
     AttributeError,
     ImportError,
@@ -149,43 +149,43 @@ _OF_THE_VALUE = (
     TypeError,
     ValueError,
 )
-"""What deserializing raises, if a value is no value of Airflow's."""
+"""Errors of deserializing something that Airflow never serialized."""
 
 
 class MergeConflictError(ValueError):
     """
-    Raised when two branches wrote the same name into the dict that they share.
+    Raised when two branches returned the same name in dicts that are to be merged.
 
-    :param conflicts: ``{name: (branch, branch, …)}``, who wrote each contested name.
+    :param conflicts: ``{name: (branch, branch, …)}``, the branches that returned each contested name.
     """
 
     def __init__(self, conflicts: Mapping[str, Sequence[str]]) -> None:
-        said = "; ".join(
+        text = "; ".join(
             f"{name!r} by {', '.join(map(repr, writers))}" for name, writers in conflicts.items()
         )
-        super().__init__(f"Branches wrote the same name: {said}. Give each branch names of its own.")
+        super().__init__(f"Branches wrote the same name: {text}. Give each branch names of its own.")
         self.conflicts = {name: tuple(writers) for name, writers in conflicts.items()}
 
 
 class BatchFailedError(Exception):
-    """Raised by a batch of which items failed, after it has reported; Airflow's retries run those again."""
+    """Raised by a batch with failed items, after its report; Airflow's retries run those items again."""
 
     fan_out_recorded = True
-    """What became of each item is recorded already."""
+    """The outcome of each item is recorded already."""
 
 
 class FinalBatchFailedError(AirflowFailException):
-    """Raised by a batch all of whose failed items raised ``AirflowFailException``: no retry would help."""
+    """Raised by a batch whose failed items all raised ``AirflowFailException``: no retry would help."""
 
     fan_out_recorded = True
-    """What became of each item is recorded already."""
+    """The outcome of each item is recorded already."""
 
 
 class ResultTooLargeError(AirflowFailException):
     """
-    Raised by a fan-in without a function whose branches returned more than an XCom can hold.
+    Raised by a fan-in without a function when its branches returned more than an XCom can hold.
 
-    :param message: What it is, and what to do.
+    :param message: The size, the limit, and the way out.
     :param size: Bytes as JSON, as far as they were counted.
     """
 
@@ -195,14 +195,14 @@ class ResultTooLargeError(AirflowFailException):
 
 
 class ItemsError(AirflowFailException):
-    """Raised in a branch's or batch's own task when what came as items is no list and no mapping."""
+    """Raised on the worker when the items, or the count, that a task returned can't be used."""
 
 
 class MissingExtraError(AirflowFailException):
     """
-    Raised when an example Dag runs without what it needs; not retried, for that would change nothing.
+    Raised when an example Dag runs without an extra that it needs; not retried.
 
-    :param extra: Name of the extra that has it.
+    :param extra: Name of the extra.
     :param module: The module that can't be imported.
     """
 

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, is_typeddict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseOperator
 
 import airflow_fanout
 from airflow_fanout import exceptions
 from airflow_fanout.cli.commands import get_fanout_cli_commands
-from airflow_fanout.decorators import fan_in, fan_out
-from airflow_fanout.definitions.decorator_options import FanInOptions, FanOutOptions, TaskSettings
-from airflow_fanout.reports import run_report as report_shapes
+from airflow_fanout.decorators import FAN_IN_OPTIONS, FAN_OUT_OPTIONS, fan_in, fan_out
+from airflow_fanout.reports.group_report import (
+    Advice,
+    BranchReport,
+    Cause,
+    Figure,
+    GroupReport,
+    HostLoad,
+    Outcomes,
+    Problem,
+    RunReport,
+)
+from airflow_fanout.reports.runs import TaskTry
+from airflow_fanout.reports.timing import GroupSummary, SlowBranch
 from airflow_fanout.testing import Simulation, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
 
     from airflow.cli.cli_config import ActionCommand
 
@@ -46,7 +58,7 @@ file from the docstrings, so that both say the same. How it all goes together is
 
 DECORATORS = """
 `from airflow.sdk import task` has them as `@task.fan_out` and `@task.fan_in`; `from airflow_fanout.decorators
-import fan_in, fan_out` are the same two, which an editor can complete. `.override(…)` takes the same options.
+import fan_in, fan_out` are the same two, whose own options an editor can complete. `.override(…)` takes all.
 """
 
 
@@ -77,31 +89,27 @@ class Documentation(NamedTuple):
 
 
 def documentation(thing: object) -> Documentation:
-    """
-    Take a docstring apart.
-
-    :param thing: Whose docstring.
-    """
-    found = Documentation([], {}, {})
+    """Take the docstring of something apart."""
+    parts = Documentation([], {}, {})
     for block in _blocks(inspect.getdoc(thing) or ""):
         field = FIELD.fullmatch(block)
         if field is None:
-            found.text.append(block)
+            parts.text.append(block)
         elif name := field["param"]:
-            found.parameters[name] = field["text"]
+            parts.parameters[name] = field["text"]
         else:
-            found.raises[field["raises"]] = field["text"]
-    return found
+            parts.raises[field["raises"]] = field["text"]
+    return parts
 
 
 def _blocks(docstring: str) -> Iterator[str]:
     """Paragraphs, fields and code blocks, one after another, as Markdown."""
     parts = CODE.split(re.sub(r"\n(?=:(?:param|raises) )", "\n\n", docstring))
-    for place, part in enumerate(parts):
-        if place % 2:
+    for index, part in enumerate(parts):
+        if index % 2:
             yield f"```python\n{textwrap.dedent(part).strip()}\n```"
         else:
-            yield from (_prose(each) for each in re.split(r"\n\s*\n", part) if each.strip())
+            yield from (_prose(paragraph) for paragraph in re.split(r"\n\s*\n", part) if paragraph.strip())
 
 
 def _prose(text: str) -> str:
@@ -118,14 +126,14 @@ def section(title: str, signature: str, thing: object, expected: Collection[str]
     :param expected: Names of the parameters that the docstring has to explain.
     :raises UndocumentedError: If it explains others.
     """
-    said = documentation(thing)
-    _check(title, said.parameters, expected)
+    explained = documentation(thing)
+    _check(title, explained.parameters, expected)
     yield title
     yield f"```text\n{signature}\n```"
-    yield from said.text
-    yield "\n".join(_bullet(f"`{name}`", said.parameters[name]) for name in expected)
-    if said.raises:
-        yield "\n".join(_bullet(f"Raises `{name}`", text) for name, text in said.raises.items())
+    yield from explained.text
+    yield "\n".join(_bullet(f"`{name}`", explained.parameters[name]) for name in expected)
+    if explained.raises:
+        yield "\n".join(_bullet(f"Raises `{name}`", text) for name, text in explained.raises.items())
 
 
 def _check(owner: str, documented: Collection[str], expected: Collection[str]) -> None:
@@ -143,8 +151,8 @@ def _bullet(name: str, text: str) -> str:
 
 def _signature(name: str, parameters: Iterable[inspect.Parameter]) -> str:
     parameters = list(parameters)
-    kinds = [each.kind for each in parameters]
-    lines = [f"    {_parameter(each)}," for each in parameters]
+    kinds = [parameter.kind for parameter in parameters]
+    lines = [f"    {_parameter(parameter)}," for parameter in parameters]
     if inspect.Parameter.KEYWORD_ONLY in kinds:
         lines.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "    *,")
     return "\n".join([f"{name}(", *lines, ")"])
@@ -185,68 +193,37 @@ def _fields(title: str, cls: type) -> Iterator[str]:
 
 def _members(title: str, cls: type) -> Iterator[str]:
     """Yield the blocks of a mapping's section: what it offers besides what every mapping does."""
-    said = documentation(cls)
+    explained = documentation(cls)
     mapping = {*dir(dict), "items", "values"}
     public = {name: member for name, member in vars(cls).items() if name[0] != "_" and name not in mapping}
     yield title
-    yield from said.text
+    yield from explained.text
     bullets = []
     for name, member in public.items():
         function = getattr(member, "fget", None) or getattr(member, "func", None) or member
         explained = documentation(function)
-        parameters = [each for each in inspect.signature(function).parameters if each != "self"]
+        parameters = [
+            parameter for parameter in inspect.signature(function).parameters if parameter != "self"
+        ]
         _check(f"{cls.__name__}.{name}", explained.parameters, parameters)
         if not explained.text:
             raise UndocumentedError([f"{cls.__name__}.{name} is not documented"])
         call = f"({', '.join(parameters)})" if function is member else ""
-        text = " ".join(
-            [*explained.text, *(f"`{each}`: {said}" for each, said in explained.parameters.items())]
-        )
-        raised = "".join(f" Raises `{error}`: {why}" for error, why in explained.raises.items())
-        bullets.append(_bullet(f"`{name}{call}`", text + raised))
+        arguments = [f"`{argument}`: {text}" for argument, text in explained.parameters.items()]
+        raises = [f"Raises `{error}`: {text}" for error, text in explained.raises.items()]
+        bullets.append(_bullet(f"`{name}{call}`", " ".join([*explained.text, *arguments, *raises])))
     yield "\n".join(bullets)
 
 
-def _decorator(title: str, function: Any, options: Any, explained: Mapping[str, str]) -> Iterator[str]:
-    """
-    Yield the blocks of a decorator's section: which options are explained elsewhere, and which are Airflow's.
-
-    :param explained: What explains an option, by its name.
-    """
-    said = documentation(function)
-    _check(title, said.parameters, ["function", "options"])
+def _decorator(title: str, function: Any, cls: type, options: Collection[str]) -> Iterator[str]:
+    """Yield the blocks of a decorator's section; its options are explained where the class is."""
+    documented = documentation(function)
+    _check(title, documented.parameters, ["function", "options"])
     yield title
-    yield from said.text
-    yield "\n".join(_bullet(f"`{name}`", text) for name, text in said.parameters.items())
-    taken = options.__annotations__
-    airflows = {*TaskSettings.__annotations__, *_AIRFLOWS}
-    _check(title, [*explained, *airflows & taken.keys()], list(taken))
-    for where in dict.fromkeys(explained.values()):
-        names = [f"`{name}: {_annotation(taken[name])}`" for name, its in explained.items() if its == where]
-        yield _bullet(f"As in `{where}`", ", ".join(names))
-    settings = sorted(airflows & taken.keys())
-    yield _bullet("As in Airflow", ", ".join(f"`{name}`" for name in settings))
-
-
-_AIRFLOWS = {
-    "dag",
-    "default_args",
-    "doc_md",
-    "group_display_name",
-    "map_index_template",
-    "parent_group",
-    "prefix_group_id",
-    "show_return_value_in_logs",
-    "task_group",
-    "task_id",
-    "templates_dict",
-    "templates_exts",
-    "tooltip",
-    "trigger_rule",
-    "ui_color",
-    "ui_fgcolor",
-}
-"""Options that mean what they mean for Airflow's own tasks and task groups."""
+    yield from documented.text
+    yield "\n".join(_bullet(f"`{name}`", text) for name, text in documented.parameters.items())
+    own = [f"`{each.name}`" for each in _own_parameters(cls) if each.name in options]
+    yield _bullet(f"As in `{cls.__name__}`", ", ".join(own))
 
 
 def _annotation(annotation: Any) -> str:
@@ -258,7 +235,7 @@ def command(action: ActionCommand) -> Iterator[str]:
     Yield the blocks of a command's section.
 
     :param action: The command.
-    :raises UndocumentedError: If one of its options says nothing of itself.
+    :raises UndocumentedError: If one of its options has no help.
     """
     title = f"`airflow fanout {action.name}`"
     yield f"### {title}"
@@ -285,20 +262,30 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
+REPORT_SHAPES = (
+    *(RunReport, GroupReport, Outcomes, GroupSummary, SlowBranch, Figure, Problem, Cause, HostLoad),
+    *(BranchReport, TaskTry, Advice),
+)
+"""What ``--output json`` of the report is made of, from the whole to its parts."""
+
+
 def _shapes() -> Iterator[str]:
-    """Yield the blocks of what ``--output json`` of the report is made of, from the whole to its parts."""
     yield "### The report as JSON"
-    yield "What `airflow fanout report DAG_ID --output json` prints, a `RunReport`, and what that is made of."
-    for name in report_shapes.__all__:
-        cls = getattr(report_shapes, name)
-        if not is_typeddict(cls) or name in {"ItemPage", "ItemReport"}:  # the tab's own
-            continue
-        said = documentation(cls)
-        if not said.text:
-            raise UndocumentedError([f"{name} is not documented"])
-        keys = "\n".join(f"{key}: {_annotation(each)}" for key, each in cls.__annotations__.items())
-        yield f"`{name}`: {' '.join(said.text)}"
-        yield f"```text\n{keys}\n```"
+    yield (
+        "What `airflow fanout report DAG_ID --output json` prints, a `RunReport`, and what that is made of. "
+        "A datetime is a text in ISO 8601, a tuple is a list."
+    )
+    for shape in REPORT_SHAPES:
+        explained = documentation(shape)
+        if not explained.text:
+            raise UndocumentedError([f"{shape.__name__} is not documented"])
+        bases = [base.__name__ for base in shape.__bases__ if dataclasses.is_dataclass(base)]
+        inherited = [f"all of {base}" for base in bases]
+        keys = [f"{key}: {_annotation(each)}" for key, each in inspect.get_annotations(shape).items()]
+        yield f"`{shape.__name__}`: {' '.join(explained.text)}"
+        yield "```text\n" + "\n".join([*inherited, *keys]) + "\n```"
+        if explained.parameters:
+            yield "\n".join(_bullet(f"`{key}`", text) for key, text in explained.parameters.items())
 
 
 def _errors() -> Iterator[str]:
@@ -310,12 +297,14 @@ def _errors() -> Iterator[str]:
     bullets = []
     for name in exceptions.__all__:
         cls = getattr(exceptions, name)
-        said = documentation(cls)
+        explained = documentation(cls)
         facts = [
-            f"`{fact}`: {text}" for fact, text in said.parameters.items() if fact not in {"message", "cause"}
+            f"`{fact}`: {text}"
+            for fact, text in explained.parameters.items()
+            if fact not in {"message", "cause"}
         ]
         bases = ", ".join(f"`{base.__name__}`" for base in cls.__bases__)
-        bullets.append(_bullet(f"`{name}` ({bases})", " ".join([said.text[0], *facts])))
+        bullets.append(_bullet(f"`{name}` ({bases})", " ".join([explained.text[0], *facts])))
     yield "\n".join(bullets)
 
 
@@ -329,10 +318,8 @@ def _blocks_of_all() -> Iterator[str]:
     yield from _fields("## BranchOutcome", airflow_fanout.BranchOutcome)
     yield "## Decorators"
     yield DECORATORS.strip()
-    of_group = [each.name for each in _own_parameters(group) if each.name in FanOutOptions.__annotations__]
-    yield from _decorator("### @task.fan_out", fan_out, FanOutOptions, dict.fromkeys(of_group, "FanOutGroup"))
-    of_fan_in = [each.name for each in _own_parameters(fan_in_) if each.name in FanInOptions.__annotations__]
-    yield from _decorator("### @task.fan_in", fan_in, FanInOptions, dict.fromkeys(of_fan_in, "FanInOperator"))
+    yield from _decorator("### @task.fan_out", fan_out, group, FAN_OUT_OPTIONS)
+    yield from _decorator("### @task.fan_in", fan_in, fan_in_, FAN_IN_OPTIONS)
     yield "## Tests of your own"
     parameters = inspect.signature(simulate).parameters.values()
     signature = _signature("simulate", parameters)

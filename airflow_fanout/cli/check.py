@@ -1,27 +1,35 @@
-"""Finds the Dags that ``airflow fanout check`` is about, checks them and exits with the code that follows."""
+"""``airflow fanout check``: finds Dags, checks them, and shows the result."""
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow.cli.simple_table import AirflowConsole
+from airflow.utils import yaml
 from airflow.utils.cli import suppress_logs_and_warning
 from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_fanout.cli.command_line import CANNOT_TELL, stop, while_read, why_unreadable
 from airflow_fanout.metadata.dags import UnreadableDagError, find_dag, parse_dags
-from airflow_fanout.metadata.limits import read_pools, read_surroundings
-from airflow_fanout.reports.dag_check import check_dag
+from airflow_fanout.metadata.limits import read_scheduling_limits
+from airflow_fanout.reports.dag_check import check_dag, threshold
+from airflow_fanout.rules.capacity import UNKNOWN, Limit, describe
+from airflow_fanout.rules.wording import counted, listing
 from airflow_fanout.serialization.outline import outline
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from airflow_fanout.reports.dag_check import DagCheck
+    from airflow_fanout.reports.dag_check import DagCheck, FanInCheck
+    from airflow_fanout.reports.group_capacity import GroupCapacity
 
 
-__all__ = ["command"]
+__all__ = ["command", "show"]
 
 FINE, PROBLEM = 0, 1
 
@@ -40,26 +48,132 @@ def command(args: Namespace) -> NoReturn:
         stop("check", str(error))
     except SQLAlchemyError as error:
         stop("check", why_unreadable(error))
-    from airflow_fanout.cli import check_view
-
-    show = check_view.as_json if args.output == "json" else check_view.as_text
-    show(checks, others=others, errors=errors)
+    show(checks, others=others, errors=errors, output=args.output)
     if errors:
         sys.exit(CANNOT_TELL)
-    sys.exit(PROBLEM if any(check.problems for check, _ in checks) else FINE)
+    sys.exit(PROBLEM if any(check.problems for check in checks) else FINE)
 
 
-def _check(dag_id: str | None) -> tuple[list[tuple[DagCheck, str]], int, dict[str, str]]:
-    """Return what was found out with its source, the number of Dags without a fan-out, and files' errors."""
-    pools = read_pools()  # before any Dag file is parsed: without a database there is nothing to say
-    errors: dict[str, str] = {}
-    if dag_id is None:
-        found = parse_dags()
-        outlines = [(outline(dag), "file") for _, dag in sorted(found.dags.items())]
-        errors = found.errors
-    else:
-        outlines = [find_dag(dag_id)]
-    wanted = [(each, source) for each, source in outlines if dag_id or each.groups or each.fan_ins]
-    surroundings = read_surroundings(pools)
-    checks = [(check_dag(each, surroundings), source) for each, source in wanted]
-    return checks, len(outlines) - len(wanted), errors
+def _check(dag_id: str | None) -> tuple[list[DagCheck], int, dict[str, str]]:
+    """Check one Dag or all that have a fan-out or fan-in; with the number of others, and errors by file."""
+    scheduling = read_scheduling_limits()  # first: without a database there is nothing to say
+    if dag_id is not None:
+        dag, source = find_dag(dag_id)
+        return [check_dag(dag, scheduling, source=source)], 0, {}
+    parsed, errors = parse_dags()
+    dags = [outline(dag) for _, dag in sorted(parsed.items())]
+    checks = [check_dag(dag, scheduling) for dag in dags if dag.groups or dag.fan_ins]
+    return checks, len(dags) - len(checks), errors
+
+
+def show(checks: Sequence[DagCheck], *, others: int = 0, errors: Mapping[str, str], output: str) -> None:
+    """
+    Print the result in one of Airflow's formats.
+
+    :param others: Number of Dags that have no fan-out and no fan-in.
+    :param errors: Errors of Dag files by their paths.
+    """
+    problems = sum(len(check.problems) for check in checks)
+    if output in {"json", "yaml"}:
+        data = {
+            "dags": [_dag_as_json(check) for check in checks],
+            "problems": problems,
+            "others": others,
+            "import_errors": [{"file": file, "error": error} for file, error in sorted(errors.items())],
+        }
+        print(json.dumps(data, indent=2) if output == "json" else yaml.dump(data, sort_keys=False))
+        return
+    console = AirflowConsole(markup=False, emoji=False, highlight=False)
+    rows = [
+        {"dag_id": check.dag_id, "name": name, "kind": kind, "finding": finding}
+        for check in checks
+        for name, kind, finding in _rows(check)
+    ]
+    console.print_as(rows, output)
+    for file, error in sorted(errors.items()):
+        print(f"{file} can't be imported: {error.rstrip()}", file=sys.stderr)
+    if output == "table":
+        if others:
+            print(f"{counted(others, 'Dag has', 'Dags have')} no fan-out and no fan-in.")
+        print(f"{counted(problems, 'problem', 'problems')}." if problems else "No problems.")
+
+
+def _dag_as_json(check: DagCheck) -> dict[str, Any]:
+    return {
+        "dag_id": check.dag_id,
+        "source": check.source,
+        "groups": [_group_as_json(group_id, capacity) for group_id, capacity in check.groups],
+        "fan_ins": [
+            {
+                "task_id": fan_in.fan_in.task_id,
+                "group_id": fan_in.fan_in.group_id,
+                "prefix": fan_in.fan_in.task_id_prefix,
+                "matches": list(fan_in.matches),
+                "count": fan_in.count,
+                "key": fan_in.fan_in.key,
+                "threshold": threshold(fan_in.fan_in.policy, fan_in.count),
+            }
+            for fan_in in check.fan_ins
+        ],
+        "problems": [asdict(problem) for problem in check.problems],
+        "notes": list(check.notes),
+    }
+
+
+def _group_as_json(group_id: str, capacity: GroupCapacity) -> dict[str, Any]:
+    mode, tasks, limit = capacity.group.mode, capacity.tasks, capacity.tasks.limit
+    if limit is None:
+        reason = f"there are no more {'tasks' if mode == 'batched' else 'branches'} than {tasks.declared}"
+        limit = Limit(name="branches", slots=tasks.declared, where=group_id, reason=reason)
+    return {
+        "group_id": group_id,
+        "mode": mode,
+        "declared": capacity.declared,
+        "tasks": None if tasks.declared == UNKNOWN else tasks.declared,
+        "effective": tasks.effective,
+        "effective_items": capacity.items,
+        "limit": _limit_as_json(limit),
+        "limits": [_limit_as_json(limit) for limit in capacity.limits],
+    }
+
+
+def _limit_as_json(limit: Limit) -> dict[str, Any]:
+    return {**asdict(limit), "reason": limit.explanation}
+
+
+def _rows(check: DagCheck) -> Iterator[tuple[str, str, str]]:
+    """Name, kind and finding of what a table shows people."""
+    for group_id, capacity in check.groups:
+        yield group_id, capacity.group.mode, _capacity_in_words(capacity)
+    for fan_in in check.fan_ins:
+        yield fan_in.fan_in.task_id, "fan-in", _fan_in_in_words(fan_in)
+    for problem in check.problems:
+        yield problem.kind, "problem", problem.message
+    if check.source == "database":
+        yield "", "note", "No Dag file has this Dag: it is checked as the database has it"
+    if not (check.groups or check.fan_ins):
+        yield "", "note", "It has no fan-out and no fan-in"
+    yield from (("", "note", note) for note in check.notes)
+
+
+def _capacity_in_words(capacity: GroupCapacity) -> str:
+    one, many = ("task", "tasks") if capacity.group.mode == "batched" else ("branch", "branches")
+    text = describe(capacity.tasks, one=one, many=many, of_each=capacity.group.steps)
+    if capacity.items is not None:
+        items = "" if capacity.declared is None else f"{counted(capacity.declared, 'item', 'items')} in "
+        text = f"{items}{text} ({counted(capacity.items, 'item', 'items')} at once)"
+    limits = ", ".join(
+        f"pool {limit.where} {limit.slots}" if limit.name == "pool" else f"{limit.name} {limit.slots}"
+        for limit in capacity.limits
+    )
+    return f"{text}. Limits: {limits}"
+
+
+def _fan_in_in_words(check: FanInCheck) -> str:
+    fan_in, succeeds = check.fan_in, threshold(check.fan_in.policy, check.count)
+    if fan_in.group_id is not None:
+        return f"collects group {fan_in.group_id}; {succeeds}"
+    if fan_in.is_templated:
+        return f"prefix {fan_in.task_id_prefix!r} is known only at run time; {succeeds}"
+    number = "" if check.count in {None, len(check.matches)} else f", {check.count} branches"
+    return f"prefix {fan_in.task_id_prefix!r} takes {listing(check.matches, limit=10)}{number}; {succeeds}"

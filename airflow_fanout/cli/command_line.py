@@ -1,4 +1,4 @@
-"""What the commands that look at Dags and runs have in common; imported when one of them runs."""
+"""What the commands that look at Dags and runs have in common."""
 
 from __future__ import annotations
 
@@ -28,11 +28,7 @@ CANNOT_TELL = 2
 
 @contextmanager
 def while_read() -> Iterator[None]:
-    """
-    End a command quietly when nobody reads its output any more, as when ``head`` has had enough.
-
-    Also a decorator. The exit code is that of a program which the signal of a broken pipe has ended.
-    """
+    """End a command as a broken pipe does, quietly, when nobody reads its output any more: ``… | head``."""
     try:
         try:
             yield
@@ -46,23 +42,14 @@ def while_read() -> Iterator[None]:
 
 @contextmanager
 def metadata_session(command: str) -> Iterator[Session]:
-    """
-    Give a session of the metadata database, which is committed at the end.
-
-    What can't be found, or a database that doesn't answer, ends the command: one line on standard error, and
-    exit code 2.
-
-    :param command: Name of the command.
-    """
+    """Give a session, committed at the end; stop the command if something can't be found or read."""
     from airflow.utils.session import create_session
 
     try:
         with create_session() as session:
             yield session
-    except (UnknownDagError, UnknownGroupError, UnknownRunError) as unknown:
-        stop(command, str(unknown))
-    except UnreadableValueError as unreadable:
-        stop(command, str(unreadable))
+    except (UnknownDagError, UnknownGroupError, UnknownRunError, UnreadableValueError) as error:
+        stop(command, str(error))
     except SQLAlchemyError as error:
         stop(command, why_unreadable(error))
 
@@ -77,12 +64,6 @@ def why_unreadable(error: SQLAlchemyError) -> str:
 
 
 def stop(command: str, problem: str, code: int = CANNOT_TELL) -> NoReturn:
-    """
-    End a command with one line on standard error.
-
-    :param command: Name of the command.
-    :param problem: The line.
-    :param code: Exit code.
-    """
+    """End a command with one line on standard error."""
     print(f"airflow fanout {command}: {problem}", file=sys.stderr)
     sys.exit(code)

@@ -6,47 +6,50 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import (
+    ARG_OUTPUT,
+    ARG_VERBOSE,
+    ActionCommand,
+    Arg,
+    GroupCommand,
+    lazy_load_command,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.cli.cli_config import CLICommand
 
 
 __all__ = ["get_fanout_cli_commands"]
 
-MOST_BRANCHES = 200
-
-LONGEST_WAIT = 600.0
-
-LAST_PORT = 65535
+MOST_BRANCHES, LONGEST_WAIT, LAST_PORT = 200, 600, 65535
 
 
 def branch_count(text: str) -> int:
     """Read ``--count``."""
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_BRANCHES:
-        msg = f"expected a whole number from 1 to {MOST_BRANCHES}, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def wait_seconds(text: str) -> float:
-    """Read ``--work-seconds``."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= LONGEST_WAIT:
-        msg = f"expected seconds from 0 to {LONGEST_WAIT:g}, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return seconds
+    return int(_number(text, int, "a whole number", 1, MOST_BRANCHES))
 
 
 def port_number(text: str) -> int:
     """Read ``--port``."""
-    if not text.isdecimal() or not 1 <= int(text) <= LAST_PORT:
-        msg = f"expected a port from 1 to {LAST_PORT}, not {text!r}"
+    return int(_number(text, int, "a port", 1, LAST_PORT))
+
+
+def wait_seconds(text: str) -> float:
+    """Read ``--work-seconds``."""
+    return _number(text, float, "seconds", 0, LONGEST_WAIT)
+
+
+def _number(text: str, read: Callable[[str], float], noun: str, least: int, most: int) -> float:
+    try:
+        number = read(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        msg = f"expected {noun} from {least} to {most}, not {text!r}"
         raise argparse.ArgumentTypeError(msg)
-    return int(text)
+    return number
 
 
 def _arg(*flags: str, **settings: Any) -> Arg:
@@ -56,7 +59,7 @@ def _arg(*flags: str, **settings: Any) -> Arg:
 OUTPUT = _arg(
     "-o",
     "--output",
-    help="text for people, or json for programs, of which more below (default: %(default)s)",
+    help="text for people, or json for programs (default: %(default)s)",
     choices=("text", "json"),
     default="text",
 )
@@ -65,50 +68,40 @@ DEMO = ActionCommand(
     name="demo",
     help="Run an example pipeline on an Airflow of its own and show what running in parallel brings",
     description=(
-        "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs "
-        "one of this package's example Dags on it, and shows the branches while they run, the combined "
-        "result and the speed-up. Where there is a Dag that does the same one after another "
-        "(DAG_ID_sequential), that runs next, and both are shown side by side, whichever was faster. Your "
-        "own Airflow's Dags, settings and database are neither used nor changed. It takes half a minute to "
-        "two; afterwards nothing is left of it, also after Ctrl-C."
+        "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs an "
+        "example Dag on it and shows its branches while they run, the result and the report. If there is a "
+        "Dag that does the same one by one (DAG_ID_sequential), that runs next, for comparison. Your own "
+        "Airflow is neither used nor changed. It takes half a minute to two, and leaves nothing behind."
     ),
     epilog="Exit code: 0 if the run succeeded, 1 if it failed or was stopped, 2 for a wrong argument.",
     func=lazy_load_command("airflow_fanout.demo.demo.command"),
     args=(
         _arg(
             "--dag",
-            help="Example Dag to run (default: %(default)s); a wrong one lists those there are. Some need "
-            'pip install "airflow-fanout[examples]", and say so',
+            help="Example Dag to run (default: %(default)s); a wrong one lists those there are",
             default="fan_out_fan_in_pipeline",
             metavar="DAG_ID",
         ),
         _arg(
             "--count",
-            help=f"Number of parallel branches, 1 to {MOST_BRANCHES} (default: %(default)s); "
-            "Dags whose branches are given otherwise ignore it",
+            help=f"Number of branches, 1 to {MOST_BRANCHES} (default: %(default)s), if the Dag has none",
             type=branch_count,
             default=8,
             metavar="N",
         ),
         _arg(
             "--work-seconds",
-            help="Seconds that each branch waits, as if it called a service (default: %(default)g); "
-            "Dags whose branches have work of their own ignore it",
+            help="Seconds that each branch waits (default: %(default)g), if it has no work of its own",
             type=wait_seconds,
             default=3.0,
             metavar="SECONDS",
         ),
         _arg(
             "--keep",
-            help="Leave Airflow running afterwards, to look at the run in the browser, until Ctrl-C; "
-            "its logs and database stay",
+            help="Leave Airflow running, to look at the run in the browser, until Ctrl-C; its files stay",
             action="store_true",
         ),
-        _arg(
-            "--port",
-            help="Port of the web interface on 127.0.0.1 (default: a free one)",
-            type=port_number,
-        ),
+        _arg("--port", help="Port of the web interface on 127.0.0.1 (default: a free one)", type=port_number),
     ),
 )
 
@@ -117,31 +110,29 @@ CHECK = ActionCommand(
     help="Say how many branches of a Dag can run at once, and why; and what would go wrong",
     description=(
         "Why do only 16 of my 50 branches run? For each fan-out group: how many branches are declared, how "
-        "many can run at once if nothing else does, and the one limit that sets that number: "
-        "max_concurrency, a pool, max_active_tasks, core.parallelism, or what the Celery workers that answer "
-        "have room for. For each fan-in: what it collects and when it succeeds. Problems are what would keep "
-        "tasks waiting for ever or fail the fan-in: a pool that doesn't exist or is too small, an executor "
-        "that isn't configured, a task_id_prefix that takes nothing or too much, a min_success that can't be "
-        "met. The Dag is taken from its file as it is now, or from the database if no file has it; nothing "
-        "is written."
+        "many can run at once if nothing else does, and the limit that sets that number. For each fan-in: "
+        "what it collects and when it succeeds. Problems are what would keep tasks waiting for ever or fail "
+        "the fan-in. The Dag is taken from its file as it is now, or from the database if no file has it; "
+        "nothing is written."
     ),
     epilog=(
         "Examples: airflow fanout check scores; airflow fanout check --all --output json. "
         "Exit code: 0 if all is well, 1 if there is a problem, 2 if that can't be told: no such Dag, a file "
         "that can't be imported, no database, a wrong argument. "
-        "JSON: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), problems "
-        "(their number), others (number of Dags without fan-out and fan-in), import_errors (file, error). "
-        "A group: group_id, mode, declared (branches or items; null if known only at run time), tasks (what "
-        "wants to run at once: branches or batches), effective (how many can), effective_items (batches: "
-        "items at once), limit (what sets it: name, slots, where, reason; its name is 'branches' if there "
-        "are no more than that), limits (all there are). A fan-in: task_id, group_id or prefix, matches "
-        "(task ids), count, key, threshold. A problem: kind, message, task_ids."
+        "JSON and YAML: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), "
+        "problems (their number), others (number of Dags without fan-out and fan-in), import_errors (file, "
+        "error). A group: group_id (as rerun --group takes it), mode, declared (branches or items; null if "
+        "known only at run time), tasks (what wants to run at once: branches or batches), effective (how "
+        "many can), effective_items (batches: items at once), limit (what sets it: name, slots, where, "
+        "reason; its name is 'branches' if there are no more than that), limits (all there are). A fan-in: "
+        "task_id, group_id or prefix, matches (task ids), count, key, threshold. A problem: kind, message, "
+        "task_ids."
     ),
     func=lazy_load_command("airflow_fanout.cli.check.command"),
     args=(
         _arg("dag_id", help="The Dag to check", nargs="?", metavar="DAG_ID"),
         _arg("--all", help="Check every Dag that has a fan-out or a fan-in", action="store_true"),
-        OUTPUT,
+        ARG_OUTPUT,
         ARG_VERBOSE,
     ),
 )
@@ -151,23 +142,21 @@ RERUN = ActionCommand(
     help="Run again the branches of a run that did not succeed, the fan-in and what comes after it",
     description=(
         "Clears, in one run: of every branch that is not a success (failed, upstream_failed, skipped, "
-        "stopped by stop_after_failures) all tasks that aren't; the fan-ins; everything downstream of them; "
-        "and the setups and teardowns of all these. Branches that succeeded are not touched, however many "
-        "there are. Batches run again only what their last try had not done (on Airflow 3.2 all). A "
-        "branch that is a success "
-        "without a value, because somebody marked it so or its value is gone, runs its last task again. If "
-        "a failed task before the branches is the cause, that one is offered too; --yes takes it. What is "
-        "running, queued or waits for its retry is left alone. First it shows all that, and asks."
+        "stopped by stop_after_failures, or without a value) the tasks that aren't; the fan-ins; everything "
+        "downstream of them; and the setups and teardowns of all these. Batches run again only what their "
+        "last try had not done (on Airflow 3.2 all). If a failed task before the branches is the cause, that "
+        "one is offered too; --yes takes it. What succeeded, or has not ended, is not cleared. First it "
+        "shows all that, and asks."
     ),
     epilog=(
         "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
         "'airflow fanout rerun my_dag my_run --group process --yes' clears one group's without a question. "
-        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no"
-        " such Dag, run or group, no database, or nobody to ask. JSON, which needs --yes or --dry-run: "
-        "dag_id, run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: name, "
-        "state, stopped, error, task_instances); downstream; setups_and_teardowns; causes; between (what "
-        "stands between these and the branches); notes; cleared; changed_meanwhile (left alone for that)."
-        " A task instance: task_id, map_index, state."
+        "Exit code: 0 if it was cleared, or there is nothing to clear; 1 if you said no; 2 if there is no "
+        "such Dag, run or group, no database, or no terminal to ask on. JSON, which needs --yes or "
+        "--dry-run: dag_id, run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: "
+        "name, state, stopped, error, task_instances); downstream; setups_and_teardowns; causes; between "
+        "(what stands between these and the branches); notes; cleared; changed_meanwhile (not cleared for "
+        "that). A task instance: task_id, map_index, state."
     ),
     func=lazy_load_command("airflow_fanout.cli.rerun.command"),
     args=(
@@ -175,16 +164,14 @@ RERUN = ActionCommand(
         _arg("run_id", help="Id of the run"),
         _arg(
             "--group",
-            help="Only this group, and what comes after its fan-ins; may be given several times. It is the "
-            "group's id, or, of branches that only a prefix brings together, their fan-in's",
+            help="Only this group, or what this fan-in collects by prefix; may be given several times",
             action="append",
             metavar="GROUP_ID",
         ),
         _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
         _arg(
             "--whole-branches",
-            help="Of branches of several tasks run again all, those that succeeded, too: a later one may "
-            "have failed over what an earlier one had fetched",
+            help="Of branches of several tasks run again all tasks, those that succeeded, too",
             action="store_true",
         ),
         _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
@@ -197,18 +184,15 @@ REPORT = ActionCommand(
     name="report",
     help="Show what became of each branch of a run, what running in parallel brought, and what to change",
     description=(
-        "For each group of a run: its branches on a time line with states, tries, work, CPU seconds and "
-        "memory, the speed-up and the share of overhead, how many ran at once and what limits them, the "
-        "slowest branches, errors, and advice that follows from these figures. Work is the time inside the "
-        "branches' own code, as each recorded it; a dash stands for what was not recorded. Of a run that is "
-        "still running these are the figures so far, without advice. It changes nothing."
+        "For each group of a run: how its branches ended, work, wall, speed-up and overhead, a time line, "
+        "errors, and advice that follows from these figures. Work is the time inside the branches' own code; "
+        "a dash stands for what was not recorded. Of a run that is still running these are the figures so "
+        "far, without advice. It changes nothing."
     ),
     epilog=(
         "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group, or no "
-        "database. "
-        "JSON has all branches (of a batched group its batches, and a few of its items by name), times in "
-        "ISO 8601, durations in seconds, null for what was not recorded; its keys are listed in "
-        "docs/reference.md."
+        "database. JSON has all branches, times in ISO 8601, durations in seconds, null for what was not "
+        "recorded; its keys are listed in docs/reference.md."
     ),
     func=lazy_load_command("airflow_fanout.cli.report.command"),
     args=(

@@ -1,23 +1,31 @@
-"""``airflow fanout report``: reads what became of a run, and prints it."""
+"""``airflow fanout report``: reads what became of a run, and lays it out in a terminal."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from typing import TYPE_CHECKING
 
 from airflow.utils.cli import suppress_logs_and_warning
+from rich.console import Console
+from rich.text import Text
 
 from airflow_fanout.cli.command_line import metadata_session, while_read
+from airflow_fanout.cli.time_line import MOST_ROWS, PLAIN, STYLES, show_time_line
 from airflow_fanout.metadata.runs import read_report
+from airflow_fanout.reports.figures import number_of, shortened
+from airflow_fanout.reports.group_report import to_json
+from airflow_fanout.rules.wording import format_seconds, on_one_line
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from typing import TextIO
 
-    from airflow_fanout.reports.run_report import RunReport
+    from airflow_fanout.reports.group_report import GroupReport, Problem, RunReport
 
 
-__all__ = ["command"]
+__all__ = ["command", "show", "tolerate_any_encoding"]
 
 
 @suppress_logs_and_warning
@@ -27,22 +35,72 @@ def command(args: Namespace) -> None:
     with metadata_session("report") as session:
         report = read_report(args.dag_id, args.run_id, group_id=args.group, session=session)
     if args.output == "json":
-        print(json.dumps(report, indent=2))
-    elif not report["groups"]:
-        print(f"{_what(report)}: nothing is fanned out in it that a fan-in collects, so there is no report")
-    else:
-        _show(report)
-
-
-def _what(report: RunReport) -> str:
-    return f"{report['dag_id']}, run {report['run_id']}"
-
-
-def _show(report: RunReport) -> None:
-    from rich.console import Console
-
-    from airflow_fanout.cli.report_view import show, tolerate_any_encoding
-
+        print(json.dumps(report, indent=2, default=to_json))
+        return
     tolerate_any_encoding(sys.stdout)
     # Long lines are left to the terminal, so that in a pipe each stays whole.
     show(report, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
+
+
+def tolerate_any_encoding(stream: TextIO) -> None:
+    """Have a stream write something similar for what its encoding lacks, instead of raising an error."""
+
+    def similar(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        text = error.object[error.start : error.end]
+        return "".join(PLAIN.get(character, "?") for character in text), error.end
+
+    codecs.register_error("airflow_fanout.similar", similar)
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:  # a stream that holds text alone encodes nothing
+        reconfigure(errors="airflow_fanout.similar")
+
+
+def show(report: RunReport, console: Console) -> None:
+    """
+    Show a report.
+
+    :param console: Has markup and highlighting off.
+    """
+    run = f"{report.dag_id}, run {report.run_id}"
+    if not report.groups:
+        console.print(f"{run}: nothing is fanned out in it that a fan-in collects, so there is no report")
+        return
+    so_far = "" if report.is_finished else ": these are the figures so far"
+    console.print(f"{run}: {report.state}{so_far}")
+    for group in report.groups:
+        console.print()
+        _show_group(group, report, console)
+    if report.rerun is not None:
+        console.print(f"\nTo run again what has failed: {report.rerun}")
+
+
+def _show_group(group: GroupReport, report: RunReport, console: Console) -> None:
+    console.print(f"{group.title}: {group.headline}")
+    width = max((len(figure.value) for figure in group.figures), default=0)
+    for figure in group.figures:
+        console.print(f"{figure.name:<10}  {figure.value:>{width}}  {figure.note}")
+    show_time_line(group, report.read_at, console)
+    if group.items is not None and group.items.slowest:
+        console.print("Slowest items:")
+        for slow in group.items.slowest:
+            console.print(f"  {shortened(slow.name)}: {format_seconds(slow.seconds)}")
+    if group.failures is not None:
+        console.print(f"{group.failures}:")
+        problems = group.outcomes.problems[:MOST_ROWS]
+        for problem in problems:
+            console.print(Text(f"  {_problem_line(problem)}", style=STYLES.get(problem.state, "")))
+        left = group.outcomes.problem_count - sum(problem.items for problem in problems)
+        if left:
+            console.print(f"  and {left:,} more")
+    for advice in group.advice:
+        console.print(
+            Text("→ ", style="bold yellow").append(on_one_line(advice.text), style="not bold default")
+        )
+
+
+def _problem_line(problem: Problem) -> str:
+    items = number_of(problem.items, "item") if problem.items > 1 else None
+    parts = (shortened(problem.name), items, problem.state, problem.error)
+    return on_one_line(": ".join(part for part in parts if part))

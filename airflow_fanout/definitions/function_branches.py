@@ -1,13 +1,13 @@
-"""A function, or a list of functions, as a branch of one task; runs when the Dag is parsed."""
+"""A function, or a list of functions, as a branch of one task."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import XComArg, get_current_context, literal, task
+from airflow.sdk import BaseOperator, XComArg, get_current_context, literal, task
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
@@ -16,65 +16,101 @@ from airflow_fanout.definitions.stored_arguments import storable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import (
     NO_ITEM,
-    CallingBranch,
     FunctionArguments,
     is_function,
     is_task_function,
+    undecorated,
     unwrap_partial,
 )
-from airflow_fanout.execution_time.batch_work import OwnCopies
+from airflow_fanout.execution_time.batch_work import per_call_copies
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
-from airflow_fanout.rules.wording import listing
+from airflow_fanout.rules.wording import listing, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from airflow.sdk import BaseOperator, TaskGroup
+    from airflow.sdk import TaskGroup
     from airflow.sdk.bases.decorator import _TaskDecorator
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     from airflow_fanout.definitions.expansion import Expansion
 
 
-__all__ = ["FunctionBranch", "function_branch", "pipe_branch"]
+__all__ = [
+    "PYTHON_OPERATOR",
+    "CallingBranch",
+    "FunctionBranch",
+    "function_branch",
+    "pipe_branch",
+    "python_task",
+]
+
+
+def python_task(function: Any, **settings: Any) -> Any:
+    """Put a function under ``@task``, with a dict as one value even where it is annotated ``-> dict``."""
+    return task(**{"multiple_outputs": False, **settings})(function)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallingBranch:
+    """A branch that calls a function: as a task, or to make tasks."""
+
+    arguments: FunctionArguments
+
+    @property
+    def title(self) -> str:
+        """The function's name."""
+        return self.arguments.title
+
+    @property
+    def signature(self) -> str:
+        """The function's name with those of its parameters."""
+        return self.arguments.signature
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Arguments that the author has bound in the function."""
+        return self.arguments.bound
+
+    @property
+    def takes_index(self) -> bool:
+        """Whether the function has a parameter ``index``."""
+        return "index" in self.arguments.parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionBranch(CallingBranch):
-    """
-    A function as a branch: one Python task (or whatever task its decorator makes).
-
-    :param arguments: The arguments of the function.
-    :param decorator: The ``@task`` that wraps it.
-    :param for_items: The function for a process that calls it for many items, if that is another.
-    """
+    """A function as a branch: one Python task, or whatever task its decorator makes."""
 
     is_group: ClassVar[bool] = False
 
     decorator: _TaskDecorator[Any, Any, Any]
-    for_items: Callable[..., Any] | None = None
 
     @property
-    def arguments_of_items(self) -> FunctionArguments:
-        """The arguments of the function that items of a batch call."""
-        return self.arguments if self.for_items is None else replace(self.arguments, function=self.for_items)
+    def kind(self) -> str:
+        """The decorator that makes the task, such as ``@task.bash``."""
+        name: str = self.decorator.operator_class.custom_operator_name
+        return f"@{name.lstrip('@')}"
+
+    @property
+    def is_python(self) -> bool:
+        """Whether the task runs the function itself, in its own process."""
+        return self.decorator.operator_class is PYTHON_OPERATOR
 
     def check(
         self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
     ) -> None:
-        """Check that what every branch is given fits the function."""
-        own = self.decorator.kwargs.get("default_args") or {}
-        self.arguments.check(partial, takes_item=items is not None, default_args={*default_args, *own})
+        """Check that bound arguments and item fit the function."""
+        task_args = self.decorator.kwargs.get("default_args") or {}
+        self.arguments.check(partial, takes_item=items is not None, default_args={*default_args, *task_args})
 
     def create(
         self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup
     ) -> tuple[BaseOperator]:
         """Make the task of one branch."""
         positional, named = self.arguments.bind(partial, item)
-        decorator = self.decorator.override(task_id=name, task_group=task_group, dag=task_group.dag)
-        decorator.kwargs.pop("op_kwargs", None)  # they are bound; Airflow would pass them twice
-        operator: BaseOperator = decorator(*positional, **named).operator  # type: ignore[attr-defined]
+        operator: BaseOperator = self._decorator(name, task_group)(*positional, **named).operator
         add_hooks(operator)
         return (operator,)
 
@@ -83,142 +119,131 @@ class FunctionBranch(CallingBranch):
     ) -> tuple[MappedOperator]:
         """Make the mapped task that all branches are instances of."""
         bound = storable({**self.bound, **partial})
-        parameter = None if expansion.gives == "nothing" else "index"
-        if expansion.gives == "item":
-            parameter = self.arguments.item_name(bound, because="a mapped task")
-        shape = (lambda _: {}) if parameter is None else (lambda item: {parameter: item})
-        decorator = self.decorator.override(task_id=EACH, task_group=task_group, dag=task_group.dag)
-        decorator.kwargs.pop("op_kwargs", None)
-        decorator.kwargs.update(expansion.settings(decorator.kwargs))
+        parameter = self.arguments.item_name(bound) if expansion.gives == "item" else "index"
         over = expansion.over(
-            shape, as_data=lambda given: {name: literal(each) for name, each in given.items()}
+            (lambda _: {}) if expansion.gives == "nothing" else (lambda item: {parameter: item}),
+            as_literal=lambda given: {name: literal(value) for name, value in given.items()},
         )
-        mapped: Any = decorator.partial(**bound).expand_kwargs(over)
-        add_hooks(mapped.operator)
-        return (mapped.operator,)
+        decorator = self._decorator(EACH, task_group)
+        decorator.kwargs.update(expansion.settings(decorator.kwargs))
+        operator: MappedOperator = decorator.partial(**bound).expand_kwargs(over).operator
+        add_hooks(operator)
+        return (operator,)
+
+    @property
+    def batch_settings(self) -> dict[str, Any]:
+        """Settings of the decorator, for a task that runs items of this branch."""
+        owner, argument = self.arguments.owner, self.arguments.argument
+        settings = _settings(self.decorator)
+        if unusable := settings.keys() - _BATCH_SETTINGS:
+            problem = f"{self.title} sets {listing(unusable)}, which a batch can't take; leave it out"
+            raise DeclarationValueError(owner, argument, problem)
+        if self.decorator.multiple_outputs and not task(self.decorator.function).multiple_outputs:  # type: ignore[attr-defined]
+            problem = f"{self.title} sets multiple_outputs, but an item has one value; leave it out"
+            raise DeclarationValueError(owner, argument, problem)
+        return settings
+
+    def _decorator(self, task_id: str, task_group: TaskGroup) -> Any:
+        decorator = self.decorator.override(task_id=task_id, task_group=task_group, dag=task_group.dag)
+        decorator.kwargs.pop("op_kwargs", None)  # they are bound; Airflow would pass them twice
+        return decorator
 
 
-def function_branch(owner: str, argument: str, target: object, bound: Mapping[str, Any]) -> FunctionBranch:
-    """
-    Make a branch of a function.
+PYTHON_OPERATOR: Any = python_task(lambda: None).operator_class
+"""The class of the tasks that ``@task`` makes."""
 
-    :param owner: What declares it, for error messages.
-    :param argument: Which of the owner's arguments it came in.
-    :param target: A ``@task`` function or a plain one.
-    :param bound: Arguments that ``functools.partial`` binds.
-    :raises DeclarationValueError: If it is a setup, a teardown, or can skip the fan-in.
-    """
-    if is_task_function(target):
-        _refuse_setup(owner, argument, target)
-        title = getattr(target.function, "__name__", "function")
-        refuse_skipper(owner, argument, title, target.operator_class)
-        decorator, bound = target, {**(target.kwargs.get("op_kwargs") or {}), **bound}
-    else:
-        decorator = _python_task(target)
+_BATCH_SETTINGS = inspect.signature(BaseOperator.__init__).parameters.keys() - {
+    "self",
+    "kwargs",
+    "do_xcom_push",
+}
+
+
+def _settings(decorator: _TaskDecorator[Any, Any, Any]) -> dict[str, Any]:
+    """What a ``@task`` was given, but for the task's id and bound arguments."""
+    return {name: value for name, value in decorator.kwargs.items() if name not in {"task_id", "op_kwargs"}}
+
+
+def function_branch(owner: str, argument: str, branch: object) -> FunctionBranch:
+    """Make a branch of a ``@task`` function or a plain one, with arguments bound if wanted."""
+    target, bound = unwrap_partial(owner, argument, branch)
+    decorator = target if is_task_function(target) else python_task(target)
+    _refuse_setup(owner, argument, decorator)
+    bound = {**(decorator.kwargs.get("op_kwargs") or {}), **bound}
     arguments = FunctionArguments(owner=owner, argument=argument, function=decorator.function, bound=bound)
+    refuse_skipper(owner, argument, arguments.title, decorator.operator_class)
     return FunctionBranch(arguments=arguments, decorator=decorator)
 
 
 def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> FunctionBranch:
-    """
-    Make one task of several functions, each of which gets what the one before it returned.
-
-    :param owner: What declares it, for error messages.
-    :param argument: Which of the owner's arguments it came in.
-    :param functions: Plain functions, or ``@task`` functions without settings of their own; with arguments
-        bound if wanted. Item and ``partial`` go to the first; each later one takes one value.
-    :raises DeclarationTypeError: If one of them is something else, or a later one can't be called with one
-        value.
-    """
+    """Make one task of several functions: each gets what the one before it returned, the first the item."""
     if not functions:
-        problem = "is an empty list; name at least one function"
-        raise DeclarationValueError(owner, argument, problem)
-    steps = [_step(owner, f"{argument}[{place}]", function) for place, function in enumerate(functions)]
-    for step in steps[1:]:
-        _check_bound(step)
-        _check_takes_one_value(step)
-    first, *later = steps
-    decorator = _python_task(_pipe(first, later))
-    arguments = FunctionArguments(
-        owner=owner, argument=argument, function=decorator.function, bound=first.bound
-    )
-    return FunctionBranch(
-        arguments=arguments, decorator=decorator, for_items=_pipe(first, later, bound_to=OwnCopies)
-    )
+        raise DeclarationValueError(owner, argument, "found an empty list; name at least one function")
+    first, *later = [
+        _pipe_step(owner, f"{argument}[{index}]", function) for index, function in enumerate(functions)
+    ]
+    for step in later:
+        _check_later_step(step)
+    function = _pipe(first, later)
+    arguments = FunctionArguments(owner=owner, argument=argument, function=function, bound=first.bound)
+    return FunctionBranch(arguments=arguments, decorator=python_task(function))
 
 
-def _step(owner: str, argument: str, function: object) -> FunctionArguments:
-    target, bound = unwrap_partial(owner, argument, function, _function_of)
+def _pipe_step(owner: str, argument: str, function: object) -> FunctionArguments:
+    target, bound = unwrap_partial(owner, argument, function)
     if is_task_function(target):
         _refuse_setup(owner, argument, target)
         bound = {**(target.kwargs.get("op_kwargs") or {}), **bound}
-        settings = target.kwargs.keys() - {"task_id", "op_kwargs"}
-        if target.operator_class is not _python_task(_nothing).operator_class or settings:
-            said = f"@task with {listing(settings)}" if settings else target.operator_class.__name__
+        settings = _settings(target)
+        if target.operator_class is not PYTHON_OPERATOR or settings:
+            kind = f"@task with {listing(settings)}" if settings else target.operator_class.__name__
             problem = (
-                f"the functions of a list share one Python task, so that {_function_of(target).__name__} "
-                f"can't be a {said}; take the plain function, and give settings in default_args"
+                f"{target.function.__name__} is a {kind}, but the functions of a list share one Python task; "
+                "take the plain function, and give settings in default_args"
             )
             raise DeclarationTypeError(owner, argument, problem)
-        target = target.function
-    if not is_function(target) or inspect.iscoroutinefunction(target):
-        found = f"{target!r} of type {type(target).__name__}"
-        if callable(target):
-            found += "; wrap it in a function (def or lambda)"
-        if is_function(target):
-            found = "an async def; use asyncio.run within a plain one"
-        problem = f"expected a plain function, found {found}"
-        raise DeclarationTypeError(owner, argument, problem)
-    return FunctionArguments(owner=owner, argument=argument, function=target, bound=bound)
+        target = undecorated(target)
+    if not is_function(target):
+        description = typed(target) + ("; wrap it in a function (def or lambda)" if callable(target) else "")
+    elif inspect.iscoroutinefunction(target):
+        description = "an async def; use asyncio.run within a plain one"
+    else:
+        return FunctionArguments(owner=owner, argument=argument, function=target, bound=bound)
+    raise DeclarationTypeError(owner, argument, f"expected a plain function, found {description}")
 
 
-def _check_bound(step: FunctionArguments) -> None:
-    """Refuse what Airflow would not fill in: it renders the arguments of the task, which are the first's."""
-    late = [name for name, value in step.bound.items() if any(XComArg.iter_xcom_references(value))]
-    if late:
-        problem = (
-            f"binds {listing(late)} of {step.title} to a value known only at run time, which only the first "
-            "function of a list can get, in partial={…}; hand it on in what that returns"
-        )
-        raise DeclarationTypeError(step.owner, step.argument, problem)
-
-
-def _check_takes_one_value(step: FunctionArguments) -> None:
+def _check_later_step(step: FunctionArguments) -> None:
+    """Check that a function of a list needs one value, and has nothing bound that comes at run time."""
     item = step.item_parameter(step.bound)
-    if item is None:
-        problem = f"{step.signature} has no free parameter for what the function before it returns"
-        raise DeclarationTypeError(step.owner, step.argument, problem)
-    if others := sorted(step.required - step.bound.keys() - {item.name}):
+    problem = ""
+    # Airflow renders the arguments of the task, which are those of the first function.
+    if unresolved := [name for name, value in step.bound.items() if any(XComArg.iter_xcom_references(value))]:
         problem = (
-            f"{step.signature} also needs {listing(others)}, but gets one value, what the function before it "
-            "returns; bind the rest with functools.partial, or return one tuple or dict"
+            f"binds {listing(unresolved)} of {step.title} to a value known only at run time, which only the "
+            "first function of a list can get, in partial={…}; let that one hand it on"
         )
+    elif item is None:
+        problem = f"{step.signature} has no free parameter for the value of the function before it"
+    elif others := step.required - step.bound.keys() - {item.name}:
+        problem = (
+            f"{step.signature} also needs {listing(others)}, but gets one value, that of the function before "
+            "it; bind the rest with functools.partial, or return one tuple or dict"
+        )
+    if problem:
         raise DeclarationTypeError(step.owner, step.argument, problem)
     step.check({}, takes_item=True, default_args=())
 
 
-def _pipe(
-    first: FunctionArguments,
-    later: Sequence[FunctionArguments],
-    *,
-    bound_to: Callable[[Mapping[str, Any]], Callable[[], Mapping[str, Any]]] = lambda bound: lambda: bound,
-) -> Callable[..., Any]:
-    """
-    Make one function of several.
-
-    :param bound_to: Makes what gives a call of a later function its bound arguments.
-    """
-    steps = tuple((step, bound_to(step.bound)) for step in later)
+def _pipe(first: FunctionArguments, later: Sequence[FunctionArguments]) -> Callable[..., Any]:
+    steps = [(step, per_call_copies(step.bound)) for step in later]
 
     @functools.wraps(first.function)  # its parameters are those of the pipe
     def pipe(*args: Any, **kwargs: Any) -> Any:
         value = first.function(*args, **kwargs)
         for step, bound in steps:
             positional, named = step.bind(bound(), value)
-            context = _context() if step.takes_context else {}
-            value = step.function(
-                *positional, **determine_kwargs(step.function, positional, {**context, **named})
-            )
+            named = {**(_context() if step.takes_context else {}), **named}
+            value = step.function(*positional, **determine_kwargs(step.function, positional, named))
         return value
 
     pipe.__name__ = pipe.__qualname__ = " | ".join(step.title for step in (first, *later))
@@ -227,21 +252,8 @@ def _pipe(
 
 
 def _context() -> dict[str, Any]:
-    given: Any = get_current_context()
-    return {name: given[name] for name in KNOWN_CONTEXT_KEYS if name in given}
-
-
-def _python_task(function: Any) -> Any:
-    # multiple_outputs: Airflow would push each key of a dict apart because of `-> dict`, one request for
-    # each.
-    return task(multiple_outputs=False)(function)
-
-
-def _nothing() -> None: ...
-
-
-def _function_of(target: Any) -> Any:
-    return target.function if is_task_function(target) else target
+    context: Any = get_current_context()
+    return {name: context[name] for name in KNOWN_CONTEXT_KEYS if name in context}
 
 
 def _refuse_setup(owner: str, argument: str, decorated: _TaskDecorator[Any, Any, Any]) -> None:
@@ -249,7 +261,7 @@ def _refuse_setup(owner: str, argument: str, decorated: _TaskDecorator[Any, Any,
         title = getattr(decorated.function, "__name__", "function")
         kind = "setup" if decorated.is_setup else "teardown"
         problem = (
-            f"{title} is a @{kind}, which prepares or clears up for others and is no work of its own; "
+            f"{title} is a @{kind}, which prepares or clears up for other tasks; "
             f"make the branch a @task, and wire the {kind} around the group"
         )
         raise DeclarationValueError(owner, argument, problem)

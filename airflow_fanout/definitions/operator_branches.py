@@ -1,11 +1,12 @@
-"""An operator class as a branch of one task; runs when the Dag is parsed."""
+"""An operator class as a branch of one task."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 from airflow.sdk import BaseOperator, XComArg
 
@@ -18,15 +19,12 @@ from airflow_fanout.exceptions import (
     ItemsError,
 )
 from airflow_fanout.execution_time.arguments import NO_ITEM
-from airflow_fanout.operators.expand_input import data
+from airflow_fanout.operators.expand_input import literal_arguments
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
-from airflow_fanout.rules.wording import listing
+from airflow_fanout.rules.wording import listing, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Set as AbstractSet
-
     from airflow.sdk import TaskGroup
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
@@ -35,10 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OperatorBranch", "is_operator_class", "operator_branch"]
 
-OURS = frozenset({"dag", "task_group", "task_id"})
-"""Arguments of an operator that the group gives it."""
+GROUP_ARGUMENTS = frozenset({"dag", "task_group", "task_id"})
+"""Arguments that an operator gets from the group."""
 
-SCHEDULED_BY = frozenset(
+SHARED_SETTINGS = frozenset(
     {"end_date", "executor", "max_active_tis_per_dag", "max_active_tis_per_dagrun", "pool", "start_date"}
 )
 """What the scheduler reads of a mapped task before it has instances, so that theirs would have no effect."""
@@ -51,17 +49,11 @@ def is_operator_class(value: object) -> TypeGuard[type[BaseOperator]]:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorBranch:
-    """
-    An operator class as a branch: one task.
-
-    :param owner: What declares it, for error messages.
-    :param argument: Which of the owner's arguments it came in.
-    :param operator_class: The class.
-    :param bound: Arguments that the author has bound with ``functools.partial``.
-    """
+    """An operator class as a branch: one task."""
 
     is_group: ClassVar[bool] = False
     takes_index: ClassVar[bool] = False
+    kind: ClassVar[str] = "an operator class"
 
     owner: str
     argument: str
@@ -70,7 +62,7 @@ class OperatorBranch:
 
     @property
     def title(self) -> str:
-        """How messages and the group's documentation name it."""
+        """The name of the class."""
         return self.operator_class.__name__
 
     @property
@@ -85,36 +77,46 @@ class OperatorBranch:
         *,
         default_args: Collection[str],  # Airflow fills these when the task is made
     ) -> None:
-        """Check that every item is a dict of arguments that nobody else gives."""
-        if twice := sorted(partial.keys() & self.bound.keys()):
-            self._refuse(
-                "partial", f"binds {listing(twice)}, which {self.argument} has bound already; bind it once"
+        """Check that every item, if there are any, is a dict of arguments that are given once."""
+        if repeated := partial.keys() & self.bound.keys():
+            problem = f"binds {listing(repeated)}, which {self.argument} has bound already; bind it once"
+            raise DeclarationTypeError(self.owner, "partial", problem)
+        self.refuse_group_arguments("partial", partial)
+        for index, item in enumerate(items or ()):
+            self._check_item(index, item, {*partial, *self.bound})
+
+    def _check_item(self, index: int, item: Any, bound: Collection[str]) -> None:
+        problem = ""
+        if isinstance(item, XComArg):
+            problem = f"is a value known only at run time; expected a dict of arguments of {self.title}"
+        elif not isinstance(item, Mapping):
+            problem = f"is {typed(item)}; expected a dict of arguments of {self.title}"
+        elif wrong_names := [name for name in item if not isinstance(name, str)]:
+            problem = f"has {wrong_names[0]!r} as the name of an argument of {self.title}"
+        elif repeated := item.keys() & set(bound):
+            problem = f"gives {listing(repeated)}, which is bound in every branch already; give it once"
+        if problem:
+            raise DeclarationTypeError(self.owner, "items", f"item {index} {problem}")
+        self.refuse_group_arguments("items", item)
+
+    def refuse_group_arguments(self, argument: str, given: Mapping[str, Any]) -> None:
+        """Refuse arguments that each task gets from the group."""
+        if reserved := GROUP_ARGUMENTS & given.keys():
+            problem = (
+                f"gives {self.title} {listing(reserved)}, which it gets from the group: a branch's name is "
+                "its task id, and comes from count=, or from the keys of a mapping"
             )
-        self.refuse_ours("partial", partial)
-        for place, item in enumerate(items or ()):
-            self._check_item(place, item, {*partial, *self.bound})
+            raise DeclarationTypeError(self.owner, argument, problem)
 
     def create(
         self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup
     ) -> tuple[BaseOperator]:
         """Make the task of one branch."""
         arguments = {**self.bound, **partial, **({} if item is NO_ITEM else item)}
-        try:
+        with self._errors_as(f"{self.title} for branch {name!r} can't be made"):
             operator = self.operator_class(
                 task_id=name, task_group=task_group, dag=task_group.dag, **arguments
             )
-        except DeclarationError:
-            raise
-        except TypeError as unfit:
-            self._refuse(
-                self.argument, f"{self.title} for branch {name!r} can't be made: {unfit}", cause=unfit
-            )
-        except ValueError as unfit:
-            problem = f"{self.title} for branch {name!r} can't be made: {unfit}"
-            raise DeclarationValueError(self.owner, self.argument, problem) from unfit
-        except Exception as unfit:
-            unfit.add_note(f"{self.owner}: {self.argument}: {self.title} for branch {name!r} can't be made")
-            raise
         add_hooks(operator)
         return (operator,)
 
@@ -122,98 +124,66 @@ class OperatorBranch:
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> tuple[MappedOperator]:
         """Make the mapped task that all branches are instances of."""
-        bound = self._storable({**self.bound, **partial})
-        shape = self._arguments if expansion.gives == "item" else lambda _: {}
-        try:
+        template_fields = self.operator_class.template_fields
+        bound = storable_arguments({**self.bound, **partial}, template_fields)
+        over = expansion.over(
+            self._arguments if expansion.gives == "item" else lambda _: {},
+            as_storable=lambda arguments: storable_arguments(arguments, template_fields),
+            as_literal=lambda arguments: literal_arguments(arguments, template_fields),
+        )
+        settings = {**bound, **expansion.settings(bound)}
+        with self._errors_as(f"{self.title} can't be mapped"):
             mapped = self.operator_class.partial(
-                task_id=EACH,
-                task_group=task_group,
-                dag=task_group.dag,
-                **bound,
-                **expansion.settings(bound),
-            ).expand_kwargs(expansion.over(shape, as_stored=self._storable, as_data=self._data))
-        except DeclarationError:
-            raise
-        except TypeError as unfit:
-            self._refuse(self.argument, f"{self.title} can't be mapped: {unfit}", cause=unfit)
-        except ValueError as unfit:
-            problem = f"{self.title} can't be mapped: {unfit}"
-            raise DeclarationValueError(self.owner, self.argument, problem) from unfit
+                task_id=EACH, task_group=task_group, dag=task_group.dag, **settings
+            ).expand_kwargs(over)
         add_hooks(mapped)
         if expansion.gives == "item":
-            hooked = set() if expansion.group.stop_after_failures is None else {"pre_execute"}
-            of_all = {*mapped.partial_kwargs, *SCHEDULED_BY, *hooked}
-            self._check_expandable(expansion.items or (), of_all)
+            hooks = {"pre_execute"} if expansion.is_stoppable else set()
+            self._check_expandable(expansion.items or (), {*mapped.partial_kwargs, *SHARED_SETTINGS, *hooks})
         return (mapped,)
 
-    def _storable(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What is known when the Dag is parsed."""
-        return storable_arguments(arguments, self.operator_class.template_fields)
-
-    def _data(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What an instance adds, if a task has returned it."""
-        return data(arguments, self.operator_class.template_fields)
-
     def _arguments(self, item: Any) -> Mapping[str, Any]:
-        """What an instance adds, asked at run time too."""
+        """Arguments of an instance, which may come at run time."""
         problem = ""
         if not isinstance(item, Mapping):
-            problem = f"is a dict of the arguments to add; found {item!r} of type {type(item).__name__}"
-        elif ours := sorted(OURS & item.keys()):
-            problem = f"gives {listing(ours)}, which the group gives it"
+            problem = f"expected a dict of arguments of {self.title} as each item, found {typed(item)}"
+        elif reserved := GROUP_ARGUMENTS & item.keys():
+            problem = f"an item gives {self.title} {listing(reserved)}, which it gets from the group"
         if problem:
-            message = f"{self.owner}: items: each item of {self.title} {problem}"
+            message = f"{self.owner}: items: {problem}"
             raise ItemsError(message)
         arguments: Mapping[str, Any] = item
         return arguments
 
-    def _check_item(self, place: int, item: Any, bound: Collection[str]) -> None:
-        if not isinstance(item, Mapping):
-            kind = "a value known only at run time," if isinstance(item, XComArg) else repr(item)
-            problem = f"each item of {self.title} is a dict of the arguments to add; item {place} is {kind}"
-            self._refuse("items", f"{problem} of type {type(item).__name__}")
-        if odd := [name for name in item if not isinstance(name, str)]:
-            self._refuse("items", f"item {place} of {self.title} has {odd[0]!r} for an argument's name")
-        if twice := sorted(item.keys() & set(bound)):
-            self._refuse(
-                "items",
-                f"item {place} gives {listing(twice)}, which is bound in every branch already; give it once",
-            )
-        self.refuse_ours("items", item)
-
-    def _check_expandable(self, items: Iterable[Mapping[str, Any]], of_all: AbstractSet[str]) -> None:
+    def _check_expandable(self, items: Collection[Mapping[str, Any]], shared: Collection[str]) -> None:
         """Check that items leave alone what Airflow sets for all instances of a mapped task."""
-        for place, item in enumerate(items):
-            if fixed := sorted(item.keys() & of_all):
-                self._refuse(
-                    "items",
-                    f"item {place} gives {listing(fixed)}, which Airflow sets for all instances of a mapped "
+        for index, item in enumerate(items):
+            if fixed := sorted(item.keys() & set(shared)):
+                problem = (
+                    f"item {index} gives {listing(fixed)}, which Airflow sets for all instances of a mapped "
                     f"task alike: bind it in functools.partial({self.title}, {fixed[0]}=…), or leave mapped "
-                    "out, which makes each branch a task of its own",
+                    "out, which makes each branch a task of its own"
                 )
+                raise DeclarationTypeError(self.owner, "items", problem)
 
-    def refuse_ours(self, argument: str, given: Mapping[str, Any]) -> None:
-        """Refuse what the group itself gives each task."""
-        if ours := sorted(OURS & given.keys()):
-            self._refuse(
-                argument,
-                f"gives {self.title} {listing(ours)}, which the group gives it: a branch's name is its "
-                "task id, and comes from count=, or from the keys of a mapping",
-            )
-
-    def _refuse(self, argument: str, problem: str, *, cause: Exception | None = None) -> NoReturn:
-        raise DeclarationTypeError(self.owner, argument, problem) from cause
+    @contextmanager
+    def _errors_as(self, problem: str) -> Iterator[None]:
+        """Say in an error of the operator's which branch of which group it was."""
+        try:
+            yield
+        except DeclarationError:
+            raise
+        except TypeError as error:
+            raise DeclarationTypeError(self.owner, self.argument, f"{problem}: {error}") from error
+        except ValueError as error:
+            raise DeclarationValueError(self.owner, self.argument, f"{problem}: {error}") from error
+        except Exception as error:
+            error.add_note(f"{self.owner}: {self.argument}: {problem}")
+            raise
 
 
 def operator_branch(owner: str, argument: str, branch: object) -> OperatorBranch:
-    """
-    Make a branch of an operator class.
-
-    :param owner: What declares it, for error messages.
-    :param argument: Which of the owner's arguments it came in.
-    :param branch: The class, or ``functools.partial`` of it.
-    :raises DeclarationTypeError: If it can't be a branch.
-    """
+    """Make a branch of an operator class, or of ``functools.partial`` of one."""
     bound: Mapping[str, Any] = {}
     if isinstance(branch, functools.partial):
         if branch.args:
@@ -223,7 +193,7 @@ def operator_branch(owner: str, argument: str, branch: object) -> OperatorBranch
     if not is_operator_class(branch) or branch is BaseOperator:
         problem = "BaseOperator does nothing by itself; name the operator to run"
         raise DeclarationTypeError(owner, argument, problem)
-    made = OperatorBranch(owner=owner, argument=argument, operator_class=branch, bound=bound)
-    made.refuse_ours(argument, bound)
-    refuse_skipper(owner, argument, made.title, branch)
-    return made
+    refuse_skipper(owner, argument, branch.__name__, branch)
+    result = OperatorBranch(owner=owner, argument=argument, operator_class=branch, bound=bound)
+    result.refuse_group_arguments(argument, bound)
+    return result

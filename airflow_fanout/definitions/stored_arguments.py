@@ -1,4 +1,4 @@
-"""Arguments of a mapped task, which Airflow has to store alike at every parse; made at parse time."""
+"""Arguments of a mapped task, which Airflow has to store alike at every parse."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 
-__all__ = ["LiteralItems", "StoredArgument", "holds_run_time_values", "storable", "storable_arguments"]
+__all__ = ["StorableItems", "StoredArgument", "holds_run_time_values", "storable", "storable_arguments"]
 
 PLAIN = (str, int, float, bytes, type(None))
-"""What Airflow stores alike anyway."""
+"""Types that Airflow stores alike anyway."""
 
 
 class StoredArgument(ResolveMixin):
@@ -38,7 +38,7 @@ class StoredArgument(ResolveMixin):
         return self.text
 
     def iter_references(self) -> Iterator[tuple[Any, str]]:
-        """Yield the tasks whose output is in it."""
+        """Yield the tasks whose output is in the value."""
         return XComArg.iter_xcom_references(self.value)
 
     def resolve(self, context: Any) -> Any:
@@ -46,13 +46,11 @@ class StoredArgument(ResolveMixin):
         return context["task"].render_template(self.value, context)
 
 
-class LiteralItems(list[Any]):
+class StorableItems(list[Any]):
     """
-    Literal items of a mapped task group: stored alike, item by item, and got by index as they are.
+    Literal items of a mapped task group: stored alike, item by item, and returned by index as they are.
 
-    Airflow stores the items with the group, and what ``repr()`` says of all of them with each of its tasks.
-
-    :param items: The items.
+    Airflow stores the items with the group, and the ``repr()`` of them all with each of its tasks.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
@@ -69,23 +67,14 @@ class LiteralItems(list[Any]):
 
 
 def storable(value: Any) -> Any:
-    """
-    Make an argument such that Airflow stores the same at every parse.
-
-    :param value: An argument that Airflow renders, so that the task gets it as it is.
-    """
-    return _rebuilt(value, _stored)
+    """Replace what Airflow would store differently at each parse, in a value that it renders."""
+    return _replace_leaves(value, _storable_leaf)
 
 
 def storable_arguments(arguments: Mapping[str, Any], template_fields: Collection[str]) -> dict[str, Any]:
-    """
-    Make arguments of an operator such that Airflow stores the same at every parse, as far as it renders them.
-
-    :param arguments: The arguments by name; objects that are not rendered stay what they are.
-    :param template_fields: Names of those that are rendered.
-    """
+    """Do so for the arguments of an operator that it renders; of the others only Dag params are replaced."""
     return {
-        name: _rebuilt(value, _stored if name in template_fields else _stored_param)
+        name: _replace_leaves(value, _storable_leaf if name in template_fields else _storable_param)
         for name, value in arguments.items()
     }
 
@@ -99,24 +88,24 @@ def holds_run_time_values(value: Any) -> bool:
     return isinstance(value, ResolveMixin)
 
 
-def _rebuilt(value: Any, leaf: Callable[[Any], Any]) -> Any:
+def _replace_leaves(value: Any, replace: Callable[[Any], Any]) -> Any:
     """Replace what is in lists, tuples and dicts; what needs no replacement stays the same object."""
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, dict):
-        named = {name: _rebuilt(each, leaf) for name, each in value.items()}
-        return value if all(named[name] is each for name, each in value.items()) else named
+        new = {name: _replace_leaves(old, replace) for name, old in value.items()}
+        return value if all(new[name] is old for name, old in value.items()) else new
     if isinstance(value, list | tuple):
-        made = [_rebuilt(each, leaf) for each in value]
-        if all(new is old for new, old in zip(made, value, strict=True)):
+        elements = [_replace_leaves(old, replace) for old in value]
+        if all(new is old for new, old in zip(elements, value, strict=True)):
             return value
         if isinstance(value, list):
-            return made
-        return type(value)(*made) if hasattr(value, "_fields") else tuple(made)
-    return leaf(value)
+            return elements
+        return type(value)(*elements) if hasattr(value, "_fields") else tuple(elements)
+    return replace(value)
 
 
-def _stored(value: Any) -> Any:
+def _storable_leaf(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         # Airflow sorts a set whose elements can be compared.
         if isinstance(value, set) and any(all(isinstance(each, kind) for each in value) for kind in PLAIN):
@@ -124,19 +113,19 @@ def _stored(value: Any) -> Any:
         return StoredArgument(value, f"{{{', '.join(sorted(repr(storable(each)) for each in value))}}}")
     if isinstance(value, XComArg) or callable(value):  # a reference; the source of a function
         return value
-    if isinstance(value, DagParam) or not _says_its_address(value):
-        return _stored_param(value)
+    if isinstance(value, DagParam) or not _shows_an_address(value):
+        return _storable_param(value)
     kind = type(value)
     return StoredArgument(value, f"<{kind.__module__}.{kind.__qualname__} object>")
 
 
-def _stored_param(value: Any) -> Any:
+def _storable_param(value: Any) -> Any:
     if isinstance(value, DagParam):
         return StoredArgument(value, f"DagParam({value._name!r})")  # noqa: SLF001 - there is no public way
     return value
 
 
-def _says_its_address(value: object) -> bool:
+def _shows_an_address(value: object) -> bool:
     try:
         return " at 0x" in str(value)
     except Exception:  # whatever a class of the author's raises

@@ -1,53 +1,48 @@
-"""``FanOutGroup``, the task group that declares parallel branches; runs when the Dag is parsed."""
+"""``FanOutGroup``, the task group that declares parallel branches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
-from airflow_fanout.definitions.branches import Branch, as_branch, titles
+from airflow_fanout.definitions import group_checks as checks
+from airflow_fanout.definitions.branches import Branch, as_branch
 from airflow_fanout.definitions.expansion import Expansion
 from airflow_fanout.definitions.function_branches import FunctionBranch
-from airflow_fanout.definitions.group_checks import GroupChecks, refuse_unknown_arguments
 from airflow_fanout.definitions.stored_arguments import storable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, is_run_time
-from airflow_fanout.execution_time.recording import record_failure
-from airflow_fanout.operators.hooks import add_stop
-from airflow_fanout.operators.split import SplitOperator, settings_of_its_own
+from airflow_fanout.execution_time.batch_work import BatchWork
+from airflow_fanout.operators.hooks import add_failure_hook, add_stop
+from airflow_fanout.operators.split import SplitOperator, split_task_settings
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
-from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, unusable_because
-from airflow_fanout.rules.wording import counted, listing
+from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem
+from airflow_fanout.rules.wording import counted, listing, typed
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, Mode
+from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.param import DagParam
 
-    from airflow_fanout.execution_time.batch_work import BatchWork
-
 
 __all__ = ["FanOutGroup"]
 
+LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
+
 SHOWN_NAME_LENGTH = 250
 """Longest name of an instance that Airflow's database takes."""
-
-A_POOL = 'make a pool with that many slots and give default_args={"pool": …}'
-"""How branches are limited that Airflow has no other limit for."""
-
-ENDS_FIRST = "with weight_rule='upstream' beside it a branch that has begun goes before the next one"
-"""What keeps a pool from running the first tasks of all branches before the last of any."""
 
 NAMES_SHOWN = 20
 """Names that a group's documentation spells out."""
 
 
-@refuse_unknown_arguments
+@checks.refuse_unknown_arguments
 @attrs.define(repr=False, eq=False)
 class FanOutGroup(TaskGroup, ResolveMixin):
     """
@@ -55,8 +50,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     One of ``count``, ``items`` and a mapping as ``branch`` says how many. A branch's name is ``<label>_<i>``,
     where label is ``group_id`` without its parents', or the mapping's key; its task id is
-    ``<group_id>.<name>`` (``prefix_group_id=False``: ``<name>``). What came of each branch is for a
-    :class:`~airflow_fanout.FanInOperator`, given ``fan_out=`` this group.
+    ``<group_id>.<name>`` (``prefix_group_id=False``: ``<name>``). A :class:`~airflow_fanout.FanInOperator`
+    with ``fan_out=`` this group collects what the branches return.
 
     .. code-block:: python
 
@@ -71,9 +66,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param count: Number of branches, 0 or more; a Dag param or the output of a task is a number known at run
         time. A function with a parameter ``index`` is given 0, 1, ….
     :param items: A list, or a mapping ``{name: item}``, or the output of a task that returns either at run
-        time: one branch for each. The function gets its item as
-        its first parameter that is not bound; Airflow's context names (``ti``, ``ds``, …) don't count. For an
-        operator class each item is a dict of the arguments to add.
+        time: one branch for each. The function gets its item as its first parameter that is not bound, not
+        counting Airflow's context names (``ti``, ``ds``, …). For an operator class each item is a dict of the
+        arguments to add.
     :param partial: Arguments that are bound in every branch; values may be XComArgs. In a list of functions
         they go to the first.
     :param mapped: Whether all branches are instances of one mapped task ``<group_id>.each``; None: if their
@@ -81,14 +76,13 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param max_concurrency: Instances of that task that run at once. A static group can't be limited.
     :param items_per_task: Number of items that one task runs, one after another or ``item_concurrency`` at a
         time. The branches are then plain Python functions, and a retry runs only the items that failed or had
-        not ended (from Airflow 3.3 on). A task ``<group_id>.split`` cuts them into batches.
+        not ended (from Airflow 3.3 on). A task ``<group_id>.split`` cuts the items into batches.
     :param item_concurrency: Items of one task that run at once, in threads, or on an event loop if the
-        function is ``async def``; no more than ``items_per_task``. Default 1; for a mapping of functions all
-        of a task's items.
-    :param stop_after_failures: Number of failed branches after which those that have not started are
-        skipped; each asks once before it starts, one request. What is retried or cleared runs. For the fan-in
-        they are skipped with the reason, stay expected and count as failures, whatever ``count_skipped``
-        says.
+        function is ``async def``; at most ``items_per_task``. Default 1; for a mapping of functions all of a
+        task's items.
+    :param stop_after_failures: Number of failed branches after which no more are started: each branch asks
+        before it starts (one request), and is skipped with that reason. Such a branch stays expected and
+        counts as a failure, whatever ``count_skipped`` says. A retried or cleared branch always runs.
     :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
 
@@ -119,27 +113,28 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def __attrs_post_init__(self) -> None:
         """Check what was declared, then make the tasks."""
-        checks = GroupChecks(self)
         # Before the group is registered, for a branch that was called may have taken its id.
         branches = self._branches()
-        checks.check()
+        self._check_arguments()
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
+        items = self._known_items()
+        count = None if items is None else len(items)
+        checks.check_stop(self.title, self.stop_after_failures, count)
         self._check_branches(branches)
-        count = self._known_count()
-        checks.check_stop(count)
-        settings = self._check_mode(branches)
+        self._check_names(branches, items or {})
+        settings = self._batch_settings(branches) if self.mode == "batched" else {}
         if count == 0:
-            self._add_placeholder(branches)
+            self._add_placeholder(branches[""])
         if self.mode == "static" or count == 0:
-            self.declared = self._add_static(branches)
+            self.declared = self._add_static(branches, items or {})
         elif self.mode == "mapped":
-            self.declared = self._add_mapped(branches[""])
+            self.declared = self._add_mapped(branches[""], items)
         else:
-            self.declared = self._add_batched(branches, settings)
+            self.declared = self._add_batched(branches, items, settings)
         self._describe(list(branches.values()), count)
 
     @property
-    def owner(self) -> str:
+    def title(self) -> str:
         """How messages name the group."""
         return f"FanOutGroup {self._group_id!r}"
 
@@ -151,8 +146,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return "mapped" if self.mapped or is_run_time(self.count) or is_run_time(self.items) else "static"
 
     @property
-    def label(self) -> str:
-        """What the names of branches without one of their own begin with."""
+    def branch_label(self) -> str:
+        """Start of the names of branches that have no name of their own."""
         return str(self._group_id)
 
     def known_name(self, map_index: int) -> str | None:
@@ -162,7 +157,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             return names[map_index] if 0 <= map_index < len(names) else None
         if is_run_time(self.items) and map_index not in self.noted_names:
             return None
-        return self.noted_names.get(map_index) or f"{self.label}_{map_index}"
+        return self.noted_names.get(map_index) or f"{self.branch_label}_{map_index}"
 
     def branch_name(self, map_index: int) -> str:
         """What the UI calls an instance of a mapped group."""
@@ -172,7 +167,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def iter_references(self) -> NoReturn:
         """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
         message = (
-            f"{self.owner} was handed to a task as an argument, but a group has no single value. "
+            f"{self.title} was handed to a task as an argument, but a group has no single value. "
             "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…), or "
             "call a @task.fan_in function with it"
         )
@@ -183,195 +178,200 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         self.iter_references()
 
     def _branches(self) -> dict[str, Branch]:
-        """What each name of a mapping runs, or what all run, under the name ''."""
+        """The branch by name, for a mapping; else the one that all run, under the name ''."""
         if not isinstance(self.branch, Mapping):
-            return {"": as_branch(self.owner, "branch", self.branch)}
+            return {"": as_branch(self.title, "branch", self.branch)}
         if not self.branch:
-            self._refuse_value("branch", "is an empty mapping; name at least one branch")
+            problem = "found an empty mapping; name at least one branch"
+            raise DeclarationValueError(self.title, "branch", problem)
         return {
-            name: as_branch(self.owner, f"branch[{name!r}]", branch) for name, branch in self.branch.items()
+            name: as_branch(self.title, f"branch[{name!r}]", branch) for name, branch in self.branch.items()
         }
 
-    def _check_branches(self, branches: Mapping[str, Branch]) -> None:
-        """Check that what every branch is given fits."""
-        items: Any = self.items
-        if isinstance(items, Mapping):
-            items = list(items.values())
-        for branch in branches.values():
-            self._check_branch(branch, () if is_run_time(items) else items)
-
-    def _known_count(self) -> int | None:
-        """Return the number of branches; None if it is known only at run time."""
-        if isinstance(self.branch, Mapping):
-            return len(self.branch)
-        counted: Any = self.count if self.items is None else self.items
-        if is_run_time(counted):
-            return None
-        return counted if self.items is None else len(counted)
+    def _check_arguments(self) -> None:
+        """Check all that can be checked without knowing what a branch is."""
+        checks.check_how_many(self.title, branch=self.branch, count=self.count, items=self.items)
+        for source in (self.count, self.items):
+            if isinstance(source, FanOutGroup):
+                source.iter_references()
+        if self.mode != "static":
+            run_time = [name for name in ("count", "items") if is_run_time(getattr(self, name))]
+            argument = [*run_time, "items_per_task" if self.mode == "batched" else "mapped"][0]
+            checks.check_mapped_group(self.title, argument, nearest_mapped_group(self))
+        checks.check_count(self.title, self.count)
+        checks.check_items(self.title, self.items, self.mode)
+        checks.check_partial(self.title, self.partial)
+        checks.check_numbers(self.title, {name: getattr(self, name) for name in LIMITS})
+        checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
+        checks.check_mapped(
+            self.title,
+            self.mode,
+            mapped=self.mapped,
+            prefix_group_id=self.prefix_group_id,
+            branch=self.branch,
+        )
+        if self.mode != "static":
+            checks.check_limit(self.title, self.max_concurrency, "default_args", self.default_args or {})
 
     def _known_items(self) -> dict[str, Any] | None:
         """Item of each branch by name, NO_ITEM if it gets none; None if they are known only at run time."""
         items: Any = self.items
-        count: Any = self.count
+        if isinstance(self.branch, Mapping):
+            return dict.fromkeys(self.branch, NO_ITEM)
         if isinstance(items, Mapping):
             return dict(items)
-        if is_run_time(items) or is_run_time(count):
+        if is_run_time(items) or is_run_time(self.count):
             return None
-        given = [NO_ITEM] * count if items is None else list(items)
-        return dict(zip(indexed_names(self.label, len(given)), given, strict=True))
+        values = [NO_ITEM] * self.count if items is None else list(items)  # type: ignore[operator]
+        return dict(zip(indexed_names(self.branch_label, len(values)), values, strict=True))
 
-    def _add_static(self, branches: Mapping[str, Branch]) -> DeclaredGroup:
-        """Make a task, or a task group, for each branch."""
+    def _check_branches(self, branches: Mapping[str, Branch]) -> None:
+        """Check that what every branch is given fits, and that Airflow can limit them as declared."""
+        items: Any = () if is_run_time(self.items) else self.items
+        if isinstance(items, Mapping):
+            items = list(items.values())
+        # Airflow fills a function's parameters from default_args where it makes a task of its own.
+        default_args = () if self.mode == "batched" else self._default_args.keys()
+        for branch in branches.values():
+            if self._gives_index(branch) and "index" in {**branch.bound, **(self.partial or {})}:
+                problem = f"binds 'index', which {branch.signature} gets from count=; rename one of them"
+                raise DeclarationValueError(self.title, "partial", problem)
+            branch.check(self._bound(branch, 0), items, default_args=default_args)
+        self._check_max_concurrency(branches.values())
+
+    def _check_max_concurrency(self, branches: Collection[Branch]) -> None:
+        """Refuse a limit that Airflow does not have, with the ways out that these branches have."""
+        are_groups = any(branch.is_group for branch in branches)
+        if (
+            self.max_concurrency is None
+            or self.mode == "batched"
+            or (self.mode == "mapped" and not are_groups)
+        ):
+            return
+        problem = "Airflow can't limit the branches of a static group without a pool"
+        ways = ['make a pool with that many slots and give default_args={"pool": …}']
+        if are_groups:
+            problem = "Airflow can't limit branches of several tasks without a pool"
+            ways[0] += ", and weight_rule='upstream', so that a branch that has begun goes before the next"
+        elif not isinstance(self.branch, Mapping):
+            ways.append("make them instances of one task with mapped=True")
+        if all(isinstance(branch, FunctionBranch) for branch in branches):
+            ways.append("make them items of a few tasks with items_per_task=")
+        raise DeclarationValueError(self.title, "max_concurrency", f"{problem}; {', or '.join(ways)}")
+
+    def _check_names(self, branches: Mapping[str, Branch], names: Collection[Any]) -> None:
+        argument = "group_id" if self.items is None else "items"
         if isinstance(self.branch, Mapping):
-            plan = {name: (branch, NO_ITEM) for name, branch in branches.items()}
-        else:
-            plan = {name: (branches[""], item) for name, item in (self._known_items() or {}).items()}
-        self._check_names({name: branch for name, (branch, _) in plan.items()})
-        tasks = {
-            name: branch.create(name, self._bound(branch, index), item, task_group=self)
-            for index, (name, (branch, item)) in enumerate(plan.items())
-        }
+            argument = "branch"
+        if self.mode != "static":
+            if wrong_names := [name for name in names if not name or not isinstance(name, str)]:
+                raise DeclarationTypeError(
+                    self.title, argument, f"expected texts as names, found {typed(wrong_names[0])}"
+                )
+            return
+        prefix = self._child_id("")
+        for name in names:
+            branch = branches.get(name) or branches[""]
+            if problem := name_problem(name, prefix=prefix, is_group=branch.is_group):
+                raise DeclarationValueError(self.title, argument, f"Airflow would refuse a name: {problem}")
+        existing = {*self.dag.task_dict, *self.used_group_ids}
+        if taken_ids := existing.intersection(map(self._child_id, names)):
+            problem = (
+                f"the Dag already has tasks or groups with the ids {listing(taken_ids)}; rename one of each"
+            )
+            raise DeclarationValueError(self.title, argument, problem)
+
+    def _batch_settings(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
+        """Settings of the task that runs a batch, which are those of its functions."""
+        if not self._default_args.get("do_xcom_push", True):
+            problem = "do_xcom_push=False would lose the values of all items; leave it out, or return None"
+            raise DeclarationValueError(self.title, "default_args", problem)
+        settings: dict[str, Any] | None = None
+        for name, branch in branches.items():
+            argument = f"branch[{name!r}]" if name else "branch"
+            if not isinstance(branch, FunctionBranch) or not branch.is_python:
+                problem = (
+                    f"{branch.title} is {branch.kind}, but items of one task are calls of a plain Python "
+                    "function; leave items_per_task out, or give a function"
+                )
+                raise DeclarationTypeError(self.title, argument, problem)
+            branch_settings = branch.batch_settings
+            if settings is not None and branch_settings != settings:
+                problem = (
+                    f"{branch.title} has other settings than the functions before it, but all are items of "
+                    "one task; give them as default_args of the group"
+                )
+                raise DeclarationValueError(self.title, argument, problem)
+            settings = branch_settings
+        checks.check_limit(self.title, self.max_concurrency, "branch", settings or {})
+        limit = {} if self.max_concurrency is None else {"max_active_tis_per_dagrun": self.max_concurrency}
+        return {**limit, **(settings or {})}
+
+    def _add_static(self, branches: Mapping[str, Branch], items: Mapping[str, Any]) -> DeclaredGroup:
+        """Make a task, or a task group, for each branch."""
+        tasks_of_branches = []
+        for index, (name, item) in enumerate(items.items()):
+            branch = branches.get(name) or branches[""]
+            tasks_of_branches.append(branch.create(name, self._bound(branch, index), item, task_group=self))
         declared = DeclaredGroup(
             group_id=str(self.group_id),
-            prefix=f"{self.group_id}." if self.prefix_group_id else "",
+            prefix=self._child_id(""),
             branches=tuple(
-                DeclaredBranch(name=name, index=index, task_ids=tuple(each.task_id for each in its))
-                for index, (name, its) in enumerate(tasks.items())
+                DeclaredBranch(name=name, index=index, task_ids=tuple(task.task_id for task in tasks))
+                for index, (name, tasks) in enumerate(zip(items, tasks_of_branches, strict=True))
             ),
             stop_after_failures=self.stop_after_failures,
         )
         if self.stop_after_failures is not None:
-            for its in tasks.values():
-                add_stop(self.owner, its, declared)
+            for tasks in tasks_of_branches:
+                add_stop(self.title, tasks, declared)
         return declared
 
-    def _add_mapped(self, branch: Branch) -> DeclaredGroup:
+    def _add_mapped(self, branch: Branch, items: Mapping[str, Any] | None) -> DeclaredGroup:
         """Make one task, or task group, that all branches are instances of."""
-        known = self._known_items()
-        checks = GroupChecks(self)
-        checks.check_names(known or ())
-        gives: Literal["item", "index", "nothing"] = "nothing"
-        if self.items is not None:
-            gives = "item"
-        elif branch.takes_index:
-            gives = "index"
-        output: Any = self.items
-        if known is not None:
-            output = None
-        elif self.items is None:
-            output = self._add_split(count=self.count).output
+        output: Any = None
+        if items is None:
+            output = self.items if self.items is not None else self._add_split(count=self.count).output
+        known = None if items is None else list(items.values())
+        if known is not None and self.items is None:
+            known = list(range(len(known)))
         expansion = Expansion(
-            group=self,
-            items=None
-            if known is None
-            else list(known.values())
-            if self.items is not None
-            else range(len(known)),
+            owner=self.title,
+            items=known,
             output=output,
-            gives=gives,
-        )
-        bound = dict(self.partial or {})
-        tasks = branch.expand(bound, expansion, task_group=self)
-        declared = DeclaredGroup(
-            group_id=str(self.group_id),
-            prefix=f"{self.group_id}.",
-            mode="mapped",
-            label=self.label,
-            names=tuple(known) if isinstance(self.items, Mapping) and known is not None else None,
-            count=self._known_count(),
-            each=tuple(each.task_id for each in tasks),
-            stop_after_failures=self.stop_after_failures,
+            gives="item" if self.items is not None else "index" if branch.takes_index else "nothing",
+            noted_names=self.noted_names,
             max_concurrency=self.max_concurrency,
+            shows_names=self._default_args.get("map_index_template") is None,
+            is_stoppable=self.stop_after_failures is not None,
         )
+        tasks = branch.expand(dict(self.partial or {}), expansion, task_group=self)
+        declared = self._declare_mapped(items, [task.task_id for task in tasks])
         if self.stop_after_failures is not None:
-            add_stop(self.owner, tasks, declared)
+            add_stop(self.title, tasks, declared)
         return declared
 
-    def _check_mode(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
-        """
-        Check that branches can be run as declared, be it that there are none today.
-
-        :returns: Settings of the task that runs a batch.
-        """
-        if self.mode == "batched":
-            return self._batch_settings(branches)
-        if self.mode == "static" and self.max_concurrency is not None:
-            self._refuse_limit(branches.values())
-        if self.mode == "mapped" and branches[""].is_group and self.max_concurrency is not None:
-            self._refuse_value(
-                "max_concurrency",
-                f"Airflow limits the instances of each task of {branches[''].title} alone, not its branches; "
-                f"{A_POOL}, or leave it out; {ENDS_FIRST}",
-            )
-        return {}
-
-    def _refuse_limit(self, branches: Collection[Branch]) -> NoReturn:
-        """Refuse a limit that Airflow has none for, with the ways out that these branches have."""
-        ways = [A_POOL]
-        if any(branch.is_group for branch in branches):
-            ways = [f"{A_POOL}; {ENDS_FIRST}"]
-        else:
-            if not isinstance(self.branch, Mapping):
-                ways.append("make them instances of one task with mapped=True")
-            if all(isinstance(branch, FunctionBranch) for branch in branches):
-                ways.append("make them items of a few tasks with items_per_task=")
-        self._refuse_value(
-            "max_concurrency",
-            "Airflow can't limit the tasks of a static group, where each branch has its own, without a pool; "
-            + ", or ".join(ways),
-        )
-
-    def _batch_settings(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
-        from airflow_fanout.definitions.batching import batch_work
-
-        checks = GroupChecks(self)
-        checks.check_keeps_values()
-        gives_index = self.items is None and "" in branches and branches[""].takes_index
-        known = self._items_by_name(branches)
-        self.work, settings = batch_work(self.owner, branches, known, gives_index=gives_index)
-        checks.check_settings(settings)
-        if self.max_concurrency is not None:
-            settings.setdefault("max_active_tis_per_dagrun", self.max_concurrency)
-        return settings
-
-    def _items_by_name(self, branches: Mapping[str, Branch]) -> Mapping[str, Any] | None:
-        """Items of a batched group, whose functions may have names instead; None until run time."""
-        known = dict.fromkeys(branches, NO_ITEM) if isinstance(self.branch, Mapping) else self._known_items()
-        GroupChecks(self).check_names(known or ())
-        return known
-
-    def _add_batched(self, branches: Mapping[str, Branch], settings: Mapping[str, Any]) -> DeclaredGroup:
+    def _add_batched(
+        self, branches: Mapping[str, Branch], items: Mapping[str, Any] | None, settings: Mapping[str, Any]
+    ) -> DeclaredGroup:
         """Make one mapped task, each instance of which runs the items of a batch."""
         from airflow_fanout.operators.batch import BatchOperator
 
-        known = None if self.work is None else self.work.known_items
-        count = self._known_count()
-        is_named = isinstance(self.branch, Mapping) or isinstance(self.items, Mapping)
-        declared = DeclaredGroup(
-            group_id=str(self.group_id),
-            prefix=f"{self.group_id}.",
-            mode="batched",
-            label=self.label,
-            names=tuple(known) if is_named and known is not None else None,
-            count=count,
-            each=(self._child_id(EACH),),
-            stop_after_failures=self.stop_after_failures,
-            max_concurrency=self.max_concurrency,
-            items_per_task=self.items_per_task,
-            # All of a task's functions run at once unless told.
-            item_concurrency=self.item_concurrency
-            or (self.items_per_task if isinstance(self.branch, Mapping) else None),
-        )
-        items: Any = self.items
+        functions = {
+            name: branch.arguments for name, branch in branches.items() if isinstance(branch, FunctionBranch)
+        }
+        gives_index = any(map(self._gives_index, branches.values()))
+        self.work = BatchWork(functions=functions, known_items=items, gives_index=gives_index)
+        declared = self._declare_mapped(items, [self._child_id(EACH)])
         split = self._add_split(
-            count=count if known is not None else self.count,
-            items=items if known is None and items is not None else None,
+            count=self.count if items is None else len(items),
+            items=self.items if items is None else None,
             items_per_task=self.items_per_task,
         )
         bound = {
             name: storable({**branch.bound, **(self.partial or {})}) for name, branch in branches.items()
         }
-        each = BatchOperator.partial(
+        batches = BatchOperator.partial(
             task_id=EACH,
             task_group=self,
             dag=self.dag,
@@ -379,117 +379,86 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             declared_group=declared.to_json(),
             **settings,
         ).expand(batch=split.output)
-        each.partial_kwargs["on_failure_callback"] = [
-            record_failure,
-            *(each.partial_kwargs.get("on_failure_callback") or ()),
-        ]
-        XComArg.apply_upstream_relationship(each, list((known or {}).values()))
+        add_failure_hook(batches)
+        XComArg.apply_upstream_relationship(batches, list((items or {}).values()))
         return declared
 
-    def _add_split(self, **arguments: Any) -> SplitOperator:
-        split = SplitOperator(
-            task_id=SPLIT,
-            task_group=self,
-            dag=self.dag,
-            **settings_of_its_own(self),
-            **arguments,
+    def _declare_mapped(self, items: Mapping[str, Any] | None, task_ids: Sequence[str]) -> DeclaredGroup:
+        is_mapping = isinstance(self.branch, Mapping)
+        is_named = is_mapping or isinstance(self.items, Mapping)
+        return DeclaredGroup(
+            group_id=str(self.group_id),
+            prefix=self._child_id(""),
+            mode=self.mode,
+            label=self.branch_label,
+            names=tuple(items) if is_named and items is not None else None,
+            count=None if items is None else len(items),
+            each=tuple(task_ids),
+            stop_after_failures=self.stop_after_failures,
+            max_concurrency=self.max_concurrency,
+            items_per_task=self.items_per_task,
+            # All of a task's functions run at once unless told otherwise.
+            item_concurrency=self.item_concurrency or (self.items_per_task if is_mapping else None),
         )
+
+    def _add_split(self, **arguments: Any) -> SplitOperator:
+        settings = split_task_settings(self)
+        split = SplitOperator(task_id=SPLIT, task_group=self, dag=self.dag, **settings, **arguments)
         self.split_task_id = split.task_id
         return split
 
-    def _check_branch(self, branch: Branch, items: Collection[Any] | None) -> None:
-        if self._gives_index(branch) and "index" in {**branch.bound, **(self.partial or {})}:
-            self._refuse_value(
-                "partial",
-                f"binds 'index', which count= gives to each branch of {branch.signature}; rename one of them",
-            )
-        # Airflow fills a function's parameters from default_args where it makes a task of its own.
-        default_args = () if self.mode == "batched" else self._default_names()
-        branch.check(self._bound(branch, 0), items, default_args=default_args)
-
-    def _bound(self, branch: Branch, index: int) -> dict[str, Any]:
-        given = dict(self.partial or {})
-        return {**given, "index": index} if self._gives_index(branch) else given
+    def _add_placeholder(self, branch: Branch) -> None:
+        name = PLACEHOLDER if self.prefix_group_id else f"{self._group_id}_{PLACEHOLDER}"
+        doc = (
+            f"{self.title} was declared with zero branches; this keeps the tasks before it before its fan-in."
+        )
+        placeholder = EmptyOperator(task_id=name, doc_md=doc, task_group=self, dag=self.dag)
+        XComArg.apply_upstream_relationship(placeholder, {**branch.bound, **(self.partial or {})})
+        self.placeholder_task_id = placeholder.task_id
 
     def _gives_index(self, branch: Branch) -> bool:
         return self.count is not None and branch.takes_index
 
-    def _default_names(self) -> set[str]:
-        parent = self.parent_group.default_args if self.parent_group else {}
-        return {*(self.dag.default_args or {}), *(parent or {}), *self.default_args}
+    def _bound(self, branch: Branch, index: int) -> dict[str, Any]:
+        bound = dict(self.partial or {})
+        return {**bound, "index": index} if self._gives_index(branch) else bound
 
-    def _check_names(self, plan: Mapping[str, Branch]) -> None:
-        argument = (
-            "branch"
-            if isinstance(self.branch, Mapping)
-            else "items"
-            if self.items is not None
-            else "group_id"
-        )
-        prefix = self._child_id("")
-        for name, branch in plan.items():
-            if reason := unusable_because(name, prefix=prefix, is_group=branch.is_group):
-                self._refuse_value(argument, f"a name that Airflow would refuse: {reason}")
-        taken = [name for name in plan if self._is_taken(self._child_id(name))]
-        if taken:
-            ids = [self._child_id(name) for name in taken]
-            self._refuse_value(
-                argument,
-                f"the Dag already has tasks or groups with the ids {listing(ids)}; rename one of each pair",
-            )
+    @property
+    def _default_args(self) -> dict[str, Any]:
+        """All that hold for a branch; Airflow has merged those of the groups around into the group's own."""
+        return {**(self.dag.default_args or {}), **self.default_args}
 
     def _child_id(self, name: str) -> str:
         return str(self.child_id(name))  # type: ignore[no-untyped-call]
 
-    def _is_taken(self, node_id: str) -> bool:
-        return self.dag.has_task(node_id) or node_id in self.used_group_ids
-
-    def _add_placeholder(self, branches: Mapping[str, Branch]) -> None:
-        name = PLACEHOLDER if self.prefix_group_id else f"{self._group_id}_{PLACEHOLDER}"
-        if self._is_taken(self._child_id(name)):
-            self._refuse_value(
-                "group_id",
-                f"the Dag already has {self._child_id(name)!r}, which stands for zero branches; rename it",
-            )
-        doc = f"{self.owner} was declared with zero branches; this keeps what is before it before its fan-in."
-        placeholder = EmptyOperator(task_id=name, doc_md=doc, task_group=self, dag=self.dag)
-        bound = branches[""].bound
-        XComArg.apply_upstream_relationship(placeholder, {**bound, **(self.partial or {})})
-        self.placeholder_task_id = placeholder.task_id
-
     def _describe(self, branches: Sequence[Branch], count: int | None) -> None:
+        size = self._size(count)
+        if not self.tooltip:
+            self.tooltip = f"Fan-out: {size}"
+        has_doc_md = hasattr(TaskGroup, "doc_md")  # from Airflow 3.3 on
+        if has_doc_md and self.doc_md is None:
+            self.doc_md = "\n\n".join(self._documentation(size, branches if count != 0 else ()))
+
+    def _size(self, count: int | None) -> str:
+        """How many branches there are, and how many of them can run at once."""
+        if count is None:
+            return "as many branches as there are at run time"
+        if count == 0:
+            return "no branches"
         limits = [Limit(name="max_active_tasks", slots=self.dag.max_active_tasks, where="the Dag")]
         if self.max_concurrency is not None:
             limits.insert(0, Limit(name="max_concurrency", slots=self.max_concurrency))
-        if count is None:
-            sentence = "as many branches as there are at run time"
-        elif count == 0:
-            sentence = "no branches"
-        elif self.items_per_task is not None:
-            tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
-            sentence = f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}"
-        else:
-            sentence = describe(effective_concurrency(count, limits), of_each=self.declared.steps)
-        if not self.tooltip:
-            self.tooltip = f"Fan-out: {sentence}"
-        has_doc_md = hasattr(TaskGroup, "doc_md")  # from Airflow 3.3 on
-        if has_doc_md and self.doc_md is None:
-            self.doc_md = "\n\n".join(self._documentation(sentence, branches, count))
+        if self.items_per_task is None:
+            return describe(effective_concurrency(count, limits), of_each=self.declared.steps)
+        tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
+        return f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}"
 
-    def _documentation(self, sentence: str, branches: Sequence[Branch], count: int | None) -> Iterator[str]:
-        yield f"**Fan-out** `{self.group_id}`: {sentence}."
-        if count == 0:
-            return
-        yield (f"Each runs {titles(branches)}." if len(branches) == 1 else f"They run {titles(branches)}.")
-        names = self.declared.known_names
-        more = len(names) - NAMES_SHOWN
-        if names:
-            yield f"In order: {', '.join(f'`{name}`' for name in names[:NAMES_SHOWN])}" + (
-                f" and {more} more." if more > 0 else "."
-            )
-
-    def _refuse_value(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationValueError(self.owner, argument, problem)
-
-    def _refuse_type(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationTypeError(self.owner, argument, problem)
+    def _documentation(self, size: str, branches: Sequence[Branch]) -> Iterator[str]:
+        yield f"**Fan-out** `{self.group_id}`: {size}."
+        titles = ", ".join(dict.fromkeys(f"`{branch.title}`" for branch in branches))
+        if branches:
+            yield f"Each runs {titles}." if len(branches) == 1 else f"They run {titles}."
+        if names := self.declared.known_names:
+            more = len(names) - NAMES_SHOWN
+            shown = ", ".join(f"`{name}`" for name in names[:NAMES_SHOWN])
+            yield f"In order: {shown}" + (f" and {more} more." if more > 0 else ".")

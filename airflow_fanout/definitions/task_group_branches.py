@@ -1,4 +1,4 @@
-"""A ``@task_group`` function as a branch of several tasks; runs when the Dag is parsed."""
+"""A ``@task_group`` function as a branch of several tasks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
+from airflow_fanout.definitions.function_branches import CallingBranch
 from airflow_fanout.definitions.skippers import refuse_far_skipper, refuse_skipper
 from airflow_fanout.definitions.stored_arguments import (
-    LiteralItems,
+    StorableItems,
     holds_run_time_values,
     storable_arguments,
 )
 from airflow_fanout.exceptions import DeclarationValueError
-from airflow_fanout.execution_time.arguments import NO_ITEM, CallingBranch, FunctionArguments
+from airflow_fanout.execution_time.arguments import NO_ITEM, FunctionArguments, unwrap_partial
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.records import RETURN_VALUE
@@ -41,16 +43,12 @@ def is_task_group_function(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskGroupBranch(CallingBranch):
-    """
-    A task group as a branch: several tasks, the last of which gives the branch's value.
-
-    :param arguments: The arguments of the function, which Airflow calls when the Dag is parsed.
-    :param factory: The function under its decorator.
-    """
+    """A task group as a branch: several tasks, the last of which gives the branch's value."""
 
     is_group: ClassVar[bool] = True
+    kind: ClassVar[str] = "a @task_group"
 
-    factory: Any
+    factory: Any  # the function under its decorator
 
     def check(
         self,
@@ -59,7 +57,7 @@ class TaskGroupBranch(CallingBranch):
         *,
         default_args: Collection[str],  # they fill the parameters of tasks alone
     ) -> None:
-        """Check that what every branch is given fits the function."""
+        """Check that bound arguments and item fit the function."""
         self.arguments.check(partial, takes_item=items is not None, default_args=())
 
     def create(
@@ -68,18 +66,19 @@ class TaskGroupBranch(CallingBranch):
         """Make the task group of one branch."""
         positional, named = self.arguments.bind(partial, item)
         try:
-            with task_group.dag:  # which the tasks join that the function makes
+            with task_group.dag:  # which the tasks of the function join
                 returned = self.factory.override(group_id=name, parent_group=task_group)(*positional, **named)
-        except DuplicateTaskIdFound as twice:
-            self._refuse(f"{self.title} makes two of one id for branch {name!r}: {twice}", cause=twice)
-        except Exception as refused:
-            if "Trigger rule not configurable for teardown tasks" not in str(refused):
-                refused.add_note(f"{self._place}: raised by {self.title} for branch {name!r}")
+        except DuplicateTaskIdFound as error:
+            self._refuse(f"{self.title} makes two of one id for branch {name!r}: {error}", cause=error)
+        except Exception as error:
+            if "Trigger rule not configurable for teardown tasks" not in str(error):
+                place = f"{self.arguments.owner}: {self.arguments.argument}"
+                error.add_note(f"{place}: raised by {self.title} for branch {name!r}")
                 raise
             self._refuse(
                 f"{self.title} calls one @teardown in several branches, which Airflow can do only once; make "
                 "it a @task, and call it with .as_teardown(setups=…)",
-                cause=refused,
+                cause=error,
             )
         return self._tasks(f"branch {name!r}", _child(task_group, name), returned)
 
@@ -90,70 +89,69 @@ class TaskGroupBranch(CallingBranch):
         # The function may look into what it is given, so only Dag params are replaced.
         bound = storable_arguments({**self.bound, **partial}, template_fields=())
         factory = self.factory.override(group_id=EACH, parent_group=task_group)
+        expanded: dict[str, Any]
         if expansion.gives == "nothing":
-            # What is not bound would be taken from each instance's arguments, of which there are none.
-            defaults = {name: each.default for name, each in self.arguments.parameters.items()}
-            make = factory.partial(**{**defaults, **bound}).expand_kwargs
-            expanded: dict[str, Any] = {"kwargs": expansion.over(lambda _: {})}
+            # Airflow takes what is not bound from each instance's arguments, of which there are none.
+            defaults = {name: parameter.default for name, parameter in self.arguments.parameters.items()}
+            expand = factory.partial(**{**defaults, **bound}).expand_kwargs
+            expanded = {"kwargs": expansion.over(lambda _: {})}
         else:
-            parameter = "index"
-            if expansion.gives == "item":
-                parameter = self.arguments.item_name(bound, because="a mapped task group")
-            make = factory.partial(**bound).expand
+            parameter = self.arguments.item_name(bound) if expansion.gives == "item" else "index"
+            expand = factory.partial(**bound).expand
             expanded = {parameter: self._items(expansion)}
         try:
             with task_group.dag:
-                returned = make(**expanded)
-        except NotImplementedError as refused:
+                returned = expand(**expanded)
+        except NotImplementedError as error:
             self._refuse(
                 f"{self.title} maps a task itself, which Airflow can't do within a mapped task group; "
                 "give a count or items that are known when the Dag is parsed",
-                cause=refused,
+                cause=error,
             )
         tasks = self._tasks("its branches", _child(task_group, EACH), returned)
-        for each in tasks:
-            given = {"map_index_template": each.map_index_template}
-            for name, value in expansion.settings(given, depth=_depth(each, task_group)).items():
-                setattr(each, name, value)
+        for task in tasks:
+            author_settings = {"map_index_template": task.map_index_template}
+            for name, value in expansion.settings(author_settings, depth=_depth(task, task_group)).items():
+                setattr(task, name, value)
         return tasks
 
     def _items(self, expansion: Expansion) -> Any:
         if expansion.output is not None:
             return expansion.over(lambda item: item)
-        items = expansion.items or ()
-        for _ in XComArg.iter_xcom_references(list(items)):
+        items = list(expansion.items or ())
+        for _ in XComArg.iter_xcom_references(items):
             pass  # a group among them says that a fan-in collects it
-        for place, item in enumerate(items):
+        for index, item in enumerate(items):
             if holds_run_time_values(item):
                 problem = (
-                    f"item {place} is known only at run time, and Airflow doesn't resolve literal items of a "
+                    f"item {index} is known only at run time, and Airflow doesn't resolve literal items of a "
                     "mapped task group; leave mapped out, or let a task return all items"
                 )
                 raise DeclarationValueError(self.arguments.owner, "items", problem)
-        return LiteralItems(items)
+        return StorableItems(items)
 
-    def _tasks(self, what: str, group: Any, returned: object) -> Sequence[AnyOperator]:
-        tasks = list(group.iter_tasks())
-        last = self._last(what, group, tasks)
-        self._check_returned(returned, last)
-        for each in tasks:
-            refuse_far_skipper(self.arguments.owner, self.arguments.argument, each)
-        self._check_setups(tasks)
-        own = [each for each in tasks if not each.is_teardown]
-        for each in own:
-            add_hooks(each)
-        return _in_order(own, last)
-
-    def _last(self, what: str, group: TaskGroup, tasks: Sequence[AnyOperator]) -> AnyOperator:
+    def _tasks(self, what: str, group: TaskGroup, returned: object) -> Sequence[AnyOperator]:
+        """Check the tasks that the function has made; return them in order, without teardowns."""
+        tasks: list[Any] = list(group.iter_tasks())
         if not tasks:
-            self._refuse(f"{self.title} has made no task for {what}; call its tasks in it")
-        astray = [each.task_id for each in tasks if not each.task_id.startswith(f"{group.group_id}.")]
-        if astray:
+            self._refuse(f"{self.title} has made no task for {what}; call tasks in it")
+        if astray := [task.task_id for task in tasks if not task.task_id.startswith(f"{group.group_id}.")]:
             self._refuse(
                 f"{self.title} makes {listing(astray)}, without the branch's name in the id; "
                 "leave out prefix_group_id=False, so that each branch has tasks of its own"
             )
-        leaves = list({leaf.task_id: leaf for leaf in group.get_leaves()}.values())
+        last = self._last(group)
+        self._check_returned(returned, last)
+        for task in tasks:
+            refuse_far_skipper(self.arguments.owner, self.arguments.argument, task)
+        self._check_setups(tasks)
+        own_tasks = [task for task in tasks if not task.is_teardown]
+        for task in own_tasks:
+            add_hooks(task)
+        return _in_order(own_tasks, last)
+
+    def _last(self, group: TaskGroup) -> AnyOperator:
+        leaves: list[AnyOperator] = list({leaf.task_id: leaf for leaf in group.get_leaves()}.values())
         if not leaves:
             self._refuse(
                 f"{self.title} has no last task, only setups and teardowns or a circle of tasks; "
@@ -161,61 +159,49 @@ class TaskGroupBranch(CallingBranch):
             )
         if len(leaves) != 1:
             self._refuse(
-                f"{self.title} has {len(leaves)} last tasks, {listing(leaf.task_id for leaf in leaves)}, and "
-                "a branch has one value: let one task come after the others"
+                f"{self.title} has {len(leaves)} last tasks, {listing(leaf.task_id for leaf in leaves)}, but "
+                "a branch has one value; let one task come after the others"
             )
         (last,) = leaves
         if last.is_setup:
-            self._refuse(f"its last task {last.task_id!r} is a setup, which is no work of its own")
+            self._refuse(f"its last task {last.task_id!r} is a setup; let a task do the work after it")
         if last.is_mapped or nearest_mapped_group(last.task_group) != nearest_mapped_group(group):
             self._refuse(
-                f"the last task of {self.title}, {last.task_id!r}, is mapped, and a branch has one value: "
+                f"the last task of {self.title}, {last.task_id!r}, is mapped, but a branch has one value; "
                 "let one task come after it that collects them"
             )
-        operator_class = type(last)
-        refuse_skipper(self.arguments.owner, self.arguments.argument, repr(last.task_id), operator_class)
+        refuse_skipper(self.arguments.owner, self.arguments.argument, repr(last.task_id), type(last))
         return last
 
     def _check_returned(self, returned: object, last: AnyOperator) -> None:
         """Refuse a returned value that would be ignored: the branch's value is that of its last task."""
-        if returned is None or isinstance(returned, TaskGroup) or returned is last:
+        if returned is None or returned is last or isinstance(returned, TaskGroup):
             return
-        own = getattr(returned, "operator", None) is last and getattr(returned, "key", None) == RETURN_VALUE
-        if isinstance(returned, XComArg) and own:
-            return
-        self._refuse(
-            f"{self.title} returns {returned!r}, but a branch's value is what its last task {last.task_id!r} "
-            "returns: return that task's result, or nothing"
-        )
+        is_output = isinstance(returned, PlainXComArg) and returned.operator is last
+        if not (is_output and getattr(returned, "key", None) == RETURN_VALUE):
+            self._refuse(
+                f"{self.title} returns {returned!r}, but a branch's value is that of its last task "
+                f"{last.task_id!r}; return that task's result, or nothing"
+            )
 
     def _check_setups(self, tasks: Sequence[AnyOperator]) -> None:
-        ids = {each.task_id for each in tasks}
-        for each in tasks:
-            if each.is_setup and not any(
-                after.is_teardown and after.task_id in ids for after in each.downstream_list
-            ):
+        ids = {task.task_id for task in tasks}
+        for task in tasks:
+            teardowns = [each for each in task.downstream_list if each.is_teardown and each.task_id in ids]
+            if task.is_setup and not teardowns:
                 self._refuse(
-                    f"the setup {each.task_id!r} has no teardown in its branch: add one, "
+                    f"the setup {task.task_id!r} has no teardown in its branch; add one, "
                     "clear_up().as_teardown(setups=…), or make it a plain @task"
                 )
-
-    @property
-    def _place(self) -> str:
-        return f"{self.arguments.owner}: {self.arguments.argument}"
 
     def _refuse(self, problem: str, *, cause: Exception | None = None) -> NoReturn:
         raise DeclarationValueError(self.arguments.owner, self.arguments.argument, problem) from cause
 
 
-def task_group_branch(owner: str, argument: str, target: Any, bound: Mapping[str, Any]) -> TaskGroupBranch:
-    """
-    Make a branch of a ``@task_group`` function.
-
-    :param owner: What declares it, for error messages.
-    :param argument: Which of the owner's arguments it came in.
-    :param target: The function under its decorator.
-    :param bound: Arguments that ``functools.partial`` binds.
-    """
+def task_group_branch(owner: str, argument: str, branch: object) -> TaskGroupBranch:
+    """Make a branch of a ``@task_group`` function, with arguments bound if wanted."""
+    target: Any
+    target, bound = unwrap_partial(owner, argument, branch)
     arguments = FunctionArguments(
         owner=owner,
         argument=argument,
@@ -232,7 +218,7 @@ def _child(group: TaskGroup, name: str) -> Any:
 
 
 def _depth(task: AnyOperator, outermost: TaskGroup) -> int:
-    """Count the groups between a task and one that it stands in."""
+    """Count the groups between a task and one around it."""
     depth = 0
     group: Any = task.task_group
     while group.group_id != outermost.group_id:  # tasks hold proxies of their groups
@@ -243,7 +229,7 @@ def _depth(task: AnyOperator, outermost: TaskGroup) -> int:
 def _in_order(tasks: Sequence[AnyOperator], last: AnyOperator) -> list[AnyOperator]:
     from graphlib import TopologicalSorter  # only these branches need it
 
-    by_id = {each.task_id: each for each in tasks}
-    graph = {task_id: sorted(each.upstream_task_ids & by_id.keys()) for task_id, each in by_id.items()}
+    by_id = {task.task_id: task for task in tasks}
+    graph = {task_id: sorted(task.upstream_task_ids & by_id.keys()) for task_id, task in by_id.items()}
     ordered = [by_id[task_id] for task_id in TopologicalSorter(graph).static_order()]
-    return [*(each for each in ordered if each is not last), last]
+    return [*(task for task in ordered if task is not last), last]

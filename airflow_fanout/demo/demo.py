@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from airflow_fanout.reports.run_report import RunReport
-
 
 __all__ = ["DemoError", "DemoOptions", "command", "run_demo"]
 
@@ -257,7 +255,7 @@ def _show_comparison(airflow: EmbeddedAirflow, options: DemoOptions, run_id: str
     console.print(demo_view.comparison(branches, steps, cores=os.cpu_count()))
 
 
-def _branches(report: RunReport) -> list[BranchTiming]:
+def _branches(report: Mapping[str, Any]) -> list[BranchTiming]:
     """Return when the branches of a report were queued and ran."""
     return [
         BranchTiming(

@@ -20,7 +20,7 @@ from airflow_fanout.execution_time.wiring import group_sources, sources_by_prefi
 from airflow_fanout.execution_time.xcom import RunReader
 from airflow_fanout.rules.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE
-from airflow_fanout.rules.wording import counted, on_one_line, waiting_on_past, without_key
+from airflow_fanout.rules.wording import batched_key_problem, counted, on_one_line, past_dependence_problem
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 from airflow_fanout.serialization.tasks import waits_on_past
 
@@ -135,12 +135,12 @@ def find_sources(
     sources = sources_by_prefix(task, declared.task_id_prefix, map_index)
     batched = [s.group.group_id for s in sources if s.group is not None and s.group.mode == "batched"]
     if batched and declared.key != RETURN_VALUE:
-        message = f"{task.task_id!r}: key: {without_key(declared.key, batched[0])}"
+        message = f"{task.task_id!r}: key: {batched_key_problem(declared.key, batched[0])}"
         raise FanInError(message)
     task_ids = (task_id for source in sources for task_id in source.tasks.task_ids)
     waiting = [task_id for task_id in task_ids if waits_on_past(task.dag.get_task(task_id))]
     if declared.policy.tolerant and waiting:
-        message = f"{task.task_id!r}: {waiting_on_past(waiting)}"
+        message = f"{task.task_id!r}: {past_dependence_problem(waiting)}"
         raise FanInError(message)
     return sources
 

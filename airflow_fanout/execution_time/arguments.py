@@ -1,4 +1,4 @@
-"""Arguments of a branch's function: which it takes, and which it is given; runs when the Dag is parsed."""
+"""Arguments of a branch's function: those it takes, and those it is given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import inspect
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "BY_NAME",
     "NO_ITEM",
-    "CallingBranch",
     "FunctionArguments",
-    "ItemFor",
     "is_function",
     "is_run_time",
     "is_task_function",
+    "undecorated",
     "unwrap_partial",
 ]
 
-_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+"""Kinds of parameters that can be given by name."""
 
-_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 
 NO_ITEM: Any = object()
 """Stands where a branch gets no item; None is an item."""
@@ -49,17 +50,25 @@ def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
     return inspect.isfunction(value) or inspect.ismethod(value)
 
 
+def is_run_time(value: object) -> bool:
+    """Whether a value is known only when the Dag runs: the output of a task, or a Dag param."""
+    return isinstance(value, ResolveMixin)
+
+
+def undecorated(value: Any) -> Any:
+    """Return the function under a ``@task`` or ``@task_group`` decorator; any other value as it is."""
+    return getattr(value, "function", value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FunctionArguments:
     """
     The arguments of a function that each branch calls.
 
-    :param owner: What declares it, for error messages.
-    :param argument: Which of the owner's arguments it came in, such as ``branch`` or ``branch['topics']``.
-    :param function: The function.
+    :param argument: The group's argument with the function, such as ``branch`` or ``branch['topics']``.
     :param bound: Arguments that the author has bound with ``.partial()`` or ``functools.partial``.
-    :param given_by_airflow: Names of parameters that Airflow fills itself when the task runs.
-    :param item_for: Name of the parameter that the item goes to; None for the first that is not bound.
+    :param given_by_airflow: Names of parameters that Airflow fills when the task runs.
+    :param item_for: Name of the parameter that gets the item; None for the first that is not bound.
     """
 
     owner: str
@@ -71,7 +80,7 @@ class FunctionArguments:
 
     @property
     def title(self) -> str:
-        """How messages and the group's documentation name the function."""
+        """The function's name, for messages and the group's documentation."""
         return getattr(self.function, "__name__", "function")
 
     @functools.cached_property
@@ -81,47 +90,9 @@ class FunctionArguments:
 
     @property
     def signature(self) -> str:
-        """The function with its parameters' names, for messages."""
-        stars: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
-        names = (f"{stars.get(parameter.kind, '')}{name}" for name, parameter in self.parameters.items())
+        """The function with the names of its parameters, for messages."""
+        names = (f"{_STARS.get(parameter.kind, '')}{name}" for name, parameter in self.parameters.items())
         return f"{self.title}({', '.join(names)})"
-
-    def check(self, partial: Mapping[str, Any], *, takes_item: bool, default_args: Collection[str]) -> None:
-        """
-        Check that the arguments of every branch fit the function.
-
-        :param partial: Arguments that the group binds in every branch.
-        :param takes_item: Whether each branch also gets an item.
-        :param default_args: Names that Airflow fills parameters from, if they are left open.
-        :raises DeclarationTypeError: If they don't.
-        """
-        self._refuse_positional_only({*partial, *self.bound})
-        taken = {name for name, parameter in self.parameters.items() if parameter.kind in _BY_NAME}
-        any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in self.parameters.values())
-        if not any_name and (unknown := sorted(partial.keys() - taken)):
-            self._refuse("partial", f"binds {listing(unknown)}, which {self.signature} does not take")
-        if twice := sorted(partial.keys() & self.bound.keys()):
-            self._refuse(
-                "partial", f"binds {listing(twice)}, which {self.argument} has bound already; bind it once"
-            )
-        given = {*partial, *self.bound}
-        if reserved := sorted(given.intersection(self.given_by_airflow)):
-            self._refuse("partial", f"binds {listing(reserved)}, which Airflow gives to every task itself")
-        if takes_item:
-            item = self.item_parameter(given)
-            if item is None:
-                self._refuse(
-                    self.argument,
-                    f"{self.signature} has no free parameter for its item: give it one, "
-                    "or bind fewer in partial (Airflow's context names, such as ti and ds, don't count)",
-                )
-            given.add(item.name)
-        if unbound := sorted(self.required - given - {*default_args}):
-            self._refuse(
-                self.argument,
-                f"{self.signature} needs {listing(unbound)}, which no branch is given; "
-                f"bind it in every branch with partial={{{unbound[0]!r}: …}}, or give it a default",
-            )
 
     @property
     def required(self) -> set[str]:
@@ -130,53 +101,89 @@ class FunctionArguments:
             name
             for name, parameter in self.parameters.items()
             if parameter.default is Parameter.empty
-            and parameter.kind in {*_BY_POSITION, *_BY_NAME}
+            and parameter.kind not in _STARS
             and name not in self.given_by_airflow
         }
 
     @property
     def takes_context(self) -> bool:
-        """Whether the function asks for anything that Airflow gives."""
+        """Whether the function has a parameter that Airflow fills."""
         return any(
             name in self.given_by_airflow or parameter.kind is Parameter.VAR_KEYWORD
             for name, parameter in self.parameters.items()
         )
 
-    def bind(self, partial: Mapping[str, Any], item: Any = NO_ITEM) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """
-        Put the arguments of one branch together.
+    def check(self, partial: Mapping[str, Any], *, takes_item: bool, default_args: Collection[str]) -> None:
+        """Check that bound arguments and item fit; Airflow fills open parameters from ``default_args``."""
+        given_names = {*partial, *self.bound}
+        self._check_positional_only(given_names)
+        self._check_partial(partial)
+        if takes_item:
+            item = self.item_parameter(given_names)
+            if item is None:
+                problem = (
+                    f"{self.signature} has no free parameter for its item: give it one, or bind fewer in "
+                    "partial (Airflow's context names, such as ti and ds, don't count)"
+                )
+                raise DeclarationTypeError(self.owner, self.argument, problem)
+            given_names.add(item.name)
+        if unbound := sorted(self.required - given_names - {*default_args}):
+            problem = (
+                f"{self.signature} needs {listing(unbound)}; bind it in every branch with "
+                f"partial={{{unbound[0]!r}: …}}, or give it a default"
+            )
+            raise DeclarationTypeError(self.owner, self.argument, problem)
 
-        :param partial: Arguments that the group binds in every branch.
-        :param item: What this branch gets as its first free parameter.
-        :returns: Those by position, and those by name.
-        """
+    def _check_positional_only(self, given: Collection[str]) -> None:
+        by_name = {*given, *self.given_by_airflow}
+        only = [
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.kind is Parameter.POSITIONAL_ONLY and name in by_name
+        ]
+        if only:
+            problem = (
+                f"{self.signature} takes {listing(only)} by position, but gets it by name; leave out '/'"
+            )
+            raise DeclarationTypeError(self.owner, self.argument, problem)
+
+    def _check_partial(self, partial: Mapping[str, Any]) -> None:
+        named_parameters = {name for name, parameter in self.parameters.items() if parameter.kind in BY_NAME}
+        takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in self.parameters.values())
+        if not takes_any and (unknown := partial.keys() - named_parameters):
+            problem = f"binds {listing(unknown)}, which {self.signature} does not take"
+            raise DeclarationTypeError(self.owner, "partial", problem)
+        if repeated := partial.keys() & self.bound.keys():
+            problem = f"binds {listing(repeated)}, which {self.argument} has bound already; bind it once"
+            raise DeclarationTypeError(self.owner, "partial", problem)
+        for argument, bound in (("partial", partial), (self.argument, self.bound)):
+            if reserved := self.given_by_airflow & bound.keys():
+                problem = f"binds {listing(reserved)}, which Airflow gives to every task; leave it out"
+                raise DeclarationTypeError(self.owner, argument, problem)
+
+    def bind(self, partial: Mapping[str, Any], item: Any = NO_ITEM) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Put the arguments of one branch together: those by position, and those by name."""
         arguments = {**self.bound, **partial}
         if item is NO_ITEM:
             return (), arguments
         parameter = self.item_parameter(arguments)
-        if parameter is None or parameter.kind not in _BY_NAME:
+        if parameter is None or parameter.kind not in BY_NAME:
             return (item,), arguments
         return (), {**arguments, parameter.name: item}
 
-    def item_name(self, bound: Collection[str], *, because: str) -> str:
-        """
-        Name of the parameter that an item goes to, where it has to be given by name.
-
-        :param bound: Names of the parameters that are bound.
-        :param because: What can't give it by position.
-        :raises DeclarationTypeError: If it takes its item by position only.
-        """
+    def item_name(self, bound: Collection[str]) -> str:
+        """Name of the parameter that gets the item in a mapped task, which gives it by name."""
         parameter = self.item_parameter(bound)
-        if parameter is None or parameter.kind not in _BY_NAME:
-            self._refuse(
-                self.argument,
-                f"{self.signature} takes its item by position only, and {because} gives it by name: "
-                "give the parameter a plain name",
+        if parameter is None or parameter.kind not in BY_NAME:
+            problem = (
+                f"{self.signature} takes its item by position only, but a mapped task gives it by name; "
+                "give the parameter a plain name"
             )
+            raise DeclarationTypeError(self.owner, self.argument, problem)
         return parameter.name
 
     def item_parameter(self, bound: Collection[str]) -> Parameter | None:
-        """Parameter that an item goes to: the one named, or the first not bound; None if there is none."""
+        """Parameter that gets the item: the one named, or the first not bound; None if there is none."""
         if self.item_for is not None:
             return self.parameters.get(self.item_for) or Parameter(self.item_for, Parameter.KEYWORD_ONLY)
         by_name = False
@@ -188,99 +195,22 @@ class FunctionArguments:
             if name not in bound and name not in self.given_by_airflow:
                 return parameter
             if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
-                by_name = True  # it is given by name, so nothing can be given by position after it
+                by_name = True  # nothing can be given by position after an argument that is given by name
         return None
 
-    def _refuse_positional_only(self, given: Collection[str]) -> None:
-        by_name = {*given, *self.given_by_airflow}
-        only = [
-            name
-            for name, parameter in self.parameters.items()
-            if parameter.kind is Parameter.POSITIONAL_ONLY and name in by_name
-        ]
-        if only:
-            self._refuse(
-                self.argument,
-                f"{self.signature} takes {listing(only)} by position only, but is given names; leave out '/'",
-            )
 
-    def _refuse(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationTypeError(self.owner, argument, problem)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallingBranch:
-    """
-    What all kinds of branch that call a function have in common.
-
-    :param arguments: The arguments of the function.
-    """
-
-    arguments: FunctionArguments
-
-    @property
-    def title(self) -> str:
-        """How messages and the group's documentation name it."""
-        return self.arguments.title
-
-    @property
-    def bound(self) -> Mapping[str, Any]:
-        """Arguments that the author has bound already."""
-        return self.arguments.bound
-
-    @property
-    def takes_index(self) -> bool:
-        """Whether it can be given its place."""
-        return "index" in self.arguments.parameters
-
-    @property
-    def signature(self) -> str:
-        """The function with its parameters' names, for messages."""
-        return self.arguments.signature
-
-
-@dataclass(frozen=True, kw_only=True)
-class ItemFor:
-    """
-    A branch whose item goes to the parameter that the author has named, whatever its place.
-
-    :param branch: A function, plain or decorated.
-    :param parameter: Name of the parameter, which the function takes by name.
-    """
-
-    branch: Any
-    parameter: str
-
-
-def unwrap_partial(
-    owner: str, argument: str, branch: object, function_of: Callable[[Any], Any]
-) -> tuple[object, dict[str, Any]]:
-    """
-    Take ``functools.partial`` apart, arguments by position included.
-
-    :param owner: What declares it, for error messages.
-    :param argument: Which of the owner's arguments it came in.
-    :param branch: A function, a decorated one, or ``functools.partial`` of either.
-    :param function_of: Finds the function whose parameters count.
-    :returns: What was wrapped, and the arguments that are bound, by name.
-    :raises DeclarationTypeError: If the arguments don't fit, or fill ``*args``.
-    """
+def unwrap_partial(owner: str, argument: str, branch: object) -> tuple[object, dict[str, Any]]:
+    """Take ``functools.partial`` of a function apart: the function, and the bound arguments by name."""
     if not isinstance(branch, functools.partial):
         return branch, {}
-    target, bound = unwrap_partial(owner, argument, branch.func, function_of)
-    function = function_of(target)
+    target, bound = unwrap_partial(owner, argument, branch.func)
     try:
-        by_position = inspect.signature(function).bind_partial(*branch.args).arguments
-    except (TypeError, ValueError) as unfit:
-        raise DeclarationTypeError(owner, argument, f"functools.partial does not fit: {unfit}") from unfit
-    kinds = inspect.signature(function).parameters
-    stars = [name for name in by_position if kinds[name].kind is Parameter.VAR_POSITIONAL]
-    if stars:
-        problem = f"functools.partial binds {by_position[stars[0]]!r} for *{stars[0]}; bind arguments by name"
-        raise DeclarationTypeError(owner, argument, problem)
+        signature = inspect.signature(undecorated(target))
+        by_position = signature.bind_partial(*branch.args).arguments
+    except (TypeError, ValueError) as error:
+        raise DeclarationTypeError(owner, argument, f"functools.partial does not fit: {error}") from error
+    for name, value in by_position.items():
+        if signature.parameters[name].kind is Parameter.VAR_POSITIONAL:
+            problem = f"functools.partial binds {value!r} for *{name}; bind arguments by name"
+            raise DeclarationTypeError(owner, argument, problem)
     return target, {**bound, **by_position, **branch.keywords}
-
-
-def is_run_time(value: object) -> bool:
-    """Whether a value is known only when the Dag runs: the output of a task, or a Dag param."""
-    return isinstance(value, ResolveMixin)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from dataclasses import dataclass
-from functools import cached_property
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.execution_time.arguments import NO_ITEM
+from airflow_fanout.execution_time.arguments import BY_NAME, NO_ITEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,12 @@ if TYPE_CHECKING:
     from airflow_fanout.execution_time.arguments import FunctionArguments
 
 
-__all__ = ["BatchWork", "OwnCopies", "Unmade", "mutable"]
+__all__ = ["BatchWork", "BrokenItem", "is_mutable", "per_call_copies"]
 
 
 @dataclass(frozen=True)
-class Unmade:
-    """
-    Stands for an item that can't be rendered, or that its ``.map()`` has refused.
-
-    :param error: Why.
-    """
+class BrokenItem:
+    """Stands for an item that can't be rendered, or that a function of its ``.map()`` has refused."""
 
     error: Exception
 
@@ -37,8 +33,8 @@ class BatchWork:
     What the items of a batched group run.
 
     :param functions: The function by name, for a mapping of functions; else one, under the name "".
-    :param known_items: Item of each branch, if they are known when the Dag is parsed; NO_ITEM for none.
-    :param gives_index: Whether each is given its place as ``index``.
+    :param known_items: Item of each branch by name, if known at parse time; NO_ITEM for none.
+    :param gives_index: Whether a call gets the item's index as ``index``.
     """
 
     functions: Mapping[str, FunctionArguments]
@@ -46,15 +42,13 @@ class BatchWork:
     gives_index: bool
 
     def is_async(self, names: Sequence[str]) -> Callable[[int], bool] | None:
-        """
-        Make what tells of an item, by its place, whether it is ``async def``; None if none is.
-
-        :param names: Names of the batch's items.
-        """
-        among = {name for name, each in self.functions.items() if inspect.iscoroutinefunction(each.function)}
-        if among.isdisjoint({"", *names}):
+        """Test whether an item of a batch, by its index there, is ``async def``; None if none is."""
+        async_names = {
+            name for name, each in self.functions.items() if inspect.iscoroutinefunction(each.function)
+        }
+        if async_names.isdisjoint({"", *names}):
             return None
-        return lambda place: "" in among or names[place] in among
+        return lambda index: "" in async_names or names[index] in async_names
 
     def calls(
         self,
@@ -66,25 +60,22 @@ class BatchWork:
         context: Mapping[str, Any],
     ) -> Callable[[int], Any]:
         """
-        Make what runs one item of a batch, by its place in it.
+        Make the function that runs one item of a batch, by its index there.
 
-        :param names: Names of the batch's items.
-        :param items: The items; NO_ITEM where there is none.
-        :param start: Place of the first of them among all.
+        :param start: Index of the batch's first item among all items.
         :param bound: Bound arguments by the function's name, as resolved in this try.
-        :param context: Airflow's context, of which a function is given what it names.
         """
         prepared = {
             name: _prepare(arguments, bound[name], context) for name, arguments in self.functions.items()
         }
         lone = prepared.get("")
 
-        def call(place: int) -> Any:
-            item = items[place]
-            if isinstance(item, Unmade):
+        def call(index: int) -> Any:
+            item = items[index]
+            if isinstance(item, BrokenItem):
                 raise item.error
-            run = lone or prepared[names[place]]
-            return run(item, start + place if self.gives_index else None)
+            run = lone or prepared[names[index]]
+            return run(item, start + index if self.gives_index else None)
 
         return call
 
@@ -92,24 +83,20 @@ class BatchWork:
 def _prepare(
     arguments: FunctionArguments, bound: Mapping[str, Any], context: Mapping[str, Any]
 ) -> Callable[[Any, int | None], Any]:
-    """Find out once what each call of a function needs."""
-    parameters = arguments.parameters
-    given = {*bound}
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        from_context = {name: context[name] for name in arguments.given_by_airflow if name in context}
-    else:
-        from_context = {
-            name: context[name]
-            for name in parameters
-            if name in arguments.given_by_airflow and name in context and name not in bound
-        }
-    own = OwnCopies(bound)
-    parameter = arguments.item_parameter(given)
-    by_name = parameter.name if parameter is not None and parameter.kind in _BY_NAME else None
+    """Find out, once for all calls of a function, what each of them is given."""
     function = arguments.function
+    takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in arguments.parameters.values())
+    from_context = {
+        name: context[name]
+        for name in arguments.given_by_airflow & context.keys()
+        if takes_any or (name in arguments.parameters and name not in bound)
+    }
+    copies = per_call_copies(bound)
+    parameter = arguments.item_parameter(bound)
+    by_name = parameter.name if parameter is not None and parameter.kind in BY_NAME else None
 
     def run(item: Any, index: int | None) -> Any:
-        named = {**from_context, **own()}
+        named = {**from_context, **copies()}
         if index is not None:
             named["index"] = index
         if item is NO_ITEM:
@@ -122,37 +109,24 @@ def _prepare(
     return run
 
 
-_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-
-
-class OwnCopies:
+def per_call_copies(bound: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
     """
-    Bound arguments, of which each call gets a deep copy of those that it could change under another's hands.
+    Make the function that gives a call its own deep copies of the mutable bound arguments.
 
-    What can't be copied, such as a client or a lock, is for all of them.
-
-    :param bound: The arguments by name.
+    What can't be copied, such as a client or a lock, is shared by all calls.
     """
 
-    def __init__(self, bound: Mapping[str, Any]) -> None:
-        self._bound = bound
+    @functools.cache  # asked on the worker, for copying may take long
+    def copied() -> list[str]:
+        return [name for name, value in bound.items() if is_mutable(value) and _can_be_copied(value)]
 
-    def __call__(self) -> dict[str, Any]:
-        """Return the arguments of one call."""
-        given = dict(self._bound)
-        for name in self._own:
-            given[name] = copy.deepcopy(given[name])
-        return given
-
-    @cached_property
-    def _own(self) -> list[str]:
-        return [name for name, value in self._bound.items() if mutable(value) and _can_be_copied(value)]
+    return lambda: {**bound, **{name: copy.deepcopy(bound[name]) for name in copied()}}
 
 
-def mutable(value: object) -> bool:
-    """Whether one item could change a value under another's hands."""
+def is_mutable(value: object) -> bool:
+    """Whether one call could change a value that another one uses."""
     if isinstance(value, tuple):
-        return any(map(mutable, value))
+        return any(map(is_mutable, value))
     return not isinstance(value, str | int | float | complex | bytes | bool | None)
 
 

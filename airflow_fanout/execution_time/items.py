@@ -9,16 +9,16 @@ import attrs
 from airflow.sdk.definitions.xcom_arg import MapXComArg, ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.exceptions import ItemsError
+from airflow_fanout.rules.wording import typed
 
-__all__ = ["has_templates", "names_and_items", "source_and_functions", "whole"]
+__all__ = ["has_templates", "names_and_items", "read_at_once", "source_and_functions"]
 
 
-def whole(value: Any) -> Any:
+def read_at_once(value: Any) -> Any:
     """
-    Read what tasks returned as a list in one request for each of them, instead of one for each element.
+    Read what a task returned as a list with one request, not with one for each element.
 
-    :param value: What an argument was resolved to; also what Airflow makes of ``.map()``, ``.zip()`` and
-        ``.concat()``, none of which takes a slice.
+    Airflow's ``.map()``, ``.zip()`` and ``.concat()`` of such lists take no slice, so their sources are read.
     """
     from airflow.sdk.definitions.xcom_arg import _ConcatResult, _MapResult, _ZipResult
     from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
@@ -26,21 +26,17 @@ def whole(value: Any) -> Any:
     match value:
         case LazyXComSequence():
             return value[:]
-        case _MapResult(value=inner):
-            made: Any = attrs.evolve(value, value=whole(inner))
+        case _MapResult(value=source):
+            result: Any = attrs.evolve(value, value=read_at_once(source))
         case _ZipResult() | _ConcatResult():
-            made = attrs.evolve(value, values=[whole(each) for each in value.values])
+            result = attrs.evolve(value, values=[read_at_once(source) for source in value.values])
         case _:
             return value
-    return [made[place] for place in range(len(made))]
+    return [result[index] for index in range(len(result))]
 
 
 def has_templates(value: object) -> bool:
-    """
-    Whether Airflow's rendering could change a value.
-
-    :param value: The value.
-    """
+    """Whether Airflow's rendering could change a value."""
     if isinstance(value, str):
         return "{" in value
     if isinstance(value, Mapping):
@@ -52,35 +48,26 @@ def has_templates(value: object) -> bool:
 
 def source_and_functions(items: object) -> tuple[Any, Sequence[Callable[[Any], Any]]]:
     """
-    Take ``.map()`` off what gives the items, for whoever runs an item to apply.
+    Take ``.map()`` off the output that gives the items; its functions are applied where an item runs.
 
     An exception of its functions, ``AirflowSkipException`` included, is then that one item's, as it is where
     Airflow maps.
-
-    :param items: The output of a task, or what Airflow's ``.map()``, ``.zip()`` or ``.concat()`` make of it.
-    :returns: What gives the items as they come, and the functions that make each what the branch gets.
     """
     return (items.arg, items.callables) if isinstance(items, MapXComArg) else (items, ())
 
 
-def names_and_items(owner: str, found: object) -> tuple[Sequence[str] | None, Sequence[Any]]:
-    """
-    Take apart what a task returned as items.
-
-    :param owner: The group, for error messages.
-    :param found: A list, or a mapping by name.
-    :returns: The names, None for a list; and the items.
-    :raises ItemsError: If it is neither, or a name is not a text.
-    """
-    if isinstance(found, Mapping):
-        if odd := [name for name in found if not isinstance(name, str) or not name]:
-            message = (
-                f"{owner}: items: expected texts as names, found {odd[0]!r} of type {type(odd[0]).__name__}"
-            )
+def names_and_items(owner: str, value: object) -> tuple[Sequence[str] | None, Sequence[Any]]:
+    """Take apart what a task returned: names, None for a list, and items; ``ItemsError`` if it is neither."""
+    if isinstance(value, Mapping):
+        if wrong_names := [name for name in value if not isinstance(name, str) or not name]:
+            message = f"{owner}: items: expected texts as names, found {typed(wrong_names[0])}"
             raise ItemsError(message)
-        return list(found), list(found.values())
-    if isinstance(found, str | bytes | bytearray) or not isinstance(found, Sequence):
-        kind = "nothing (None)" if found is None else f"{type(found).__name__}"
-        message = f"{owner}: items: expected a list or a mapping by name from the task before, found {kind}"
+        return list(value), list(value.values())
+    if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
+        kind = "nothing (None)" if value is None else f"a value of type {type(value).__name__}"
+        message = (
+            f"{owner}: items: expected a list, or a mapping by name, from the task that gives the items, "
+            f"found {kind}"
+        )
         raise ItemsError(message)
-    return None, found
+    return None, value

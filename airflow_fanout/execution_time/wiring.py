@@ -101,7 +101,7 @@ def group_sources(
     items: Any = group.items
 
     def ask() -> tuple[Sequence[str] | None, int]:
-        names, found = names_and_items(group.owner, items.resolve(context))
+        names, found = names_and_items(group.title, items.resolve(context))
         return names, len(found)
 
     return [replace(source, ask_names=ask if source.may_have_names else None)]

@@ -1,20 +1,22 @@
-"""Clears what a plan names in the metadata database; for CLI and UI, never on a worker."""
+"""Clears what a plan names in the metadata database."""
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, tuple_, update
 
-from airflow_fanout.metadata.runs import find_run, outline_of, read_run
-from airflow_fanout.reports.rerun import plan_rerun
+from airflow_fanout.metadata.runs import dag_of, find_run, read_run
+from airflow_fanout.reports.rerun import Clearing, plan_rerun
+from airflow_fanout.serialization.outline import outline
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
     from airflow.models.taskinstance import TaskInstance
     from sqlalchemy.orm import Session
@@ -23,25 +25,10 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import TaskRun
 
 
-__all__ = ["Clearing", "clear", "find_plan"]
+__all__ = ["clear", "find_plan", "setups_and_teardowns"]
 
-AT_ONCE = 500
+PAGE = 500
 """Task instances that one query asks for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clearing:
-    """
-    What came of a plan.
-
-    :param cleared: The task instances that were cleared.
-    :param changed: Those whose state was another one by then, and that were left alone.
-    :param is_paused: Whether the Dag is paused, so that nothing of it runs.
-    """
-
-    cleared: tuple[TaskRun, ...]
-    changed: tuple[TaskRun, ...]
-    is_paused: bool
 
 
 def find_plan(
@@ -54,26 +41,34 @@ def find_plan(
     session: Session,
 ) -> RerunPlan:
     """
-    Find out what has to be cleared in a run; nothing is changed.
+    Find out what has to be cleared in a run, as :func:`~airflow_fanout.reports.rerun.plan_rerun` does.
 
-    :param dag_id: Id of the Dag.
-    :param run_id: Id of the run.
-    :param group_ids: Groups to look at; None for all.
-    :param downstream: Whether to clear what comes after the fan-ins, too.
-    :param whole_branches: Whether to clear what succeeded in branches that aren't a success, too.
-    :param session: The database.
     :raises UnknownDagError: If there is no such Dag.
     :raises UnknownRunError: If it has no such run.
     :raises UnknownGroupError: If the run has no such group.
     """
     dag_run = find_run(dag_id, run_id, session=session)
-    facts = read_run(dag_run, dag=outline_of(dag_run, session=session), session=session)
-    plan = plan_rerun(facts, group_ids=group_ids, downstream=downstream, whole_branches=whole_branches)
-    has_batches = any(group.is_batched and group.branches for group in plan.groups)
+    dag = dag_of(dag_run, session=session)
+    plan = plan_rerun(
+        read_run(dag_run, dag=outline(dag), session=session),
+        group_ids=group_ids,
+        downstream=downstream,
+        whole_branches=whole_branches,
+        setups_and_teardowns=partial(setups_and_teardowns, dag),
+    )
+    has_batches = any(group.run.batches is not None and group.branches for group in plan.groups)
     if has_batches and find_spec("airflow.models.task_state_store") is None:
-        note = "This Airflow keeps no state of tasks (3.3 does): batches run all of their items again"
+        note = "Batches run all of their items again: only from 3.3 on does Airflow keep which have ended"
         plan = replace(plan, notes=(*plan.notes, note))
     return plan
+
+
+def setups_and_teardowns(dag: Any, task_id: str) -> Collection[str]:
+    """Ids of the setups and teardowns that Airflow clears with a task."""
+    task = dag.get_task(task_id)
+    if task.is_setup or task.is_teardown:
+        return ()
+    return {other.task_id for other in task.get_upstreams_only_setups_and_teardowns()}
 
 
 def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
@@ -82,9 +77,7 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
 
     One query for 500 instances, beside the four that Airflow makes for each of them. Nothing is committed.
 
-    :param plan: The plan.
     :param causes: Whether to clear the causes, too.
-    :param session: The database.
     :raises UnknownRunError: If the run is no longer there.
     """
     from airflow.models.dagrun import DagRun
@@ -105,16 +98,16 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     planned = plan.with_causes if causes else plan.task_runs
     cleared: list[TaskRun] = []
     changed: list[TaskRun] = []
-    for start in range(0, len(planned), AT_ONCE):
-        some = {(each.task_id, each.map_index): each for each in planned[start : start + AT_ONCE]}
-        found = {(ti.task_id, ti.map_index): ti for ti in _locked(plan, list(some), session=session)}
-        same = {key: ti for key, ti in found.items() if ti.state == some[key].state}
-        if same:
+    for start in range(0, len(planned), PAGE):
+        page = {(run.task_id, run.map_index): run for run in planned[start : start + PAGE]}
+        found = {(ti.task_id, ti.map_index): ti for ti in _locked(plan, page, session=session)}
+        unchanged = {key: ti for key, ti in found.items() if ti.state == page[key].state}
+        if unchanged:
             # The run is queued once.
             state: Any = False if cleared else DagRunState.QUEUED
-            clear_task_instances(list(same.values()), session, dag_run_state=state, **options)
-        cleared += [each for key, each in some.items() if key in same]
-        changed += [each for key, each in some.items() if key not in same]
+            clear_task_instances(list(unchanged.values()), session, dag_run_state=state, **options)
+        cleared += [task_run for key, task_run in page.items() if key in unchanged]
+        changed += [task_run for key, task_run in page.items() if key not in unchanged]
         session.flush()
         for ti in found.values():
             session.expunge(ti)  # for each instance Airflow goes through all that the session holds
@@ -125,16 +118,19 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     )
 
 
-def _locked(plan: RerunPlan, keys: Sequence[tuple[str, int]], *, session: Session) -> Iterable[TaskInstance]:
+def _locked(
+    plan: RerunPlan, keys: Collection[tuple[str, int]], *, session: Session
+) -> Iterable[TaskInstance]:
     from airflow.models.taskinstance import TaskInstance
 
-    of_these = (
-        TaskInstance.dag_id == plan.dag_id,
-        TaskInstance.run_id == plan.run_id,
-        tuple_(TaskInstance.task_id, TaskInstance.map_index).in_(keys),
-    )
     return session.scalars(
-        select(TaskInstance).where(*of_these).with_for_update(of=TaskInstance),
+        select(TaskInstance)
+        .where(
+            TaskInstance.dag_id == plan.dag_id,
+            TaskInstance.run_id == plan.run_id,
+            tuple_(TaskInstance.task_id, TaskInstance.map_index).in_(keys),
+        )
+        .with_for_update(of=TaskInstance),
         execution_options={"populate_existing": True},
     )
 

@@ -1,66 +1,53 @@
-"""Reads what holds tasks back outside of their Dag: configuration, pools, executors; for CLI and UI."""
+"""Limits on tasks that are set outside of their Dag: configuration, pools, executors, workers."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from airflow.configuration import conf
 from airflow.models.pool import Pool
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_fanout.reports.group_capacity import CELERY, Executor, Surroundings, Worker
+from airflow_fanout.reports.group_capacity import CELERY, SchedulingLimits, Worker
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-
-__all__ = ["read_pools", "read_surroundings"]
+__all__ = ["read_scheduling_limits"]
 
 CELERY_PATIENCE = 1.0
 """Seconds that Celery workers have to answer."""
 
 
-def read_pools() -> dict[str, int]:
-    """Return the slots of every pool by its name; -1 for unlimited."""
-    with create_session() as session:
-        return {str(name): slots for name, slots in session.execute(select(Pool.pool, Pool.slots))}
-
-
-def read_surroundings(pools: Mapping[str, int] | None = None) -> Surroundings:
+def read_scheduling_limits() -> SchedulingLimits:
     """
-    Read what is outside of Dags from the metadata database and the configuration, and ask Celery's workers.
+    Read the limits from the metadata database and the configuration, and ask Celery's workers.
 
-    :param pools: Slots of the pools by name, if they have been read; -1 for unlimited.
     :raises SQLAlchemyError: If the database can't be read.
     """
-    executors = tuple(_executors())
-    is_celery = any(executor.name == CELERY for executor in executors)
-    return Surroundings(
+    from airflow.jobs.job import Job
+
+    with create_session() as session:
+        pools = {str(name): slots for name, slots in session.execute(select(Pool.pool, Pool.slots))}
+        jobs = session.scalars(select(Job).where(Job.job_type == "SchedulerJob", Job.state == "running"))
+        schedulers = sum(job.is_alive() for job in jobs)
+    executors = _executors()
+    return SchedulingLimits(
         parallelism=conf.getint("core", "parallelism"),
-        schedulers=max(1, _schedulers()),
-        pools=read_pools() if pools is None else pools,
+        schedulers=max(1, schedulers),
+        pools=pools,
         executors=executors,
-        workers=_celery_workers() if is_celery else None,
+        workers=_celery_workers() if CELERY in executors else None,
         worker_concurrency=conf.getint("celery", "worker_concurrency", fallback=16),
         max_map_length=conf.getint("core", "max_map_length"),
     )
 
 
-def _schedulers() -> int:
-    from airflow.jobs.job import Job
-
-    with create_session() as session:
-        jobs = session.scalars(select(Job).where(Job.job_type == "SchedulerJob", Job.state == "running"))
-        return sum(job.is_alive() for job in jobs)
-
-
-def _executors() -> Iterable[Executor]:
+def _executors() -> dict[str, set[str]]:
+    """Aliases and paths of the configured executors, by class; the default one first."""
     from airflow.executors.executor_loader import ExecutorLoader
 
-    for each in ExecutorLoader.get_executor_names(validate_teams=False):
-        aliases = {each.module_path, *([each.alias] if each.alias else [])}
-        yield Executor(name=each.module_path.rpartition(".")[2], aliases=frozenset(aliases))
+    executors: dict[str, set[str]] = {}
+    for name in ExecutorLoader.get_executor_names(validate_teams=False):
+        aliases = executors.setdefault(name.module_path.rpartition(".")[2], set())
+        aliases.update(filter(None, (name.module_path, name.alias)))
+    return executors
 
 
 def _celery_workers() -> tuple[Worker, ...] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.metadata.limits import read_surroundings
+from airflow_fanout.metadata.limits import read_scheduling_limits
 from airflow_fanout.reports.branches import chosen_group_runs
 from airflow_fanout.reports.group_capacity import group_capacity
 from airflow_fanout.reports.run_report import run_report
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from airflow.models.dagrun import DagRun
+    from airflow.serialization.definitions.dag import SerializedDAG
     from sqlalchemy.orm import Session
 
-    from airflow_fanout.reports.group_capacity import Surroundings
-    from airflow_fanout.reports.run_report import RunReport
+    from airflow_fanout.reports.group_capacity import SchedulingLimits
+    from airflow_fanout.reports.group_report import RunReport
     from airflow_fanout.reports.runs import GroupRun
     from airflow_fanout.rules.outcomes import ValueState
 
@@ -38,8 +39,8 @@ __all__ = [
     "UnknownDagError",
     "UnknownRunError",
     "capacities",
+    "dag_of",
     "find_run",
-    "outline_of",
     "read_report",
     "read_run",
 ]
@@ -104,7 +105,7 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
     :raises UnknownDagError: If the database no longer has the Dag as it was for the run.
     """
     if dag is None:
-        dag = _outline_then(dag_run, session=session) or outline_of(dag_run, session=session)
+        dag = _outline_then(dag_run, session=session) or outline(dag_of(dag_run, session=session))
     keys = {RETURN_VALUE, *(fan_in.key for fan_in in dag.fan_ins)}
     task_runs = tuple(_task_runs(dag_run, keys, session=session))
     splits = {task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"}
@@ -124,7 +125,7 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
     )
 
 
-def outline_of(dag_run: DagRun, *, session: Session) -> DagOutline:
+def dag_of(dag_run: DagRun, *, session: Session) -> SerializedDAG:
     """
     Read the Dag of a run, in the version in which its tasks run if they are cleared now.
 
@@ -140,7 +141,7 @@ def outline_of(dag_run: DagRun, *, session: Session) -> DagOutline:
     if dag is None:
         message = f"The metadata database no longer has Dag {dag_run.dag_id!r} as it was for this run"
         raise UnknownDagError(message)
-    return outline(dag)
+    return dag
 
 
 def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
@@ -319,7 +320,7 @@ def read_report(
     run_id: str | None,
     *,
     group_id: str | None = None,
-    surroundings: Surroundings | None = None,
+    surroundings: SchedulingLimits | None = None,
     session: Session,
 ) -> RunReport:
     """
@@ -337,11 +338,11 @@ def read_report(
     """
     facts = read_run(find_run(dag_id, run_id, session=session), session=session)
     runs = chosen_group_runs(facts, None if group_id is None else [group_id])
-    capacity_of = capacities(facts, surroundings or read_surroundings())
+    capacity_of = capacities(facts, surroundings or read_scheduling_limits())
     return run_report(facts, runs, now=datetime.now(UTC), capacity_of=capacity_of)
 
 
-def capacities(facts: RunFacts, surroundings: Surroundings) -> Callable[[GroupRun, int], Capacity | None]:
+def capacities(facts: RunFacts, surroundings: SchedulingLimits) -> Callable[[GroupRun, int], Capacity | None]:
     """
     Make what tells how many branches, or batches, can run at once, as things are now.
 
@@ -354,7 +355,7 @@ def capacities(facts: RunFacts, surroundings: Surroundings) -> Callable[[GroupRu
         if group is None:
             return None
         declared = sum(branch.state != "removed" for branch in run.branches)
-        found = group_capacity(facts.outline, group, surroundings, declared=declared)
+        found = group_capacity(facts.outline, group, surroundings, declared=declared).tasks
         if found.effective >= count:
             return Capacity(declared=count, effective=count, limit=None)
         return Capacity(declared=count, effective=found.effective, limit=found.limit)

@@ -14,10 +14,10 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.execution_time.arguments import NO_ITEM
 from airflow_fanout.execution_time.batch import Batch
-from airflow_fanout.execution_time.batch_work import Unmade
+from airflow_fanout.execution_time.batch_work import BrokenItem
 from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.checkpoints import Checkpoints, fingerprint
-from airflow_fanout.execution_time.items import has_templates, source_and_functions, whole
+from airflow_fanout.execution_time.items import has_templates, read_at_once, source_and_functions
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import item_stop_reason
 from airflow_fanout.execution_time.xcom import RunReader, resumes
@@ -93,7 +93,7 @@ class BatchOperator(BaseOperator):
             message = f"{self.task_id!r} has lost its group's functions"
             raise TypeError(message)
         bound = {
-            function: {name: whole(value) for name, value in arguments.items()}
+            function: {name: read_at_once(value) for name, value in arguments.items()}
             for function, arguments in self.op_kwargs.items()
         }
         batch = Batch(
@@ -155,7 +155,7 @@ class BatchOperator(BaseOperator):
         if group.items is None:  # a count
             return (
                 None,
-                [f"{group.label}_{place}" for place in range(start, stop)],
+                [f"{group.branch_label}_{place}" for place in range(start, stop)],
                 [NO_ITEM] * (stop - start),
             )
         number = ti.map_index
@@ -166,7 +166,7 @@ class BatchOperator(BaseOperator):
             message = f"the items of batch {number} are no longer stored; clear {group.split_task_id!r}"
             raise ItemsError(message)
         names = payload["names"]
-        labels = names or [f"{group.label}_{place}" for place in range(start, stop)]
+        labels = names or [f"{group.branch_label}_{place}" for place in range(start, stop)]
         _, functions = source_and_functions(group.items)
         return names, labels, [_transformed(item, functions) for item in payload["items"]]
 
@@ -175,7 +175,7 @@ class BatchOperator(BaseOperator):
         try:
             return self.render_template(item, context) if has_templates(item) else item
         except Exception as broken:  # fails this item, when it is called
-            return Unmade(broken)
+            return BrokenItem(broken)
 
     def _log_tracebacks(self, labels: Sequence[str]) -> Callable[[int, BaseException], None]:
         """Log where the first items failed: the task's own exception tells no more than their messages."""
@@ -371,7 +371,7 @@ def _transformed(item: Any, functions: Sequence[Callable[[Any], Any]]) -> Any:
         for function in functions:
             item = function(item)
     except Exception as broken:  # fails, or skips, this item, when it is called
-        return Unmade(broken)
+        return BrokenItem(broken)
     return item
 
 

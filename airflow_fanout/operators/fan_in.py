@@ -1,4 +1,4 @@
-"""``FanInOperator``, which accounts for every branch: made when the Dag is parsed, executed on the worker."""
+"""``FanInOperator``, which accounts for every branch of a fan-out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
 
-from airflow_fanout.operators.fan_in_checks import FanInChecks
+from airflow_fanout.operators import fan_in_checks as checks
 from airflow_fanout.operators.link import FanOutLink
 from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
@@ -28,33 +28,32 @@ class FanInOperator(BaseOperator):
     """
     Collect what parallel branches returned, with every declared branch accounted for.
 
-    Its trigger rule is always ``all_done`` (in a ``fail_fast`` Dag ``all_success``, the only one that Airflow
-    allows there): it runs when all branches have ended, reads what became of each, and decides itself whether
+    It runs when all branches have ended (its trigger rule is always ``all_done``; in a ``fail_fast`` Dag
+    ``all_success``, the only one that Airflow allows there), reads the outcome of each, and decides whether
     that is enough. A verdict against the run fails it at once, without a retry, naming the branches.
 
-    It pushes an XCom ``fan_out_report`` before the verdict: ``expected``, ``counted``, ``succeeded``,
+    Before the verdict it pushes an XCom ``fan_out_report``: ``expected``, ``counted``, ``succeeded``,
     ``failed``, ``skipped``, ``missing`` (numbers of branches), ``degraded``, ``total_branch_seconds``,
     ``longest_branch``, ``longest_branch_seconds`` (over successful branches), and up to 20 ``problems``
     (``name``, ``state``, ``error``).
 
     :param task_id: Id of the fan-in.
     :param fan_out: The group whose branches to collect; ``group >> fan_in`` is wired here.
-    :param task_id_prefix: Or: what the full ids of its direct upstream tasks start with, mapped ones or not,
-        made by this package or not. A task that starts with it and is neither upstream nor downstream fails
-        the fan-in; one that is upstream only through other tasks is not collected. (templated)
+    :param task_id_prefix: Or the start of the full ids of direct upstream tasks, mapped ones or not, made by
+        this package or not. A task with such an id that is neither upstream nor downstream fails the fan-in;
+        one that is upstream only through other tasks is not collected. (templated)
     :param key: XCom key to read of each branch; the items of a batched group have only what they return.
     :param python_callable: Called with the results, a :class:`~airflow_fanout.FanInResults`
         ``{name: value}``, then ``op_kwargs`` and the context values that it names (``ti``, ``ds``, …). Its
         value is the fan-in's. Without it, the fan-in returns ``{name: value}``.
     :param op_kwargs: Further arguments for ``python_callable``. (templated)
-    :param min_success: Least number of branches that have to succeed; without it and ``min_success_ratio``,
-        all.
-    :param min_success_ratio: Least share of the counted branches that have to succeed, 0 < ratio <= 1;
-        rounded up, exactly. With ``min_success``, both must hold.
-    :param count_skipped: Where there is a tolerance, what a skipped branch counts as: ``"exclude"`` (not at
-        all), ``"success"`` or ``"failure"``.
-    :param on_empty: What zero items mean: ``"succeed"`` (default without a tolerance), ``"fail"`` (default
-        with one) or ``"skip"``.
+    :param min_success: Number of branches that have to succeed; without it and ``min_success_ratio``, all.
+    :param min_success_ratio: Share of the counted branches that have to succeed, 0 < ratio <= 1; rounded up,
+        exactly. With ``min_success``, both must hold.
+    :param count_skipped: With a tolerance, what a skipped branch counts as: ``"exclude"`` (not at all),
+        ``"success"`` or ``"failure"``.
+    :param on_empty: What the fan-in does over zero items: ``"succeed"`` (default without a tolerance),
+        ``"fail"`` (default with one) or ``"skip"``.
     :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
     """
@@ -79,36 +78,38 @@ class FanInOperator(BaseOperator):
         on_empty: OnEmpty | None = None,
         **kwargs: Any,
     ) -> None:
+        owner = f"FanInOperator {kwargs.get('task_id')!r}"
         policy = Policy(
             min_success=min_success,
             min_success_ratio=min_success_ratio,
             count_skipped=count_skipped,
             on_empty=on_empty,
         )
-        declared = FanInChecks(f"FanInOperator {kwargs.get('task_id')!r}")
-        declared.check_source(fan_out, task_id_prefix, key)
-        declared.check_callable(python_callable, op_kwargs)
-        declared.check_policy(policy)
-        if fan_out is not None:
-            declared.check_against(fan_out, policy, key)
+        checks.check_source(owner, fan_out, task_id_prefix, key)
+        checks.check_callable(owner, python_callable, op_kwargs)
+        checks.check_policy(owner, policy)
+        checks.check_trigger_rule(owner, kwargs)
+        group = declared_group(fan_out)
+        if fan_out is not None and group is not None:
+            checks.check_key(owner, key, getattr(fan_out, "mode", group.mode), group)
+            checks.check_tolerance(owner, policy, group, fan_out.dag)
         fail_fast = _fails_fast(kwargs.get("dag"), kwargs.get("task_group"), fan_out)
-        declared.check_trigger_rule(kwargs, policy, fail_fast=fail_fast)
+        if fail_fast:
+            checks.check_fail_fast(owner, policy)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
         self.task_id_prefix = task_id_prefix
         self.python_callable = python_callable
         self.op_kwargs = op_kwargs or {}
-        self.declared = DeclaredFanIn(
-            group=declared_group(fan_out), task_id_prefix=task_id_prefix, key=key, policy=policy
-        )
-        self.group = self.declared.group
+        self.declared = DeclaredFanIn(group=group, task_id_prefix=task_id_prefix, key=key, policy=policy)
+        self.group = group
         self.key = key
         self.policy = policy
         if fan_out is not None:
-            declared.check_mapped_groups(fan_out, self.task_group)
+            checks.check_mapped_groups(owner, fan_out, self.task_group)
             fan_out >> self
 
     @classmethod
-    def partial(cls, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
+    def partial(cls, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
         """Refuse to be mapped: a fan-in is where the mapping ends."""
         message = (
             "FanInOperator can't be mapped with .partial().expand(): it collects all branches in one task. "
@@ -116,15 +117,7 @@ class FanInOperator(BaseOperator):
         )
         raise TypeError(message)
 
-    @classmethod
-    def expand(cls, **kwargs: Any) -> NoReturn:
-        """Refuse to be mapped."""
-        cls.partial(**kwargs)
-
-    @classmethod
-    def expand_kwargs(cls, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
-        """Refuse to be mapped."""
-        cls.partial(**kwargs)
+    expand = expand_kwargs = partial
 
     @classmethod
     def get_serialized_fields(cls) -> frozenset[str]:
@@ -147,6 +140,6 @@ class FanInOperator(BaseOperator):
 
 
 def _fails_fast(dag: DAG | None, *groups: TaskGroup | None) -> bool:
-    """Whether the Dag does that a fan-in is given, or else gets from the group that it is in or collects."""
+    """Whether the Dag is ``fail_fast`` that a fan-in is given, or gets from the group around or before it."""
     dags = (dag, *(group.dag for group in groups if group is not None))
     return next((each.fail_fast for each in dags if each is not None), False)

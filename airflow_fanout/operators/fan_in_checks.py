@@ -1,4 +1,4 @@
-"""What the author of a fan-in may have got wrong: checked when the Dag is parsed."""
+"""Checks of a fan-in's arguments; ``owner`` is its title in the errors."""
 
 from __future__ import annotations
 
@@ -6,248 +6,216 @@ import inspect
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
-from inspect import Parameter
-from os.path import commonprefix
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import is_task_function
 from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
-from airflow_fanout.rules.wording import counted, listing, typed, waiting_on_past, without_key
+from airflow_fanout.rules.wording import batched_key_problem, counted, listing, past_dependence_problem, typed
 from airflow_fanout.serialization.declaration import declared_group
 from airflow_fanout.serialization.tasks import nearest_mapped_group, waits_on_past
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow.sdk import DAG, TaskGroup
 
-__all__ = ["FanInChecks"]
-
-PERCENT = 100
-"""A ratio up to this was meant as a percentage."""
+    from airflow_fanout.serialization.declaration import DeclaredGroup, Mode
 
 
-class FanInChecks:
-    """
-    Checks of a fan-in's arguments, at parse time.
-
-    :param owner: The fan-in, for error messages.
-    """
-
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
-
-    def check_source(self, fan_out: object, task_id_prefix: object, key: object) -> None:
-        """Check that exactly one of group and prefix is given."""
-        if (fan_out is None) == (task_id_prefix is None):
-            self._value(
-                "fan_out",
-                f"expected fan_out= or task_id_prefix=, found {'neither' if fan_out is None else 'both'}",
-            )
-        if fan_out is not None and declared_group(fan_out) is None:
-            self._type("fan_out", f"expected a FanOutGroup, found {typed(fan_out)}{_instead_of(fan_out)}")
-        if task_id_prefix is not None and not isinstance(task_id_prefix, str):
-            self._type(
-                "task_id_prefix", f"expected a str, found {task_id_prefix!r} of type {_kind(task_id_prefix)}"
-            )
-        if task_id_prefix == "":
-            self._value(
-                "task_id_prefix",
-                "is empty, which every task id starts with; name the prefix, or use fan_out=",
-            )
-        if not isinstance(key, str):
-            self._type("key", f"expected the key of an XCom, found {key!r} of type {_kind(key)}")
-        if not key:
-            self._value("key", "is empty; leave it out to read what each branch returned")
-
-    def check_callable(self, python_callable: object, op_kwargs: object) -> None:
-        """Check that the function can be called with the results and ``op_kwargs``."""
-        if op_kwargs is not None and not isinstance(op_kwargs, Mapping):
-            self._type(
-                "op_kwargs", f"expected a dict of arguments, found {op_kwargs!r} of type {_kind(op_kwargs)}"
-            )
-        if python_callable is None:
-            if op_kwargs:
-                self._value(
-                    "op_kwargs", f"binds {listing(op_kwargs)} and there is no python_callable to take it"
-                )
-            return
-        own = getattr(python_callable, "fan_decorator", None)
-        decorator = "@task" if is_task_function(python_callable) else own
-        if isinstance(decorator, str):
-            self._type(
-                "python_callable", f"expected a plain function, found a {decorator}; leave the decorator out"
-            )
-        if not callable(python_callable):
-            self._type(
-                "python_callable",
-                f"expected a function, found {python_callable!r} of type {_kind(python_callable)}",
-            )
-        if inspect.iscoroutinefunction(python_callable):
-            self._type(
-                "python_callable", "expected a plain function, found an async def; use asyncio.run within one"
-            )
-        given = op_kwargs or {}
-        try:
-            signature = inspect.signature(python_callable)
-            first = next(iter(signature.parameters), None)
-            if first in KNOWN_CONTEXT_KEYS:
-                problem = (
-                    f"its first parameter, which gets the results, has the name {first!r} that Airflow fills"
-                )
-                raise TypeError(problem)
-            signature.bind_partial(object(), **given)
-        except (TypeError, ValueError) as unfit:
-            self._type(
-                "python_callable",
-                f"can't be called with the results first and op_kwargs {listing(given)}: {unfit}",
-            )
-        if missing := _never_given(python_callable, given):
-            self._type(
-                "python_callable",
-                f"needs {listing(missing)} after the results, which nobody gives; "
-                f"give op_kwargs={{{missing[0]!r}: …}}, or give it a default",
-            )
-
-    def check_policy(self, policy: Policy) -> None:
-        """Check the tolerance."""
-        least, ratio = policy.min_success, policy.min_success_ratio
-        if least is not None:
-            if isinstance(least, bool) or not isinstance(least, int):
-                self._type(
-                    "min_success",
-                    f"expected a whole number of branches, found {least!r} of type {_kind(least)}",
-                )
-            if least < 1:
-                self._value("min_success", f"expected 1 or more, found {least}")
-        if ratio is not None:
-            if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
-                self._type("min_success_ratio", f"expected a number, found {ratio!r} of type {_kind(ratio)}")
-            if ratio != ratio or not 0 < ratio <= 1:  # noqa: PLR0124 - nan
-                meant = f"; did you mean {float(ratio) / 100:g}?" if 1 < float(ratio) <= PERCENT else ""
-                self._value("min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}{meant}")
-        for name, value, known in (
-            ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
-            ("on_empty", policy.on_empty, (*get_args(OnEmpty), None)),
-        ):
-            if value not in known:
-                self._value(name, f"expected one of {', '.join(map(repr, known))}, found {value!r}")
-        if policy.count_skipped != "exclude" and not policy.tolerant:
-            self._value(
-                "count_skipped",
-                f"{policy.count_skipped!r} means something only with min_success= or min_success_ratio=",
-            )
-
-    def check_against(self, group: Any, policy: Policy, key: str) -> None:
-        """Check that the group has such values, and can meet the tolerance."""
-        if group.mode == "batched" and key != RETURN_VALUE:
-            self._value("key", without_key(key, str(group.group_id)))
-        count = group.declared.known_count
-        if policy.min_success is not None and count and policy.min_success > count:
-            self._value(
-                "min_success",
-                f"{policy.min_success} is above the {counted(count, 'branch', 'branches')} that group "
-                f"{group.group_id!r} declares",
-            )
-        if policy.tolerant:
-            waiting = [
-                task_id
-                for task_id in group.declared.all_task_ids
-                if waits_on_past(group.dag.get_task(task_id))
-            ]
-            if waiting:
-                self._value(
-                    "min_success" if policy.min_success else "min_success_ratio", waiting_on_past(waiting)
-                )
-
-    def check_trigger_rule(self, given: Mapping[str, Any], policy: Policy, *, fail_fast: bool) -> None:
-        """Check that nobody else sets when the fan-in runs."""
-        inherited = [
-            (level.default_args or {}).get("trigger_rule")
-            for level in (given.get("dag"), given.get("task_group"))
-            if level is not None
-        ]
-        rule = given.get("trigger_rule") or (given.get("default_args") or {}).get("trigger_rule")
-        is_own = "trigger_rule" in given or rule not in inherited
-        if rule is not None and is_own:
-            self._value(
-                "trigger_rule",
-                f"found {str(rule)!r}; a fan-in runs when all branches have ended, and decides by "
-                "min_success= and min_success_ratio=; leave it out",
-            )
-        if not fail_fast:
-            return
-        if policy.tolerant:
-            name = "min_success" if policy.min_success is not None else "min_success_ratio"
-            self._value(name, "in a fail_fast Dag the first failure ends the run; leave out one of the two")
-        if policy.on_empty not in {None, "skip"}:
-            self._value(
-                "on_empty",
-                f"{policy.on_empty!r}: in a fail_fast Dag Airflow skips a fan-in over nothing; use 'skip'",
-            )
-
-    def check_mapped_groups(self, group: Any, own: TaskGroup | None) -> None:
-        """Check that group and fan-in are expanded together, if at all."""
-        its, ours = nearest_mapped_group(group), nearest_mapped_group(own)
-        if its != ours:
-            self._value(
-                "fan_out",
-                f"group {group.group_id!r} is in {_mapped_group_title(its)}, and the fan-in in "
-                f"{_mapped_group_title(ours)}; put them into the same one",
-            )
-
-    def _value(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationValueError(self._owner, argument, problem)
-
-    def _type(self, argument: str, problem: str) -> NoReturn:
-        raise DeclarationTypeError(self._owner, argument, problem)
+__all__ = [
+    "check_callable",
+    "check_fail_fast",
+    "check_key",
+    "check_mapped_groups",
+    "check_policy",
+    "check_source",
+    "check_tolerance",
+    "check_trigger_rule",
+]
 
 
-def _instead_of(fan_out: object) -> str:
-    """The way out for who hands over tasks, or a function, and no group."""
+def check_source(owner: str, fan_out: object, task_id_prefix: object, key: object) -> None:
+    """Check which group or tasks are collected, and which XCom of each branch is read."""
+    if (fan_out is None) == (task_id_prefix is None):
+        description = "neither" if fan_out is None else "both"
+        problem = f"expected fan_out= or task_id_prefix=, found {description}"
+        raise DeclarationValueError(owner, "fan_out", problem)
+    if fan_out is not None and declared_group(fan_out) is None:
+        problem = f"expected a FanOutGroup, found {typed(fan_out)}{_group_way_out(fan_out)}"
+        raise DeclarationTypeError(owner, "fan_out", problem)
+    if task_id_prefix is not None and not isinstance(task_id_prefix, str):
+        raise DeclarationTypeError(owner, "task_id_prefix", f"expected a str, found {typed(task_id_prefix)}")
+    if task_id_prefix == "":
+        problem = "found '', with which every task id starts; name the prefix, or use fan_out="
+        raise DeclarationValueError(owner, "task_id_prefix", problem)
+    if not isinstance(key, str):
+        raise DeclarationTypeError(owner, "key", f"expected the key of an XCom, found {typed(key)}")
+    if not key:
+        problem = "found ''; leave it out to read what each branch returned"
+        raise DeclarationValueError(owner, "key", problem)
+
+
+def _group_way_out(fan_out: object) -> str:
+    """What to write for a function, or for tasks, in place of a group."""
     if is_task_function(fan_out):
         name = fan_out.function.__name__
         return f"; make one: FanOutGroup({name!r}, branch={name}, …)"
     if decorator := getattr(fan_out, "fan_decorator", None):
         return f", which is a {decorator} function; call it"
-    task_ids = [_task_id(each) for each in (fan_out if isinstance(fan_out, list | tuple) else [fan_out])]
-    if None in task_ids:
-        return ""
-    prefix = commonprefix(list(filter(None, task_ids)))  # noqa: RUF071 - of texts, not of paths
-    said = f"task_id_prefix={prefix!r}" if prefix else "task_id_prefix="
-    return f"; for tasks of your own use {said} instead, and wire them: tasks >> fan_in"
+    tasks = fan_out if isinstance(fan_out, list | tuple) else [fan_out]
+    if all(hasattr(task, "set_downstream") for task in tasks):
+        return "; for tasks of your own use task_id_prefix= instead, and wire them: tasks >> fan_in"
+    return ""
 
 
-def _task_id(value: object) -> str | None:
-    """Id of a task, or of the one that an output is of; what the ids in a task group begin with."""
-    if isinstance(value, XComArg):
-        return next((operator.task_id for operator, _ in value.iter_references()), None)
-    if isinstance(value, TaskGroup):
-        return f"{value.group_id}." if value.prefix_group_id else ""
-    task_id = getattr(value, "task_id", None)
-    return task_id if isinstance(task_id, str) else None
+def check_callable(owner: str, python_callable: object, op_kwargs: object) -> None:
+    """Check that the function can be called with the results and ``op_kwargs``."""
+    if op_kwargs is not None and not isinstance(op_kwargs, Mapping):
+        raise DeclarationTypeError(owner, "op_kwargs", f"expected a dict, found {typed(op_kwargs)}")
+    if python_callable is not None:
+        _check_call(owner, _plain_function(owner, python_callable), op_kwargs or {})
+    elif op_kwargs:
+        problem = f"binds {listing(op_kwargs)}, but there is no python_callable to take it"
+        raise DeclarationValueError(owner, "op_kwargs", problem)
 
 
-def _never_given(function: Callable[..., Any], op_kwargs: Mapping[str, Any]) -> list[str]:
-    """Parameters after the results that neither op_kwargs nor Airflow nor a default fills."""
-    # Of a wrapper its own ones, for it may fill those of the function that it wraps.
+def _plain_function(owner: str, value: object) -> Callable[..., Any]:
+    decorator = "@task" if is_task_function(value) else getattr(value, "fan_decorator", None)
+    if isinstance(decorator, str):
+        description = f"a {decorator}; leave the decorator out"
+    elif not callable(value):
+        description = typed(value)
+    elif inspect.iscoroutinefunction(value):
+        description = "an async def; use asyncio.run within a plain one"
+    else:
+        return value
+    raise DeclarationTypeError(owner, "python_callable", f"expected a plain function, found {description}")
+
+
+def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+        signature.bind_partial(object(), **op_kwargs)
+    except (TypeError, ValueError) as error:
+        problem = f"can't be called with the results first and op_kwargs {listing(op_kwargs)}: {error}"
+        raise DeclarationTypeError(owner, "python_callable", problem) from error
+    first = next(iter(signature.parameters))
+    if first in KNOWN_CONTEXT_KEYS:
+        problem = f"its first parameter is for the results, but Airflow fills {first!r}; rename it"
+        raise DeclarationTypeError(owner, "python_callable", problem)
+    # Of a wrapper its own parameters, for it may fill those of the function that it wraps.
     _, *others = inspect.signature(function, follow_wrapped=False).parameters.values()
-    return [
-        parameter.name
-        for parameter in others
-        if parameter.default is Parameter.empty
-        and parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
-        and parameter.name not in {*op_kwargs, *KNOWN_CONTEXT_KEYS}
+    for parameter in others:
+        is_filled = parameter.name in op_kwargs or parameter.name in KNOWN_CONTEXT_KEYS
+        if parameter.default is parameter.empty and not is_filled and parameter.kind not in _STARS:
+            problem = (
+                f"needs {parameter.name!r} beside the results; give it in "
+                f"op_kwargs={{{parameter.name!r}: …}}, or give it a default"
+            )
+            raise DeclarationTypeError(owner, "python_callable", problem)
+
+
+_STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def check_policy(owner: str, policy: Policy) -> None:
+    """Check the tolerance, and what counts without one."""
+    _check_min_success(owner, policy.min_success)
+    _check_min_success_ratio(owner, policy.min_success_ratio)
+    for argument, value, choices in (
+        ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
+        ("on_empty", policy.on_empty, (*get_args(OnEmpty), None)),
+    ):
+        if value not in choices:
+            problem = f"expected one of {', '.join(map(repr, choices))}, found {value!r}"
+            raise DeclarationValueError(owner, argument, problem)
+    if policy.count_skipped != "exclude" and not policy.tolerant:
+        problem = f"found {policy.count_skipped!r}, which needs min_success= or min_success_ratio="
+        raise DeclarationValueError(owner, "count_skipped", problem)
+
+
+def _check_min_success(owner: str, number: object) -> None:
+    if number is None:
+        return
+    if isinstance(number, bool) or not isinstance(number, int):
+        problem = f"expected a whole number of branches, found {typed(number)}"
+        raise DeclarationTypeError(owner, "min_success", problem)
+    if number < 1:
+        raise DeclarationValueError(owner, "min_success", f"expected 1 or more, found {number}")
+
+
+def _check_min_success_ratio(owner: str, ratio: object) -> None:
+    if ratio is None:
+        return
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
+        raise DeclarationTypeError(owner, "min_success_ratio", f"expected a number, found {typed(ratio)}")
+    if ratio != ratio or not 0 < ratio <= 1:  # noqa: PLR0124 - nan
+        raise DeclarationValueError(owner, "min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}")
+
+
+def check_key(owner: str, key: str, mode: Mode, group: DeclaredGroup) -> None:
+    """Check that a group, batched even if it has no batches today, has values under the key."""
+    if mode == "batched" and key != RETURN_VALUE:
+        raise DeclarationValueError(owner, "key", batched_key_problem(key, group.group_id))
+
+
+def check_tolerance(owner: str, policy: Policy, group: DeclaredGroup, dag: DAG) -> None:
+    """Check that a group can meet the tolerance, and the next run too."""
+    count = group.known_count
+    if policy.min_success is not None and count and policy.min_success > count:
+        branches = counted(count, "branch", "branches")
+        problem = f"{policy.min_success} is above the {branches} that group {group.group_id!r} declares"
+        raise DeclarationValueError(owner, "min_success", problem)
+    if policy.tolerant:
+        waiting = [task_id for task_id in group.all_task_ids if waits_on_past(dag.get_task(task_id))]
+        if waiting:
+            raise DeclarationValueError(owner, _tolerance(policy), past_dependence_problem(waiting))
+
+
+def check_trigger_rule(owner: str, arguments: Mapping[str, Any]) -> None:
+    """Check that the author has given the fan-in no rule; those in ``default_args`` around it don't count."""
+    inherited = [
+        (level.default_args or {}).get("trigger_rule")
+        for level in (arguments.get("dag"), arguments.get("task_group"))
+        if level is not None
     ]
+    rule = arguments.get("trigger_rule") or (arguments.get("default_args") or {}).get("trigger_rule")
+    if rule is not None and ("trigger_rule" in arguments or rule not in inherited):
+        problem = (
+            f"found {getattr(rule, 'value', rule)!r}; leave it out: a fan-in runs when all branches have "
+            "ended, and decides by min_success= and min_success_ratio="
+        )
+        raise DeclarationValueError(owner, "trigger_rule", problem)
 
 
-def _kind(value: object) -> str:
-    return type(value).__name__
+def check_fail_fast(owner: str, policy: Policy) -> None:
+    """Check that a fan-in can decide as told in a ``fail_fast`` Dag."""
+    if policy.tolerant:
+        problem = "in a fail_fast Dag the first failure ends the run; leave out one of the two"
+        raise DeclarationValueError(owner, _tolerance(policy), problem)
+    if policy.on_empty not in {None, "skip"}:
+        problem = f"found {policy.on_empty!r}, but a fail_fast Dag skips a fan-in over nothing; use 'skip'"
+        raise DeclarationValueError(owner, "on_empty", problem)
 
 
-def _mapped_group_title(group_id: str | None) -> str:
-    return "no mapped task group" if group_id is None else f"the mapped task group {group_id!r}"
+def _tolerance(policy: Policy) -> str:
+    return "min_success" if policy.min_success is not None else "min_success_ratio"
+
+
+def check_mapped_groups(owner: str, fan_out: TaskGroup, task_group: TaskGroup | None) -> None:
+    """Check that group and fan-in are expanded together, if at all."""
+    groups = [nearest_mapped_group(fan_out), nearest_mapped_group(task_group)]
+    if groups[0] != groups[1]:
+        around_group, around_fan_in = (
+            "no mapped task group" if group_id is None else f"the mapped task group {group_id!r}"
+            for group_id in groups
+        )
+        problem = (
+            f"group {fan_out.group_id!r} is in {around_group}, and the fan-in in {around_fan_in}; "
+            "put them into the same one"
+        )
+        raise DeclarationValueError(owner, "fan_out", problem)

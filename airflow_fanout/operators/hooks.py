@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_fanout.exceptions import DeclarationValueError
-from airflow_fanout.execution_time.recording import (
-    on_execute,
-    record_failure,
-    record_skip,
-    record_success,
-)
+from airflow_fanout.execution_time.recording import on_execute, record_failure, record_skip, record_success
 from airflow_fanout.execution_time.stopping import stop
 from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.tasks import nearest_mapped_group
@@ -31,90 +26,83 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["add_hooks", "add_stop", "in_front", "stop_if_enough_failed"]
+__all__ = ["add_failure_hook", "add_hooks", "add_stop", "stop_if_enough_failed"]
+
+
+def add_hooks(operator: AnyOperator) -> None:
+    """
+    Put the hooks in front of the author's own on a task of a branch; all still run.
+
+    In ``default_args`` a hook would silence the author's own, or be silenced by it, so they are added to the
+    task. Airflow puts the source of :func:`_after` into the serialized Dag, once for each task: hence
+    its size.
+    """
+    if record_failure in _as_list(operator.on_failure_callback):
+        return  # a group within a branch has its hooks already
+    add_failure_hook(operator)
+    operator.on_execute_callback = [on_execute, *_as_list(operator.on_execute_callback)]
+    operator.on_skipped_callback = [record_skip, *_as_list(operator.on_skipped_callback)]
+    # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
+    if isinstance(operator, BaseOperator):
+        operator._post_execute_hook = _in_front(_after, operator._post_execute_hook)  # noqa: SLF001 - no public way
+    else:
+        author_hook = operator.partial_kwargs.get("post_execute")
+        operator.partial_kwargs["post_execute"] = _in_front(_after, author_hook)
+
+
+def add_failure_hook(operator: AnyOperator) -> None:
+    """Record the error of a task in front of the author's own callbacks."""
+    operator.on_failure_callback = [record_failure, *_as_list(operator.on_failure_callback)]
+
+
+def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> None:
+    """Make the first task of a branch ask, before it runs, whether too many other branches have failed."""
+    first = _first_task(owner, tasks, group)
+    stop_hook = functools.partial(stop_if_enough_failed, group=group)
+    if isinstance(first, BaseOperator):
+        first._pre_execute_hook = _in_front(stop_hook, first._pre_execute_hook)  # noqa: SLF001 - no public way
+    else:
+        first.partial_kwargs["pre_execute"] = _in_front(stop_hook, first.partial_kwargs.get("pre_execute"))
+
+
+def _first_task(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> AnyOperator:
+    """Return the one first task of a branch; of several, one might be stopped while another runs."""
+    ids = {task.task_id for task in tasks}
+    first, *others = [task for task in tasks if not ids & task.upstream_task_ids]
+    around_first, around_last = (nearest_mapped_group(task.task_group) for task in (first, tasks[-1]))
+    is_mapped = (first.is_mapped and group.mode == "static") or around_first != around_last
+    if others or is_mapped:
+        description = listing(task.task_id for task in (first, *others)) + (
+            "" if others else ", which is mapped"
+        )
+        problem = (
+            "expected branches with one first task, so that a branch is run or stopped as a whole, found "
+            f"{description}; let one task come before the others"
+        )
+        raise DeclarationValueError(owner, "stop_after_failures", problem)
+    return first
+
+
+def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
+    """Skip the branch if too many others have failed; Airflow stores this source for each branch."""
+    stop(context, group)
 
 
 def _after(context: Context, result: Any) -> None:
     record_success(context, result)
 
 
-def in_order(*arguments: Any, hooks: Sequence[Callable[..., Any]]) -> None:
-    """Run hooks one after another."""
-    for hook in hooks:
-        done = hook(*arguments)
-        if inspect.isgenerator(done):  # Airflow takes such hooks too
-            deque(done, maxlen=0)
-
-
-def add_hooks(operator: BaseOperator | MappedOperator) -> None:
-    """
-    Put the hooks in front of the author's own, which all still run.
-
-    In ``default_args`` a hook would silence the author's own, or be silenced by it, so they are added to the
-    task. Airflow puts the source of :func:`_after` into the serialized Dag, once for each task: hence
-    its size.
-
-    :param operator: A task of a branch, after it was made; a mapped one too.
-    """
-    if record_failure in _listed(operator.on_failure_callback):
-        return  # a group within a branch has its hooks already
-    if isinstance(operator, BaseOperator):
-        operator.on_execute_callback = [on_execute, *operator.on_execute_callback]
-        operator.on_failure_callback = [record_failure, *operator.on_failure_callback]
-        operator.on_skipped_callback = [record_skip, *operator.on_skipped_callback]
-        # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
-        theirs = operator._post_execute_hook  # noqa: SLF001 - there is no public way
-        operator._post_execute_hook = in_front(_after, theirs)  # noqa: SLF001
-        return
-    given = operator.partial_kwargs
-    operator.partial_kwargs = {
-        **given,
-        "on_execute_callback": [on_execute, *_listed(given.get("on_execute_callback"))],
-        "on_failure_callback": [record_failure, *_listed(given.get("on_failure_callback"))],
-        "on_skipped_callback": [record_skip, *_listed(given.get("on_skipped_callback"))],
-        "post_execute": in_front(_after, given.get("post_execute")),
-    }
-
-
-def in_front(ours: Callable[..., Any], theirs: Callable[..., Any] | None) -> Callable[..., Any]:
+def _in_front(ours: Callable[..., Any], theirs: Callable[..., Any] | None) -> Callable[..., Any]:
     """Put a hook of this package in front of the author's own, if there is one."""
-    return ours if theirs is None else functools.partial(in_order, hooks=(ours, theirs))
+    return ours if theirs is None else functools.partial(_run_hooks, hooks=(ours, theirs))
 
 
-def _listed(callbacks: Any) -> list[Any]:
-    if callbacks is None:
-        return []
+def _run_hooks(*arguments: Any, hooks: Sequence[Callable[..., Any]]) -> None:
+    for hook in hooks:
+        result = hook(*arguments)
+        if inspect.isgenerator(result):  # Airflow takes such hooks too
+            deque(result, maxlen=0)
+
+
+def _as_list(callbacks: Any) -> list[Any]:
     return list(callbacks) if isinstance(callbacks, Collection) else [callbacks]
-
-
-def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> None:
-    """
-    Make a branch ask, before it starts, whether too many others have failed.
-
-    :param owner: What declares it, for error messages.
-    :param tasks: The branch's tasks, in order.
-    :param group: The group, with its ``stop_after_failures``.
-    :raises DeclarationValueError: If it has several first tasks: one might be stopped while another runs.
-    """
-    ids = {each.task_id for each in tasks}
-    first, *others = [each for each in tasks if not ids & each.upstream_task_ids]
-    around, of_last = (nearest_mapped_group(each.task_group) for each in (first, tasks[-1]))
-    if others or (first.is_mapped and group.mode == "static") or around != of_last:
-        found = listing(each.task_id for each in (first, *others)) + ("" if others else ", which is mapped")
-        problem = (
-            f"expected branches with one first task, which is run or stopped as a whole, found {found}; "
-            "let one task come before the others"
-        )
-        raise DeclarationValueError(owner, "stop_after_failures", problem)
-    task: Any = first
-    ours = functools.partial(stop_if_enough_failed, group=group)
-    if first.is_mapped:
-        theirs = task.partial_kwargs.get("pre_execute")
-        task.partial_kwargs = {**task.partial_kwargs, "pre_execute": in_front(ours, theirs)}
-    else:
-        task._pre_execute_hook = in_front(ours, task._pre_execute_hook)  # noqa: SLF001 - no public way
-
-
-def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
-    """Skip the branch if too many others have failed; Airflow stores this source for each branch."""
-    stop(context, group)

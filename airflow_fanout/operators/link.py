@@ -1,4 +1,4 @@
-"""The link from a fan-in to the tab of its run; made on the worker when the fan-in has run."""
+"""The link from a fan-in to the tab of its run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["TAB", "FanOutLink"]
 
 TAB = "fan-out"
-"""The tab's place in the address of a run's page."""
+"""The tab's name in the address of a run's page."""
 
 
 class FanOutLink(BaseOperatorLink):
@@ -24,10 +24,5 @@ class FanOutLink(BaseOperatorLink):
     name = "Fan-out"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """
-        Give the address below Airflow's own, whatever that is: a worker need not know it.
-
-        :param operator: The fan-in.
-        :param ti_key: Its task instance.
-        """
+        """Return an address below Airflow's own, which a worker need not know."""
         return f"dags/{quote(ti_key.dag_id, safe='')}/runs/{quote(ti_key.run_id, safe='')}/plugin/{TAB}"

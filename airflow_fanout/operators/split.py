@@ -1,4 +1,4 @@
-"""The task before a mapped one: it counts the instances, or cuts items into batches; on the worker."""
+"""The task before a mapped one: it counts the instances, or cuts items into batches."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.configuration import conf
 
 from airflow_fanout.exceptions import ItemsError
-from airflow_fanout.execution_time.items import names_and_items, source_and_functions
+from airflow_fanout.execution_time.items import names_and_items, read_at_once, source_and_functions
 from airflow_fanout.rules.records import batch_key
-from airflow_fanout.rules.wording import counted
+from airflow_fanout.rules.wording import counted, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from airflow.sdk import Context, TaskGroup
 
 
-__all__ = ["SplitOperator", "settings_of_its_own"]
+__all__ = ["SplitOperator", "split_task_settings"]
 
-NOT_OF_BRANCHES = (
+BRANCH_SETTINGS = (
     "queue",
     "pool",
     "pool_slots",
@@ -34,20 +34,19 @@ NOT_OF_BRANCHES = (
     "pre_execute",
     "post_execute",
 )
-"""What a group's ``default_args`` say of the branches and not of this task."""
+"""Settings in a group's ``default_args`` that are meant for its branches, and not for this task."""
 
 
-def settings_of_its_own(group: TaskGroup) -> dict[str, Any]:
-    """
-    Settings that the task takes from around its group, and not from the group.
-
-    :param group: The group, whose ``default_args`` Airflow has merged with those of its parents.
-    """
-    around = {**(group.dag.default_args or {}), **(getattr(group.parent_group, "default_args", None) or {})}
-    usual = inspect.signature(BaseOperator.__init__).parameters
+def split_task_settings(group: TaskGroup) -> dict[str, Any]:
+    """Values from around a group, or Airflow's defaults, for settings that the group gives its branches."""
+    outer_args = {
+        **(group.dag.default_args or {}),
+        **(getattr(group.parent_group, "default_args", None) or {}),
+    }
+    defaults = inspect.signature(BaseOperator.__init__).parameters
     return {
-        name: around[name] if name in around else usual[name].default
-        for name in NOT_OF_BRANCHES
+        name: outer_args[name] if name in outer_args else defaults[name].default
+        for name in BRANCH_SETTINGS
         if name in group.default_args
     }
 
@@ -57,12 +56,12 @@ class SplitOperator(BaseOperator):
     Return what a mapped task is expanded over, so that each instance gets no more than its own.
 
     Without ``items_per_task``: ``[0, 1, …]``, an index for each instance. With it: ``[[0, 500], [500, 1000],
-    …]``, the places of each batch's items; items known only at run time are pushed batch by batch, as XComs
+    …]``, first index and end of each batch. Items known only at run time are pushed batch by batch, as XComs
     ``batch_0``, ``batch_1``, …: ``{"names": [name, …] or None, "items": [item, …]}``, as they are before a
     ``.map()``, which each batch applies to its own.
 
-    :param count: How many there are; a number, a Dag param or the output of a task. (templated)
-    :param items: Or the output of a task that returns them.
+    :param count: Number of branches; an int, a Dag param or the output of a task. (templated)
+    :param items: Or the output of a task that returns the items.
     :param items_per_task: Items of one batch.
     """
 
@@ -85,59 +84,49 @@ class SplitOperator(BaseOperator):
             XComArg.apply_upstream_relationship(self, items)
 
     def execute(self, context: Context) -> Any:
-        """Count, and cut."""
-        from airflow_fanout.execution_time.items import whole
-
+        """Count the branches, or cut the items into batches."""
         owner = f"FanOutGroup {getattr(self.task_group, 'group_id', None)!r}"
         if self.items is None:
             total = self._checked_count(owner)
-            return list(range(total)) if self.items_per_task is None else self._places(owner, total)
+            return list(range(total)) if self.items_per_task is None else self._ranges(owner, total)
         source, _ = source_and_functions(self.items)
-        found: Any = whole(source.resolve(context))
-        names, items = names_and_items(owner, found)
-        places = self._places(owner, len(items))
+        names, items = names_and_items(owner, read_at_once(source.resolve(context)))
+        ranges = self._ranges(owner, len(items))
         ti: Any = context["ti"]
-        for number, (start, stop) in enumerate(places):
-            payload: Mapping[str, Any] = {
-                "names": None if names is None else list(names[start:stop]),
-                "items": list(items[start:stop]),
-            }
-            ti.xcom_push(batch_key(number), payload)
-        return places
+        for batch, (start, stop) in enumerate(ranges):
+            batch_names = None if names is None else list(names[start:stop])
+            ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
+        return ranges
 
     def _checked_count(self, owner: str) -> int:
         count: object = self.count
         if isinstance(count, str) and count.strip().isdecimal():
             count = int(count)  # a template renders texts
         if isinstance(count, bool) or not isinstance(count, int):
-            message = (
-                f"{owner}: count: expected a whole number of branches, found {count!r} of type "
-                f"{type(count).__name__}"
-            )
+            message = f"{owner}: count: expected a whole number of branches, found {typed(count)}"
             raise ItemsError(message)
         if count < 0:
             message = f"{owner}: count: expected 0 or more branches, found {count}"
             raise ItemsError(message)
         if self.items_per_task is None:
-            self._refuse_too_many(
-                owner, count, "branches, an instance of a mapped task each", "give items_per_task="
-            )
+            _check_number(owner, count, "mapped branches", "give items_per_task=")
         return count
 
-    def _places(self, owner: str, total: int) -> list[list[int]]:
+    def _ranges(self, owner: str, total: int) -> list[list[int]]:
         size = self.items_per_task or 1
-        places = [[start, min(start + size, total)] for start in range(0, total, size)]
-        batches = counted(len(places), "batch", "batches")
+        ranges = [[start, min(start + size, total)] for start in range(0, total, size)]
+        batches = counted(len(ranges), "batch", "batches")
         self.log.info("%s in %s of up to %s", counted(total, "item", "items"), batches, size)
-        self._refuse_too_many(owner, len(places), f"batches of {size} items", "raise items_per_task=")
-        return places
+        _check_number(owner, len(ranges), f"batches of {size} items", "raise items_per_task=")
+        return ranges
 
-    @staticmethod
-    def _refuse_too_many(owner: str, number: int, what: str, way_out: str) -> None:
-        most = conf.getint("core", "max_map_length")
-        if number > most:
-            message = (
-                f"{owner}: {number} {what}, are more than the {most} that [core] max_map_length allows; "
-                f"{way_out} or raise that"
-            )
-            raise ItemsError(message)
+
+def _check_number(owner: str, number: int, what: str, way_out: str) -> None:
+    """Refuse more instances than Airflow maps over, before it fails with a message of its own."""
+    limit = conf.getint("core", "max_map_length")
+    if number > limit:
+        message = (
+            f"{owner}: {number} {what} are more than the {limit} that [core] max_map_length allows; "
+            f"{way_out} or raise that"
+        )
+        raise ItemsError(message)

@@ -1,43 +1,43 @@
-"""Tells before a Dag runs what its fan-outs and fan-ins can and can't do; plain values, for ``check``."""
+"""What a Dag's fan-outs and fan-ins can and can't do, told before it runs."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_fanout.reports.group_capacity import (
     CELERY,
+    UNLIMITED_POOL,
     GroupCapacity,
-    Surroundings,
+    SchedulingLimits,
     group_capacity,
     narrow_steps,
 )
-from airflow_fanout.rules.capacity import UNLIMITED_POOL
 from airflow_fanout.rules.names import natural_key
 from airflow_fanout.rules.policy import as_written
-from airflow_fanout.rules.wording import listing, waiting_on_past
+from airflow_fanout.rules.wording import counted, listing, past_dependence_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from airflow_fanout.rules.policy import Policy
-    from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
 
 
-__all__ = ["DagCheck", "FanInCheck", "GroupCheck", "Problem", "check_dag", "threshold"]
+__all__ = ["DagCheck", "FanInCheck", "Problem", "check_dag", "threshold"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Problem:
     """
     Something that keeps tasks from running, or fails them.
 
-    :param kind: What sort of problem: ``missing_pool``, ``pool_too_small``, ``no_slots``,
-        ``unknown_executor``, ``too_many_tasks``, ``prefix_matches_nothing``, ``prefix_matches_others``,
-        ``prefix_ambiguous``, ``min_success_unreachable``, ``tolerance_waits_on_past``.
-    :param message: What is wrong and how to mend it.
-    :param task_ids: Ids of the tasks that it keeps or fails, in natural order.
+    :param kind: ``missing_pool``, ``pool_too_small``, ``no_slots``, ``unknown_executor``, ``too_many_tasks``,
+        ``prefix_matches_nothing``, ``prefix_matches_others``, ``prefix_ambiguous``,
+        ``min_success_unreachable`` or ``tolerance_waits_on_past``.
+    :param message: What is wrong, and the way out.
+    :param task_ids: Ids of the tasks concerned, in natural order.
     """
 
     kind: str
@@ -46,43 +46,17 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupCheck:
-    """
-    A group, and how much of it can run at once.
-
-    :param group_id: Full id of the group.
-    :param mode: ``static``, ``mapped`` or ``batched``.
-    :param capacity: How much of it can run at once.
-    :param steps: What each branch has several of, ``tasks``; None if each is one task.
-    """
-
-    group_id: str
-    mode: str
-    capacity: GroupCapacity
-    steps: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class FanInCheck:
     """
     A fan-in, and what it collects.
 
-    :param task_id: Its id.
-    :param group_id: Id of the group that it collects; None if it collects by prefix.
-    :param prefix: What it collects by; None if it collects a group.
     :param matches: Ids of the tasks whose values it collects, in natural order.
     :param count: Number of branches that it collects; None if it is known only at run time.
-    :param key: XCom key that it reads.
-    :param threshold: When it succeeds, in words.
     """
 
-    task_id: str
-    group_id: str | None
-    prefix: str | None
+    fan_in: FanInOutline
     matches: tuple[str, ...]
     count: int | None
-    key: str
-    threshold: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,55 +64,46 @@ class DagCheck:
     """
     What was found out about a Dag.
 
-    :param dag_id: Its id.
-    :param groups: Its groups, in natural order of their ids.
-    :param fan_ins: Its fan-ins, in natural order of their ids.
-    :param problems: What keeps tasks from running, or fails them.
+    :param source: ``file`` or ``database``: where the Dag was taken from.
+    :param groups: Its groups by the id that they have in ``report`` and ``rerun``, in natural order: that of
+        their fan-in if only a prefix collects them. Several groups of one prefix have the same.
     :param notes: What is good to know and no problem, a sentence each.
     """
 
     dag_id: str
-    groups: tuple[GroupCheck, ...]
+    source: str
+    groups: tuple[tuple[str, GroupCapacity], ...]
     fan_ins: tuple[FanInCheck, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
 
 
-def check_dag(outline: DagOutline, surroundings: Surroundings) -> DagCheck:
-    """
-    Check a Dag.
-
-    :param outline: Its fan-outs and fan-ins.
-    :param surroundings: What is outside of it.
-    """
-    groups = [outline.groups[group_id] for group_id in sorted(outline.groups, key=natural_key)]
-    checked = tuple(
-        GroupCheck(
-            group_id=group.group_id,
-            mode=group.mode,
-            capacity=group_capacity(outline, group, surroundings),
-            steps=group.steps,
-        )
-        for group in groups
-    )
+def check_dag(outline: DagOutline, scheduling: SchedulingLimits, *, source: str = "file") -> DagCheck:
+    """Find out how many branches of a Dag can run at once, and what is wrong with it."""
     fan_ins = tuple(_fan_in(outline, fan_in) for fan_in in outline.fan_ins)
+    ids = _ids_in_runs(outline, fan_ins)
+    groups = [
+        (ids.get(group_id, group_id), group_capacity(outline, group, scheduling))
+        for group_id, group in outline.groups.items()
+    ]
+    capacities = [capacity for _, capacity in groups]
     return DagCheck(
         dag_id=outline.dag_id,
-        groups=checked,
+        source=source,
+        groups=tuple(sorted(groups, key=lambda group: natural_key(group[0]))),
         fan_ins=fan_ins,
         problems=(
-            *_task_problems(outline, surroundings),
-            *_batch_problems(outline, groups, surroundings),
-            *_fan_in_problems(outline, fan_ins),
+            *_waiting_tasks(outline, scheduling),
+            *_batch_problems(capacities, scheduling.max_map_length),
+            *(problem for check in fan_ins for problem in _fan_in_problems(outline, check)),
         ),
         notes=(
-            *_group_notes(outline, zip(groups, checked, strict=True), surroundings),
-            *_worker_notes(outline, groups, surroundings),
+            *(note for capacity in capacities for note in _group_notes(outline, capacity, scheduling)),
             *(
-                f"Fan-in {fan_in.task_id!r}: its prefix {fan_in.task_id_prefix!r} is known only at run time"
-                for fan_in in outline.fan_ins
-                if fan_in.is_templated
+                f"Group {group_id!r}: report and rerun don't show it, as no fan-in is known to collect it"
+                for group_id in sorted(outline.groups.keys() - ids.keys(), key=natural_key)
             ),
+            *_worker_notes(outline, scheduling),
         ),
     )
 
@@ -147,25 +112,24 @@ def threshold(policy: Policy, count: int | None) -> str:
     """
     Say when a fan-in succeeds.
 
-    :param policy: Its tolerance.
     :param count: Number of branches that it collects; None if it is known only at run time.
     """
     if not policy.tolerant:
         return "every branch has to succeed"
-    asked = []
+    minimums = []
     if policy.min_success is not None:
-        asked.append(f"at least {policy.min_success}")
+        minimums.append(f"at least {policy.min_success}")
     if policy.min_success_ratio is not None:
-        ratio = float(as_written(policy.min_success_ratio))
-        asked.append(f"at least {ratio:g} of all")
-    known = count is not None and policy.needed(count) <= count
-    of = f" ({policy.needed(count or 0)} of {count})" if known else ""
+        minimums.append(f"at least {float(as_written(policy.min_success_ratio)):g} of all")
+    numbers = ""
+    if count is not None and policy.needed(count) <= count:
+        numbers = f" ({policy.needed(count)} of {count})"
     skipped = {
         "exclude": "don't count",
         "success": "count as successes",
         "failure": "count as failures",
     }[policy.count_skipped]
-    return f"{' and '.join(asked)} branches have to succeed{of}; skipped ones {skipped}"
+    return f"{' and '.join(minimums)} branches have to succeed{numbers}; skipped ones {skipped}"
 
 
 def _fan_in(outline: DagOutline, fan_in: FanInOutline) -> FanInCheck:
@@ -180,201 +144,169 @@ def _fan_in(outline: DagOutline, fan_in: FanInOutline) -> FanInCheck:
         counts = [_instances(outline, task_id, fan_in) for task_id in matches]
         known = [number for number in counts if number is not None]
         count = sum(known) if len(known) == len(counts) else None
-    return FanInCheck(
-        task_id=fan_in.task_id,
-        group_id=fan_in.group_id,
-        prefix=fan_in.task_id_prefix,
-        matches=tuple(matches),
-        count=count,
-        key=fan_in.key,
-        threshold=threshold(fan_in.policy, count),
-    )
+    return FanInCheck(fan_in=fan_in, matches=tuple(matches), count=count)
 
 
 def _instances(outline: DagOutline, task_id: str, fan_in: FanInOutline) -> int | None:
-    """Return the number of branches that a task stands for; None if it is known only at run time."""
+    """Number of branches that a task stands for; None if it is known only at run time."""
     for group in outline.groups.values():
         if task_id in group.each:
             return group.known_count
     task = outline.tasks[task_id]
-    beside = task.mapped_group in {None, outline.tasks[fan_in.task_id].mapped_group}
-    return 1 if beside and not task.is_mapped else None
+    is_beside = task.mapped_group in {None, outline.tasks[fan_in.task_id].mapped_group}
+    return 1 if is_beside and not task.is_mapped else None
 
 
-def _task_problems(outline: DagOutline, surroundings: Surroundings) -> Iterator[Problem]:
-    """What keeps tasks of the Dag from ever starting; a branch waits for those before it too."""
+def _branches(outline: DagOutline) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Group id and task ids of branches by their last task; instances of the same tasks stand once."""
+    branches: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for group in outline.groups.values():
+        for task_ids in (group.each, *(branch.task_ids for branch in group.branches)):
+            branches |= dict.fromkeys(task_ids[-1:], (group.group_id, task_ids))
+    return branches
+
+
+def _ids_in_runs(outline: DagOutline, fan_ins: Sequence[FanInCheck]) -> dict[str, str]:
+    """Ids that ``report`` and ``rerun`` have for groups, by their own: the fan-in's for those of a prefix."""
+    branches = _branches(outline)
+    ids = {
+        branches[task_id][0]: check.fan_in.task_id
+        for check in reversed(fan_ins)
+        for task_id in check.matches
+        if task_id in branches
+    }
+    own = {group.group_id for group in outline.groups.values() if group.mode == "batched"}
+    own |= {check.fan_in.group_id for check in fan_ins if check.fan_in.group_id is not None}
+    return ids | {group_id: group_id for group_id in own}
+
+
+def _waiting_tasks(outline: DagOutline, scheduling: SchedulingLimits) -> Iterator[Problem]:
+    """Problems of tasks that never start; a branch waits for those before it too."""
+    for kind, cause, tasks, way_out in _obstacles(outline, scheduling):
+        ids = tuple(sorted((task.task_id for task in tasks), key=natural_key))
+        wait = f"{listing(ids, limit=5)} {'waits' if len(ids) == 1 else 'wait'} for ever"
+        yield Problem(kind, f"{cause}, so {wait if ids else 'no task ever starts'}. {way_out}", ids)
+
+
+def _obstacles(
+    outline: DagOutline, scheduling: SchedulingLimits
+) -> Iterator[tuple[str, str, Sequence[TaskOutline], str]]:
+    """Kind, cause and way out of what keeps tasks from starting, and the tasks; none for all of the Dag."""
     tasks = outline.tasks.values()
-    pools = surroundings.pools
-    for pool, its in _by(tasks, lambda task: task.pool):
-        if pool not in pools:
-            message = (
-                f"Pool {pool!r} doesn't exist, so {_wait(its)}. Make it (airflow pools set {pool} SLOTS "
-                f"DESCRIPTION), or name one of {listing(pools)}"
-            )
-            yield Problem(kind="missing_pool", message=message, task_ids=its)
-            continue
-        slots = pools[pool]
-        too_large = _ids(
-            t for t in map(outline.tasks.__getitem__, its) if UNLIMITED_POOL < slots < t.pool_slots
-        )
-        if slots == 0:
-            message = (
-                f"Pool {pool!r} has 0 slots, so {_wait(its)}. Give it some: airflow pools set {pool} SLOTS …"
-            )
-            yield Problem(kind="pool_too_small", message=message, task_ids=its)
-        elif too_large:
-            most = max(outline.tasks[task_id].pool_slots for task_id in too_large)
-            message = (
-                f"Pool {pool!r} has {slots} {'slot' if slots == 1 else 'slots'} and pool_slots asks for "
-                f"{'more' if len(too_large) > 1 else most}, so {_wait(too_large)}. "
-                f"Enlarge it to {most} or more, or lower pool_slots"
-            )
-            yield Problem(kind="pool_too_small", message=message, task_ids=too_large)
-    for executor, its in _by(tasks, lambda task: task.executor or ""):
-        if surroundings.executor_of(outline.tasks[its[0]]) is None:
-            configured = listing(each.name for each in surroundings.executors)
-            message = (
-                f"Executor {executor!r} isn't configured, so {_wait(its)}. Add it to [core] executor, "
-                f"or name one of {configured}"
-            )
-            yield Problem(kind="unknown_executor", message=message, task_ids=its)
+    for pool, takers in _by(tasks, lambda task: task.pool):
+        slots = scheduling.pools.get(pool, UNLIMITED_POOL)
+        create = f"airflow pools set {pool} SLOTS DESCRIPTION"
+        large = [task for task in takers if UNLIMITED_POOL < slots < task.pool_slots]
+        if pool not in scheduling.pools:
+            way_out = f"Create it ({create}), or name one of {listing(scheduling.pools)}"
+            yield "missing_pool", f"Pool {pool!r} doesn't exist", takers, way_out
+        elif slots == 0:
+            yield "pool_too_small", f"Pool {pool!r} has 0 slots", takers, f"Give it some: {create}"
+        elif large:
+            most = max(task.pool_slots for task in large)
+            asked = "more" if len(large) > 1 else most
+            cause = f"Pool {pool!r} has {counted(slots, 'slot', 'slots')} and pool_slots asks for {asked}"
+            yield "pool_too_small", cause, large, f"Enlarge it to {most} or more, or lower pool_slots"
+    for executor, on_it in _by(tasks, lambda task: task.executor or ""):
+        if scheduling.executor_of(on_it[0]) is None:
+            way_out = f"Add it to [core] executor, or name one of {listing(scheduling.executors)}"
+            yield "unknown_executor", f"Executor {executor!r} isn't configured", on_it, way_out
     for name in ("max_active_tis_per_dagrun", "max_active_tis_per_dag"):
-        its = _ids(t for t in tasks if (limit := getattr(t, name)) is not None and limit < 1)
-        if its:
-            message = f"{name} is below 1, so {_wait(its)}. Raise it, or leave it out for no limit"
-            yield Problem(kind="no_slots", message=message, task_ids=its)
+        if below := [task for task in tasks if (limit := getattr(task, name)) is not None and limit < 1]:
+            yield "no_slots", f"{name} is below 1", below, "Raise it, or leave it out for no limit"
     if outline.max_active_tasks < 1:
-        message = (
-            f"max_active_tasks of the Dag is {outline.max_active_tasks}, so no task ever starts. Raise it"
-        )
-        yield Problem(kind="no_slots", message=message)
-    if surroundings.parallelism < 1:
-        message = f"[core] parallelism is {surroundings.parallelism}; no scheduler starts with less than 1"
-        yield Problem(kind="no_slots", message=message)
+        yield "no_slots", f"max_active_tasks of the Dag is {outline.max_active_tasks}", (), "Raise it"
+    if scheduling.parallelism < 1:
+        yield "no_slots", f"[core] parallelism is {scheduling.parallelism}", (), "Raise it"
 
 
-def _batch_problems(
-    outline: DagOutline, groups: Iterable[DeclaredGroup], surroundings: Surroundings
-) -> Iterator[Problem]:
-    most = surroundings.max_map_length
-    for group in groups:
-        tasks = group_capacity(outline, group, surroundings).tasks
-        # Literal items of a mapped group are not checked; places of batches are the output of a task.
-        if group.mode == "batched" and group.count is not None and tasks is not None and tasks > most:
+def _by(
+    tasks: Iterable[TaskOutline], attribute: Callable[[TaskOutline], str]
+) -> list[tuple[str, list[TaskOutline]]]:
+    found: dict[str, list[TaskOutline]] = {}
+    for task in tasks:
+        found.setdefault(attribute(task), []).append(task)
+    return sorted(found.items())
+
+
+def _batch_problems(capacities: Iterable[GroupCapacity], longest: int) -> Iterator[Problem]:
+    for capacity in capacities:
+        group, tasks = capacity.group, capacity.tasks.declared
+        # Literal items of a mapped group are not checked; batches are mapped over the output of a task.
+        if group.mode == "batched" and group.count is not None and tasks > longest:
+            size = math.ceil(group.count / longest)
             message = (
                 f"Group {group.group_id!r}: its {group.count} items make {tasks} tasks, which will fail: "
-                f"[core] max_map_length allows {most}. Give items_per_task={-(-group.count // most)} or more"
+                f"[core] max_map_length allows {longest}. Give items_per_task={size} or more"
             )
-            yield Problem(kind="too_many_tasks", message=message, task_ids=group.each)
+            yield Problem("too_many_tasks", message, group.each)
 
 
-def _fan_in_problems(outline: DagOutline, checks: Iterable[FanInCheck]) -> Iterator[Problem]:
-    for fan_in, check in zip(outline.fan_ins, checks, strict=True):
-        its = (fan_in.task_id,)
-        if fan_in.task_id_prefix is not None and not fan_in.is_templated:
-            for kind, said in _prefix_problems(outline, fan_in, fan_in.task_id_prefix, check.matches):
-                yield Problem(kind=kind, message=f"Fan-in {fan_in.task_id!r}: {said}", task_ids=its)
-        least = fan_in.policy.min_success
-        if least is not None and check.count and least > check.count:
-            message = (
-                f"Fan-in {fan_in.task_id!r}: min_success={least} can't be met by the {check.count} "
-                f"{'branch' if check.count == 1 else 'branches'} that it collects"
-            )
-            yield Problem(kind="min_success_unreachable", message=message, task_ids=its)
-        waiting = _waiting_on_past(outline, check.matches) if fan_in.policy.tolerant else ()
-        if waiting:
-            message = f"Fan-in {fan_in.task_id!r}: {waiting_on_past(waiting)}"
-            yield Problem(kind="tolerance_waits_on_past", message=message, task_ids=waiting)
-
-
-def _waiting_on_past(outline: DagOutline, matches: Iterable[str]) -> tuple[str, ...]:
-    """Ids of the tasks that wait for the run before, of branches whose last tasks are these."""
-    branches = {task_ids[-1]: task_ids for group in outline.groups.values() for task_ids in _branches(group)}
-    within = (task_id for last in matches for task_id in branches.get(last, (last,)))
-    return _ids(task for task in map(outline.tasks.__getitem__, within) if task.waits_on_past)
-
-
-def _branches(group: DeclaredGroup) -> Iterator[tuple[str, ...]]:
-    """Ids of the tasks of each of a group's branches, as far as they differ."""
-    yield from (branch.task_ids for branch in group.branches)
-    if group.each:
-        yield group.each
+def _fan_in_problems(outline: DagOutline, check: FanInCheck) -> Iterator[Problem]:
+    fan_in, policy = check.fan_in, check.fan_in.policy
+    title, task_ids = f"Fan-in {fan_in.task_id!r}", (fan_in.task_id,)
+    if fan_in.task_id_prefix is not None and not fan_in.is_templated:
+        for kind, message in _prefix_problems(outline, fan_in, fan_in.task_id_prefix, check.matches):
+            yield Problem(kind, f"{title}: {message}", task_ids)
+    if policy.min_success is not None and check.count and policy.min_success > check.count:
+        branches = counted(check.count, "branch", "branches")
+        message = f"{title}: min_success={policy.min_success} can't be met by the {branches} that it collects"
+        yield Problem("min_success_unreachable", message, task_ids)
+    branches_by_last = _branches(outline)
+    steps = [i for last in check.matches for i in branches_by_last.get(last, ("", (last,)))[1]]
+    waiting = tuple(sorted({i for i in steps if outline.tasks[i].waits_on_past}, key=natural_key))
+    if policy.tolerant and waiting:
+        yield Problem("tolerance_waits_on_past", f"{title}: {past_dependence_problem(waiting)}", waiting)
 
 
 def _prefix_problems(
     outline: DagOutline, fan_in: FanInOutline, prefix: str, matches: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    before = outline.tasks[fan_in.task_id].upstream
     if not matches and not outline.placeholder_matches(fan_in, prefix):
-        candidates = listing(task_id for task_id in before if not outline.tasks[task_id].is_helper)
+        upstream = outline.tasks[fan_in.task_id].upstream
+        candidates = listing(task_id for task_id in upstream if not outline.tasks[task_id].is_helper)
         yield "prefix_matches_nothing", f"no upstream task id starts with {prefix!r}; upstream: {candidates}"
     if strays := outline.unwired_matches(fan_in, prefix):
-        one = len(strays) == 1
-        said = (
-            f"it will fail, because its prefix {prefix!r} also takes {listing(strays)}, which "
-            f"{'is' if one else 'are'} not wired to it. Wire {'it' if one else 'them'} "
-            f"({strays[0]} >> {fan_in.task_id}), or choose a prefix that takes less"
+        are, them = ("is", "it") if len(strays) == 1 else ("are", "them")
+        message = (
+            f"it will fail, because its prefix {prefix!r} also takes {listing(strays)}, which {are} not "
+            f"wired to it. Wire {them} ({strays[0]} >> {fan_in.task_id}), or choose a prefix that takes less"
         )
-        yield "prefix_matches_others", said
+        yield "prefix_matches_others", message
     longer = [task_id for task_id in matches if task_id[len(prefix) :][:1].isdecimal()]
     others = [task_id for task_id in matches if task_id not in longer]
     if prefix[-1:].isdecimal() and longer and others:
-        said = (
-            f"{prefix!r} takes {listing(others)}, and also {listing(longer)}, whose number goes on. If both "
-            "are meant, end the prefix before the number; if not, give them names that don't begin alike"
+        message = (
+            f"its prefix {prefix!r} takes {listing(others)}, and also {listing(longer)}. If all are meant, "
+            "end the prefix before the number; if not, give them names that don't begin alike"
         )
-        yield "prefix_ambiguous", said
+        yield "prefix_ambiguous", message
 
 
-def _group_notes(
-    outline: DagOutline, groups: Iterable[tuple[DeclaredGroup, GroupCheck]], surroundings: Surroundings
-) -> Iterator[str]:
-    for group, check in groups:
-        for limit in narrow_steps(outline, group, surroundings, check.capacity):
-            yield (
-                f"Group {group.group_id!r}: not every step lets as many through, {limit.slots} at once: "
-                f"{limit.because}"
-            )
-        outside = next((outline.tasks[task_id].mapped_group for task_id in group.all_task_ids), None)
-        if outside is not None and group.mode == "static":
-            yield (
-                f"Group {group.group_id!r} is in the mapped task group {outside!r}: the numbers are those of "
-                "one of its instances, and all instances share the limits"
-            )
+def _group_notes(outline: DagOutline, capacity: GroupCapacity, scheduling: SchedulingLimits) -> Iterator[str]:
+    group = capacity.group
+    for limit in narrow_steps(outline, capacity, scheduling):
+        yield f"Group {group.group_id!r}: a step lets only {limit.slots} through at once: {limit.explanation}"
+    around = next((outline.tasks[task_id].mapped_group for task_id in group.all_task_ids), None)
+    if around is not None and group.mode == "static":
+        yield (
+            f"Group {group.group_id!r} is in the mapped task group {around!r}: the numbers are for one "
+            "instance of that, and all instances share the limits"
+        )
 
 
-def _worker_notes(
-    outline: DagOutline, groups: Iterable[DeclaredGroup], surroundings: Surroundings
-) -> Iterator[str]:
-    branches = [outline.tasks[task_id] for group in groups for task_id in group.all_task_ids]
-    executors = {executor.name for task in branches if (executor := surroundings.executor_of(task))}
+def _worker_notes(outline: DagOutline, scheduling: SchedulingLimits) -> Iterator[str]:
+    tasks = [outline.tasks[task_id] for group in outline.groups.values() for task_id in group.all_task_ids]
+    executors = {executor for task in tasks if (executor := scheduling.executor_of(task)) is not None}
     for name in sorted(executors - {"LocalExecutor"}):
         if name != CELERY:
-            yield f"How many tasks there is room for behind {name} is not known here"
-        elif surroundings.workers is None:
+            yield f"How many tasks {name} has room for is not known here"
+        elif scheduling.workers is None:
             yield (
-                f"No Celery worker answered, so that what they have room for is unknown; each runs "
-                f"{surroundings.worker_concurrency} tasks at once ([celery] worker_concurrency)"
+                "No Celery worker answered, so what they have room for is not known; each runs "
+                f"{scheduling.worker_concurrency} tasks at once ([celery] worker_concurrency)"
             )
         else:
-            queues = {task.queue for task in branches if surroundings.is_on_celery(task)}
-            if silent := [queue for queue in queues if not surroundings.room_for([queue])]:
+            queues = {task.queue for task in tasks if scheduling.executor_of(task) == CELERY}
+            if silent := [queue for queue in queues if not scheduling.worker_slots([queue])]:
                 yield f"No Celery worker that answered takes tasks from: {listing(silent)}"
-
-
-def _by(
-    tasks: Iterable[TaskOutline], what: Callable[[TaskOutline], str]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    found: dict[str, list[TaskOutline]] = {}
-    for task in tasks:
-        found.setdefault(what(task), []).append(task)
-    for name in sorted(found):
-        yield name, _ids(found[name])
-
-
-def _ids(tasks: Iterable[TaskOutline]) -> tuple[str, ...]:
-    return tuple(sorted((task.task_id for task in tasks), key=natural_key))
-
-
-def _wait(task_ids: Sequence[str]) -> str:
-    return f"{listing(task_ids, limit=5)} {'waits' if len(task_ids) == 1 else 'wait'} for ever"

@@ -1,4 +1,4 @@
-"""Turns branches' times into speed-up, overhead and stragglers; used when the branches have run."""
+"""Times of branches, and what follows from them: work, wall, speed-up, overhead, the slowest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -14,41 +15,46 @@ from airflow_fanout.rules.names import natural_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    Span = tuple[datetime, datetime]
+    """From a start to an end."""
+
 
 __all__ = [
     "BranchTiming",
     "GroupSummary",
     "SlowBranch",
-    "Straggler",
-    "find_straggler",
-    "median_overhead_seconds",
-    "share_computed",
+    "count_states",
+    "seconds_between",
+    "segments",
     "summarize",
 ]
 
 REMOVED = "removed"
 
+STATE_ORDER = (
+    *("failed", "upstream_failed", "missing", "running", "restarting", "deferred", "up_for_retry"),
+    *("up_for_reschedule", "queued", "scheduled", "waiting", "skipped", "success", REMOVED),
+)
+"""States in the order in which people want to know about them."""
+
+LONG = 0.2
+"""Share of the busy time from which on an idle time is left out of a time line."""
+
+MOST_CUTS = 10
+"""Idle times that are left out, at most: the longest."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BranchTiming:
     """
-    When one branch (or item) was queued and ran, and what it recorded about itself.
+    When one branch (or item) was queued and ran in its last try, and what it recorded about itself.
 
-    The datetimes are the last try's, all aware or, in one call of :func:`summarize`, all naive.
-
-    :param name: The branch's name.
-    :param state: Its state, as Airflow or the outcome has it: ``success``, ``failed``, ``running``, …
-    :param queued: When the scheduler queued it; None if that wasn't recorded or it never was. After a
-        deferral Airflow knows only when it was queued to resume; its start is then taken instead.
-    :param started: When it started; None if it hasn't.
-    :param ended: When it ended; None if it hasn't.
-    :param work_seconds: Wall-clock seconds measured inside ``execute``; None if it recorded nothing.
-    :param cpu_seconds: CPU seconds used inside ``execute``; None if it recorded nothing.
-    :param peak_memory_bytes: Peak memory in bytes; None if it recorded nothing.
-    :param tries: Number of tries so far; None if that isn't known.
+    :param queued: None if that wasn't recorded or it never was. After a deferral Airflow knows only when it
+        was queued to resume; its start is then taken instead.
+    :param work_seconds: Wall-clock seconds measured inside ``execute``.
     :param tasks: The times of its tasks, or tries, if it has several: between two of them it may wait for a
-        place.
-    :raises ValueError: If ``work_seconds`` is negative, infinite or not a number.
+        slot.
+    :raises ValueError: If a datetime is naive, or ``work_seconds`` is negative, infinite or not a number.
     """
 
     name: str
@@ -63,22 +69,23 @@ class BranchTiming:
     tasks: tuple[BranchTiming, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse work that would spoil every sum it is in."""
+        """Refuse what would spoil every figure that it is part of."""
         if self.work_seconds is not None and not 0 <= self.work_seconds < math.inf:
             msg = f"Branch {self.name!r}: expected work_seconds of 0 or more, not {self.work_seconds}"
             raise ValueError(msg)
+        for timestamp in (self.queued, self.started, self.ended):
+            if timestamp is not None and timestamp.tzinfo is None:
+                msg = f"Branch {self.name!r}: expected datetimes with a time zone, not {timestamp}"
+                raise ValueError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlowBranch:
     """
-    One of the slowest branches.
+    One of the slowest branches, or items.
 
-    :param name: The branch's name.
-    :param seconds: How long it took, in seconds.
-    :param state: How it ended.
-    :param measure: ``work`` if it recorded its seconds inside ``execute``, ``elapsed`` if all that is known
-        is the time from its start to its end.
+    ``measure`` is ``work``, the seconds inside its code, or, where no branch of the group recorded its work,
+    ``elapsed``, those from its start to its end.
     """
 
     name: str
@@ -90,51 +97,36 @@ class SlowBranch:
 @dataclass(frozen=True, kw_only=True)
 class GroupSummary:
     """
-    The figures of one group; each is None where what it needs wasn't recorded.
+    Figures of a group; None is what can't be known, because something was not recorded.
 
-    :param branches: Number of branches by state, states sorted: ``{"failed": 1, "success": 7}``.
-    :param total: Number of branches that the figures are about: all but the ``removed``.
-    :param recorded: How many of them recorded their work.
-    :param work_seconds: Sum of the recorded work; what ``total - recorded`` branches did comes on top.
-    :param wall_seconds: From the first queued to the last end, without the branches that were skipped or
-        failed unqueued. None until all have ended, or if it isn't known when one that ran was queued.
-    :param speed_up: Sum of work divided by wall: a lower bound if ``recorded`` is less than ``total``.
-    :param overhead_share: 1 less sum of work divided by sum of (end - queued), over the branches with
-        recorded work. Below 0 only where clocks disagree.
-    :param slowest: The slowest branches, slowest first, equals in natural order of their names.
-    :param peak_concurrency: Greatest number of branches that ran at one moment; of those of several tasks
-        each counts while one of its tasks runs.
-    :param elapsed_sum_seconds: Sum of (end - start) over the branches that have both.
+    ``states`` is the number of branches by state, those that need attention first. The rest is about
+    ``total`` branches: all but the ``removed``. Work is about the ``recorded`` ones, so that ``speed_up``,
+    work divided by wall, is a lower bound where these are fewer. Wall is from the first queued to the last
+    end, without branches that never ran; None until all have ended, or if it isn't known when one that ran
+    was queued. Overhead is the time from queued to end that was no work. ``computed_share`` is CPU seconds
+    divided by work. Memory is that of one branch's process, at most. A branch of several tasks counts
+    towards ``peak_concurrency`` while one of its tasks runs. "Without the slowest" are the others as they
+    ran: what might have started earlier is not moved up.
     """
 
-    branches: dict[str, int]
+    states: dict[str, int]
     total: int
-    recorded: int
-    work_seconds: float | None
-    wall_seconds: float | None
-    speed_up: float | None
-    overhead_share: float | None
-    slowest: tuple[SlowBranch, ...]
-    peak_concurrency: int
-    elapsed_sum_seconds: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Straggler:
-    """
-    The slowest branch, and what the others were without it.
-
-    :param branch: The branch.
-    :param median_of_others: Median of what each of the others took, in seconds.
-    :param wall_of_others: From the first queued to the last end of the others, as they ran; what might have
-        started earlier without it is not moved up. None if that isn't known.
-    :param saved_seconds: By how much that is less than the wall of all; None if one isn't known.
-    """
-
-    branch: SlowBranch
-    median_of_others: float
-    wall_of_others: float | None
-    saved_seconds: float | None
+    recorded: int = 0
+    work_seconds: float | None = None
+    median_work_seconds: float | None = None
+    wall_seconds: float | None = None
+    speed_up: float | None = None
+    overhead_share: float | None = None
+    median_overhead_seconds: float | None = None
+    elapsed_sum_seconds: float | None = None
+    cpu_seconds: float | None = None
+    computed_share: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_concurrency: int = 0
+    slowest: tuple[SlowBranch, ...] = ()
+    median_without_slowest_seconds: float | None = None
+    wall_without_slowest_seconds: float | None = None
+    saved_without_slowest_seconds: float | None = None
 
 
 def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSummary:
@@ -144,105 +136,70 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
     ``removed`` branches are counted by state and left out of every figure: their times are those of an
     earlier, longer list. To see a running group's figures so far, hand in the present as ``ended``.
 
-    :param timings: The group's branches.
     :param slowest: How many of the slowest branches to name.
-    :return: The figures.
-    :raises ValueError: If naive and aware datetimes are mixed, or ``slowest`` is negative.
     """
-    if slowest < 0:
-        msg = f"slowest: expected 0 or more, not {slowest}"
-        raise ValueError(msg)
     timings = list(timings)
-    _refuse_mixed_datetimes(timings)
     counted = [_last_try(timing) for timing in timings if timing.state != REMOVED]
-    recorded = [timing.work_seconds for timing in counted if timing.work_seconds is not None]
-    elapsed = [seconds for timing in counted if (seconds := _elapsed_seconds(timing)) is not None]
-    work_seconds = math.fsum(recorded) if recorded else None
-    wall_seconds = _wall_seconds(counted)
+    work = [timing.work_seconds for timing in counted if timing.work_seconds is not None]
+    memory = [timing.peak_memory_bytes for timing in counted if timing.peak_memory_bytes is not None]
+    elapsed = [seconds_between(timing.started, timing.ended) for timing in counted]
+    named, durations = _slowest(counted, slowest)
+    rest = [timing for timing in counted if timing.name != named[0].name] if len(durations) > 1 else []
+    wall, wall_of_rest = _wall_seconds(counted), _wall_seconds(rest)
+    overhead_share, median_overhead_seconds = _overhead(counted)
     return GroupSummary(
-        branches=dict(sorted(Counter(timing.state for timing in timings).items())),
+        states=count_states(timing.state for timing in timings),
         total=len(counted),
-        recorded=len(recorded),
-        work_seconds=work_seconds,
-        wall_seconds=wall_seconds,
-        speed_up=_ratio(work_seconds, wall_seconds),
-        overhead_share=_overhead_share(counted),
-        slowest=_slowest(counted)[:slowest],
+        recorded=len(work),
+        work_seconds=_sum(work),
+        median_work_seconds=median(work) if work else None,
+        wall_seconds=wall,
+        speed_up=_ratio(_sum(work), wall),
+        overhead_share=overhead_share,
+        median_overhead_seconds=median_overhead_seconds,
+        elapsed_sum_seconds=_sum(elapsed),
+        cpu_seconds=_sum(timing.cpu_seconds for timing in counted),
+        computed_share=_computed_share(counted),
+        peak_memory_bytes=max(memory, default=None),
         peak_concurrency=_peak_concurrency(counted),
-        elapsed_sum_seconds=math.fsum(elapsed) if elapsed else None,
+        slowest=tuple(named),
+        median_without_slowest_seconds=median(durations[1:]) if rest else None,
+        wall_without_slowest_seconds=wall_of_rest,
+        saved_without_slowest_seconds=None if wall is None or wall_of_rest is None else wall - wall_of_rest,
     )
 
 
-def find_straggler(timings: Iterable[BranchTiming]) -> Straggler | None:
-    """
-    Find the slowest branch, and what would be left without it.
-
-    :param timings: The group's branches; all have ended.
-    :return: The slowest and the others' figures; None if not at least two took some time.
-    """
-    counted = [_last_try(timing) for timing in timings if timing.state != REMOVED]
-    slowest, *others = _slowest(counted) or (None,)
-    if slowest is None or not others:
-        return None
-    wall = _wall_seconds(counted)
-    rest = _wall_seconds([timing for timing in counted if timing.name != slowest.name])
-    return Straggler(
-        branch=slowest,
-        median_of_others=median(other.seconds for other in others),
-        wall_of_others=rest,
-        saved_seconds=None if wall is None or rest is None else wall - rest,
-    )
+def count_states(states: Iterable[str]) -> dict[str, int]:
+    """Count by state, in the order of :data:`STATE_ORDER`."""
+    rank = {state: index for index, state in enumerate(STATE_ORDER)}
+    return dict(sorted(Counter(states).items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
-def median_overhead_seconds(timings: Iterable[BranchTiming]) -> float | None:
-    """
-    Tell what a task takes on top of its work: the median of (end - queued) - work.
-
-    :param timings: The group's branches.
-    :return: Seconds; None if no branch has recorded its work and has both moments.
-    """
-    known = [
-        max(0.0, seconds - timing.work_seconds)
-        for timing in map(_last_try, timings)
-        if timing.state != REMOVED
-        and timing.work_seconds is not None
-        and (seconds := _seconds_between(timing.queued, timing.ended)) is not None
-    ]
-    return median(known) if known else None
-
-
-def share_computed(timings: Iterable[BranchTiming]) -> float | None:
-    """
-    Tell how much of their work branches spent computing: CPU seconds divided by work.
-
-    :param timings: The group's branches.
-    :return: The share, above 1 if they use several cores each; None if none recorded both.
-    """
-    known = [
-        (timing.cpu_seconds, timing.work_seconds)
-        for timing in timings
-        if timing.state != REMOVED and timing.cpu_seconds is not None and timing.work_seconds is not None
-    ]
-    return _ratio(math.fsum(cpu for cpu, _ in known), math.fsum(work for _, work in known))
-
-
-def _refuse_mixed_datetimes(timings: Sequence[BranchTiming]) -> None:
-    names: dict[bool, str] = {}
-    for timing in timings:
-        for moment in (timing.queued, timing.started, timing.ended):
-            if moment is not None:
-                names.setdefault(moment.utcoffset() is not None, timing.name)
-    if len(names) > 1:
-        msg = (
-            "Expected datetimes that are all aware or all naive, not both: "
-            f"branch {names[True]!r} has an aware one, branch {names[False]!r} a naive one"
-        )
-        raise ValueError(msg)
+def segments(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Divide a time line where nothing was going on for long, as before a branch that was cleared."""
+    busy: list[Span] = []
+    for start, end in sorted(spans):
+        if busy and start <= busy[-1][1]:
+            busy[-1] = busy[-1][0], max(busy[-1][1], end)
+        else:
+            busy.append((start, end))
+    shortest = LONG * sum((end - start).total_seconds() for start, end in busy)
+    gaps = [(after[0] - before[1]).total_seconds() for before, after in pairwise(busy)]
+    longest = sorted(range(len(gaps)), key=lambda index: -gaps[index])[:MOST_CUTS]
+    cuts = sorted(index + 1 for index in longest if gaps[index] > shortest)
+    edges = [0, *cuts, len(busy)] if busy else []
+    return tuple((busy[first][0], busy[last - 1][1]) for first, last in pairwise(edges))
 
 
 def _last_try(timing: BranchTiming) -> BranchTiming:
     """Keep the times that belong to the last try, in UTC."""
-    queued, started, ended = (_utc(moment) for moment in (timing.queued, timing.started, timing.ended))
+    if timing.queued is timing.started is timing.ended is None:
+        return timing
+    # Python subtracts datetimes of one zone as clocks on the wall show them: an hour off when they change.
+    queued, started, ended = (
+        None if timestamp is None else timestamp.astimezone(UTC)
+        for timestamp in (timing.queued, timing.started, timing.ended)
+    )
     if queued is not None and ended is not None and ended < queued:
         # Waiting for its next try: Airflow keeps the earlier one's start and end until that starts.
         started = ended = None
@@ -259,73 +216,85 @@ def _last_try(timing: BranchTiming) -> BranchTiming:
     return replace(timing, queued=queued, started=started, ended=ended, tasks=tasks)
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    # Python subtracts datetimes of one zone as clocks on the wall show them: an hour off when they change.
-    return moment if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)
-
-
-def _elapsed_seconds(timing: BranchTiming) -> float | None:
-    return _seconds_between(timing.started, timing.ended)
-
-
-def _seconds_between(first: datetime | None, last: datetime | None) -> float | None:
+def seconds_between(first: datetime | None, last: datetime | None) -> float | None:
+    """Seconds from one to the other; None if one isn't known."""
     return None if first is None or last is None else (last - first).total_seconds()
 
 
-def _wall_seconds(timings: Sequence[BranchTiming]) -> float | None:
-    ran = [
-        timing
-        for timing in timings
-        if not (timing.queued is None and timing.started is None and timing.ended is None)
-    ]
-    queued = [timing.queued for timing in ran if timing.queued is not None]
-    ended = [timing.ended for timing in ran if timing.ended is not None]
-    if not ran or len(queued) < len(ran) or len(ended) < len(ran):
-        return None
-    return _seconds_between(min(queued), max(ended))
-
-
-def _overhead_share(timings: Sequence[BranchTiming]) -> float | None:
-    pairs = [
-        (timing.work_seconds, seconds)
-        for timing in timings
-        if timing.work_seconds is not None
-        and (seconds := _seconds_between(timing.queued, timing.ended)) is not None
-    ]
-    ratio = _ratio(math.fsum(work for work, _ in pairs), math.fsum(seconds for _, seconds in pairs))
-    return None if ratio is None else 1 - ratio
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    """Add up what is known, to the same last digit in any order; None if nothing is."""
+    known = [number for number in seconds if number is not None]
+    return math.fsum(known) if known else None
 
 
 def _ratio(dividend: float | None, divisor: float | None) -> float | None:
     return None if dividend is None or divisor is None or divisor <= 0 else dividend / divisor
 
 
-def _slowest(timings: Sequence[BranchTiming]) -> tuple[SlowBranch, ...]:
-    slow: list[SlowBranch] = []
-    for timing in timings:
-        if timing.work_seconds is not None:
-            slow.append(
-                SlowBranch(name=timing.name, seconds=timing.work_seconds, state=timing.state, measure="work")
-            )
-        elif (seconds := _elapsed_seconds(timing)) is not None:
-            slow.append(SlowBranch(name=timing.name, seconds=seconds, state=timing.state, measure="elapsed"))
-    return tuple(sorted(slow, key=lambda branch: (-branch.seconds, natural_key(branch.name))))
+def _overhead(timings: Sequence[BranchTiming]) -> tuple[float | None, float | None]:
+    """Share, and median of the seconds, from queued to end in which there was no work."""
+    pairs = [
+        (timing.work_seconds, seconds)
+        for timing in timings
+        if timing.work_seconds is not None
+        and (seconds := seconds_between(timing.queued, timing.ended)) is not None
+    ]
+    worked = _ratio(_sum(work for work, _ in pairs), _sum(seconds for _, seconds in pairs))
+    share = None if worked is None else 1 - worked
+    return share, median(max(0.0, seconds - work) for work, seconds in pairs) if pairs else None
+
+
+def _computed_share(timings: Sequence[BranchTiming]) -> float | None:
+    both = [
+        timing for timing in timings if timing.cpu_seconds is not None and timing.work_seconds is not None
+    ]
+    return _ratio(_sum(timing.cpu_seconds for timing in both), _sum(timing.work_seconds for timing in both))
+
+
+def _wall_seconds(timings: Sequence[BranchTiming]) -> float | None:
+    ran = [timing for timing in timings if timing.queued or timing.started or timing.ended]
+    queued = [timing.queued for timing in ran if timing.queued is not None]
+    ended = [timing.ended for timing in ran if timing.ended is not None]
+    if not ran or len(queued) < len(ran) or len(ended) < len(ran):
+        return None
+    return seconds_between(min(queued), max(ended))
+
+
+def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBranch], list[float]]:
+    """
+    Return the slowest, and all durations, longest first.
+
+    By work, or by the time from start to end if nobody recorded work: never one against the other.
+    """
+    measure: Literal["work", "elapsed"] = "elapsed"
+    seconds = [seconds_between(timing.started, timing.ended) for timing in timings]
+    if any(timing.work_seconds is not None for timing in timings):
+        measure, seconds = "work", [timing.work_seconds for timing in timings]
+    durations = sorted((each for each in seconds if each is not None), reverse=True)
+    shortest = min(durations[:number], default=0.0)
+    slow = [
+        SlowBranch(name=timing.name, seconds=each, state=timing.state, measure=measure)
+        for timing, each in zip(timings, seconds, strict=True)
+        if each is not None and each >= shortest
+    ]
+    slow.sort(key=lambda branch: (-branch.seconds, natural_key(branch.name)))
+    return slow[:number], durations
 
 
 def _peak_concurrency(timings: Sequence[BranchTiming]) -> int:
     changes: list[tuple[datetime, int, int]] = []
-    for place, timing in enumerate(timings):
+    for index, timing in enumerate(timings):
         for task in timing.tasks or (timing,):
             if task.started is not None:
-                changes.append((task.started, 1, place))
+                changes.append((task.started, 1, index))
                 if task.ended is not None:
-                    changes.append((task.ended, -1, place))
-    at_work = [0] * len(timings)
+                    changes.append((task.ended, -1, index))
+    tasks = [0] * len(timings)
     peak = running = 0
-    # At the same moment an end (-1) sorts before a start: the one hands its slot to the other.
-    for _, change, place in sorted(changes):
-        before = at_work[place]
-        at_work[place] += change
-        running += (at_work[place] > 0) - (before > 0)
+    # At one moment an end (-1) sorts before a start: the one hands its slot to the other.
+    for _, change, index in sorted(changes):
+        was_running = tasks[index] > 0
+        tasks[index] += change
+        running += (tasks[index] > 0) - was_running
         peak = max(peak, running)
     return peak

@@ -1,10 +1,10 @@
-"""Names of branches: how they are made, ordered and listed, at parse time and on the worker."""
+"""Names of branches: how they are made, ordered and checked."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["indexed_names", "instance_name", "natural_key", "unusable_because"]
+__all__ = ["indexed_names", "instance_name", "name_problem", "natural_key"]
 
 EACH = "each"
 """Name of the one task, or task group, that all branches of a mapped or batched group are instances of."""
@@ -27,55 +27,39 @@ _USABLE = re.compile(r"[\w.-]+")
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[str, int], ...], str]:
-    """
-    Sort key that puts ``process_10`` after ``process_9``.
-
-    :param name: A task id or the name of a branch.
-    """
+    """Sort key that puts ``process_10`` after ``process_9``."""
     parts = _DIGITS.split(name)
     pairs = tuple((text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True))
     return pairs, name
 
 
 def indexed_names(label: str, count: int) -> tuple[str, ...]:
-    """
-    Names of ``count`` branches: ``label_0``, ``label_1``, ….
-
-    :param label: The group's own id, without its parents'.
-    :param count: How many.
-    """
+    """Names of ``count`` branches: ``label_0``, ``label_1``, …."""
     return tuple(f"{label}_{index}" for index in range(count))
 
 
 def instance_name(task_id: str, map_index: int) -> str:
-    """
-    Name of one instance of a mapped task, ``id[map_index]``.
-
-    :param task_id: Full id of the mapped task.
-    :param map_index: Index of the instance.
-    """
+    """Name of one instance of a mapped task, ``id[map_index]``."""
     return f"{task_id}[{map_index}]"
 
 
-def unusable_because(name: object, *, prefix: str = "", is_group: bool = False) -> str | None:
+def name_problem(name: object, *, prefix: str = "", is_group: bool = False) -> str | None:
     """
-    Why Airflow would refuse this name as the last part of a task id; None when it would not.
+    Why Airflow would refuse a name as the last part of a task id; None if it would not.
 
-    :param name: The name as the author gave it.
-    :param prefix: What comes before it in the task id, its dot included.
-    :param is_group: Whether it is that of a task group.
+    :param prefix: What comes before the name in the task id, its dot included.
+    :param is_group: Whether the name is the id of a task group.
     """
     if not isinstance(name, str):
-        return f"{name!r} is of type {type(name).__name__}; a name is a str"
+        return f"expected a str, found {name!r} of type {type(name).__name__}"
     if not _USABLE.fullmatch(name):
-        return f"{name!r} is not made of letters, digits, '_', '-' and '.' alone"
+        return f"{name!r} may have only letters, digits, '_', '-' and '.'"
     if is_group and "." in name:
-        return f"{name!r} has a '.', which the id of a task group can't have, and its branch is a @task_group"
+        return f"{name!r} can't have a '.', because its branch is a @task_group"
     if is_group and len(name) > MAX_GROUP_ID_LENGTH:
-        return f"{name!r} has {len(name)} characters; Airflow takes {MAX_GROUP_ID_LENGTH} for a task group"
-    if len(prefix) + len(name) > MAX_TASK_ID_LENGTH:
         return (
-            f"{name!r} makes a task id of {len(prefix) + len(name)} characters; "
-            f"Airflow takes {MAX_TASK_ID_LENGTH}"
+            f"{name!r} has {len(name)} characters; the id of a task group has {MAX_GROUP_ID_LENGTH} at most"
         )
+    if (length := len(prefix) + len(name)) > MAX_TASK_ID_LENGTH:
+        return f"{name!r} makes a task id of {length} characters; Airflow takes {MAX_TASK_ID_LENGTH}"
     return None

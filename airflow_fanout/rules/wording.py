@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.rules.names import (
-    natural_key,
-)
+from airflow_fanout.rules.names import natural_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ERROR_LENGTH",
+    "batched_key_problem",
     "close_to",
     "counted",
     "format_bytes",
@@ -21,11 +20,10 @@ __all__ = [
     "format_seconds",
     "format_share",
     "listing",
-    "misspelt",
     "on_one_line",
+    "past_dependence_problem",
     "printable",
-    "waiting_on_past",
-    "without_key",
+    "typed",
 ]
 
 MISSPELT = 0.75
@@ -33,53 +31,24 @@ MISSPELT = 0.75
 
 
 def listing(names: Iterable[str], *, limit: int = 20) -> str:
-    """
-    Names for an error message: quoted, in natural order, some of them, and how many more there are.
-
-    :param names: The names, in any order.
-    :param limit: How many are spelled out.
-    """
+    """Names for an error message, quoted and in natural order, and how many more there are."""
     ordered = sorted(names, key=natural_key)
     if not ordered:
         return "none"
-    said = ", ".join(repr(name) for name in ordered[:limit])
-    return f"{said} and {len(ordered) - limit} more" if len(ordered) > limit else said
+    text = ", ".join(repr(name) for name in ordered[:limit])
+    return f"{text} and {len(ordered) - limit} more" if len(ordered) > limit else text
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """
-    A number of things, in words: ``1 item``, ``2 items``.
-
-    :param number: How many.
-    :param one: What one is called.
-    :param many: What several are called.
-    """
+    """A number of things, in words: ``1 item``, ``2 items``."""
     return f"{number} {one if number == 1 else many}"
 
 
-def misspelt(name: str, known: Collection[str]) -> list[str]:
-    """
-    Names that one is so close to that it must be a slip of the keyboard.
-
-    :param name: The name.
-    :param known: All that are known.
-    """
+def close_to(name: str, known: Collection[str]) -> str:
+    """Way out for an unknown name: ``did you mean 'scores'?``, or ``there are 'load' and 3 more``."""
     from difflib import get_close_matches  # only errors need it
 
-    return get_close_matches(name, known, cutoff=MISSPELT)
-
-
-def close_to(name: str, known: Collection[str]) -> str:
-    """
-    Say what a name that is not known may have been meant to be.
-
-    :param name: The name.
-    :param known: All that are known.
-    :return: ``did you mean 'scores'?``, or ``there are 'load' and 3 more``.
-    """
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known)
+    close = get_close_matches(name, known, cutoff=MISSPELT)
     return f"did you mean {listing(close)}?" if close else f"there are {listing(known, limit=5)}"
 
 
@@ -91,27 +60,20 @@ def on_one_line(text: str) -> str:
     """
     Put a text on one line of printable characters, at most 500 of them.
 
-    What a branch says is shown in logs and terminals: it must neither begin a line of its own there nor move
-    the cursor.
-
-    :param text: The text.
+    Logs and terminals show texts of branches; these must neither begin a line there nor move the cursor.
     """
     lines = (line.strip() for line in text[: 2 * ERROR_LENGTH].splitlines())
-    said = printable(" ".join(filter(None, lines)))
-    if len(said) <= ERROR_LENGTH and len(text) <= 2 * ERROR_LENGTH:
-        return said
-    return said[: ERROR_LENGTH - 1] + "…"
+    line = printable(" ".join(filter(None, lines)))
+    if len(line) <= ERROR_LENGTH and len(text) <= 2 * ERROR_LENGTH:
+        return line
+    return line[: ERROR_LENGTH - 1] + "…"
 
 
 def printable(text: str) -> str:
-    """
-    Write characters that can't be printed, such as those that a terminal obeys, as Python does.
-
-    :param text: The text.
-    """
+    """Write characters that can't be printed, such as those that a terminal obeys, as Python does."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 VALUE_SHOWN = 80
@@ -120,23 +82,23 @@ VALUE_SHOWN = 80
 
 def typed(value: Any) -> str:
     """A value and its type, for messages; cut, so that a large value does not flood the log."""
-    said = repr(value)
-    return f"{said if len(said) <= VALUE_SHOWN else said[:VALUE_SHOWN] + '…'} of type {type(value).__name__}"
+    text = repr(value)
+    return f"{text if len(text) <= VALUE_SHOWN else text[:VALUE_SHOWN] + '…'} of type {type(value).__name__}"
 
 
-def waiting_on_past(task_ids: Sequence[str]) -> str:
-    """Why a tolerance over such tasks is refused."""
+def past_dependence_problem(task_ids: Sequence[str]) -> str:
+    """Why a tolerance over tasks that wait for the run before is refused."""
     return (
         f"a tolerance over tasks with depends_on_past or wait_for_downstream ({listing(task_ids)}) would let "
         "this run succeed and the next one wait for ever; take that off the branches, or tolerate nothing"
     )
 
 
-def without_key(key: str, group_id: str) -> str:
-    """Why an XCom key of their own is refused for the items of a batched group."""
+def batched_key_problem(key: str, group_id: str) -> str:
+    """Why an XCom key other than the return value is refused for the items of a batched group."""
     return (
-        f"found {key!r}, but the items of a batched group, {group_id!r}, have only what they return; "
-        "let them return it, in a dict with other values if need be, and leave key out"
+        f"found {key!r}, but the items of the batched group {group_id!r} have no XComs of their own; "
+        "let each return the value, in a dict with others if need be, and leave key out"
     )
 
 
@@ -149,16 +111,13 @@ MINUTE = 60
 
 HOUR = 3600
 
+HOURS_OF_A_DAY = 24
+
 BYTES_OF_A_MB = 1_000_000
 
 
 def format_seconds(seconds: float | None) -> str:
-    """
-    Write a duration for people.
-
-    :param seconds: Seconds; None if they weren't recorded.
-    :return: ``40 ms``, ``3.0 s``, ``1 min 12 s``, ``2 h 5 min``, or a dash.
-    """
+    """A duration for people: ``40 ms``, ``3.0 s``, ``1 min 12 s``, ``2 h 5 min``, ``3 d 2 h``, or a dash."""
     if seconds is None:
         return NOT_RECORDED
     if seconds < 0:
@@ -169,38 +128,30 @@ def format_seconds(seconds: float | None) -> str:
         return f"{milliseconds} ms"
     if round(seconds, 1) < MINUTE:
         return f"{seconds:.1f} s"
+    return _format_minutes(seconds)
+
+
+def _format_minutes(seconds: float) -> str:
     if round(seconds) < HOUR:
         minutes, rest = divmod(round(seconds), MINUTE)
         return f"{minutes} min {rest} s"
     hours, rest = divmod(round(seconds / MINUTE), HOUR // MINUTE)
-    return f"{hours} h {rest} min"
+    if hours < HOURS_OF_A_DAY:
+        return f"{hours} h {rest} min"
+    days, hours = divmod(round(seconds / HOUR), HOURS_OF_A_DAY)
+    return f"{days:,} d {hours} h"
 
 
 def format_ratio(ratio: float | None) -> str:
-    """
-    Write a speed-up for people.
-
-    :param ratio: The ratio; None if it isn't known.
-    :return: One decimal and a multiplication sign, or a dash.
-    """
+    """A speed-up for people: ``3.4×``; a dash if it isn't known."""
     return NOT_RECORDED if ratio is None else f"{ratio:.1f}\N{MULTIPLICATION SIGN}"
 
 
 def format_share(share: float | None) -> str:
-    """
-    Write a share of 1 for people.
-
-    :param share: The share; None if it isn't known.
-    :return: Whole per cent such as ``34 %``, or a dash.
-    """
+    """A share of 1 for people: ``34 %``; a dash if it isn't known."""
     return NOT_RECORDED if share is None else f"{round(share * 100)} %"
 
 
 def format_bytes(number: int | None) -> str:
-    """
-    Write an amount of memory for people.
-
-    :param number: Bytes; None if they weren't recorded.
-    :return: Whole megabytes such as ``34 MB``, or a dash.
-    """
+    """A number of bytes for people: ``34 MB``; a dash if it wasn't recorded."""
     return NOT_RECORDED if number is None else f"{round(number / BYTES_OF_A_MB):,} MB"

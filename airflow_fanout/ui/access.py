@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
@@ -9,16 +12,50 @@ from airflow.configuration import conf
 from airflow.models.dag import DagModel
 from fastapi import Depends, HTTPException, Request, status
 
-from airflow_fanout.ui.origin import why_foreign
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-__all__ = ["CLEAR", "READ", "may_clear"]
+__all__ = ["CLEAR", "READ", "foreign_origin", "may_clear"]
+
+
+def foreign_origin(headers: Mapping[str, str], *, own: str) -> str | None:
+    """
+    Say why a request may come from another site; None if it doesn't.
+
+    Browsers say where a request comes from and let no page change it: in ``Sec-Fetch-Site``, older ones in
+    ``Origin``. A program that shows its token in ``Authorization`` is not led by a page at all.
+
+    :param headers: The request's headers; names in small letters, if it is no mapping that ignores that.
+    :param own: Airflow's own base URL, as browsers see it.
+    """
+    site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
+    if site is not None:
+        return None if site == "same-origin" else f"the browser says that it is {site}"
+    if origin is not None:
+        forwarded = f"{headers.get('x-forwarded-proto', 'https')}://{host}"
+        known = {_origin(url) for url in (own, f"http://{host}", forwarded)} - {None}
+        return None if _origin(origin) in known else f"it comes from {origin!r}"
+    if headers.get("authorization", "").lower().startswith("bearer "):
+        return None
+    return "it says neither where it comes from nor, in Authorization, who sent it"
+
+
+def _origin(url: str) -> tuple[str, str, int] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.scheme not in {"http", "https"}:
+        return None
+    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
 def _same_origin(request: Request) -> None:
     base_url = conf.get("api", "base_url", fallback=None) or str(request.base_url)
-    why = why_foreign(request.headers, own=base_url)
-    if why is not None:
-        message = f"This request may not come from Airflow's own pages: {why}"
+    problem = foreign_origin(request.headers, own=base_url)
+    if problem is not None:
+        message = f"This request may not come from Airflow's own pages: {problem}"
         raise HTTPException(status.HTTP_403_FORBIDDEN, message)
 
 
@@ -40,12 +77,7 @@ CLEAR = [Depends(_same_origin), Depends(requires_access_dag("PUT", DagAccessEnti
 
 
 def may_clear(dag_id: str, user: GetUserDep) -> bool:
-    """
-    Whether a user may clear task instances of a Dag.
-
-    :param dag_id: Id of the Dag.
-    :param user: The user.
-    """
+    """Whether a user may clear task instances of a Dag."""
     return get_auth_manager().is_authorized_dag(
         method="PUT",
         access_entity=DagAccessEntity.TASK_INSTANCE,

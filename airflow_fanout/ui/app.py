@@ -1,4 +1,4 @@
-"""The Fan-out tab's routes; in the API server, imported with the first request."""
+"""The Fan-out tab's routes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata.clearing import clear, find_plan
-from airflow_fanout.metadata.limits import read_surroundings
+from airflow_fanout.metadata.limits import read_scheduling_limits
 from airflow_fanout.metadata.runs import UnknownDagError, UnknownRunError, find_run, read_report, read_run
 from airflow_fanout.reports.branches import UnknownGroupError, chosen_group_runs
+from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json
 from airflow_fanout.reports.run_report import item_page
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
@@ -27,7 +28,7 @@ from airflow_fanout.ui.access import CLEAR, READ, may_clear
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from airflow_fanout.reports.group_capacity import Surroundings
+    from airflow_fanout.reports.group_capacity import SchedulingLimits
 
 __all__ = ["app"]
 
@@ -53,13 +54,7 @@ HEADERS = {
 
 
 class RerunBody(BaseModel):
-    """
-    What to clear.
-
-    :param plan: Fingerprint of the plan that was shown.
-    :param group: Title of the only group; None for all.
-    :param causes: Whether to clear what failed before the branches, too.
-    """
+    """What to clear: the plan that was shown, of one group by its title or of all, with or without causes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -92,8 +87,8 @@ def report(
 ) -> Response:
     """Return the run's report, and whether the user may run again what failed."""
     with _explained():
-        found = read_report(dag_id, run_id, surroundings=_surroundings(), session=session)
-    return _json({"report": found, "may_clear": user_may_clear})
+        run_report = read_report(dag_id, run_id, surroundings=_surroundings(), session=session)
+    return _json({"report": run_report, "may_clear": user_may_clear})
 
 
 @router.get("/items/{run_id:path}")
@@ -132,9 +127,7 @@ def rerun(dag_id: str, run_id: str, body: RerunBody, session: SessionDep) -> Res
             message = "The run has changed in the meantime. Nothing was cleared; look at what would be now."
             raise HTTPException(status.HTTP_409_CONFLICT, message)
         done = clear(plan, causes=body.causes, session=session)
-    return _json(
-        {**plan_as_json(plan, cleared=done.cleared, changed=done.changed), "is_paused": done.is_paused}
-    )
+    return _json({**plan_as_json(plan, done), "is_paused": done.is_paused})
 
 
 app = FastAPI(title="Fan-out", docs_url=None, redoc_url=None, openapi_url=None)
@@ -151,8 +144,8 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
 
 
 @cached(TTLCache(maxsize=1, ttl=KEPT_SECONDS), lock=Lock())
-def _surroundings() -> Surroundings:
-    return read_surroundings()
+def _surroundings() -> SchedulingLimits:
+    return read_scheduling_limits()
 
 
 def _only(group: str | None) -> list[str] | None:
@@ -160,10 +153,10 @@ def _only(group: str | None) -> list[str] | None:
 
 
 def _file(name: str) -> Response:
-    known = {each.name: each for each in STATIC.iterdir() if each.suffix in MEDIA_TYPES}
-    if name not in known:
+    paths = {path.name: path for path in STATIC.iterdir() if path.suffix in MEDIA_TYPES}
+    if name not in paths:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such file")
-    path = known[name]
+    path = paths[name]
     # Asked for again each time, answered with "not modified": an upgrade shows at once.
     headers = {"Cache-Control": "private, no-cache"}
     return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
@@ -171,7 +164,8 @@ def _file(name: str) -> Response:
 
 def _json(content: Any) -> Response:
     # Quicker than FastAPI's own way, which looks at each value; these are plain ones.
-    return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
+    text = json.dumps(content, separators=(",", ":"), default=to_json)
+    return Response(text, media_type="application/json")
 
 
 @contextmanager
@@ -179,7 +173,7 @@ def _explained() -> Iterator[None]:
     """Answer that something is not there, or can't be read, with the reason."""
     try:
         yield
-    except (UnknownDagError, UnknownGroupError, UnknownRunError) as unknown:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, str(unknown)) from unknown
-    except UnreadableValueError as unreadable:
-        raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, str(unreadable)) from unreadable
+    except (UnknownDagError, UnknownGroupError, UnknownRunError) as error:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
+    except UnreadableValueError as error:
+        raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, str(error)) from error

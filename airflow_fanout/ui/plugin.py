@@ -1,4 +1,4 @@
-"""The plugin that adds the Fan-out tab; small, for every Airflow process imports it, each task's too."""
+"""The plugin that adds the Fan-out tab; small, because every Airflow process imports it, each task's too."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ class LazyApp:
     """The tab's application, imported with its first request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """
-        Answer a request.
-
-        :param scope: As in ASGI, and so are the others.
-        :param receive: Likewise.
-        :param send: Likewise.
-        """
+        """Answer a request, as ASGI has it."""
         from airflow_fanout.ui.app import app
 
         await app(scope, receive, send)

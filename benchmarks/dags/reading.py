@@ -42,7 +42,9 @@ def reading() -> None:
         def accounted_for() -> Iterable[int]:
             """All that a fan-in asks: states and counts too, which the lazy sequence leaves out."""
             reader = RunReader(ti)
-            source = Source(name="number", tasks=BranchTasks(task_ids=("number",), is_ours=False), is_mapped=True)
+            source = Source(
+                name="number", tasks=BranchTasks(task_ids=("number",), is_ours=False), is_mapped=True
+            )
             return FanInResults(collect(reader, reader.states(), [source], RETURN_VALUE)).values()
 
         pairs = alternated(

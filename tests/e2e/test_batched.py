@@ -154,7 +154,10 @@ def test_nothing_reaches_on_empty(run: Run) -> None:
 
 def test_items_that_are_no_list_fail_before_anything_runs(run: Run) -> None:
     assert run.instance("no_list.split").state == "failed"
-    assert "expected a list or a mapping by name from the task before, found str" in run.log("no_list.split")
+    assert (
+        "expected a list, or a mapping by name, from the task that gives the items, found a value of type str"
+        in run.log("no_list.split")
+    )
     assert run.instance("collect_no_list").state == "failed"
     assert "'no_list.split'" in run.log("collect_no_list")
 

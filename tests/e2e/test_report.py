@@ -263,6 +263,7 @@ def test_items_are_those_of_the_batches_records(
             "error": "ValueError: nobody is there",
             "task_id": "visits.each",
             "map_index": 0,
+            "tries": 1,
         }
     ]
 
@@ -274,9 +275,10 @@ def test_the_latest_run_is_shown_in_a_pipe_with_the_same_figures(
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
-        f"reported, run {report['run_id']}: success\n\nwaits: 3 branches: 3 success\n"
+        f"reported, run {report['run_id']}: success\n\nwaits: 3 of 3 branches done\n"
     )
-    assert f"Speed-up  {group_of(report, 'waits')['speed_up']:>9.1f}×" in done.stdout
+    for figure in group_of(report, "waits")["figures"]:
+        assert f"{figure['value']}  {figure['note']}\n" in done.stdout
     assert "\x1b" not in done.stdout
     assert "parts" not in done.stdout
 

@@ -44,9 +44,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(
-    finished_run: Callable[[str], Run], scratch: Path, database_url: str
-) -> dict[tuple[int, int], Told]:
+def told(finished_run: Callable[[str], Run], scratch: Path, database_url: str) -> dict[tuple[int, int], Told]:
     """What every fan-in said, by seed and phase."""
     run = finished_run("truth")
     groups = read_groups(run, database_url, scratch)

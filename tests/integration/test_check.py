@@ -134,9 +134,8 @@ class TestAsACommand:
         completed = run(home, "troubled", "--output", "json")
 
         assert completed.returncode == 1, completed.stderr
-        found = json.loads(completed.stdout)
-        assert [problem["kind"] for problem in found["dags"][0]["problems"]] == ["missing_pool"]
-        assert found["problems"] == 1
+        (dag,) = json.loads(completed.stdout)["dags"]
+        assert [problem["kind"] for problem in dag["problems"]] == ["missing_pool"]
 
     def test_without_a_database_one_line_says_so(self, home: Path) -> None:
         (home / "airflow.db").unlink()
@@ -158,7 +157,7 @@ def test_an_unknown_dag_is_told_what_is_close_to_it(folder: Path, check: Any) ->
     assert err.endswith("airflow fanout check: there is no Dag 'trouble'; did you mean 'troubled'?\n")
 
 
-def test_a_dag_unknown_to_the_database_may_be_in_a_file_that_is_broken(folder: Path, check: Any) -> None:
+def test_an_unknown_dag_may_be_in_a_file_that_is_broken(folder: Path, check: Any) -> None:
     write(folder, fine=FINE, broken=BROKEN)
 
     code, out, err = check("nowhere")
@@ -168,74 +167,68 @@ def test_a_dag_unknown_to_the_database_may_be_in_a_file_that_is_broken(folder: P
     assert "NameError: name 'missing_name' is not defined" in err
 
 
-def test_a_dag_whose_file_is_broken_now_can_not_be_told(folder: Path, check: Any) -> None:
-    write(folder, fine=FINE)
-    store(folder)
-    write(folder, fine=BROKEN)
+class TestADagThatTheDatabaseHas:
+    @pytest.fixture(autouse=True)
+    def stored(self, folder: Path) -> None:
+        write(folder, fine=FINE)
+        store(folder)
 
-    code, out, err = check("fine")
+    def test_it_can_not_be_told_if_its_file_is_broken_now(self, folder: Path, check: Any) -> None:
+        write(folder, fine=BROKEN)
 
-    assert (code, out) == (2, "")
-    assert "the file of Dag 'fine' can't be imported:\nfine.py: " in err
-    assert "NameError" in err
+        code, out, err = check("fine")
 
+        assert (code, out) == (2, "")
+        assert "the file of Dag 'fine' can't be imported:\nfine.py: " in err
+        assert "NameError" in err
 
-def test_a_dag_that_has_moved_is_found_in_its_new_file(folder: Path, check: Any) -> None:
-    write(folder, fine=FINE)
-    store(folder)
-    (folder / "fine.py").rename(folder / "moved.py")
+    def test_it_is_found_in_another_file_if_it_has_moved(self, folder: Path, check: Any) -> None:
+        (folder / "fine.py").rename(folder / "moved.py")
 
-    code, out, _ = check("fine")
+        code, out, _ = check("fine")
 
-    assert (code, json.loads(out)["dags"][0]["source"]) == (0, "file")
+        assert (code, json.loads(out)["dags"][0]["source"]) == (0, "file")
 
+    def test_it_is_taken_from_there_if_no_file_has_it(self, folder: Path, check: Any) -> None:
+        (folder / "fine.py").unlink()
 
-def test_a_dag_that_no_file_has_is_taken_from_the_database(folder: Path, check: Any) -> None:
-    write(folder, fine=FINE)
-    store(folder)
-    (folder / "fine.py").unlink()
+        code, out, _ = check("fine")
 
-    code, out, _ = check("fine")
+        (dag,) = json.loads(out)["dags"]
+        assert (code, dag["source"]) == (0, "database")
+        assert [(group["group_id"], group["effective"]) for group in dag["groups"]] == [("work", 16)]
 
-    (dag,) = json.loads(out)["dags"]
-    assert (code, dag["source"]) == (0, "database")
-    assert [(group["group_id"], group["effective"]) for group in dag["groups"]] == [("work", 16)]
+    def test_only_its_file_is_parsed(self, folder: Path, check: Any) -> None:
+        write(folder, broken=BROKEN)
 
+        code, _, _ = check("fine")
 
-def test_only_the_file_of_the_dag_is_parsed(folder: Path, check: Any) -> None:
-    write(folder, fine=FINE)
-    store(folder)
-    write(folder, broken=BROKEN)
-
-    code, _, _ = check("fine")
-
-    assert code == 0
+        assert code == 0
 
 
-def test_all_dags_with_a_fan_out_are_checked_and_the_others_counted(folder: Path, check: Any) -> None:
-    write(folder, fine=FINE, troubled=TROUBLED, plain=PLAIN)
+class TestAll:
+    def test_dags_with_a_fan_out_are_checked_and_the_others_counted(self, folder: Path, check: Any) -> None:
+        write(folder, fine=FINE, troubled=TROUBLED, plain=PLAIN)
 
-    code, out, _ = check(all=True)
+        code, out, _ = check(all=True)
 
-    found = json.loads(out)
-    assert [dag["dag_id"] for dag in found["dags"]] == ["fine", "troubled"]
-    assert (code, found["problems"], found["others"]) == (1, 1, 1)
+        data = json.loads(out)
+        assert [dag["dag_id"] for dag in data["dags"]] == ["fine", "troubled"]
+        assert (code, data["problems"], data["others"]) == (1, 1, 1)
 
+    def test_a_broken_file_is_exit_code_2(self, folder: Path, check: Any) -> None:
+        write(folder, fine=FINE, broken=BROKEN)
 
-def test_all_dags_can_not_be_told_where_a_file_is_broken(folder: Path, check: Any) -> None:
-    write(folder, fine=FINE, broken=BROKEN)
+        code, out, _ = check(all=True)
 
-    code, out, _ = check(all=True)
+        data = json.loads(out)
+        assert code == 2
+        assert [dag["dag_id"] for dag in data["dags"]] == ["fine"]
+        assert [error["file"] for error in data["import_errors"]] == ["broken.py"]
 
-    found = json.loads(out)
-    assert code == 2
-    assert [dag["dag_id"] for dag in found["dags"]] == ["fine"]
-    assert [error["file"] for error in found["import_errors"]] == ["broken.py"]
+    @pytest.mark.parametrize("options", [{}, {"dag_id": "fine", "all": True}], ids=["neither", "both"])
+    def test_either_a_dag_or_all_of_them_is_wanted(self, check: Any, options: dict[str, Any]) -> None:
+        code, out, err = check(**options)
 
-
-@pytest.mark.parametrize("options", [{}, {"dag_id": "fine", "all": True}], ids=["neither", "both"])
-def test_either_a_dag_or_all_of_them_is_wanted(check: Any, options: dict[str, Any]) -> None:
-    code, out, err = check(**options)
-
-    assert (code, out) == (2, "")
-    assert "expected either a DAG_ID or --all" in err
+        assert (code, out) == (2, "")
+        assert "expected either a DAG_ID or --all" in err

@@ -54,11 +54,7 @@ def run_id(session: Session) -> str:
         state="failed",
         session=session,
     )
-    states = {
-        "process_1": "failed",
-        "process_2": "upstream_failed",
-        "combine": "failed",
-    }
+    states = {"process_1": "failed", "process_2": "upstream_failed", "combine": "failed"}
     for ti in run.get_task_instances(session=session):
         ti.state, ti.try_number = states.get(ti.task_id, "success"), 1
         add_value(ti, session)
@@ -81,11 +77,11 @@ def instances(run_id: str, session: Session) -> dict[str, Any]:
     return {ti.task_id: ti for ti in found}
 
 
-def test_only_what_it_names_is_cleared(run_id: str, session: Session) -> None:
+def test_only_what_the_plan_names_is_cleared(run_id: str, session: Session) -> None:
     plan = find_plan(DAG_ID, run_id, session=session)
     done = clear(plan, causes=False, session=session)
 
-    cleared = {each.task_id for each in done.cleared}
+    cleared = {task_run.task_id for task_run in done.cleared}
     assert cleared == {"process_1", "process_2", "combine"}
     states = {task_id: ti.state for task_id, ti in instances(run_id, session).items()}
     assert {task_id for task_id, state in states.items() if state is None} == cleared
@@ -101,14 +97,14 @@ def test_the_run_is_queued_again(run_id: str, session: Session) -> None:
 
 
 @pytest.mark.parametrize("state", ["success", "running", "queued", None])
-def test_what_has_changed_meanwhile_is_left_alone(run_id: str, session: Session, state: str | None) -> None:
+def test_what_has_changed_meanwhile_is_not_cleared(run_id: str, session: Session, state: str | None) -> None:
     plan = find_plan(DAG_ID, run_id, session=session)
     instances(run_id, session)["process_1"].state = state
     session.flush()
 
     done = clear(plan, causes=False, session=session)
 
-    assert [each.task_id for each in done.changed] == ["process_1"]
+    assert [task_run.task_id for task_run in done.changed] == ["process_1"]
     assert instances(run_id, session)["process_1"].state == state
     assert instances(run_id, session)["combine"].state is None
 
@@ -116,13 +112,13 @@ def test_what_has_changed_meanwhile_is_left_alone(run_id: str, session: Session,
 def test_more_than_one_query_holds_are_cleared(
     run_id: str, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_fanout.metadata.clearing.AT_ONCE", 2)
+    monkeypatch.setattr("airflow_fanout.metadata.clearing.PAGE", 2)
     plan = find_plan(DAG_ID, run_id, session=session)
 
     done = clear(plan, causes=False, session=session)
 
     assert len(done.cleared) == len(plan.task_runs) > 2
-    assert {instances(run_id, session)[each.task_id].state for each in done.cleared} == {None}
+    assert {instances(run_id, session)[cleared.task_id].state for cleared in done.cleared} == {None}
     assert instances(run_id, session)["combine"].dag_run.clear_number == 1
 
 

@@ -39,14 +39,11 @@ class Routes:
     """
     The routes of one run, as one user.
 
-    :param base_url: Where the API server answers.
-    :param run: The run.
     :param token: The user's, in a cookie as browsers send it; None for nobody.
-    :param group: Title of the group that is asked for.
     """
 
-    def __init__(self, base_url: str, run: RunKey, *, token: str | None, group: str = "visit") -> None:
-        self.run, self.group = run, group
+    def __init__(self, base_url: str, run: RunKey, *, token: str | None) -> None:
+        self.run = run
         cookies = {} if token is None else {"_token": token}
         self._http = httpx.Client(base_url=base_url, timeout=120, trust_env=False, cookies=cookies)
         self._own = {"Origin": base_url}
@@ -62,27 +59,24 @@ class Routes:
         name: str,
         *,
         run: RunKey | None = None,
-        group: str | None = None,
+        group: str = "visit",
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """
         Ask one of :data:`ROUTES`.
 
-        :param name: Its name.
-        :param run: Another run.
-        :param group: Another group.
         :param body: What is posted, instead of a plan that never was.
         :param headers: What is sent, instead of where Airflow's own pages are from.
         """
         method, path = ROUTES[name]
         dag_id, run_id = run or self.run
         rest = "page.js" if name == "static" else quote(run_id, safe="")
-        arguments: dict[str, Any] = {"params": {"group": group or self.group}}
+        arguments: dict[str, Any] = {"params": {"group": group}}
         if name == "items":
             arguments["params"]["batch"] = 0
         if name == "clear":
-            arguments = {"json": {"group": group or self.group, "plan": "never", **(body or {})}}
+            arguments = {"json": {"group": group, "plan": "never", **(body or {})}}
         return self._http.request(
             method,
             f"/fan-out/dags/{quote(dag_id, safe='')}/{path}/{rest}",
@@ -96,12 +90,12 @@ class Routes:
             yield name, self.ask(name)
 
     def statuses(self) -> dict[str, int]:
-        """Say how every route answers."""
+        """Return the status with which every route answers."""
         return {name: answer.status_code for name, answer in self.every()}
 
     def report(self) -> dict[str, Any]:
-        """Return what the page is told."""
+        """Return what the page reads."""
         answer = self.ask("report")
         answer.raise_for_status()
-        told: dict[str, Any] = answer.json()
-        return told
+        content: dict[str, Any] = answer.json()
+        return content

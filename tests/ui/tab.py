@@ -23,16 +23,9 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 class Tab:
     """
-    The page of one run, opened and read.
+    The page of one run, opened and read in a browser context of its own.
 
-    :param browser: The browser; each tab has a context of its own.
-    :param base_url: Where the API server answers.
-    :param run: The run.
-    :param token: The session of who looks.
     :param framed: Whether to open it in Airflow's own page, as a click on the tab does.
-    :param width: Pixels.
-    :param height: Pixels.
-    :param theme: What the browser prefers.
     :param clock: Whether time in the page goes as the test says.
     :param expect: Statuses of answers that the browser will complain about, and rightly.
     """
@@ -100,26 +93,26 @@ class Tab:
 
     def asked(self, what: str) -> list[Request]:
         """Return the requests for a kind of data: ``report``, ``items``, ``rerun``."""
-        return [each for each in self.requests if urlsplit(each.url).path.split("/")[4:5] == [what]]
+        return [request for request in self.requests if urlsplit(request.url).path.split("/")[4:5] == [what]]
 
     def screenshot(self, path: Any) -> None:
         """Save what is in sight."""
         self.page.screenshot(path=path, animations="disabled")
 
     def take_complaints(self) -> list[str]:
-        """Tell what the browser complained about since: errors, violations of the policy, dialogs."""
-        found = list(self.complaints)
+        """Return what the browser complained about since: errors, violations of the policy, dialogs."""
+        complaints = list(self.complaints)
         self.complaints.clear()
         for frame in self.page.frames:
             if "/fan-out/" in frame.url:
-                found += frame.evaluate("window.violations.splice(0)")
-        return found
+                complaints += frame.evaluate("window.violations.splice(0)")
+        return complaints
 
     def close(self) -> list[str]:
-        """Close it, and tell what the browser has complained about."""
-        found = self.take_complaints()
+        """Close it, and return what the browser has complained about."""
+        complaints = self.take_complaints()
         self.context.close()
-        return found
+        return complaints
 
     def _note(self, request: Request) -> None:
         if "/fan-out/" in urlsplit(request.url).path:

@@ -44,7 +44,7 @@ def test_the_readmes_picture_is_small(theme: str) -> None:
     assert 20_000 < (IMAGES / f"fan-out-tab-{theme}.png").stat().st_size <= MOST_BYTES
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (480, "dark")])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 @pytest.mark.parametrize("dag_id", ["tab", "tab_many", "tab_plain"])
 def test_every_kind_of_run_has_its_picture(
     open_tab: Open, runs: Runs, folder: Path, *, dag_id: str, width: int, theme: str

@@ -1,4 +1,4 @@
-"""Whether everybody can read the tab and work with it: names, contrast, narrow windows."""
+"""Whether everybody can read the tab and work with it: names, contrast, narrow windows, no mouse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from playwright.sync_api import expect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from playwright.sync_api import Locator
 
     from tests.ui.runs import Runs
     from tests.ui.tab import Tab
@@ -86,6 +88,11 @@ TOO_WIDE = """
 """
 
 
+@pytest.fixture
+def tab(open_tab: Open, runs: Runs) -> Tab:
+    return open_tab(runs.finished("tab"))
+
+
 def open_everything(tab: Tab) -> None:
     """Open a batch and a branch; the dialog is for each test to open, for it covers the rest."""
     tab.group("square").locator(".row.branch").first.click()
@@ -113,8 +120,7 @@ def unnamed(tab: Tab) -> tuple[set[str], list[dict[str, Any]]]:
     ]
 
 
-def test_everything_one_works_with_has_a_name(open_tab: Open, runs: Runs) -> None:
-    tab = open_tab(runs.finished("tab"))
+def test_everything_one_works_with_has_a_name(tab: Tab) -> None:
     open_everything(tab)
     roles, nameless = unnamed(tab)
     assert nameless == []
@@ -125,13 +131,11 @@ def test_everything_one_works_with_has_a_name(open_tab: Open, runs: Runs) -> Non
     assert {"dialog", "button"} <= roles
 
 
-def test_every_row_tells_in_words_what_its_bars_show(open_tab: Open, runs: Runs) -> None:
-    tab = open_tab(runs.finished("tab"))
+def test_every_row_tells_in_words_what_its_bars_show(tab: Tab) -> None:
     row = tab.group("visit").get_by_role("row", name="visit_2")
-    bars = row.get_by_role("gridcell").nth(1)
-    said = bars.get_attribute("aria-label") or ""
-    assert said.startswith("visit_2 · failed · queued ")
-    assert "ValueError: <script>" in said
+    text = row.get_by_role("gridcell").nth(1).get_attribute("aria-label") or ""
+    assert text.startswith("visit_2 · failed · queued ")
+    assert "ValueError: <script>" in text
 
 
 @pytest.mark.parametrize("framed", [True, False], ids=["in Airflow's colours", "in its own colours"])
@@ -142,30 +146,104 @@ def test_all_text_stands_out_from_what_is_behind_it(
     tab = open_tab(runs.finished("tab"), framed=framed, theme=theme)
     assert tab.frame.evaluate("document.documentElement.dataset.theme") == theme
     open_everything(tab)
-    found: list[tuple[float, str]] = tab.frame.evaluate(CONTRASTS)
+    contrasts: list[tuple[float, str]] = tab.frame.evaluate(CONTRASTS)
     open_dialog(tab)
-    found += tab.frame.evaluate(CONTRASTS)
-    assert len(found) > 200
-    print(f"\nleast contrast, {theme}, framed {framed}: {min(found)}")
-    assert sorted({(round(ratio, 2), text) for ratio, text in found if ratio < LEAST_CONTRAST}) == []
+    contrasts += tab.frame.evaluate(CONTRASTS)
+    assert len(contrasts) > 200
+    assert sorted({(round(ratio, 2), text) for ratio, text in contrasts if ratio < LEAST_CONTRAST}) == []
 
 
-@pytest.mark.parametrize("width", [1280, 480])
+@pytest.mark.parametrize("width", [1280, 480, 390])
 @pytest.mark.parametrize("framed", [True, False], ids=["framed", "alone"])
-def test_the_page_is_never_wider_than_its_window(
+def test_the_page_is_never_wider_than_its_window_and_rows_stay_whole(
     open_tab: Open, runs: Runs, width: int, *, framed: bool
 ) -> None:
     tab = open_tab(runs.finished("tab"), framed=framed, width=width)
     open_everything(tab)
     assert tab.frame.evaluate(TOO_WIDE) == []
+    if not framed:
+        for part in (".name", ".bars", ".took"):
+            box = tab.group("visit").locator(".row").first.locator(part).bounding_box()
+            assert box is not None
+            assert box["width"] >= 60, part
     open_dialog(tab)
     assert tab.frame.evaluate(TOO_WIDE) == []
 
 
-def test_names_and_times_are_still_there_in_a_narrow_window(open_tab: Open, runs: Runs) -> None:
-    tab = open_tab(runs.finished("tab"), width=480)
-    row = tab.group("visit").locator(".row").first
-    for part in (".name", ".bars", ".took"):
-        box = row.locator(part).bounding_box()
-        assert box is not None
-        assert box["width"] >= 60, part
+FOCUS = """
+() => {
+  const own = document.activeElement;
+  const { outlineStyle, outlineWidth } = getComputedStyle(own);
+  const isOutlined = outlineStyle !== "none" && parseFloat(outlineWidth) >= 1;
+  return {
+    kind: own.getAttribute("role") ?? own.tagName.toLowerCase(), text: (own.innerText ?? "").slice(0, 40),
+    isSeen: isOutlined && own.matches(":focus-visible"),
+  };
+}
+"""
+
+
+class TestWithoutAMouse:
+    def tab_to(self, tab: Tab, wanted: Locator) -> list[dict[str, Any]]:
+        """Press Tab until something has the focus; return what had it on the way."""
+        passed = []
+        for _ in range(60):
+            tab.page.keyboard.press("Tab")
+            passed.append(tab.frame.evaluate(FOCUS))
+            if wanted.evaluate("box => box === document.activeElement"):
+                return passed
+        message = f"not reached; on the way: {passed}"
+        raise AssertionError(message)
+
+    def active(self, tab: Tab, title: str) -> str:
+        """Return what the time line says is chosen."""
+        chosen = tab.group(title).get_by_role("treegrid").get_attribute("aria-activedescendant")
+        assert chosen is not None
+        return str(tab.find(f"#{chosen} .name").inner_text())
+
+    def test_every_stop_of_the_tab_key_can_be_seen(self, tab: Tab) -> None:
+        passed = self.tab_to(tab, tab.find("section.group").last.get_by_role("treegrid"))
+        assert [stop for stop in passed if not stop["isSeen"]] == []
+        kinds = [stop["kind"] for stop in passed]
+        assert kinds.count("treegrid") == 3
+        assert {"button", "summary", "a", "input", "select"} <= set(kinds)
+
+    def test_arrows_choose_a_branch_enter_opens_it_and_escape_closes_it(self, tab: Tab) -> None:
+        group = tab.group("visit")
+        scroller = group.get_by_role("treegrid")
+        detail = group.get_by_role("region", name="Chosen branch")
+        self.tab_to(tab, scroller)
+        chosen = [self.active(tab, "visit")]
+        for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowUp"):
+            tab.page.keyboard.press(key)
+            chosen.append(self.active(tab, "visit"))
+        assert chosen == ["visit_0", "visit_1", "visit_2", "visit_3", "visit_2"]
+        expect(group.locator(".readout")).to_contain_text("visit_2 · failed")
+        tab.page.keyboard.press("Enter")
+        expect(detail.get_by_role("heading")).to_have_text("visit_2")
+        tab.page.keyboard.press("Escape")
+        expect(detail).to_be_hidden()
+        assert scroller.evaluate("box => box === document.activeElement")
+        for key, name in (("End", "visit_11"), ("Home", "visit_0")):
+            tab.page.keyboard.press(key)
+            assert self.active(tab, "visit") == name
+
+    def test_a_batch_is_opened_and_closed_with_arrows(self, tab: Tab) -> None:
+        group = tab.group("square")
+        self.tab_to(tab, group.get_by_role("treegrid"))
+        tab.page.keyboard.press("ArrowRight")
+        expect(group.locator(".row.item").first).to_contain_text("square_0")
+        tab.page.keyboard.press("ArrowDown")
+        assert self.active(tab, "square") == "square_0"
+        tab.page.keyboard.press("ArrowLeft")
+        expect(group.locator(".row.item")).to_have_count(0)
+
+    def test_the_dialog_is_left_with_escape_and_clears_nothing(self, tab: Tab) -> None:
+        button = tab.group("visit").get_by_role("button", name="Run failed again…")
+        self.tab_to(tab, button)
+        tab.page.keyboard.press("Enter")
+        expect(tab.find("dialog .sum")).to_contain_text("will be cleared")
+        tab.page.keyboard.press("Escape")
+        expect(tab.find("dialog")).to_be_hidden()
+        assert [request.method for request in tab.asked("rerun")] == ["GET"]
+        assert button.evaluate("box => box === document.activeElement")

@@ -1,4 +1,4 @@
-"""Who is told what, and what is refused."""
+"""Who is told what, and what is refused: rights by role, and by Dag as FAB's auth manager knows them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.ui.airflow_with_users import log_in
 from tests.ui.routes import HEADERS, ROUTES, Routes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.ui.airflow_with_users import AirflowWithUsers
     from tests.ui.runs import RunKey, Runs
 
+    RoutesOf = Callable[[str | None], Routes]
+
 NO_RUN = "manual__2020-01-01T00:00:00+00:00"
+ALL = dict.fromkeys(ROUTES, 200)
+READ_ONLY = {**ALL, "plan": 403, "clear": 403}
+MAY_CLEAR = {**ALL, "clear": 409}  # the plan is one that never was
 
 
 @pytest.fixture(scope="module")
@@ -23,21 +29,16 @@ def failed(runs: Runs) -> RunKey:
     return runs.finished("tab_failed")
 
 
-@pytest.fixture
-def admin(airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey) -> Iterator[Routes]:
-    with Routes(airflow.base_url, failed, token=tokens["admin"]) as routes:
-        yield routes
+@pytest.fixture(scope="module")
+def routes_of(airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey) -> RoutesOf:
+    """Call it with a user's name, or None for nobody."""
+    known = {**tokens, "made up": "a.b.c"}
+    return lambda name: Routes(airflow.base_url, failed, token=None if name is None else known[name])
 
 
-@pytest.fixture
-def viewer(airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey) -> Iterator[Routes]:
-    with Routes(airflow.base_url, failed, token=tokens["viewer"]) as routes:
-        yield routes
-
-
-@pytest.fixture
-def nobody(airflow: AirflowWithUsers, failed: RunKey) -> Iterator[Routes]:
-    with Routes(airflow.base_url, failed, token=None) as routes:
+@pytest.fixture(scope="module")
+def admin(routes_of: RoutesOf) -> Iterator[Routes]:
+    with routes_of("admin") as routes:
         yield routes
 
 
@@ -45,146 +46,150 @@ def states(airflow: AirflowWithUsers, run: RunKey) -> dict[str, Any]:
     return {ti["task_id"]: (ti["state"], ti["try_number"]) for ti in airflow.task_instances(*run)}
 
 
-def test_without_a_session_no_route_answers(nobody: Routes) -> None:
-    assert nobody.statuses() == dict.fromkeys(ROUTES, 401)
+class TestRoles:
+    @pytest.mark.parametrize(
+        ("name", "statuses"),
+        [
+            pytest.param(None, dict.fromkeys(ROUTES, 401), id="nobody"),
+            pytest.param("viewer", READ_ONLY, id="viewer"),
+            pytest.param("admin", MAY_CLEAR, id="admin"),
+        ],
+    )
+    def test_every_route_asks_for_the_right_that_it_needs(
+        self, routes_of: RoutesOf, name: str | None, statuses: dict[str, int]
+    ) -> None:
+        with routes_of(name) as routes:
+            assert routes.statuses() == statuses
+            if name is not None:
+                assert routes.report()["may_clear"] is (name == "admin")
+
+    def test_a_session_that_was_made_up_is_none(self, routes_of: RoutesOf) -> None:
+        with routes_of("made up") as routes:
+            assert set(routes.statuses().values()) <= {401, 403}
+
+    def test_every_answer_tells_the_browser_to_load_nothing_from_elsewhere_and_to_keep_no_run(
+        self, routes_of: RoutesOf
+    ) -> None:
+        for name in ("admin", "viewer", None):
+            with routes_of(name) as routes:
+                for route, answer in [
+                    *routes.every(),
+                    ("report", routes.ask("report", run=("tab_failed", NO_RUN))),
+                ]:
+                    sent = {header: answer.headers.get(header) for header in HEADERS}
+                    assert sent == HEADERS, f"{name} {route}: {answer.status_code}"
+                    if answer.status_code == 200:
+                        is_file = route in {"page", "static"}
+                        assert answer.headers["cache-control"] == (
+                            "private, no-cache" if is_file else "no-store"
+                        )
 
 
-def test_a_session_that_was_made_up_is_none(airflow: AirflowWithUsers, failed: RunKey) -> None:
-    with Routes(airflow.base_url, failed, token="a.b.c") as routes:
-        assert set(routes.statuses().values()) <= {401, 403}
+class TestWhatIsNotThere:
+    @pytest.mark.parametrize("name", ["report", "items", "plan", "clear"])
+    @pytest.mark.parametrize(
+        ("dag_id", "text"),
+        [
+            pytest.param("tab_fialed", "There is no Dag 'tab_fialed'", id="dag"),
+            pytest.param("tab_failed", f"Dag 'tab_failed' has no run '{NO_RUN}'", id="run"),
+        ],
+    )
+    def test_an_unknown_run_is_named(self, admin: Routes, name: str, dag_id: str, text: str) -> None:
+        answer = admin.ask(name, run=(dag_id, NO_RUN))
+
+        assert answer.status_code == 404
+        assert answer.json()["detail"].startswith(text)
+
+    @pytest.mark.parametrize("name", ["items", "plan", "clear"])
+    def test_an_unknown_group_is_named(self, admin: Routes, name: str) -> None:
+        answer = admin.ask(name, group="vizit")
+
+        assert answer.status_code == 404
+        assert "no fan-out group 'vizit'" in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("..%2fplugin.py", "%2e%2e%2fplugin.py", "..%5cplugin.py", "../plugin.py", "."),
+            *("page.js/../../plugin.py", "%2fetc%2fpasswd", "page.js%00.py"),
+        ],
+    )
+    def test_a_file_that_is_not_the_pages_is_not_given_away(
+        self, airflow: AirflowWithUsers, tokens: dict[str, str], name: str
+    ) -> None:
+        # httpx would tidy up the path.
+        connection = http.client.HTTPConnection("127.0.0.1", airflow.port, timeout=60)
+        session = {"Cookie": f"_token={tokens['admin']}"}
+        connection.request("GET", f"/fan-out/dags/tab/static/{name}", headers=session)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+
+        assert answer.status == 404, body[:200]
 
 
-def test_who_may_clear_gets_an_answer_from_every_route(admin: Routes) -> None:
-    # 409: the plan is one that never was.
-    assert admin.statuses() == {**dict.fromkeys(ROUTES, 200), "clear": 409}
+class TestClearing:
+    @pytest.mark.parametrize(
+        ("name", "plan", "headers", "status", "text"),
+        [
+            pytest.param(
+                "admin", None, {"Sec-Fetch-Site": "cross-site"}, 403, "may not come from", id="foreign"
+            ),
+            pytest.param(
+                "admin", None, {"Origin": "http://127.0.0.1:1"}, 403, "may not come from", id="port"
+            ),
+            pytest.param("admin", None, {}, 403, "may not come from", id="nothing-said"),
+            pytest.param("admin", "0" * 64, None, 409, "Nothing was cleared", id="plan-that-has-changed"),
+            pytest.param("viewer", None, None, 403, "", id="viewer-with-the-right-plan"),
+        ],
+    )
+    def test_what_may_not_be_cleared_is_not(
+        self,
+        airflow: AirflowWithUsers,
+        routes_of: RoutesOf,
+        failed: RunKey,
+        *,
+        name: str,
+        plan: str | None,
+        headers: dict[str, str] | None,
+        status: int,
+        text: str,
+    ) -> None:
+        with routes_of("admin") as routes:
+            body = {"plan": plan or routes.ask("plan").json()["plan"]}
+        before = states(airflow, failed)
 
+        with routes_of(name) as routes:
+            answer = routes.ask("clear", body=body, headers=headers)
 
-def test_a_viewer_sees_everything_and_may_clear_nothing(viewer: Routes) -> None:
-    assert viewer.statuses() == {**dict.fromkeys(ROUTES, 200), "plan": 403, "clear": 403}
-    assert viewer.report()["may_clear"] is False
+        assert answer.status_code == status
+        assert text in answer.json()["detail"]
+        assert states(airflow, failed) == before
 
+    def test_more_than_is_asked_for_is_refused(self, admin: Routes) -> None:
+        assert admin.ask("clear", body={"plan": "x", "everything": True}).status_code == 422
 
-def test_who_may_clear_is_told_so(admin: Routes) -> None:
-    assert admin.report()["may_clear"] is True
+    def test_exactly_what_is_without_success_and_what_comes_after_runs_again_and_is_in_the_audit_log(
+        self, airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey
+    ) -> None:
+        run = ("tab_failed", airflow.trigger("tab_failed"))
+        airflow.wait_for_run(*run, timeout=300)
+        before = states(airflow, run)
 
+        with Routes(airflow.base_url, run, token=tokens["admin"]) as routes:
+            plan = routes.ask("plan").json()["plan"]
+            answer = routes.ask("clear", body={"plan": plan}, headers={"Sec-Fetch-Site": "same-origin"})
 
-def test_every_answer_tells_the_browser_to_load_nothing_from_elsewhere(
-    admin: Routes, viewer: Routes, nobody: Routes
-) -> None:
-    answers = [answer for routes in (admin, viewer, nobody) for _, answer in routes.every()]
-    answers += [admin.ask(name, run=("tab_failed", NO_RUN)) for name in ("report", "items", "plan")]
-    assert {answer.status_code for answer in answers} == {200, 401, 403, 404, 409}
-    for answer in answers:
-        sent = {name: answer.headers.get(name) for name in HEADERS}
-        assert sent == HEADERS, f"{answer.request.method} {answer.request.url}: {answer.status_code}"
-
-
-def test_nothing_of_a_run_is_kept_by_a_browser_and_files_are_asked_for_again(admin: Routes) -> None:
-    kept = {name: answer.headers["cache-control"] for name, answer in admin.every()}
-    files = "private, no-cache"
-    assert kept == {**dict.fromkeys(ROUTES, "no-store"), "page": files, "static": files}
-
-
-@pytest.mark.parametrize("name", ["report", "items", "plan", "clear"])
-def test_an_unknown_dag_is_named(admin: Routes, name: str) -> None:
-    answer = admin.ask(name, run=("tab_fialed", NO_RUN))
-
-    assert answer.status_code == 404
-    assert answer.json()["detail"].startswith("There is no Dag 'tab_fialed'")
-
-
-@pytest.mark.parametrize("name", ["report", "items", "plan", "clear"])
-def test_an_unknown_run_is_named(admin: Routes, name: str) -> None:
-    answer = admin.ask(name, run=("tab_failed", NO_RUN))
-
-    assert answer.status_code == 404
-    assert answer.json()["detail"].startswith(f"Dag 'tab_failed' has no run '{NO_RUN}'")
-
-
-@pytest.mark.parametrize("name", ["items", "plan", "clear"])
-def test_an_unknown_group_is_named(admin: Routes, name: str) -> None:
-    answer = admin.ask(name, group="vizit")
-
-    assert answer.status_code == 404
-    assert "no fan-out group 'vizit'" in answer.json()["detail"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "..%2fplugin.py",
-        "..%2f..%2fui%2fplugin.py",
-        "%2e%2e%2fplugin.py",
-        "..%5cplugin.py",
-        "../plugin.py",
-        "page.js/../../plugin.py",
-        "%2fetc%2fpasswd",
-        "page.js%00.py",
-        ".",
-    ],
-)
-def test_a_file_that_is_not_the_pages_is_not_given_away(
-    airflow: AirflowWithUsers, tokens: dict[str, str], name: str
-) -> None:
-    # httpx would tidy up the path.
-    connection = http.client.HTTPConnection("127.0.0.1", airflow.port, timeout=60)
-    session = {"Cookie": f"_token={tokens['admin']}"}
-    connection.request("GET", f"/fan-out/dags/tab/static/{name}", headers=session)
-    answer = connection.getresponse()
-    body = answer.read()
-    connection.close()
-
-    assert answer.status == 404, body[:200]
-
-
-FOREIGN = {
-    "another site": {"Origin": "https://example.com"},
-    "another port": {"Origin": "http://127.0.0.1:1"},
-    "a sandboxed frame": {"Origin": "null"},
-    "the browser says so": {"Sec-Fetch-Site": "cross-site"},
-    "another host of the site": {"Sec-Fetch-Site": "same-site"},
-    "nothing said": {},
-}
-
-
-@pytest.mark.parametrize("headers", FOREIGN.values(), ids=list(FOREIGN))
-def test_what_another_page_sends_clears_nothing(
-    airflow: AirflowWithUsers, admin: Routes, failed: RunKey, headers: dict[str, str]
-) -> None:
-    plan = admin.ask("plan").json()["plan"]
-    before = states(airflow, failed)
-
-    answer = admin.ask("clear", body={"plan": plan}, headers=headers)
-
-    assert answer.status_code == 403
-    assert "may not come from" in answer.json()["detail"]
-    assert states(airflow, failed) == before
-
-
-def test_a_plan_that_is_no_longer_what_there_is_clears_nothing(
-    airflow: AirflowWithUsers, admin: Routes, failed: RunKey
-) -> None:
-    before = states(airflow, failed)
-
-    answer = admin.ask("clear", body={"plan": "0" * 64})
-
-    assert answer.status_code == 409
-    assert "Nothing was cleared" in answer.json()["detail"]
-    assert states(airflow, failed) == before
-
-
-def test_a_viewer_with_the_right_plan_clears_nothing(
-    airflow: AirflowWithUsers, admin: Routes, viewer: Routes, failed: RunKey
-) -> None:
-    plan = admin.ask("plan").json()["plan"]
-    before = states(airflow, failed)
-
-    assert viewer.ask("clear", body={"plan": plan}).status_code == 403
-    assert states(airflow, failed) == before
-
-
-def test_more_than_is_asked_for_is_refused(admin: Routes) -> None:
-    assert admin.ask("clear", body={"plan": "x", "everything": True}).status_code == 422
+        assert answer.status_code == 200, answer.text
+        again = {"visit.visit_1", "visit.visit_2", "visit.visit_3", "visit.visit_5", "visited", "publish"}
+        assert {cleared["task_id"] for cleared in answer.json()["cleared"]} == again
+        airflow.wait_for_run(*run, timeout=300)
+        now = states(airflow, run)
+        # visit_2 and visit_3 fail for good, so publish doesn't start.
+        assert {task_id for task_id in now if now[task_id][1] > before[task_id][1]} == again - {"publish"}
+        asked = {"event": "fan_out_rerun", "dag_id": "tab_failed"}
+        events = airflow.request("GET", "eventLogs", params=asked)["event_logs"]
+        assert [event["owner"] for event in events if event["run_id"] == run[1]] == ["admin"]
 
 
 def test_the_button_of_the_fan_in_leads_to_the_tab(airflow: AirflowWithUsers, failed: RunKey) -> None:
@@ -197,46 +202,67 @@ def test_the_button_of_the_fan_in_leads_to_the_tab(airflow: AirflowWithUsers, fa
     assert links == {"Fan-out": f"dags/{dag_id}/runs/{quoted}/plugin/fan-out"}
 
 
-@pytest.fixture(scope="module")
-def other_run(airflow: AirflowWithUsers, failed: RunKey) -> RunKey:
-    """A run of which what failed is run again."""
-    run = ("tab_failed", airflow.trigger("tab_failed"))
-    airflow.wait_for_run(*run, timeout=300)
-    return run
+DAG, OTHER_DAG = "DAG:tab_failed", "DAG:tab_plain"
+SEES = [("can_read", "DAG Runs"), ("can_read", "Task Instances")]
+READS = [*SEES, ("can_read", "XComs")]
+EDITS = [*READS, ("can_edit", "DAG Runs"), ("can_edit", "Task Instances")]
+ROLES = {
+    "stranger": [*EDITS, ("can_read", OTHER_DAG), ("can_edit", OTHER_DAG)],
+    "without_xcoms": [*SEES, ("can_read", DAG)],
+    "without_instances": [("can_read", "DAG Runs"), ("can_read", "XComs"), ("can_read", DAG)],
+    "reader": [*READS, ("can_read", DAG)],
+    "reader_here_editor_there": [*EDITS, ("can_read", DAG), ("can_read", OTHER_DAG), ("can_edit", OTHER_DAG)],
+    "editor": [*EDITS, ("can_read", DAG), ("can_edit", DAG)],
+}
 
 
 @pytest.fixture(scope="module")
-def tries_before(airflow: AirflowWithUsers, other_run: RunKey) -> dict[str, int]:
-    return {task_id: tries for task_id, (_, tries) in states(airflow, other_run).items()}
+def fab_routes_of(airflow: AirflowWithUsers, failed: RunKey) -> Iterator[Callable[[str], Routes]]:
+    with airflow.with_fab(ROLES):
+        tokens = {name: log_in(airflow.fab_url, name) for name in ROLES}
+        yield lambda name: Routes(airflow.fab_url, failed, token=tokens[name])
 
 
-@pytest.fixture(scope="module")
-def cleared(
-    airflow: AirflowWithUsers, tokens: dict[str, str], other_run: RunKey, tries_before: dict[str, int]
-) -> dict[str, Any]:
-    """What was answered to somebody who may clear."""
-    with Routes(airflow.base_url, other_run, token=tokens["admin"]) as routes:
-        plan = routes.ask("plan").json()["plan"]
-        answer = routes.ask("clear", body={"plan": plan}, headers={"Sec-Fetch-Site": "same-origin"})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    airflow.wait_for_run(*other_run, timeout=300)
-    return found
+class TestRightsByDag:
+    """On a second API server, beside the first."""
 
+    @pytest.mark.parametrize(
+        ("name", "statuses"),
+        [
+            *(
+                (name, dict.fromkeys(ROUTES, 403))
+                for name in ("stranger", "without_xcoms", "without_instances")
+            ),
+            *((name, READ_ONLY) for name in ("reader", "reader_here_editor_there")),
+            ("editor", MAY_CLEAR),
+        ],
+    )
+    def test_every_route_asks_for_rights_on_this_dag(
+        self, fab_routes_of: Callable[[str], Routes], name: str, statuses: dict[str, int]
+    ) -> None:
+        with fab_routes_of(name) as routes:
+            assert routes.statuses() == statuses
+            if statuses["report"] == 200:
+                assert routes.report()["may_clear"] is (name == "editor")
 
-def test_exactly_what_is_without_success_and_what_comes_after_runs_again(
-    airflow: AirflowWithUsers, other_run: RunKey, tries_before: dict[str, int], cleared: dict[str, Any]
-) -> None:
-    again = {"visit.visit_1", "visit.visit_2", "visit.visit_3", "visit.visit_5", "visited", "publish"}
-    assert {each["task_id"] for each in cleared["cleared"]} == again
-    now = states(airflow, other_run)
-    # visit_2 and visit_3 fail for good, so publish doesn't start.
-    assert {task_id for task_id in now if now[task_id][1] > tries_before[task_id]} == again - {"publish"}
+    def test_who_may_not_edit_clears_nothing_with_the_right_plan(
+        self, airflow: AirflowWithUsers, fab_routes_of: Callable[[str], Routes], failed: RunKey
+    ) -> None:
+        with fab_routes_of("editor") as routes:
+            plan = routes.ask("plan").json()["plan"]
+        before = states(airflow, failed)
 
+        with fab_routes_of("reader_here_editor_there") as routes:
+            assert routes.ask("clear", body={"plan": plan}).status_code == 403
 
-def test_the_audit_log_tells_who_has_run_it_again(
-    airflow: AirflowWithUsers, other_run: RunKey, cleared: dict[str, Any]
-) -> None:
-    asked = {"event": "fan_out_rerun", "dag_id": "tab_failed"}
-    events = airflow.request("GET", "eventLogs", params=asked)["event_logs"]
-    assert [each["owner"] for each in events if each["run_id"] == other_run[1]] == ["admin"]
+        assert states(airflow, failed) == before
+
+    @pytest.mark.parametrize("dag_id", ["~", "tab", "tab_fialed"])
+    def test_who_may_see_one_dag_is_told_the_name_of_no_other(
+        self, fab_routes_of: Callable[[str], Routes], failed: RunKey, dag_id: str
+    ) -> None:
+        with fab_routes_of("reader") as routes:
+            for name in ("report", "items", "plan", "clear"):
+                answer = routes.ask(name, run=(dag_id, failed[1]))
+                assert answer.status_code in {403, 404}, name
+                assert "tab_" not in answer.text.replace(dag_id, ""), name

@@ -11,9 +11,15 @@ from airflow.sdk import DAG, BaseOperator, Param, TaskGroup, XComArg, dag, setup
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
-from airflow_fanout.decorators import FanInFunction, FanOutFunction, fan_in, fan_out
-from airflow_fanout.definitions.decorator_options import FanInOptions, FanOutOptions
-from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError, DeclarationValueError
+from airflow_fanout.decorators import (
+    FAN_IN_OPTIONS,
+    FAN_OUT_OPTIONS,
+    FanInFunction,
+    FanOutFunction,
+    fan_in,
+    fan_out,
+)
+from airflow_fanout.exceptions import DeclarationError, DeclarationTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,46 +68,73 @@ def ids(group: FanOutGroup) -> list[str]:
     return [operator.task_id for operator in group]
 
 
-def serialized(declare: Callable[[], None]) -> Any:
+def serialized(declare: Callable[[], object]) -> Any:
     with DAG("twin", schedule=None) as twin:
         declare()
     return DagSerialization.to_dict(twin)
 
 
-class TestRegistration:
-    def test_airflow_finds_the_very_same_functions(self) -> None:
-        found: Any = task
+NO_FUNCTION: Any = 8
 
-        assert found.fan_out is fan_out
-        assert found.fan_in is fan_in
+HOW: dict[str, Any] = {"static": {}, "mapped": {"mapped": True}, "batched": {"items_per_task": 1}}
+"""Options that decide how branches run."""
+
+
+def test_airflow_finds_the_very_same_functions() -> None:
+    found: Any = task
+
+    assert (found.fan_out, found.fan_in) == (fan_out, fan_in)
+
+
+TWINS = [
+    pytest.param(
+        lambda: fan_in(combine, min_success=2)(fan_out(process, count=3, retries=2)(load()), threshold=1),
+        lambda: FanInOperator(
+            task_id="combine",
+            fan_out=FanOutGroup(
+                "process",
+                branch=task(retries=2, multiple_outputs=False)(process),
+                count=3,
+                partial={"text": load()},
+            ),
+            python_callable=combine,
+            op_kwargs={"threshold": 1},
+            min_success=2,
+            doc_md=combine.__doc__,
+        ),
+        id="a count",
+    ),
+    *(
+        pytest.param(
+            lambda how=how: fan_in(collect)(fan_out(process_async, **how).expand(text=list_documents())),
+            lambda how=how: FanInOperator(
+                task_id="collect",
+                fan_out=FanOutGroup("process_async", branch=process_async, items=list_documents(), **how),
+                python_callable=collect,
+            ),
+            id=f"items of run time: {how}",
+        )
+        for how in ({}, {"items_per_task": 2})
+    ),
+    pytest.param(
+        lambda: fan_in(combine, task_id_prefix="process_")(threshold=1),
+        lambda: FanInOperator(
+            task_id="combine",
+            task_id_prefix="process_",
+            python_callable=combine,
+            op_kwargs={"threshold": 1},
+            doc_md=combine.__doc__,
+        ),
+        id="a prefix",
+    ),
+]
 
 
 class TestTwins:
     """What they declare is what one would write by hand."""
 
-    @pytest.mark.parametrize("mapped", [None, True], ids=["static", "mapped"])
-    def test_a_count(self, mapped: bool | None) -> None:
-        def decorated() -> None:
-            group = fan_out(process, count=3, mapped=mapped, retries=2)(load())
-            fan_in(combine, min_success=2)(group, threshold=1)
-
-        def by_hand() -> None:
-            group = FanOutGroup(
-                "process",
-                branch=task(retries=2, multiple_outputs=False)(process),
-                count=3,
-                mapped=mapped,
-                partial={"text": load()},
-            )
-            FanInOperator(
-                task_id="combine",
-                fan_out=group,
-                python_callable=combine,
-                op_kwargs={"threshold": 1},
-                min_success=2,
-                doc_md=combine.__doc__,
-            )
-
+    @pytest.mark.parametrize(("decorated", "by_hand"), TWINS)
+    def test_the_serialized_dags_are_the_same(self, decorated: Any, by_hand: Any) -> None:
         assert serialized(decorated) == serialized(by_hand)
 
     @pytest.mark.parametrize(
@@ -115,7 +148,7 @@ class TestTwins:
         ],
     )
     @pytest.mark.parametrize("items", [["a", "b"], {"eu": "a", "us": "b"}], ids=["list", "mapping"])
-    def test_items(self, options: Any, items: Any) -> None:
+    def test_literal_items_are_the_same(self, options: Any, items: Any) -> None:
         def decorated() -> None:
             fan_in(collect)(fan_out(process, **options).partial(lang="de").expand(text=items))
 
@@ -125,33 +158,7 @@ class TestTwins:
 
         assert serialized(decorated) == serialized(by_hand)
 
-    @pytest.mark.parametrize("options", [{}, {"items_per_task": 2}], ids=["mapped", "batched"])
-    def test_items_known_at_run_time(self, options: Any) -> None:
-        def decorated() -> None:
-            fan_in(collect)(fan_out(process_async, **options).expand(text=list_documents()))
-
-        def by_hand() -> None:
-            group = FanOutGroup("process_async", branch=process_async, items=list_documents(), **options)
-            FanInOperator(task_id="collect", fan_out=group, python_callable=collect)
-
-        assert serialized(decorated) == serialized(by_hand)
-
-    def test_a_prefix(self) -> None:
-        def decorated() -> None:
-            fan_in(combine, task_id_prefix="process_")(threshold=1)
-
-        def by_hand() -> None:
-            FanInOperator(
-                task_id="combine",
-                task_id_prefix="process_",
-                python_callable=combine,
-                op_kwargs={"threshold": 1},
-                doc_md=combine.__doc__,
-            )
-
-        assert serialized(decorated) == serialized(by_hand)
-
-    def test_a_count_chosen_for_each_run(self) -> None:
+    def test_a_count_may_be_chosen_for_each_run(self) -> None:
         @dag(schedule=None, params={"number": Param(2, type="integer")})
         def chosen(number: int = 2) -> None:
             fan_in(collect)(fan_out(count=number)(process)("text"))
@@ -160,34 +167,31 @@ class TestTwins:
 
 
 class TestFanOut:
-    def test_it_is_named_after_the_function(self) -> None:
-        assert ids(fan_out(process, count=2)("text")) == ["process.process_0", "process.process_1"]
-
-    def test_a_second_call_has_a_number(self) -> None:
-        processing = fan_out(process, count=1)
-
-        assert [processing("text").group_id for _ in range(3)] == ["process", "process__1", "process__2"]
-
-    def test_in_a_group_it_is_unique_there(self) -> None:
-        processing = fan_out(process, count=1)
-        processing("text")
+    def test_its_id_is_the_functions_name_with_a_number_for_a_second_call(self) -> None:
+        processing = fan_out(process, count=2)
+        groups = [processing("text") for _ in range(3)]
         with TaskGroup("inner"):
-            assert processing("text").group_id == "inner.process"
+            groups.append(processing("text"))
 
-    def test_another_id_may_be_given(self) -> None:
+        assert ids(groups[0]) == ["process.process_0", "process.process_1"]
+        assert [group.group_id for group in groups] == [
+            "process",
+            "process__1",
+            "process__2",
+            "inner.process",
+        ]
         assert fan_out(process, count=1, group_id="first")("text").group_id == "first"
-        assert fan_out(process, count=1).override(group_id="second")("text").group_id == "second"
 
-    def test_override_leaves_the_decorator_as_it_was(self) -> None:
-        processing = fan_out(process, count=1)
-        processing.override(count=3)
+    def test_override_replaces_options_of_a_copy_that_keeps_bound_arguments(self) -> None:
+        processing = fan_out(process, count=1).partial(lang="de")
+        group = processing.override(group_id="second", count=2)("text")
 
+        assert (group.group_id, len(ids(group)), group.partial) == (
+            "second",
+            2,
+            {"lang": "de", "text": "text"},
+        )
         assert len(ids(processing("text"))) == 1
-
-    def test_override_keeps_what_partial_bound(self) -> None:
-        group = fan_out(process).partial(lang="de").override(count=1)("text")
-
-        assert group.partial == {"lang": "de", "text": "text"}
 
     @pytest.mark.parametrize(
         "call",
@@ -198,44 +202,28 @@ class TestFanOut:
             pytest.param(lambda each: each.partial(lang="de").partial(text="text")(), id="all before"),
         ],
     )
-    def test_a_calls_arguments_are_bound_in_every_branch(self, call: Any) -> None:
-        group = call(fan_out(process, count=2))
+    def test_arguments_of_a_call_are_bound_in_every_branch(self, call: Any) -> None:
+        assert call(fan_out(process, count=2)).partial == {"text": "text", "lang": "de"}
 
-        assert group.partial == {"text": "text", "lang": "de"}
-
-    def test_the_output_of_another_task_is_wired_before_it(self) -> None:
+    def test_the_output_of_another_task_is_wired_before_the_branches(self) -> None:
         group = fan_out(process, count=2)(load())
 
         assert [operator.upstream_task_ids for operator in group] == [{"load"}] * 2
 
-    @pytest.mark.parametrize(
-        ("setting", "value"),
-        [("retries", 3), ("pool", "texts"), ("execution_timeout", timedelta(minutes=5)), ("owner", "team")],
-    )
-    @pytest.mark.parametrize(
-        "options", [{}, {"mapped": True}, {"items_per_task": 1}], ids=["static", "mapped", "batched"]
-    )
-    def test_a_setting_of_a_task_holds_for_every_branch(self, setting: Any, value: Any, options: Any) -> None:
-        group = fan_out(process, **{**options, setting: value}).expand(text=["a"])
-        each: Any = group.dag.get_task(group.declared.all_task_ids[-1])
+    @pytest.mark.parametrize("options", HOW.values(), ids=HOW)
+    def test_settings_of_a_task_hold_for_every_branch(self, options: Any) -> None:
+        settings: Any = {"retries": 3, "execution_timeout": timedelta(minutes=5), "owner": "team"}
+        group = fan_out(process, **options, **settings).expand(text=["a"])
+        each = group.dag.get_task(group.declared.all_task_ids[-1])
 
-        assert getattr(each, setting) == value
+        assert {name: getattr(each, name) for name in settings} == settings
 
-    def test_a_dict_is_one_value(self) -> None:
+    @pytest.mark.parametrize(("options", "apart"), [({}, False), ({"multiple_outputs": True}, True)], ids=str)
+    def test_a_dict_is_one_value_unless_told_otherwise(self, options: Any, apart: bool) -> None:
         """Airflow's ``@task`` would push each key apart, because of ``-> dict``."""
-        (each,) = fan_out(process, count=1)("text")
+        (each,) = fan_out(process, count=1, **options)("text")
 
-        assert each.multiple_outputs is False
-
-    def test_it_may_push_each_key_apart(self) -> None:
-        (each,) = fan_out(process, count=1, multiple_outputs=True)("text")
-
-        assert each.multiple_outputs is True
-
-    def test_the_docstring_describes_each_branch(self) -> None:
-        (each,) = fan_out(process, count=1)("text")
-
-        assert each.doc_md == "Process a text."
+        assert (each.multiple_outputs, each.doc_md) == (apart, "Process a text.")
 
     def test_the_function_can_still_be_called(self) -> None:
         processing = fan_out(count=2)(process)
@@ -244,143 +232,116 @@ class TestFanOut:
         assert inspect.signature(processing) == inspect.signature(process)
         assert (processing.__name__, processing.__doc__) == ("process", "Process a text.")
 
-    def test_a_function_under_another_task_decorator_is_that_task(self) -> None:
+    def test_above_another_decorator_it_makes_branches_of_that(self) -> None:
         @fan_out(count=1)
         @task.bash(env={"A": "1"})
         def shell(text: str) -> str:
             return f"echo {text}"
 
-        (each,) = shell("text")
-        assert (each.task_id, each.env) == ("shell.shell_0", {"A": "1"})
-
-    def test_a_function_that_makes_several_tasks_is_a_branch_of_several_tasks(self) -> None:
         @fan_out
         @task_group
         def both(text: str, unused: str = "") -> Any:
             return use(use(text))
 
-        group = both.expand(text={"eu": "a"})
+        (each,) = shell("text")
+        assert (each.task_id, each.env) == ("shell.shell_0", {"A": "1"})
+        assert ids(both.expand(text={"eu": "a"})) == ["both.eu.use", "both.eu.use__1"]
 
-        assert ids(group) == ["both.eu.use", "both.eu.use__1"]
+
+def numbers(first: int = 1, second: int = 2) -> tuple[int, int]:
+    return first, second
 
 
 class TestExpand:
-    @pytest.mark.parametrize(
-        "options", [{}, {"mapped": True}, {"items_per_task": 1}], ids=["static", "mapped", "batched"]
-    )
+    @pytest.mark.parametrize("options", HOW.values(), ids=HOW)
     def test_an_item_goes_to_the_parameter_that_was_named(self, options: Any) -> None:
-        def work(first: int = 1, second: int = 2) -> tuple[int, int]:
-            return first, second
-
-        group = fan_out(work, **options).expand(second=[20])
+        group = fan_out(numbers, **options).expand(second=[20])
 
         if group.work is not None:
             assert group.work.functions[""].bind({}, 20) == ((), {"second": 20})
         else:
             (each,) = group
-            given = each.op_kwargs_expand_input.value[0] if options else each.op_kwargs
-            assert given == {"second": 20}
+            assert (each.op_kwargs_expand_input.value[0] if options else each.op_kwargs) == {"second": 20}
 
-    def test_so_it_does_where_the_function_takes_any_name(self) -> None:
+    def test_any_name_and_a_branch_of_several_tasks_take_the_item_too(self) -> None:
         def work(**given: int) -> dict[str, int]:
             return given
 
-        (each,) = fan_out(work).partial(a=1).expand(b=[20])
-
-        assert each.op_kwargs == {"a": 1, "b": 20}
-
-    def test_so_it_does_in_a_branch_of_several_tasks(self) -> None:
         @fan_out(mapped=True)
         @task_group
         def both(first: int = 1, second: int = 2) -> Any:
             return use(use([first, second]))
 
+        (each,) = fan_out(work).partial(a=1).expand(b=[20])
+        assert each.op_kwargs == {"a": 1, "b": 20}
         assert ids(both.expand(second=[20])) == ["both.each.use", "both.each.use__1"]
 
-    @pytest.mark.parametrize(
-        ("expand", "message"),
-        [
-            pytest.param(
-                lambda each: each.expand(text=["a"], lang=["en"]),
-                r"one parameter, found 'lang', 'text'; bind the others with \.partial",
-                id="two",
-            ),
-            pytest.param(lambda each: each.expand(), "one parameter, found none", id="none"),
-            pytest.param(
-                lambda each: each.expand_kwargs([{"text": "a"}]),
-                r"let that take a dict: \.expand\(item=",
-                id="expand_kwargs",
-            ),
-            pytest.param(
-                lambda each: each.expand(document=["a"]),
-                r"does not fit process\(text, lang\): got an unexpected keyword argument 'document'",
-                id="an unknown parameter",
-            ),
-            pytest.param(
-                lambda each: each.partial(text="a").expand(text=["a"]),
-                r"gives 'text', which \.partial\(…\) has bound already",
-                id="a bound parameter",
-            ),
-            pytest.param(
-                lambda each: each.override(count=2).expand(text=["a"]),
-                "count=2 says how many branches there are, and so do items",
-                id="a count too",
-            ),
-            pytest.param(
-                lambda each: each.expand(text="abc"), r"found 'abc' of type str; use \[…\]", id="a text"
-            ),
-        ],
-    )
-    def test_what_it_refuses(self, expand: Any, message: str) -> None:
-        with pytest.raises(DeclarationTypeError, match=message):
-            expand(fan_out(process))
 
-    def test_what_airflow_gives_is_no_item(self) -> None:
-        def work(ds: str = "") -> str:
-            return ds
-
-        with pytest.raises(DeclarationTypeError, match="'ds' is what Airflow gives to every task itself"):
-            fan_out(work).expand(ds=["2026-01-01"])
+REFUSED_FAN_OUTS: list[tuple[Callable[[Any], object], str]] = [
+    (
+        lambda each: each.expand(text=["a"], lang=["en"]),
+        r"expand: expected the items of one parameter, found 'lang', 'text'; bind the others with \.partial",
+    ),
+    (lambda each: each.expand(), "expand: expected the items of one .*, found none"),
+    (lambda each: each.expand_kwargs([{}]), r"expand_kwargs: .*let that take a dict: \.expand\(item="),
+    (lambda each: each.expand(doc=["a"]), r"call: does not fit process\(text, lang\): .*argument 'doc'"),
+    (lambda each: each.partial(text="a").expand(text=["a"]), r"call: gives 'text', which \.partial\(…\) has"),
+    (lambda each: each.override(count=2).expand(text=["a"]), "count: .*found count and items"),
+    (lambda each: each.expand(text="abc"), r"items: .*found 'abc' of type str; use \[…\]"),
+    (
+        lambda each: each("text"),
+        r"count: expected .*@task\.fan_out\(count=8\), or .*process\.expand\(<parameter>=\[…\]\), after",
+    ),
+    (lambda each: each("a", "b", "c"), "call: .*too many positional arguments"),
+    (lambda each: each(txt="a"), "call: .*unexpected keyword argument 'txt'"),
+    (lambda each: each("a", text="b"), "call: .*multiple values for argument 'text'"),
+    (lambda each: each.partial(text="a")("b"), "call: gives 'text', which .partial"),
+    (lambda each: each.partial(txt="a"), "call: .* keyword argument 'txt'$"),
+    (lambda each: each.override(count=2)(), r"branch: process\(text, lang\) needs 'text'"),
+    (
+        lambda _: fan_out(lambda *texts: texts, count=2)("a", "b"),
+        r"call: gives 'b' to \*texts; give arguments",
+    ),
+    (lambda _: fan_out(lambda ds: ds).expand(ds=["a"]), "expand: 'ds' is what Airflow gives to every task"),
+    (
+        lambda _: fan_out(use, count=2, retries=3)("text"),
+        "retries: is a setting of tasks, which the decorator below makes; give it there",
+    ),
+    (lambda _: fan_out(NO_FUNCTION), "expected a function, found 8; give arguments by name"),
+    (lambda _: fan_out(setup(task(collect)), count=2)(), "branch: collect is a @setup"),
+    (lambda _: setup(fan_out(process, count=2)), "setup: is neither a @setup nor a @teardown"),
+    (lambda _: teardown(fan_in(collect)), "'collect': setup: is neither a @setup nor a @teardown"),
+]
 
 
-class TestBadFanOut:
-    def test_somebody_has_to_say_how_many(self) -> None:
-        with pytest.raises(
-            DeclarationValueError,
-            match=r"write @task\.fan_out\(count=8\), or .*process\.expand\(lang=\[…\]\), after \.partial",
-        ):
-            fan_out(process)("text")
+@pytest.mark.parametrize(
+    ("declare", "message"), REFUSED_FAN_OUTS, ids=[message for _, message in REFUSED_FAN_OUTS]
+)
+def test_a_fan_out_that_can_not_be_made_is_refused(declare: Callable[[Any], object], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        declare(fan_out(process))
 
-    @pytest.mark.parametrize(
-        ("call", "message"),
-        [
-            pytest.param(lambda each: each("a", "b", "c"), "too many positional arguments", id="too many"),
-            pytest.param(lambda each: each(txt="a"), "unexpected keyword argument 'txt'", id="unknown"),
-            pytest.param(lambda each: each("a", text="b"), "multiple values for argument 'text'", id="twice"),
-            pytest.param(
-                lambda each: each.partial(text="a")("b"), "gives 'text', which .partial", id="bound already"
-            ),
-            pytest.param(lambda each: each(), r"process\(text, lang\) needs 'text'", id="too few"),
-            pytest.param(lambda each: each.partial(txt="a"), "keyword argument 'txt'", id="partial"),
-        ],
-    )
-    def test_a_call_that_does_not_fit(self, call: Any, message: str) -> None:
-        with pytest.raises(DeclarationTypeError, match=message):
-            call(fan_out(process, count=2))
 
-    def test_arguments_are_given_by_name_where_there_are_stars(self) -> None:
-        def work(*texts: str) -> int:
-            return len(texts)
+@pytest.mark.parametrize("options", HOW.values(), ids=HOW)
+def test_a_group_is_no_argument_of_another_task_or_fan_out(options: Any) -> None:
+    group: Any = fan_out(process, count=2)("text")
+    message = r"a group has no single value.*FanInOperator\(task_id=…, fan_out=.* a @task\.fan_in function"
 
-        with pytest.raises(DeclarationTypeError, match=r"gives 'b' to \*texts; give arguments by name"):
-            fan_out(work, count=2)("a", "b")
+    with pytest.raises(TypeError, match=message):
+        use(group)
+    with pytest.raises(TypeError, match=message):
+        fan_out(process, group_id="next", count=2, **options)(group)
+    with pytest.raises(TypeError, match=message):
+        fan_out(process, group_id="then", **options).expand(text=group)
 
+
+class TestOptions:
     @pytest.mark.parametrize(
         ("option", "way_out"),
         [
-            ("cuont", r"did you mean count=\?"),
-            ("retrys", r"did you mean retries=\?"),
-            ("xyz", "leave it out"),
+            ("cuont", r"did you mean 'count'\?"),
+            ("retrys", r"did you mean 'retries'\?"),
+            ("xyz", "there are "),
             ("items", r"hand them over in \.expand"),
             ("partial", "give arguments in the call"),
             ("branch", "leave it out: the function is what each branch runs"),
@@ -388,102 +349,75 @@ class TestBadFanOut:
             ("task_group", "say parent_group="),
         ],
     )
-    def test_an_unknown_option_is_named(self, option: str, way_out: str) -> None:
+    def test_an_unknown_or_misplaced_option_of_a_fan_out_is_refused(self, option: str, way_out: str) -> None:
         message = rf"@task\.fan_out 'process': {option}: is no argument of @task\.fan_out; {way_out}"
         unknown: Any = {option: 1}
         with pytest.raises(DeclarationTypeError, match=message):
             fan_out(**unknown)(process)
         with pytest.raises(DeclarationTypeError, match=message):
-            fan_out(process, count=1).override(**unknown)
+            fan_out(process).override(**unknown)
 
-    def test_mypy_refuses_wrong_options_too(self) -> None:
+    @pytest.mark.parametrize(
+        ("option", "way_out"),
+        [
+            ("min_sucess", r"did you mean 'min_success'\?"),
+            ("fan_out", "call the function with the group"),
+            ("op_kwargs", "give arguments in the call"),
+            ("python_callable", "leave it out: it is the function"),
+        ],
+    )
+    def test_an_unknown_or_misplaced_option_of_a_fan_in_is_refused(self, option: str, way_out: str) -> None:
+        unknown: Any = {option: 1}
+        message = rf"'collect': {option}: is no argument of @task\.fan_in; {way_out}"
+        with pytest.raises(DeclarationTypeError, match=message):
+            fan_in(**unknown)(collect)
+
+    def test_all_settings_of_airflow_are_taken(self) -> None:
+        settings = inspect.signature(BaseOperator.__init__).parameters.keys() - {"self", "kwargs"}
+        group = inspect.signature(TaskGroup).parameters.keys()
+
+        assert not ({*settings, *group} - FAN_OUT_OPTIONS) - {"task_id", "task_group"}
+        assert not settings - FAN_IN_OPTIONS
+
+    def test_mypy_refuses_own_options_of_another_type(self) -> None:
         """It reports an unused ``type: ignore`` if it does not."""
-        with pytest.raises(DeclarationError):
-            fan_out(cuont=2)(process)  # type: ignore[call-overload]
         with pytest.raises(DeclarationError):
             fan_out(count="2")(process)("text")  # type: ignore[call-overload]
         with pytest.raises(DeclarationError):
-            fan_out(process).override(item_concurency=2)  # type: ignore[call-arg]
-        with pytest.raises(DeclarationError):
             fan_out(process).expand(text=5)  # type: ignore[arg-type]
+        with pytest.raises(DeclarationError):
+            fan_in(count_skipped="never", min_success=1)(collect)(  # type: ignore[call-overload]
+                fan_out(process, count=2)("text")
+            )
+        with pytest.raises(DeclarationError):
+            fan_in(collect)(5)  # type: ignore[call-overload]
 
-    def test_settings_of_a_function_that_is_decorated_already_are_given_there(self) -> None:
-        with pytest.raises(
-            DeclarationTypeError,
-            match="retries: is a setting of tasks, which the decorator below makes; give it there",
-        ):
-            fan_out(use, count=2, retries=3)("text")
+    def test_mypy_knows_what_they_return(self) -> None:
+        processing: FanOutFunction[..., dict[str, str]] = fan_out(count=2, retry_delay=timedelta(1))(process)
+        group: FanOutGroup = processing.partial(lang="de").override(pool="texts")(text=load())
+        combining: FanInFunction[..., str] = fan_in(min_success_ratio=0.5)(combine)
+        output: XComArg = combining(group, threshold=3)
 
-    def test_options_are_given_by_name(self) -> None:
-        with pytest.raises(DeclarationTypeError, match="expected a function, found 8; give arguments by"):
-            fan_out(8)  # type: ignore[call-overload]
-
-    @pytest.mark.parametrize("decorator", [setup, teardown], ids=["setup", "teardown"])
-    @pytest.mark.parametrize("fan", [fan_out(process, count=2), fan_in(collect)], ids=["fan_out", "fan_in"])
-    def test_it_is_no_setup(self, decorator: Any, fan: Any) -> None:
-        with pytest.raises(DeclarationTypeError, match="is neither a @setup nor a @teardown"):
-            decorator(fan)
-
-    def test_nor_is_a_branch(self) -> None:
-        load_once: Any = setup(task(collect))
-
-        with pytest.raises(DeclarationValueError, match="collect is a @setup"):
-            fan_out(load_once, count=2)()
-
-    def test_a_group_is_no_argument_of_another_task(self) -> None:
-        group = fan_out(process, count=2)("text")
-
-        with pytest.raises(TypeError, match=r"FanInOperator\(task_id=…, fan_out=.* a @task\.fan_in function"):
-            use(group)
-
-    @pytest.mark.parametrize(
-        "options", [{}, {"mapped": True}, {"items_per_task": 1}], ids=["static", "mapped", "batched"]
-    )
-    def test_nor_of_another_fan_out(self, options: Any) -> None:
-        group = fan_out(process, count=2)("text")
-
-        with pytest.raises(TypeError, match="a group has no single value"):
-            fan_out(process, group_id="next", count=2, **options)(group)
-        with pytest.raises(TypeError, match="a group has no single value"):
-            fan_out(process, group_id="then", **options).expand(text=group)  # type: ignore[arg-type]
-
-    def test_it_is_no_branch_of_a_group(self) -> None:
-        with pytest.raises(DeclarationTypeError, match=r"found a @task\.fan_out function, which makes a"):
-            FanOutGroup("group", branch=fan_out(process, count=2), count=2)
+        assert isinstance(output, XComArg)
 
 
 class TestFanIn:
-    def test_it_returns_the_fan_ins_output(self) -> None:
-        output = fan_in(collect)(fan_out(process, count=2)("text"))
-
-        operator = operator_of(output)
-        assert isinstance(operator, FanInOperator)
-        assert operator.task_id == "collect"
-        assert operator.upstream_task_ids == {"process.process_0", "process.process_1"}
-        assert operator.python_callable is collect
-
     @pytest.mark.parametrize(
-        "decorate",
-        [
-            pytest.param(lambda: fan_in(collect), id="bare"),
-            pytest.param(lambda: fan_in()(collect), id="with parentheses"),
-        ],
+        "decorate", [lambda: fan_in(collect), lambda: fan_in()(collect)], ids=["bare", "with parentheses"]
     )
-    def test_parentheses_make_no_difference(self, decorate: Any) -> None:
-        group = fan_out(process, count=2)("text")
+    def test_it_returns_the_fan_ins_output(self, decorate: Any) -> None:
+        operator = operator_of(decorate()(fan_out(process, count=2)("text")))
 
-        assert operator_of(decorate()(group)).task_id == "collect"
+        assert isinstance(operator, FanInOperator)
+        assert (operator.task_id, operator.python_callable) == ("collect", collect)
+        assert operator.upstream_task_ids == {"process.process_0", "process.process_1"}
 
-    def test_a_second_call_has_a_number(self) -> None:
+    def test_its_id_is_the_functions_name_with_a_number_for_a_second_call(self) -> None:
         group = fan_out(process, count=2)("text")
         combining = fan_in(collect)
+        outputs = [combining(group), combining(group), combining.override(task_id="other")(group)]
 
-        assert [operator_of(combining(group)).task_id for _ in range(2)] == ["collect", "collect__1"]
-
-    def test_another_id_may_be_given(self) -> None:
-        group = fan_out(process, count=2)("text")
-
-        assert operator_of(fan_in(collect).override(task_id="other")(group)).task_id == "other"
+        assert [operator_of(output).task_id for output in outputs] == ["collect", "collect__1", "other"]
 
     @pytest.mark.parametrize(
         "call",
@@ -492,46 +426,39 @@ class TestFanIn:
             pytest.param(lambda each, group: each(group, word="a", threshold=3), id="by name"),
         ],
     )
-    def test_a_calls_arguments_are_the_functions(self, call: Any) -> None:
+    def test_arguments_of_a_call_are_the_functions(self, call: Any) -> None:
         operator = operator_of(call(fan_in(combine), fan_out(process, count=2)("text")))
 
         assert operator.op_kwargs == {"threshold": 3, "word": "a"}
 
-    def test_the_output_of_another_task_is_wired_before_it(self) -> None:
-        operator = operator_of(fan_in(combine)(fan_out(process, count=1)("text"), threshold=load()))
+    def test_outputs_are_wired_before_and_after_it(self) -> None:
+        combined = fan_in(combine)(fan_out(process, count=1)("text"), threshold=load())
+        group = fan_out(process, group_id="next").expand(text=combined)
 
-        assert operator.upstream_task_ids == {"process.process_0", "load"}
+        assert operator_of(combined).upstream_task_ids == {"process.process_0", "load"}
+        assert group.dag.get_task("next.each").upstream_task_ids == {"combine"}
 
     def test_it_takes_every_argument_of_the_operator(self) -> None:
+        tolerance: Any = {
+            "min_success": 1,
+            "min_success_ratio": 0.5,
+            "count_skipped": "failure",
+            "on_empty": "skip",
+        }
         operator = operator_of(
-            fan_in(
-                collect,
-                key="other",
-                min_success=1,
-                min_success_ratio=0.5,
-                count_skipped="failure",
-                on_empty="skip",
-                retries=3,
-            )(fan_out(process, count=2)("text"))
+            fan_in(collect, key="other", retries=3, **tolerance)(fan_out(process, count=2)("text"))
         )
 
         assert (operator.key, operator.retries) == ("other", 3)
-        policy = operator.policy
-        assert (policy.min_success, policy.min_success_ratio) == (1, 0.5)
-        assert (policy.count_skipped, policy.on_empty) == ("failure", "skip")
+        assert {name: getattr(operator.policy, name) for name in tolerance} == tolerance
 
     @pytest.mark.parametrize(
-        ("options", "doc_md"), [({}, "Combine texts."), ({"doc_md": "Mine"}, "Mine"), ({"doc": "Mine"}, None)]
+        ("options", "doc_md"),
+        [({}, "Combine texts."), ({"doc_md": "Mine"}, "Mine"), ({"doc": "Mine"}, None)],
+        ids=["the docstring", "doc_md", "doc"],
     )
     def test_the_docstring_describes_it_unless_something_else_does(self, options: Any, doc_md: Any) -> None:
         assert operator_of(fan_in(combine, task_id_prefix="a", **options)(threshold=1)).doc_md == doc_md
-
-    def test_its_output_is_what_the_next_fan_out_is_over(self) -> None:
-        first = fan_in(collect)(fan_out(process, count=2)("text"))
-
-        group = fan_out(process, group_id="next").expand(text=first)
-
-        assert group.dag.get_task("next.each").upstream_task_ids == {"collect"}
 
     def test_the_function_can_still_be_called(self) -> None:
         results: Any = {"process_0": 1}
@@ -539,118 +466,38 @@ class TestFanIn:
         assert fan_in(collect).function(results) == 1
 
 
-class TestBadFanIn:
-    @pytest.mark.parametrize(
-        ("call", "message"),
-        [
-            pytest.param(fan_in(collect), r"write collect\(<group>, …\)", id="no group"),
-            pytest.param(
-                lambda: fan_in(collect)(load()),
-                "expected a FanOutGroup, found XComArg",
-                id="no group, but a task",
-            ),
-            pytest.param(
-                lambda: fan_in(collect, task_id_prefix="a")(fan_out(process, count=2)("text")),
-                "has task_id_prefix=, so it takes no group",
-                id="prefix and group",
-            ),
-            pytest.param(
-                lambda: fan_in(collect, task_id_prefix="lo")(load()),
-                r"call it without them, and wire them: tasks >> collect\(\)",
-                id="prefix and an output",
-            ),
-            pytest.param(
-                lambda: fan_in(combine, task_id_prefix="use")(  # type: ignore[call-overload]
-                    use.expand(value=["a"])
-                ),
-                r"call it without them, and wire them: tasks >> combine\(\); .* by name",
-                id="prefix and a mapped output, which would be the threshold",
-            ),
-            pytest.param(
-                fan_in(combine, task_id_prefix="a"),
-                r"combine\(results, threshold, word\) needs 'threshold'",
-                id="an argument is missing",
-            ),
-            pytest.param(
-                lambda: fan_in(combine, task_id_prefix="a")(threshold=1, results=2),
-                "multiple values for argument 'results'",
-                id="the results",
-            ),
-            pytest.param(
-                lambda: fan_in(combine, task_id_prefix="a")(threshold=1, wrod=2),
-                "unexpected keyword argument 'wrod'",
-                id="an unknown argument",
-            ),
-            pytest.param(fan_in(process_async, task_id_prefix="a"), "found an async def", id="async def"),
-            pytest.param(
-                fan_in(use, task_id_prefix="a"),
-                "found a @task; leave the decorator out",
-                id="@task",
-            ),
-            pytest.param(
-                fan_in(lambda ti: ti, task_id_prefix="a", task_id="first"),
-                "has the name 'ti' that Airflow fills",
-                id="a context name",
-            ),
-            pytest.param(
-                lambda: FanInOperator(task_id="a", task_id_prefix="a", python_callable=fan_in(collect)),
-                r"found a @task\.fan_in; leave the decorator out",
-                id="decorated by hand",
-            ),
-        ],
-    )
-    def test_what_it_refuses(self, call: Any, message: str) -> None:
-        with pytest.raises(DeclarationTypeError, match=message):
-            call()
+NO_GROUP = r"call: has task_id_prefix=, so it takes no group and no results; wire .*tasks >> combine\(…\)"
 
-    @pytest.mark.parametrize("name", ["partial", "expand"])
-    def test_it_is_not_mapped(self, name: str) -> None:
-        with pytest.raises(TypeError, match=r"FanInOperator can't be mapped"):
-            getattr(fan_in(collect), name)(threshold=[1])
-
-    def test_nor_with_expand_kwargs(self) -> None:
-        with pytest.raises(TypeError, match=r"FanInOperator can't be mapped"):
-            fan_in(collect).expand_kwargs([{"threshold": 1}])
-
-    @pytest.mark.parametrize(
-        ("option", "way_out"),
-        [
-            ("min_sucess", r"did you mean min_success=\?"),
-            ("fan_out", "call the function with the group"),
-            ("op_kwargs", "give arguments in the call"),
-            ("python_callable", "it is the function"),
-        ],
-    )
-    def test_an_unknown_option_is_named(self, option: str, way_out: str) -> None:
-        unknown: Any = {option: 1}
-        with pytest.raises(DeclarationTypeError, match=f"{option}: is no argument of .*; .*{way_out}"):
-            fan_in(**unknown)(collect)
-
-    def test_mypy_refuses_wrong_options_too(self) -> None:
-        with pytest.raises(DeclarationError):
-            fan_in(min_sucess=2)(collect)  # type: ignore[call-overload]
-        with pytest.raises(DeclarationError):
-            fan_in(collect, count_skipped="never", min_success=1)(  # type: ignore[call-overload]
-                fan_out(process, count=2)("text")
-            )
-        with pytest.raises(DeclarationError):
-            fan_in(collect)(5)  # type: ignore[call-overload]
+REFUSED_FAN_INS: list[tuple[Callable[[], object], str]] = [
+    (fan_in(collect), r"call: expected the group to collect; write collect\(<group>, …\)"),
+    (lambda: fan_in(collect)(load()), "fan_out: expected a FanOutGroup, found XComArg"),
+    (lambda: fan_in(combine, task_id_prefix="use")(fan_out(process, count=2)("text")), NO_GROUP),
+    (lambda: fan_in(combine, task_id_prefix="use")(use.expand(value=["a"])), f"{NO_GROUP}, and give other"),  # type: ignore[call-overload]
+    (fan_in(combine, task_id_prefix="a"), "needs 'threshold' beside the results; give it"),
+    (
+        lambda: fan_in(combine, task_id_prefix="a")(results=2),
+        "call: .*multiple values for argument 'results'",
+    ),
+    (lambda: fan_in(combine, task_id_prefix="a")(wrod=2), "call: .*unexpected keyword argument 'wrod'"),
+    (fan_in(process_async, task_id_prefix="a"), "found an async def"),
+    (fan_in(use, task_id_prefix="a"), "found a @task; leave the decorator out"),
+    (fan_in(lambda ti: ti, task_id_prefix="a", task_id="b"), "Airflow fills 'ti'; rename"),
+    (
+        lambda: FanInOperator(task_id="a", task_id_prefix="a", python_callable=fan_in(collect)),
+        r"found a @task\.fan_in; leave the decorator out",
+    ),
+]
 
 
-class TestTypes:
-    """What mypy says of right uses, beside the example Dag; at run time nothing can fail here."""
+@pytest.mark.parametrize(
+    ("declare", "message"), REFUSED_FAN_INS, ids=[message for _, message in REFUSED_FAN_INS]
+)
+def test_a_fan_in_that_can_not_be_made_is_refused(declare: Callable[[], object], message: str) -> None:
+    with pytest.raises(DeclarationTypeError, match=message):
+        declare()
 
-    def test_functions_keep_their_types(self) -> None:
-        processing: FanOutFunction[..., dict[str, str]] = fan_out(count=2, retry_delay=timedelta(1))(process)
-        group: FanOutGroup = processing.partial(lang="de").override(pool="texts")(text=load())
-        combining: FanInFunction[..., str] = fan_in(min_success_ratio=0.5)(combine)
-        output: XComArg = combining(group, threshold=3)
 
-        assert isinstance(output, XComArg)
-
-    def test_options_are_those_of_airflow(self) -> None:
-        """A new setting of Airflow's is to be typed; until then it is taken, but no editor completes it."""
-        known = set(inspect.signature(BaseOperator.__init__).parameters) - {"self", "kwargs", "sla"}
-
-        assert known - FanOutOptions.__optional_keys__ == {"task_id", "task_group"}
-        assert known - FanInOptions.__optional_keys__ == {"trigger_rule"}
+@pytest.mark.parametrize("name", ["partial", "expand", "expand_kwargs"])
+def test_a_fan_in_can_not_be_mapped(name: str) -> None:
+    with pytest.raises(TypeError, match=r"FanInOperator can't be mapped"):
+        getattr(fan_in(collect), name)(threshold=[1])

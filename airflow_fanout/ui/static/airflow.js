@@ -15,13 +15,13 @@ export class AnswerError extends Error {
 async function answer(url, options) {
   const response = await fetch(url, { headers: { Accept: "application/json" }, ...options });
   if (response.ok) return response.json();
-  let said = response.statusText;
+  let message = response.statusText;
   try {
-    said = (await response.json()).detail;
+    message = (await response.json()).detail;
   } catch {
     // Not JSON: a proxy's page, say. Its status has to do.
   }
-  throw new AnswerError(response.status, typeof said === "string" ? said : JSON.stringify(said));
+  throw new AnswerError(response.status, typeof message === "string" ? message : JSON.stringify(message));
 }
 
 export const readReport = () => answer(api("report"));
@@ -87,10 +87,10 @@ function dress() {
   const dark = around ? around.classList.contains("dark") : (localStorage.getItem("theme") ?? preferred) === "dark";
   mine.dataset.theme = dark ? "dark" : "light";
   if (!around) return;
-  const its = window.parent.getComputedStyle(around);
+  const style = window.parent.getComputedStyle(around);
   mine.style.setProperty("--font", window.parent.getComputedStyle(window.parent.document.body).fontFamily);
   for (const [name, token] of Object.entries(SHADES)) {
-    const value = its.getPropertyValue(`--chakra-colors-${token}`).trim();
+    const value = style.getPropertyValue(`--chakra-colors-${token}`).trim();
     if (value) mine.style.setProperty(`--${name}`, value);
   }
 }

@@ -1,4 +1,4 @@
-// Figures and texts as people read them. What wasn't recorded is a dash, never a guess.
+// Numbers and texts of single branches as people read them; what is said of a group comes ready with the report.
 
 const NOTHING = "–";
 const NUMBERS = new Intl.NumberFormat("en");
@@ -7,38 +7,33 @@ export const count = (number) => NUMBERS.format(number);
 
 export const counted = (number, one, many) => `${count(number)} ${number === 1 ? one : many}`;
 
-export function seconds(value) {
-  if (value === null || value === undefined) return NOTHING;
-  if (value < 0.1) return `${Math.round(value * 1000)} ms`;
-  if (value < 59.95) return `${value.toFixed(1)} s`;
-  const whole = Math.round(value);
-  const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
-  if (days) return `${count(days)} d ${hours} h`;
-  return hours ? `${hours} h ${minutes} min` : `${minutes} min ${whole % 60} s`;
+// As format_seconds of the report writes it: "–", "40 ms", "3.0 s", "1 min 12 s", "2 h 5 min", "3 d 2 h".
+export function duration(seconds) {
+  if (seconds === null) return NOTHING;
+  const milliseconds = Math.round(seconds * 1000);
+  if (milliseconds > 0 && milliseconds < 100) return `${milliseconds} ms`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
+  const minutes = Math.round(seconds / 60);
+  if (Math.round(seconds) < 3600) return `${Math.floor(Math.round(seconds) / 60)} min ${Math.round(seconds) % 60} s`;
+  if (minutes < 1440) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  const hours = Math.round(seconds / 3600);
+  return `${count(Math.floor(hours / 24))} d ${hours % 24} h`;
 }
 
 // Of a round number of seconds: "0", "0.5 s", "30 s", "1 min", "1 min 30 s", "2 h".
-export function tickLabel(value) {
-  if (value < 60) return value === 0 ? "0" : `${value} s`;
-  return seconds(value).replace(/ 0 (s|min|h)$/, "");
+export function tickLabel(seconds) {
+  if (seconds < 60) return seconds === 0 ? "0" : `${seconds} s`;
+  return duration(seconds).replace(/ 0 (s|min|h)$/, "");
 }
 
-export const ratio = (value) => (value === null ? NOTHING : `${value.toFixed(1)}×`);
+export const megabytes = (bytes) => (bytes === null ? NOTHING : `${count(Math.round(bytes / 1e6))} MB`);
 
-export const share = (value) => (value === null ? NOTHING : `${Math.round(value * 100)} %`);
-
-export function bytes(value) {
-  return value === null ? NOTHING : `${count(Math.round(value / 1e6))} MB`;
-}
-
-export function moment(value) {
-  return value === null ? NOTHING : new Date(value).toLocaleString();
-}
+export const localTime = (text) => (text === null ? NOTHING : new Date(text).toLocaleString());
 
 // Characters that can't be seen, or turn what follows them around, are written out. Joiners stay: emoji need them.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 const JOINERS = new Set(["\u200c", "\u200d"]);
 
 export function visible(text) {
-  return text.replace(UNSEEN, (each) => (JOINERS.has(each) ? each : `\\u{${each.codePointAt(0).toString(16)}}`));
+  return text.replace(UNSEEN, (char) => (JOINERS.has(char) ? char : `\\u{${char.codePointAt(0).toString(16)}}`));
 }

@@ -13,8 +13,8 @@ let timer = null;
 let asked = 0; // of two answers under way at once the later one counts
 let failures = 0;
 
-const dialog = new RerunDialog((said) => {
-  tell(said);
+const dialog = new RerunDialog((text) => {
+  tell(text);
   ask();
 });
 

@@ -41,12 +41,13 @@ export class RerunDialog {
     }
     const { plan } = this;
     const parts = plan.groups.flatMap((group) => [
-      [`Branches of ${visible(group.group)}`, group.branches.flatMap((each) => each.task_instances)],
+      [`Branches of ${visible(group.group)}`, group.branches.flatMap((branch) => branch.task_instances)],
       [`${visible(group.group)}, never expanded`, group.unexpanded],
       ["Fan-in", group.fan_ins],
     ]);
     parts.push(["Downstream of the fan-in", plan.downstream], ["Setups and teardowns", plan.setups_and_teardowns]);
-    const shown = parts.filter(([, its]) => its.length).map(([name, its]) => list(`${name}: ${count(its.length)}`, its.map(instance)));
+    const shown = parts.filter(([, items]) => items.length)
+      .map(([name, items]) => list(`${name}: ${count(items.length)}`, items.map(instance)));
     if (plan.causes.length) {
       const causes = [...plan.causes, ...plan.between];
       shown.push(list(`The cause lies before the branches: ${count(causes.length)}`, causes.map(instance)));
@@ -66,15 +67,16 @@ export class RerunDialog {
 
   showSum() {
     const { plan } = this;
-    const own = new Set(plan.groups.flatMap((group) => [
-      ...group.branches.flatMap((each) => each.task_instances), ...group.unexpanded, ...group.fan_ins,
-    ].map(instance)));
-    for (const each of [...plan.downstream, ...plan.setups_and_teardowns]) own.add(instance(each));
-    if (this.withCauses) for (const each of [...plan.causes, ...plan.between]) own.add(instance(each));
-    const said = own.size ? `${instances(own.size)} will be cleared, and run again.` : "There is nothing to run again.";
-    this.find(".sum").textContent = said;
-    this.find(".confirm").textContent = own.size ? `Clear ${instances(own.size)}` : "Clear";
-    this.find(".confirm").disabled = !own.size;
+    const cleared = new Set([
+      ...plan.groups.flatMap((group) => [
+        ...group.branches.flatMap((branch) => branch.task_instances), ...group.unexpanded, ...group.fan_ins,
+      ]),
+      ...plan.downstream, ...plan.setups_and_teardowns, ...(this.withCauses ? [...plan.causes, ...plan.between] : []),
+    ].map(instance));
+    const number = instances(cleared.size);
+    this.find(".sum").textContent = cleared.size ? `${number} will be cleared, and run again.` : "There is nothing to run again.";
+    this.find(".confirm").textContent = cleared.size ? `Clear ${number}` : "Clear";
+    this.find(".confirm").disabled = !cleared.size;
   }
 
   async confirm() {
@@ -84,10 +86,10 @@ export class RerunDialog {
     try {
       const done = await clear(this.title, this.plan.plan, this.withCauses);
       this.dialog.close();
-      const said = [`Cleared ${instances(done.cleared.length)}.`];
-      if (done.changed_meanwhile.length) said.push(`${instances(done.changed_meanwhile.length)} had changed and were left alone.`);
-      said.push(done.is_paused ? "The Dag is paused: unpause it, and they run." : "The scheduler runs them now.");
-      this.onCleared(said.join(" "));
+      const lines = [`Cleared ${instances(done.cleared.length)}.`];
+      if (done.changed_meanwhile.length) lines.push(`${instances(done.changed_meanwhile.length)} had changed and were left alone.`);
+      lines.push(done.is_paused ? "The Dag is paused: unpause it, and they run." : "The scheduler runs them now.");
+      this.onCleared(lines.join(" "));
     } catch (error) {
       if (error.status === 409) await this.load();
       this.tell(error.message);

@@ -1,63 +1,38 @@
 // A group's branches -> the rows of its time line: filtered, sorted, batches opened. No document is touched here.
 
-const ORDER = [
-  "failed", "upstream_failed", "missing", "running", "restarting", "deferred", "up_for_retry", "up_for_reschedule",
-  "queued", "scheduled", "waiting", "skipped", "success", "removed",
-];
 const NATURAL = new Intl.Collator("en", { numeric: true });
 
 export const stateOf = (branch) => (branch.is_stopped ? "stopped" : branch.state);
 
-export const byState = (a, b) => rank(a) - rank(b);
-
-const rank = (state) => {
-  const found = ORDER.indexOf(state === "stopped" ? "skipped" : state);
-  return found < 0 ? ORDER.length : found;
-};
-
 const time = (text) => (text === null ? null : Date.parse(text));
 
-// Every time the branch was queued and ran: [{state, queued, started, ended, isLast, number}], in milliseconds.
-export function tries(branch, now) {
-  const made = branch.earlier_tries.map((each) => ({
-    state: each.state ?? "removed", queued: time(each.queued), started: time(each.started), ended: time(each.ended),
-    number: each.number, isLast: false,
-  }));
-  const ended = time(branch.ended);
-  const isOn = ended === null && (branch.started !== null || branch.queued !== null);
-  made.push({
-    state: branch.state, queued: time(branch.queued), started: time(branch.started), ended: isOn ? now : ended,
-    number: branch.tries, isLast: true,
+// Every time the branch was queued and ran: [{state, queued, started, ended, isLast}], in milliseconds.
+function tries(branch, now) {
+  return [...branch.earlier_tries, branch].map((attempt) => {
+    const [queued, started, ended] = [attempt.queued, attempt.started, attempt.ended].map(time);
+    const isLast = attempt === branch;
+    const isOn = isLast && ended === null && (started ?? queued) !== null;
+    return { state: attempt.state ?? "removed", queued, started, ended: isOn ? now : ended, isLast };
   });
-  return made;
-}
-
-export function span(attempt) {
-  const start = attempt.queued ?? attempt.started;
-  const end = attempt.ended ?? attempt.started ?? attempt.queued;
-  return start === null || end === null ? null : [Math.min(start, end), end];
-}
-
-// Seconds from start to end of the last try; null if it hasn't started.
-export function took(branch, now) {
-  const last = tries(branch, now).at(-1);
-  return last.started === null || last.ended === null ? null : Math.max(0, (last.ended - last.started) / 1000);
 }
 
 const COMPARE = {
   declared: () => 0,
   start: (a, b) => (a.began ?? Infinity) - (b.began ?? Infinity) || 0,
-  duration: (a, b) => (b.took ?? -1) - (a.took ?? -1),
-  state: (a, b) => byState(a.state, b.state),
+  duration: (a, b) => (b.branch.elapsed_seconds ?? -1) - (a.branch.elapsed_seconds ?? -1),
+  state: (a, b) => a.rank - b.rank,
   name: (a, b) => NATURAL.compare(a.branch.name, b.branch.name),
 };
 
-// One entry for each branch; sorted anew only if something has changed.
-export function entries(branches, now) {
+// One entry for each branch; the report has states in the order in which they are sorted.
+export function entries({ branches, states }, now) {
+  const order = Object.keys(states);
   return branches.map((branch, index) => {
-    const all = tries(branch, now);
-    const last = all.at(-1);
-    return { branch, index, tries: all, began: last.started ?? last.queued, took: took(branch, now), state: stateOf(branch) };
+    const attempts = tries(branch, now);
+    const { started, queued } = attempts.at(-1);
+    return {
+      branch, index, tries: attempts, began: started ?? queued, state: stateOf(branch), rank: order.indexOf(branch.state),
+    };
   });
 }
 
@@ -78,18 +53,19 @@ export function rowsOf(all, { name, states, sort, opened }) {
   return rows;
 }
 
-const fits = (name, its, wanted, states) =>
-  (!states.size || its.some((state) => states.has(state))) && (!wanted || name.toLowerCase().includes(wanted));
+const fits = (name, present, wanted, states) =>
+  (!states.size || present.some((state) => states.has(state))) && (!wanted || name.toLowerCase().includes(wanted));
 
 // A branch's state; of a batch those of its items.
 const statesIn = (entry) => (entry.branch.items ? Object.keys(entry.branch.items) : [entry.state]);
 
-// How many branches, or items, there are in each state: Map of state -> number.
-export function stateCounts(all) {
-  const counts = new Map();
+// How many branches, or items, there are in each state: [[state, number], …], those that were chosen among them.
+export function stateCounts(all, order, chosen) {
+  const counts = new Map(order.flatMap((state) => (state === "skipped" ? ["stopped", state] : [state])).map((state) => [state, 0]));
   for (const entry of all) {
-    const its = entry.branch.items ?? { [entry.state]: 1 };
-    for (const [state, number] of Object.entries(its)) counts.set(state, (counts.get(state) ?? 0) + number);
+    const present = entry.branch.items ?? { [entry.state]: 1 };
+    for (const [state, number] of Object.entries(present)) counts.set(state, (counts.get(state) ?? 0) + number);
   }
-  return counts;
+  for (const state of chosen) if (!counts.has(state)) counts.set(state, 0);
+  return [...counts].filter(([state, number]) => number || chosen.has(state));
 }

@@ -1,13 +1,13 @@
 // The time line of one group: thousands of rows, of which only those in sight are in the document.
 
 import { link, logAddress, readItems } from "./airflow.js";
-import { bytes, count, counted, moment, seconds, tickLabel, visible } from "./format.js";
-import { byState, entries, rowsOf, span, stateCounts, stateOf } from "./rows.js";
+import { count, counted, duration, localTime, megabytes, tickLabel, visible } from "./format.js";
+import { entries, rowsOf, stateCounts, stateOf } from "./rows.js";
 import { timeScale } from "./time_scale.js";
 
 const ROW = 28; // pixels; fan_out.css has the same
 const WIDEST_TICK = 60; // pixels
-const LAST_LABEL = 0.92; // of the width: further right there is no room for one
+const LABEL = 0.08; // of the width: what a label needs
 const HINT = "Thin: queued. Thick: running. Pale: an earlier try. Point at a row, or press the arrow keys.";
 const AROUND = 6; // rows above and below those in sight
 
@@ -52,10 +52,9 @@ export class TimeLine {
 
   update(group, now) {
     this.isBatched = group.items !== null;
-    this.now = now;
-    this.all = entries(group.branches, now);
-    const spans = this.all.flatMap((entry) => entry.tries.map(span)).filter(Boolean);
-    this.scale = timeScale(spans);
+    this.states = Object.keys((group.items ?? group).states);
+    this.all = entries(group, now);
+    this.scale = timeScale(group.segments);
     this.scroller.setAttribute("aria-label", `${this.isBatched ? "Batches" : "Branches"} of ${this.title}`);
     this.showStates();
     this.arrange();
@@ -65,12 +64,10 @@ export class TimeLine {
   }
 
   showStates() {
-    const counts = stateCounts(this.all);
-    for (const state of this.chosen.states) if (!counts.has(state)) counts.set(state, 0);
     const box = this.find(".by-state");
     const focused = box.contains(document.activeElement) ? document.activeElement.dataset.name : null;
     box.replaceChildren();
-    for (const [state, number] of [...counts].sort((a, b) => byState(a[0], b[0]))) {
+    for (const [state, number] of stateCounts(this.all, this.states, this.chosen.states)) {
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.name = state;
@@ -104,8 +101,9 @@ export class TimeLine {
     const ticks = this.find(".ticks");
     ticks.replaceChildren();
     const most = Math.min(8, Math.max(1, Math.floor(ticks.clientWidth / WIDEST_TICK)));
-    for (const { seconds: at, at: left } of this.scale.ticks(most)) {
-      const tick = div("tick", left > LAST_LABEL ? "" : tickLabel(at));
+    const last = (this.scale.cuts[0]?.from ?? 1) - LABEL;
+    for (const { seconds, at: left } of this.scale.ticks(most)) {
+      const tick = div("tick", left > last ? "" : tickLabel(seconds));
       tick.style.left = `${left * 100}%`;
       ticks.append(tick);
     }
@@ -113,7 +111,7 @@ export class TimeLine {
       const mark = div("cut", "");
       mark.style.left = `${cut.from * 100}%`;
       mark.style.width = `${cut.width * 100}%`;
-      mark.title = `${seconds(cut.seconds)} in which nothing ran`;
+      mark.title = `${duration(cut.seconds)} in which nothing ran`;
       ticks.append(mark);
     }
   }
@@ -162,12 +160,12 @@ export class TimeLine {
     }
     element.setAttribute("aria-level", row.kind === "item" ? "2" : "1");
     const bars = cell("bars", "");
-    bars.setAttribute("aria-label", this.said(row));
-    if (row.kind === "branch") for (const each of entry.tries) this.bar(bars, each);
+    bars.setAttribute("aria-label", this.textOf(row));
+    if (row.kind === "branch") for (const attempt of entry.tries) this.bar(bars, attempt);
     const dot = cell("state", state);
     dot.dataset.state = state === "stopped" ? "skipped" : shown.state;
-    const time = row.kind === "item" ? shown.work_seconds : entry.took;
-    element.append(name, bars, dot, cell("took", seconds(time)));
+    const time = row.kind === "item" ? shown.work_seconds : shown.elapsed_seconds;
+    element.append(name, bars, dot, cell("took", duration(time)));
     return element;
   }
 
@@ -186,28 +184,28 @@ export class TimeLine {
   }
 
   // What a row tells, in one line; for those who point at it, and for those who can't see it.
-  said(row) {
+  textOf(row) {
     if (row.kind === "more") return "";
     if (row.kind === "item") {
       const { item } = row;
-      return [visible(item.name), stateOf(item), `work ${seconds(item.work_seconds)}`, item.error && visible(item.error)]
+      return [visible(item.name), stateOf(item), `work ${duration(item.work_seconds)}`, item.error && visible(item.error)]
         .filter(Boolean).join(" · ");
     }
-    const { branch, tries, took, state } = row.entry;
+    const { branch, tries, state } = row.entry;
     const last = tries.at(-1);
     const waited = last.queued !== null && last.started !== null ? (last.started - last.queued) / 1000 : null;
     return [
       visible(branch.name), state,
-      waited !== null && `queued ${seconds(Math.max(0, waited))}`,
-      took !== null && `ran ${seconds(took)}`,
-      branch.work_seconds !== null && `work ${seconds(branch.work_seconds)}`,
+      waited !== null && `queued ${duration(Math.max(0, waited))}`,
+      branch.elapsed_seconds !== null && `ran ${duration(branch.elapsed_seconds)}`,
+      branch.work_seconds !== null && `work ${duration(branch.work_seconds)}`,
       branch.tries > 1 && `try ${branch.tries}`,
       branch.error && visible(branch.error),
     ].filter(Boolean).join(" · ");
   }
 
   read(row) {
-    const text = row ? this.said(row) : HINT;
+    const text = row ? this.textOf(row) : HINT;
     const readout = this.find(".readout");
     if (readout.textContent !== text) readout.textContent = text;
   }
@@ -290,7 +288,7 @@ export class TimeLine {
     box.hidden = row === null;
     box.replaceChildren();
     if (row === null) return;
-    const { branch, took } = row.entry;
+    const { branch } = row.entry;
     const shown = row.kind === "item" ? row.item : branch;
     const state = div("state", stateOf(shown));
     state.dataset.state = shown.state;
@@ -307,11 +305,11 @@ export class TimeLine {
     box.append(close, title, state);
     if (shown.error) box.append(div("error", visible(shown.error)));
     const facts = row.kind === "item"
-      ? [["Work", seconds(shown.work_seconds)], ["Batch", visible(branch.name)]]
+      ? [["Work", duration(shown.work_seconds)], ["Batch", visible(branch.name)]]
       : [
-        ["Queued", moment(branch.queued)], ["Started", moment(branch.started)], ["Ended", moment(branch.ended)],
-        ["Took", seconds(took)], ["Work", seconds(branch.work_seconds)], ["CPU", seconds(branch.cpu_seconds)],
-        ["Memory", bytes(branch.peak_memory_bytes)], ["Tries", branch.tries === null ? "–" : count(branch.tries)],
+        ["Queued", localTime(branch.queued)], ["Started", localTime(branch.started)], ["Ended", localTime(branch.ended)],
+        ["Took", duration(branch.elapsed_seconds)], ["Work", duration(branch.work_seconds)],
+        ["CPU", duration(branch.cpu_seconds)], ["Memory", megabytes(branch.peak_memory_bytes)], ["Tries", branch.tries === null ? "–" : count(branch.tries)],
         ["Host", branch.host ? visible(branch.host) : "–"],
       ];
     if (row.kind === "branch" && branch.items) {
@@ -328,8 +326,8 @@ export class TimeLine {
     box.append(list);
     const before = row.kind === "branch" ? branch.earlier_tries : [];
     if (before.length) {
-      const said = before.map((each) => `${each.number}: ${each.state ?? "unknown"}`).join(", ");
-      box.append(div("before", `${counted(before.length, "earlier try", "earlier tries")} — ${said}`));
+      const states = before.map(({ number, state }) => `${number}: ${state ?? "unknown"}`).join(", ");
+      box.append(div("before", `${counted(before.length, "earlier try", "earlier tries")} — ${states}`));
     }
     if (branch.task_id !== null) box.append(link(logAddress(branch), "Open the log"));
   }

@@ -11,10 +11,10 @@ from airflow.cli.cli_config import GroupCommand
 
 from airflow_fanout.cli import rerun as rerun_command
 from airflow_fanout.cli.commands import get_fanout_cli_commands
-from airflow_fanout.metadata.clearing import Clearing, clear
+from airflow_fanout.metadata.clearing import clear
 from airflow_fanout.reports.branches import UnknownGroupError
-from airflow_fanout.reports.rerun import BranchRerun, GroupRerun, RerunPlan
-from airflow_fanout.reports.runs import BranchRun, TaskRun
+from airflow_fanout.reports.rerun import BranchRerun, Clearing, GroupRerun, RerunPlan
+from airflow_fanout.reports.runs import BranchRun, GroupRun, TaskRun
 from airflow_fanout.reports.timing import BranchTiming
 
 if TYPE_CHECKING:
@@ -30,12 +30,9 @@ def branch(name: str, state: str = "failed", **more: Any) -> BranchRerun:
 
 
 def plan(branches: Iterable[BranchRerun], **more: Any) -> RerunPlan:
-    group = GroupRerun(
-        title="group",
-        total=1000,
-        branches=tuple(branches),
-        fan_ins=(TaskRun(task_id="collect", state="failed"),),
-    )
+    branches = tuple(branches)
+    run = GroupRun(title="group", group=None, branches=tuple(again.branch for again in branches))
+    group = GroupRerun(run=run, branches=branches, fan_ins=(TaskRun(task_id="collect", state="failed"),))
     return RerunPlan(dag_id="a_dag", run_id="a_run", run_state="failed", groups=(group,), **more)
 
 
@@ -120,38 +117,55 @@ class TestCommand:
         assert commanding.causes == []
 
     @pytest.mark.parametrize(
-        ("arguments", "why"),
+        ("arguments", "reason"),
         [
-            pytest.param([], "no terminal to ask at", id="no terminal"),
-            pytest.param(["--output", "json"], "--output json", id="json"),
+            pytest.param([], "it can't ask without a terminal", id="no terminal"),
+            pytest.param(["--output", "json"], "with --output json it does not ask", id="json"),
         ],
     )
     def test_where_it_can_not_ask_it_says_so_and_clears_nothing(
-        self, commanding: Commanding, arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+        self, commanding: Commanding, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit, match="2"):
             commanding(FAILED, *arguments)
 
         assert capsys.readouterr().err == (
-            f"airflow fanout rerun: {why}: give --yes to clear without a question, or --dry-run to clear "
-            "nothing\n"
+            f"airflow fanout rerun: {reason}: give --yes to clear, or --dry-run to clear nothing\n"
         )
         assert commanding.causes == []
 
-    def test_a_paused_dag_is_told(self, commanding: Commanding, capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize("arguments", [[], ["--output", "json"]], ids=["no terminal", "json"])
+    def test_where_nothing_is_to_clear_it_needs_not_ask(
+        self, commanding: Commanding, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        commanding(NOTHING, *arguments)
+
+        assert capsys.readouterr().err == ""
+
+    def test_it_says_what_comes_next(
+        self, commanding: Commanding, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        commanding(FAILED, "--yes")
         commanding(FAILED, "--yes", paused=True)
+        commanding(FAILED, "--dry-run")
 
-        last = capsys.readouterr().out.splitlines()[-1]
-        assert last == "The Dag is paused, nothing runs until: airflow dags unpause a_dag"
+        lines = capsys.readouterr().out.splitlines()
+        for line in (
+            "Cleared 2 task instances.",
+            "The scheduler runs them now. To see it: airflow fanout report a_dag a_run",
+            "The Dag is paused. To let them run: airflow dags unpause a_dag",
+            "Nothing was cleared. Without --dry-run it would be 2 task instances.",
+        ):
+            assert line in lines
 
-    def test_json_is_the_only_thing_said(
+    def test_json_is_all_of_its_output(
         self, commanding: Commanding, capsys: pytest.CaptureFixture[str]
     ) -> None:
         commanding(WITH_CAUSE, "--yes", "--output", "json")
 
-        said = json.loads(capsys.readouterr().out)
-        assert said["causes"] == [{"task_id": "source", "map_index": -1, "state": "failed"}]
-        assert [each["task_id"] for each in said["cleared"]] == ["source", "group.a", "collect"]
+        data = json.loads(capsys.readouterr().out)
+        assert data["causes"] == [{"task_id": "source", "map_index": -1, "state": "failed"}]
+        assert [task["task_id"] for task in data["cleared"]] == ["source", "group.a", "collect"]
 
     def test_a_group_that_is_not_there_ends_it(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -176,7 +190,7 @@ class TestLines:
         assert list(rerun_command.lines(found)) == [
             "Run a_run of a_dag, failed",
             "",
-            "group: 2 of 1,000 branches run again",
+            "group: 2 of 2 branches run again",
             "  a  failed; ValueError: why",
             "  b  stopped",
             "  fan-in: collect (failed)",
@@ -188,20 +202,21 @@ class TestLines:
         ]
 
     def test_of_many_branches_it_names_some_and_counts_the_others(self) -> None:
-        its = [branch(f"b_{index}", "failed" if index % 2 else "skipped") for index in range(500)]
+        branches = [branch(f"b_{index}", "failed" if index % 2 else "skipped") for index in range(1500)]
 
-        said = list(rerun_command.lines(plan(its)))
+        lines = list(rerun_command.lines(plan(branches)))
 
-        assert len(said) < 30
-        assert "  and 480 more: 240 failed, 240 skipped" in said
+        assert len(lines) < 30
+        assert "group: 1,500 of 1,500 branches run again" in lines
+        assert "  and 1,480 more: 740 failed, 740 skipped" in lines
 
-    def test_a_cause_is_named(self) -> None:
-        said = list(rerun_command.lines(WITH_CAUSE))
-
-        assert "The cause lies before the branches: source (failed)" in said
-
-    def test_where_there_is_nothing_to_do_they_say_so(self) -> None:
-        assert list(rerun_command.lines(NOTHING)) == [
-            "Run a_run of a_dag, success",
-            "Nothing to run again: no branch and no fan-in is without success.",
-        ]
+    @pytest.mark.parametrize(
+        ("found", "line"),
+        [
+            pytest.param(WITH_CAUSE, "The cause lies before the branches: source (failed)", id="a cause"),
+            pytest.param(plan([]), "group: only the fan-in runs again", id="a fan-in"),
+            pytest.param(NOTHING, "Nothing to run again: no branch and no fan-in failed.", id="nothing"),
+        ],
+    )
+    def test_they_say_what_there_is_beside_branches(self, found: RerunPlan, line: str) -> None:
+        assert line in list(rerun_command.lines(found))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +18,9 @@ from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
 from airflow.sdk import DAG, BaseOperator, TaskGroup, XComArg, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.exceptions import DeclarationTypeError
 from airflow_fanout.execution_time import recording
-from airflow_fanout.operators import hooks
+from tests.unit.refused import wrong_type, wrong_value
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,10 +34,11 @@ LIST = functools.partial(BashOperator, bash_command="ls")
 class CopyOperator(BaseOperator):
     template_fields = ("source",)
 
-    def __init__(self, *, source: str, target: str, **kwargs: Any) -> None:
+    def __init__(self, *, source: str, target: str, index: int = 7, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.source = source
         self.target = target
+        self.index = index
 
     def execute(self, context: Context) -> str:
         return f"{self.source} -> {self.target}"
@@ -54,73 +57,64 @@ def load() -> str:
 
 
 def declare(**declared: Any) -> list[Any]:
-    """Declare a group, and return its tasks."""
+    """Tasks of the branches."""
     return list(FanOutGroup("process", **declared))
 
 
-def copies(**declared: Any) -> list[tuple[str, str, str]]:
-    """Id, source and target of each branch's task."""
-    return [(each.task_id, each.source, each.target) for each in declare(**declared)]
+COPY = functools.partial(CopyOperator, target="x")
+SOURCES = [{"source": "a"}, {"source": "b"}]
 
 
 class TestWhatABranchIsGiven:
-    def test_an_item_is_a_dict_of_arguments(self) -> None:
-        items = [{"source": "a", "target": "x"}, {"source": "b", "target": "y"}]
-
-        assert copies(branch=CopyOperator, items=items) == [
-            ("process.process_0", "a", "x"),
-            ("process.process_1", "b", "y"),
-        ]
-
-    def test_of_a_mapping_the_keys_are_the_names(self) -> None:
-        items = {"first": {"source": "a", "target": "x"}, "second.half": {"source": "b", "target": "y"}}
-
-        assert copies(branch=CopyOperator, items=items) == [
-            ("process.first", "a", "x"),
-            ("process.second.half", "b", "y"),
-        ]
-
     @pytest.mark.parametrize(
-        ("branch", "partial"),
+        ("declared", "copies"),
         [
-            pytest.param(functools.partial(CopyOperator, target="x"), {}, id="functools.partial"),
             pytest.param(
-                functools.partial(functools.partial(CopyOperator, target="y"), target="x"),
-                {},
+                {"items": [{"source": "a", "target": "x"}, {"source": "b", "target": "y"}]},
+                {"process_0": ("a", "x"), "process_1": ("b", "y")},
+                id="items",
+            ),
+            pytest.param(
+                {"items": {"first": {"source": "a", "target": "x"}}}, {"first": ("a", "x")}, id="named items"
+            ),
+            pytest.param(
+                {"branch": COPY, "items": SOURCES},
+                {"process_0": ("a", "x"), "process_1": ("b", "x")},
+                id="functools.partial",
+            ),
+            pytest.param(
+                {"branch": functools.partial(COPY, target="y"), "items": SOURCES[:1]},
+                {"process_0": ("a", "y")},
                 id="functools.partial of another, which counts less",
             ),
-            pytest.param(CopyOperator, {"target": "x"}, id="partial"),
             pytest.param(
-                functools.partial(CopyOperator, retries=1),
-                {"target": "x"},
+                {
+                    "branch": functools.partial(CopyOperator, retries=1),
+                    "items": SOURCES[:1],
+                    "partial": {"target": "z"},
+                },
+                {"process_0": ("a", "z")},
                 id="partial beside functools.partial",
+            ),
+            pytest.param(
+                {"branch": functools.partial(COPY, source="c"), "items": [{}, {}]},
+                {"process_0": ("c", "x"), "process_1": ("c", "x")},
+                id="items that add nothing",
+            ),
+            pytest.param(
+                {"count": 2, "default_args": {"source": "d", "target": "y"}},
+                {"process_0": ("d", "y"), "process_1": ("d", "y")},
+                id="a count, and default_args",
             ),
         ],
     )
-    def test_the_rest_is_bound_with(self, branch: Any, partial: dict[str, Any]) -> None:
-        assert copies(branch=branch, items=[{"source": "a"}, {"source": "b"}], partial=partial) == [
-            ("process.process_0", "a", "x"),
-            ("process.process_1", "b", "x"),
-        ]
+    def test_arguments_come_from_item_partial_and_default_args(
+        self, declared: dict[str, Any], copies: dict[str, Any]
+    ) -> None:
+        made = declare(**{"branch": CopyOperator, **declared})
 
-    def test_an_item_may_add_nothing(self) -> None:
-        assert [each.bash_command for each in declare(branch=LIST, items=[{}, {}])] == ["ls", "ls"]
-
-    def test_a_count_makes_as_many_alike(self) -> None:
-        made = declare(branch=LIST, count=2)
-
-        assert [(type(each), each.task_id, each.bash_command) for each in made] == [
-            (BashOperator, "process.process_0", "ls"),
-            (BashOperator, "process.process_1", "ls"),
-        ]
-
-    def test_a_count_gives_an_operator_no_index(self) -> None:
-        class IndexOperator(BaseOperator):
-            def __init__(self, *, index: int = 7, **kwargs: Any) -> None:
-                super().__init__(**kwargs)
-                self.index = index
-
-        assert [each.index for each in declare(branch=IndexOperator, count=2)] == [7, 7]
+        assert {each.task_id.removeprefix("process."): (each.source, each.target) for each in made} == copies
+        assert {each.index for each in made} == {7}  # a count gives no index
 
     def test_a_mapping_may_mix_operators_and_functions(self) -> None:
         made = declare(branch={"list": LIST, "nothing": EmptyOperator, "plain": lambda: 1})
@@ -131,7 +125,7 @@ class TestWhatABranchIsGiven:
             ("process.plain", "_PythonDecoratedOperator"),
         ]
 
-    def test_a_value_known_at_run_time_comes_before_the_branches(self) -> None:
+    def test_a_value_of_run_time_comes_before_the_branches(self) -> None:
         made = declare(branch=BashOperator, count=2, partial={"bash_command": load()})
 
         assert [each.upstream_task_ids for each in made] == [{"load"}, {"load"}]
@@ -143,29 +137,22 @@ class TestWhatABranchIsGiven:
 
         assert (made.source, made.target) == ("today", "{{ ds }}")
 
-
-class TestDefaults:
     @pytest.mark.parametrize(
         ("branch", "item", "retries"),
         [
-            pytest.param(LIST, {}, 4, id="that of the group"),
+            pytest.param(LIST, {}, 4, id="the group's"),
             pytest.param(functools.partial(LIST, retries=5), {}, 5, id="that of functools.partial"),
-            pytest.param(LIST, {"retries": 6}, 6, id="that of the item"),
-            pytest.param(LIST, {"default_args": {"retries": 7}}, 7, id="that of the item's default_args"),
+            pytest.param(LIST, {"retries": 6}, 6, id="the item's"),
+            pytest.param(LIST, {"default_args": {"retries": 7}}, 7, id="the item's default_args"),
         ],
     )
-    def test_retries_are(self, branch: Any, item: dict[str, Any], retries: int) -> None:
+    def test_the_nearest_setting_holds(self, branch: Any, item: dict[str, Any], retries: int) -> None:
         (made,) = declare(branch=branch, items=[item], default_args={"retries": 4})
 
         assert made.retries == retries
 
-    def test_default_args_fill_what_nobody_gives(self) -> None:
-        given: Any = {"source": "a", "target": "x"}
-
-        assert copies(branch=CopyOperator, count=1, default_args=given) == [("process.process_0", "a", "x")]
-
     @pytest.mark.parametrize("where", ["dag", "parent"])
-    def test_defaults_of_what_is_around_the_group_hold(self, where: str) -> None:
+    def test_default_args_around_the_group_hold(self, where: str) -> None:
         given: Any = {"queue": "large"}
         with (
             DAG("d", schedule=None, default_args=given if where == "dag" else {}),
@@ -175,188 +162,123 @@ class TestDefaults:
 
         assert (made.task_id, made.queue) == ("outer.process.process_0", "large")
 
-
-class TestOtherOperators:
-    def test_a_sensor(self) -> None:
-        branch = functools.partial(BashSensor, mode="reschedule", soft_fail=True, poke_interval=5)
-
-        made = declare(branch=branch, items=[{"bash_command": "true"}, {"bash_command": "false"}])
-
-        assert [(each.bash_command, each.mode) for each in made] == [
-            ("true", "reschedule"),
-            ("false", "reschedule"),
-        ]
-
-    def test_a_deferrable_one(self) -> None:
-        from datetime import timedelta
-
-        branch = functools.partial(TimeDeltaSensor, deferrable=True)
-
-        (made,) = declare(branch=branch, items=[{"delta": timedelta(seconds=1)}])
-
-        assert made.deferrable is True
-
-    def test_a_python_operator(self) -> None:
-        (made,) = declare(branch=PythonOperator, items=[{"python_callable": len, "op_args": ["abc"]}])
-
-        assert made.python_callable is len
-
-    def test_each_has_the_hooks_of_a_branch(self) -> None:
-        for made in declare(branch={"list": LIST, "wait": functools.partial(BashSensor, bash_command="")}):
-            assert made.on_failure_callback == [recording.record_failure]
-            assert made._post_execute_hook is hooks._after
-
-    def test_a_fan_in_collects_them(self) -> None:
-        group = FanOutGroup("process", branch=LIST, count=2)
-        fan_in = FanInOperator(task_id="combine", fan_out=group)
-
-        assert fan_in.upstream_task_ids == {"process.process_0", "process.process_1"}
-
-
-@pytest.mark.parametrize(
-    ("declared", "message"),
-    [
-        pytest.param(
-            {"branch": LIST, "items": [{}, "a"]},
-            r"items: each item of BashOperator is a dict of the arguments to add; item 1 is 'a' of type str",
-            id="an item that is no dict",
-        ),
-        pytest.param(
-            {"branch": LIST, "items": {"x": None}}, r"items: .*item 0 is None of type NoneType", id="None"
-        ),
-        pytest.param(
-            {"branch": CopyOperator, "items": [{"source": "a"}], "partial": {"source": "b", "target": "x"}},
-            r"items: item 0 gives 'source', which is bound in every branch already; give it once",
-            id="an item that repeats what partial binds",
-        ),
-        pytest.param(
-            {"branch": LIST, "items": [{"bash_command": "a"}]},
-            r"items: item 0 gives 'bash_command', which is bound in every branch already",
-            id="an item that repeats what functools.partial binds",
-        ),
-        pytest.param(
-            {"branch": LIST, "count": 2, "partial": {"bash_command": "a"}},
-            r"partial: binds 'bash_command', which branch has bound already; bind it once",
-            id="partial that repeats what functools.partial binds",
-        ),
-        pytest.param(
-            {"branch": LIST, "items": [{8: "a"}]},
-            r"items: item 0 of BashOperator has 8 for an argument's name",
-            id="a name that is no str",
-        ),
-        pytest.param(
-            {"branch": functools.partial(LIST, nonsense=1), "count": 2},
-            r"branch: BashOperator for branch 'process_0' can't be made: .*'nonsense': 1",
-            id="an argument that the operator does not take",
-        ),
-        pytest.param(
-            {"branch": CopyOperator, "items": {"first": {"source": "a"}}},
-            r"branch: CopyOperator for branch 'first' can't be made: missing keyword argument 'target'",
-            id="an argument that nobody gives",
-        ),
-        pytest.param(
-            {"branch": {"a": EmptyOperator, "b": CopyOperator}},
-            r"branch\['b'\]: CopyOperator for branch 'b' can't be made: missing keyword arguments",
-            id="arguments that nobody gives to one of a mapping",
-        ),
-        pytest.param(
-            {"branch": functools.partial(BASH, "ls"), "count": 2},
-            r"branch: functools\.partial binds 'ls' by position; operators take names only",
-            id="functools.partial by position",
-        ),
-        pytest.param(
-            {"branch": functools.partial(functools.partial(BASH, "ls"), env={}), "count": 2},
-            r"branch: functools\.partial binds 'ls' by position",
-            id="functools.partial of another by position",
-        ),
-        pytest.param(
-            {"branch": BaseOperator, "count": 2},
-            r"branch: BaseOperator does nothing by itself; name the operator to run",
-            id="BaseOperator",
-        ),
-        pytest.param(
-            {"branch": functools.partial(BaseOperator, retries=1), "count": 2},
-            r"branch: BaseOperator does nothing by itself",
-            id="functools.partial of BaseOperator",
-        ),
-        pytest.param(
-            {"branch": LIST, "items": [{"retries": "many"}]},
-            r"branch: BashOperator for branch 'process_0' can't be made: 'retries' type must be int",
-            id="an argument of the wrong type",
-        ),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(declared: dict[str, Any], message: str) -> None:
-    with pytest.raises(TypeError, match=rf"(?s)^FanOutGroup 'process': {message}"):
-        FanOutGroup("process", **declared)
-
-
-def test_an_argument_of_an_unusable_value_is_refused() -> None:
-    message = r"^FanOutGroup 'process': branch: BashOperator for branch 'process_0' can't be made: pool slots"
-    with pytest.raises(ValueError, match=message):
-        FanOutGroup("process", branch=LIST, items=[{"pool_slots": 0}])
-
-
-def test_an_item_known_only_at_run_time_is_refused() -> None:
-    message = r"items: .*item 1 is a value known only at run time, of type PlainXComArg"
-    with pytest.raises(TypeError, match=message):
-        FanOutGroup("process", branch=LIST, items=[{}, load()])
-
-
-@pytest.mark.parametrize("name", ["task_id", "dag", "task_group"])
-@pytest.mark.parametrize(
-    ("declared", "argument"),
-    [
-        pytest.param(lambda ours: {"branch": LIST, "items": [{}, ours]}, "items", id="by an item"),
-        pytest.param(lambda ours: {"branch": LIST, "count": 2, "partial": ours}, "partial", id="by partial"),
-        pytest.param(
-            lambda ours: {"branch": functools.partial(LIST, **ours), "count": 2},
-            "branch",
-            id="by functools.partial",
-        ),
-    ],
-)
-def test_what_the_group_gives_is_not_given(declared: Any, argument: str, name: str) -> None:
-    with pytest.raises(
-        TypeError,
-        match=f"'process': {argument}: gives BashOperator '{name}', which the group gives it: a branch",
-    ):
-        FanOutGroup("process", **declared({name: "mine"}))
-
-
-@pytest.mark.parametrize("operator_class", [BranchPythonOperator, ShortCircuitOperator, LatestOnlyOperator])
-@pytest.mark.parametrize("bound", [False, True], ids=["the class", "functools.partial of it"])
-def test_an_operator_that_can_skip_the_fan_in_is_refused(operator_class: Any, bound: bool) -> None:
-    branch = functools.partial(operator_class) if bound else operator_class
-    with pytest.raises(
-        ValueError,
-        match=rf"branch: {operator_class.__name__} skips the tasks after it: .*AirflowSkipException",
-    ):
-        FanOutGroup("process", branch=branch, count=2)
-
-
-@pytest.mark.parametrize("expanded", [False, True], ids=["partial", "partial and expand"])
-def test_airflows_partial_is_refused_because_of_its_frozen_defaults(expanded: bool) -> None:
-    partial = BashOperator.partial(task_id="t", bash_command="ls")
-    mapped = partial.expand(env=[{"a": "b"}])
-
-    message = (
-        r"branch: .*found BashOperator\.partial\(…\), .*default_args.*functools\.partial\(BashOperator, …\)"
-        + (r", and items=\[\{…\}, …\]" if expanded else "$")
+    @pytest.mark.parametrize(
+        ("branch", "item", "expected"),
+        [
+            pytest.param(
+                functools.partial(BashSensor, mode="reschedule"),
+                {"bash_command": "true"},
+                {"mode": "reschedule", "bash_command": "true"},
+                id="a sensor",
+            ),
+            pytest.param(
+                functools.partial(TimeDeltaSensor, deferrable=True),
+                {"delta": timedelta(seconds=1)},
+                {"deferrable": True},
+                id="a deferrable one",
+            ),
+            pytest.param(PythonOperator, {"python_callable": len}, {"python_callable": len}, id="Python"),
+        ],
     )
-    with pytest.raises(TypeError, match=message):
-        FanOutGroup("process", branch=mapped if expanded else partial, count=2)
+    def test_other_operators_are_branches_with_hooks(
+        self, branch: Any, item: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        group = FanOutGroup("process", branch=branch, items=[item])
+        (made,) = group
+
+        assert {name: getattr(made, name) for name in expected} == expected
+        assert getattr(made, "on_failure_callback", None) == [recording.record_failure]
+        assert FanInOperator(task_id="f", fan_out=group).upstream_task_ids == {"process.process_0"}
 
 
-def test_an_operator_that_is_made_already_is_refused() -> None:
-    message = r"found the task 'made'; .*hand over EmptyOperator, with its arguments in functools\.partial"
-    with pytest.raises(TypeError, match=message):
-        FanOutGroup("process", branch=EmptyOperator(task_id="made"), count=2)
+REFUSED = [
+    wrong_type("items: item 1 is 'a' of type str; expected a dict of arguments of Bash", items=[{}, "a"]),
+    wrong_type("items: item 0 is None of type NoneType", items={"x": None}),
+    wrong_type("items: item 0 has 8 as the name of an argument", items=[{8: "a"}]),
+    wrong_type(
+        "items: item 0 gives 'source', which is bound in every branch already; give it once",
+        branch=COPY,
+        items=SOURCES,
+        partial={"source": "b"},
+    ),
+    wrong_type("items: item 0 gives 'bash_command', which is bound in every", items=[{"bash_command": "a"}]),
+    wrong_type(
+        "partial: binds 'bash_command', which branch has bound already",
+        count=2,
+        partial={"bash_command": "a"},
+    ),
+    wrong_type(
+        "branch: BashOperator for branch 'process_0' can't be made: .*'nonsense': 1",
+        branch=functools.partial(LIST, nonsense=1),
+        count=2,
+    ),
+    wrong_type(
+        "branch: BashOperator for branch 'process_0' can't be made: 'retries' type must be int",
+        items=[{"retries": "many"}],
+    ),
+    wrong_value(
+        "branch: BashOperator for branch 'process_0' can't be made: pool slots", items=[{"pool_slots": 0}]
+    ),
+    wrong_type(
+        r"branch\['b'\]: CopyOperator for branch 'b' can't be made: missing keyword arguments",
+        branch={"a": EmptyOperator, "b": CopyOperator},
+    ),
+    wrong_type(
+        r"branch: functools\.partial binds 'ls' by position; operators take names only",
+        branch=functools.partial(functools.partial(BASH, "ls"), env={}),
+        count=2,
+    ),
+    wrong_type("branch: BaseOperator does nothing by itself; name", branch=BaseOperator, count=2),
+    wrong_type(
+        "branch: BaseOperator does nothing by itself",
+        branch=functools.partial(BaseOperator, retries=1),
+        count=2,
+    ),
+    *(
+        row
+        for name in ("task_id", "dag", "task_group")
+        for message in [f"gives BashOperator '{name}', which it gets from the group: a branch's name is"]
+        for row in (
+            wrong_type(f"items: {message}", items=[{}, {name: "mine"}]),
+            wrong_type(f"partial: {message}", count=2, partial={name: "mine"}),
+            wrong_type(f"branch: {message}", branch=functools.partial(BASH, **{name: "mine"}), count=2),
+        )
+    ),
+    *(
+        wrong_type(
+            rf"items: item 1 gives '{name}', .*partial\(BashOperator, {name}=…\), or leave mapped out",
+            items=[{}, {name: None}],
+            mapped=True,
+            stop_after_failures=1,
+        )
+        for name in ("retries", "pool", "on_failure_callback", "pre_execute", "post_execute")
+    ),
+    *(
+        wrong_value(
+            rf"branch: {skipper.__name__} skips the tasks after it, so that .*AirflowSkipException",
+            branch=functools.partial(skipper),
+            count=2,
+        )
+        for skipper in (BranchPythonOperator, ShortCircuitOperator, LatestOnlyOperator)
+    ),
+]
+
+
+@pytest.mark.parametrize(("declared", "error", "message"), REFUSED)
+def test_what_can_not_be_made_is_refused(declared: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=rf"(?s)^FanOutGroup 'process': {message}"):
+        declare(**{"branch": LIST, **declared})
+
+
+def test_an_item_of_run_time_in_a_list_is_refused() -> None:
+    message = "items: item 1 is a value known only at run time; expected a dict of arguments of BashOperator"
+    with pytest.raises(DeclarationTypeError, match=message):
+        declare(branch=LIST, items=[{}, load()])
 
 
 def test_another_error_of_the_operator_says_which_branch_it_was() -> None:
     with pytest.raises(LookupError, match="no such connection") as raised:
-        FanOutGroup("process", branch={"fine": EmptyOperator, "broken": BrokenOperator})
+        declare(branch={"fine": EmptyOperator, "broken": BrokenOperator})
 
     assert raised.value.__notes__ == [
         "FanOutGroup 'process': branch['broken']: BrokenOperator for branch 'broken' can't be made"

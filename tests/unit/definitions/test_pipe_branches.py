@@ -5,17 +5,22 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import setup, task, task_group, teardown
-from airflow.sdk.bases.decorator import DecoratedOperator
+from airflow.sdk import setup, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanOutGroup
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 
 pytestmark = pytest.mark.usefixtures("dag")
 
 
+@task
+def load() -> str:
+    return "text"
+
+
 def strip(text: str) -> str:
+    """Half of it."""
     return text.strip()
 
 
@@ -66,25 +71,21 @@ class Shouter:
         return text.upper() + "!"
 
 
-def declare(*functions: Any, **declared: Any) -> list[DecoratedOperator]:
-    """Declare a group over a list of functions, and return its tasks."""
-    found = []
-    for operator in FanOutGroup("process", branch=list(functions), **declared):
-        assert isinstance(operator, DecoratedOperator)
-        found.append(operator)
-    return found
+def declare(*functions: Any, **declared: Any) -> list[Any]:
+    """Tasks of a group over a list of functions."""
+    return list(FanOutGroup("process", branch=list(functions), **{"items": [" a "], **declared}))
 
 
-def called(*functions: Any, item: Any = " a ", **declared: Any) -> Any:
-    """What a branch returns, called with the arguments of its task."""
-    (operator,) = declare(*functions, items=[item], **declared)
+def called(*functions: Any, **declared: Any) -> Any:
+    """What the first branch returns, called with the arguments of its task."""
+    made = declare(*functions, **declared)[0]
     context = {"ds": "today", "run_id": "run", "ti": None}
     with mock.patch(
         "airflow_fanout.definitions.function_branches.get_current_context",
         autospec=True,
         return_value=context,
     ):
-        return operator.python_callable(*operator.op_args, **operator.op_kwargs)
+        return made.python_callable(*made.op_args, **made.op_kwargs)
 
 
 class TestWhatEachFunctionIsGiven:
@@ -92,113 +93,85 @@ class TestWhatEachFunctionIsGiven:
         ("functions", "value"),
         [
             pytest.param([strip], "a", id="the only one gets the item"),
-            pytest.param([strip, repeat], "aa", id="a later one gets what came before"),
+            pytest.param([strip, repeat], "aa", id="a later one the value before it"),
             pytest.param([strip, repeat, repeat, by_position], "AAAA", id="four"),
-            pytest.param([strip, by_position], "A", id="a positional-only parameter"),
             pytest.param([strip, any_number], "a", id="*args"),
             pytest.param([strip, lambda text: text + "?"], "a?", id="a lambda"),
             pytest.param([strip, Shouter().shout], "A!", id="a method"),
-            pytest.param([strip, functools.partial(repeat, times=3)], "aaa", id="functools.partial"),
             pytest.param([strip, functools.partial(join, "x")], "xa", id="functools.partial by position"),
             pytest.param([strip, functools.partial(join, other="x")], "ax", id="functools.partial by name"),
             pytest.param([strip, task(join).partial(other="x")], "ax", id=".partial()"),
+            pytest.param([functools.partial(join, "x"), repeat], "x a x a ", id="the first bound"),
             pytest.param([task(strip), task(repeat)], "aa", id="bare @tasks"),
             pytest.param([task(strip).override(task_id="mine"), repeat], "aa", id="a @task with a name"),
-            pytest.param([strip, label], "a today run", id="context names in a later one"),
+            pytest.param([strip, label], "a today run", id="context names"),
             pytest.param([strip, every_context], ["a", "ds", "run_id", "ti"], id="the whole context"),
+            pytest.param([lambda item: {"text": item}, lambda text: text], {"text": " a "}, id="a dict"),
         ],
     )
     def test_values_are_handed_on(self, functions: list[Any], value: Any) -> None:
         assert called(*functions) == value
 
-    def test_item_and_partial_go_to_the_first(self) -> None:
-        def other(text: str, other: str = "default") -> str:
+    @pytest.mark.parametrize("value", [None, 0, "", [], False], ids=repr)
+    def test_a_value_that_is_nothing_much_is_handed_on(self, value: Any) -> None:
+        assert called(lambda item: item, lambda before: [before], items=[value]) == [value]
+
+    def test_partial_goes_to_the_first(self) -> None:
+        def default(text: str, other: str = "default") -> str:
             return f"{text} {other}"
 
-        assert called(join, other, item="a", partial={"other": "x"}) == "ax default"
-
-    def test_the_first_may_have_arguments_bound(self) -> None:
-        assert called(functools.partial(join, "x"), repeat, item="a") == "xaxa"
+        assert called(join, default, items=["a"], partial={"other": "x"}) == "ax default"
 
     def test_a_count_gives_the_first_its_index(self) -> None:
-        assert [dict(each.op_kwargs) for each in declare(with_index, repeat, count=2)] == [
+        assert [each.op_kwargs for each in declare(with_index, repeat, items=None, count=2)] == [
             {"index": 0},
             {"index": 1},
         ]
 
-    def test_a_tuple_is_a_list(self) -> None:
-        (operator,) = FanOutGroup("process", branch=(strip, repeat), items=[" a "])
+    def test_a_call_can_not_change_what_a_later_function_has_bound(self) -> None:
+        def append(text: str, words: list[str]) -> list[str]:
+            words.append(text)
+            return words
 
-        assert isinstance(operator, DecoratedOperator)
-        assert operator.python_callable(" a ") == "aa"
+        made = declare(strip, functools.partial(append, words=["x"]), items=["a"])[0]
 
-    @pytest.mark.parametrize("value", [None, 0, "", [], False], ids=repr)
-    def test_whatever_one_returns_is_handed_on(self, value: Any) -> None:
-        assert called(lambda item: item, lambda before: [before], item=value) == [value]
-
-    def test_a_dict_is_one_value(self) -> None:
-        assert called(lambda item: {"text": item}, lambda text: text, item="a") == {"text": "a"}
+        assert [made.python_callable("a"), made.python_callable("b")] == [["x", "a"], ["x", "b"]]
 
     @pytest.mark.parametrize("error", [ValueError, AirflowSkipException])
     def test_an_exception_ends_the_branch(self, error: type[Exception]) -> None:
-        calls: list[str] = []
-
-        def broken(text: str) -> str:
-            raise error(text)
-
-        def note(text: str) -> None:
-            calls.append(text)
+        last = mock.create_autospec(strip)
 
         with pytest.raises(error):
-            called(strip, broken, note)
+            called(strip, mock.create_autospec(repeat, side_effect=error), last)
 
-        assert calls == []
-
-    def test_each_branch_has_its_own_functions(self) -> None:
-        group = FanOutGroup("process", branch={"a": [constant, repeat], "b": [constant, by_position]})
-
-        assert [each.python_callable() for each in group] == ["constant" * 2, "CONSTANT"]
+        last.assert_not_called()
 
 
 class TestItsTask:
-    def test_it_is_one_with_the_names_of_its_functions(self) -> None:
-        group = FanOutGroup("process", branch=[strip, repeat], items=["a", "b"])
+    def test_each_branch_has_one_with_the_names_of_its_functions(self) -> None:
+        declared: Any = {"a": [constant, repeat], "b": (constant, by_position)}
+        group = list(FanOutGroup("process", branch=declared))
 
-        assert [each.task_id for each in group] == ["process.process_0", "process.process_1"]
-        assert {each.python_callable.__name__ for each in group} == {"strip | repeat"}
+        assert [each.task_id for each in group] == ["process.a", "process.b"]
+        assert [each.python_callable.__name__ for each in group] == [
+            "constant | repeat",
+            "constant | by_position",
+        ]
+        assert [each.python_callable() for each in group] == ["constant" * 2, "CONSTANT"]
 
-    def test_its_documentation_is_not_that_of_the_first_alone(self) -> None:
-        def documented(text: str) -> str:
-            """Half of it."""
-            return text
-
-        (operator,) = declare(documented, repeat, items=["a"])
-
-        assert operator.doc_md is None
-
-    def test_retries_of_the_group_hold(self) -> None:
+    def test_it_has_the_groups_settings_and_not_the_documentation_of_a_function(self) -> None:
         given: Any = {"retries": 3}
+        (made,) = declare(strip, repeat, default_args=given)
 
-        assert [each.retries for each in declare(strip, items=["a"], default_args=given)] == [3]
+        assert (made.retries, made.multiple_outputs, made.doc_md) == (3, False, None)
 
-    def test_a_dict_is_pushed_as_one_value(self) -> None:
-        def counts(text: str) -> dict[str, int]:
-            return {text: 1}
+    def test_airflow_renders_the_arguments_of_the_first_function(self, dag: Any) -> None:
+        (made,) = declare(join, partial={"other": "{{ ds }}"})
+        (bound,) = FanOutGroup("other", branch=[functools.partial(join, other=load()), strip], items=["a"])
+        made.render_template_fields({"dag": dag, "ds": "today"})
 
-        (operator,) = declare(counts, items=["a"])
-
-        assert operator.multiple_outputs is False
-
-    def test_a_template_for_the_first_is_rendered(self, dag: Any) -> None:
-        (operator,) = declare(join, items=["a"], partial={"other": "{{ ds }}"})
-        operator.render_template_fields({"dag": dag, "ds": "today"})
-
-        assert operator.op_kwargs["other"] == "today"
-
-
-@task
-def load() -> str:
-    return "text"
+        assert made.op_kwargs["other"] == "today"
+        assert bound.upstream_task_ids == {"load"}
 
 
 @pytest.mark.parametrize(
@@ -211,119 +184,82 @@ def load() -> str:
         ),
         pytest.param(
             [strip, constant],
-            r"branch\[1\]: constant\(\) has no free parameter for what the function before it returns",
+            r"branch\[1\]: constant\(\) has no free parameter for the value of the function before it",
             id="a later one takes none",
         ),
         pytest.param(
-            [strip, lambda ti: ti],
-            r"branch\[1\]: .*no free parameter",
-            id="a later one takes the context alone",
+            [strip, lambda ti: ti], r"branch\[1\]: .*no free", id="a later one takes the context alone"
         ),
         pytest.param(
-            [strip, functools.partial(join, "x", "y")],
-            r"branch\[1\]: .*no free parameter",
-            id="a later one with all parameters bound",
+            [strip, functools.partial(join, "x", "y")], r"branch\[1\]: .*no free parameter", id="all bound"
         ),
         pytest.param(
             [strip, functools.partial(join, *"xyz")],
             r"branch\[1\]: functools\.partial does not fit: too many positional",
-            id="functools.partial with too many",
+            id="too many bound",
         ),
-        pytest.param(
-            [join, strip],
-            r"branch: join \| strip\(text, other\) needs 'other', which no branch",
-            id="the first",
-        ),
+        pytest.param([join, strip], r"branch: join \| strip\(text, other\) needs 'other'", id="the first"),
         pytest.param(
             [constant, strip],
             r"branch: constant \| strip\(\) has no free parameter for its item",
-            id="the first takes none",
+            id="no item",
         ),
         pytest.param(
-            [strip, later], r"branch\[1\]: expected a plain function, found an async def; use", id="async def"
+            [strip, later], r"branch\[1\]: expected a plain function, found an async def", id="async"
         ),
         pytest.param(
-            [later], r"branch\[0\]: expected a plain function, found an async", id="async def, first"
+            [later], r"branch\[0\]: expected a plain function, found an async def", id="async first"
         ),
         pytest.param(
             [strip, task.bash(strip)],
-            r"branch\[1\]: .*share one Python task, so that strip can't be a _BashDecoratedOperator; take",
+            r"branch\[1\]: strip is a _BashDecoratedOperator, but .* share one Python task; take",
             id="@task.bash",
         ),
         pytest.param(
             [task(retries=2)(strip), repeat],
-            r"branch\[0\]: .*strip can't be a @task with 'retries'; .*settings in default_args",
+            r"branch\[0\]: strip is a @task with 'retries', .*settings in default_args",
             id="@task with settings",
         ),
-        pytest.param(
-            [strip, "repeat"],
-            r"branch\[1\]: expected a plain function, found 'repeat' of type str",
-            id="a text",
-        ),
-        pytest.param(
-            [strip, [repeat]], r"branch\[1\]: expected a plain .*of type list", id="a list in a list"
-        ),
-        pytest.param(
-            [strip, len],
-            r"branch\[1\]: .*found <built-in.*; wrap it in a function",
-            id="a builtin",
-        ),
-        pytest.param(
-            [strip, Shouter()], r"branch\[1\]: .*of type Shouter", id="an object that can be called"
-        ),
-        pytest.param(
-            [strip, BashOperator], r"branch\[1\]: expected a plain function", id="an operator class"
-        ),
+        pytest.param([strip, "repeat"], r"branch\[1\]: .* found 'repeat' of type str", id="a text"),
+        pytest.param([strip, [repeat]], r"branch\[1\]: expected a plain .*of type list", id="a list"),
+        pytest.param([strip, len], r"branch\[1\]: .*; wrap it in a function", id="a builtin"),
+        pytest.param([strip, Shouter()], r"branch\[1\]: .*of type Shouter", id="an object"),
         pytest.param([task_group(no_task)], r"branch\[0\]: expected a plain function", id="@task_group"),
     ],
 )
-def test_what_is_no_list_of_functions_is_refused(functions: list[Any], message: str) -> None:
-    with pytest.raises(TypeError, match=f"^FanOutGroup 'process': {message}"):
-        FanOutGroup("process", branch=functions, items=["a"])
+def test_a_list_that_can_not_be_one_task_is_refused(functions: list[Any], message: str) -> None:
+    with pytest.raises(DeclarationTypeError, match=f"^FanOutGroup 'process': {message}"):
+        declare(*functions)
+
+
+def test_what_the_first_has_bound_is_not_bound_again() -> None:
+    with pytest.raises(DeclarationTypeError, match="partial: binds 'other', which branch has bound already"):
+        declare(functools.partial(join, other="x"), strip, partial={"other": "y"})
 
 
 @pytest.mark.parametrize(
     ("functions", "message"),
     [
-        pytest.param([], "branch: is an empty list; name at least one function", id="empty"),
+        pytest.param([], "branch: found an empty list; name at least one function", id="empty"),
         pytest.param([strip, setup(task(strip))], r"branch\[1\]: strip is a @setup", id="@setup"),
-        pytest.param([teardown(strip)], r"branch\[0\]: strip is a @teardown", id="@teardown"),
     ],
 )
-def test_a_list_that_can_be_no_branch_is_refused(functions: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^FanOutGroup 'process': {message}"):
-        FanOutGroup("process", branch=functions, items=["a"])
+def test_a_list_without_work_is_refused(functions: list[Any], message: str) -> None:
+    with pytest.raises(DeclarationValueError, match=f"^FanOutGroup 'process': {message}"):
+        declare(*functions)
 
 
-def test_a_mapping_says_which_function_of_which_list_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"'process': branch\['b'\]\[1\]: expected a plain function"):
+def test_a_function_of_a_list_in_a_mapping_is_named() -> None:
+    with pytest.raises(
+        DeclarationTypeError, match=r"'process': branch\['b'\]\[1\]: expected a plain function"
+    ):
         FanOutGroup("process", branch={"a": constant, "b": [constant, None]})
 
 
-def test_what_the_first_has_bound_already_is_not_bound_again() -> None:
-    with pytest.raises(TypeError, match="partial: binds 'other', which branch has bound already"):
-        FanOutGroup(
-            "process",
-            branch=[functools.partial(join, other="x"), strip],
-            items=["a"],
-            partial={"other": "y"},
-        )
-
-
 @pytest.mark.parametrize("bind", [lambda value: value, lambda value: [value]], ids=["alone", "in a list"])
-@pytest.mark.parametrize("how", ["functools.partial", ".partial()"])
-def test_a_value_known_at_run_time_is_refused_where_airflow_would_not_fill_it_in(how: str, bind: Any) -> None:
-    value = bind(load())
-    bound: Any = functools.partial(join, other=value)
-    if how == ".partial()":
-        bound = task(join).partial(other=value)
+def test_a_value_of_run_time_is_refused_where_airflow_would_not_render_it(bind: Any) -> None:
+    bound = functools.partial(join, other=bind(load()))
 
     message = r"branch\[1\]: binds 'other' of join to a value known only at run time, which only the first"
-    with pytest.raises(TypeError, match=message):
-        FanOutGroup("process", branch=[strip, bound], items=["a"])
-
-
-def test_a_value_known_at_run_time_can_go_to_the_first() -> None:
-    (operator,) = declare(functools.partial(join, other=load()), strip, items=["a"])
-
-    assert operator.upstream_task_ids == {"load"}
+    with pytest.raises(DeclarationTypeError, match=message):
+        declare(strip, bound)

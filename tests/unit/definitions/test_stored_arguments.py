@@ -15,7 +15,7 @@ from airflow.sdk import DAG, task, task_group
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.definitions.stored_arguments import (
-    LiteralItems,
+    StorableItems,
     holds_run_time_values,
     storable,
     storable_arguments,
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("dag")
 
 
 class Plain:
-    """Says its address."""
+    """Whose text is its address."""
 
 
 class Rude:
@@ -39,7 +39,7 @@ class Rude:
 
 
 @dataclass
-class Said:
+class Named:
     word: str = "a"
 
 
@@ -76,7 +76,7 @@ def steps(item: Any, given: Any = None) -> Any:
     return use(item, given)
 
 
-class TestWhatIsStored:
+class TestStorable:
     @pytest.mark.parametrize(
         "value",
         [
@@ -86,11 +86,11 @@ class TestWhatIsStored:
             pytest.param({"a", "b"}, id="a set that Airflow sorts"),
             pytest.param(set(), id="an empty set"),
             pytest.param([work, functools.partial(work, 1), len, Plain], id="what has a source"),
-            pytest.param(Said(), id="an object with a text of its own"),
+            pytest.param(Named(), id="an object with a text of its own"),
             pytest.param(Pair(1, 2), id="a named tuple"),
         ],
     )
-    def test_what_is_stored_alike_stays_the_same_object(self, value: object) -> None:
+    def test_what_airflow_stores_alike_stays_the_same_object(self, value: object) -> None:
         assert storable(value) is value
 
     @pytest.mark.parametrize(
@@ -100,8 +100,9 @@ class TestWhatIsStored:
             pytest.param(
                 [1, {"a": (PLAIN,)}], f"[1, {{'a': ({PLAIN_TEXT},)}}]", id="an object in containers"
             ),
-            pytest.param(Around(), f"<{__name__}.Around object>", id="an object that says another's"),
-            pytest.param(Rude(), f"<{__name__}.Rude object>", id="an object that can't say anything"),
+            pytest.param(Around(), f"<{__name__}.Around object>", id="an object with another in it"),
+            pytest.param(Rude(), f"<{__name__}.Rude object>", id="an object without a text"),
+            pytest.param(Lock(), "<_thread.lock object>", id="a lock"),
             pytest.param(Pair(PLAIN, 1), f"Pair(first={PLAIN_TEXT}, second=1)", id="a named tuple"),
             pytest.param(frozenset("ba"), "{'a', 'b'}", id="a frozenset"),
             pytest.param({"a", 1, None}, "{'a', 1, None}", id="a set that can't be sorted"),
@@ -109,21 +110,16 @@ class TestWhatIsStored:
             pytest.param({PLAIN}, f"{{{PLAIN_TEXT}}}", id="an object in a set"),
         ],
     )
-    def test_an_address_or_an_order_of_hashes_is_not(self, value: object, text: str) -> None:
+    def test_a_text_stands_for_an_address_or_an_order_of_hashes(self, value: object, text: str) -> None:
         assert repr(storable(value)) == text
 
-    def test_a_lock_says_its_kind(self) -> None:
-        assert repr(storable(Lock())) == "<_thread.lock object>"
-
-    def test_a_param_says_its_name_wherever_it_is(self, dag: DAG) -> None:
-        assert repr(storable({"a": [dag.param("n", 3)]})) == "{'a': [DagParam('n')]}"
-
-    def test_an_output_stays_a_reference(self) -> None:
+    def test_a_param_shows_its_name_and_an_output_stays_a_reference(self, dag: DAG) -> None:
         output = load()
 
+        assert repr(storable({"a": [dag.param("n", 3)]})) == "{'a': [DagParam('n')]}"
         assert storable([output])[0] is output
 
-    def test_an_operators_objects_stay_where_airflow_renders_nothing(self, dag: DAG) -> None:
+    def test_of_an_operators_other_arguments_only_params_are_replaced(self, dag: DAG) -> None:
         given = {"rendered": [PLAIN], "fixed": [PLAIN], "params": [dag.param("n", 3)]}
 
         found = storable_arguments(given, template_fields=("rendered",))
@@ -132,91 +128,81 @@ class TestWhatIsStored:
         assert found["fixed"] is given["fixed"]
         assert repr(found["params"]) == "[DagParam('n')]"
 
-
-class TestLiteralItems:
-    def test_they_are_stored_alike_and_got_as_they_are(self) -> None:
-        items = LiteralItems([PLAIN, [PLAIN]])
+    def test_items_are_stored_alike_with_a_short_text_and_returned_as_they_are(self) -> None:
+        items = StorableItems([PLAIN, [PLAIN]])
 
         assert repr(list(iter(items))) == f"[{PLAIN_TEXT}, [{PLAIN_TEXT}]]"
         assert [items[0], items[1]] == [PLAIN, [PLAIN]]
-
-    def test_all_of_them_say_little(self) -> None:
-        assert repr(LiteralItems(range(1000))) == "<1000 items>"
+        assert repr(items) == "<2 items>"
 
     @pytest.mark.parametrize(
         "wrap",
         [lambda value: value, lambda value: {"a": [value]}, lambda value: (1, value)],
         ids=["bare", "in containers", "in a tuple"],
     )
-    def test_what_is_known_at_run_time_is_no_literal(self, dag: DAG, wrap: Callable[[Any], Any]) -> None:
+    def test_values_of_run_time_are_found_wherever_they_are(
+        self, dag: DAG, wrap: Callable[[Any], Any]
+    ) -> None:
         assert holds_run_time_values(wrap(dag.param("n", 3)))
         assert holds_run_time_values(wrap(load()))
         assert not holds_run_time_values(wrap({"n", 3}))
 
 
-def rendered(dag: DAG, task_id: str, index: int = 0) -> Any:
-    """Return an instance of a mapped task, rendered as before it runs."""
-    operator: Any = dag.get_task(task_id)
-    run = Mock(conf={"n": 7})
-    context: Any = {"ti": Mock(map_index=index), "task": operator, "dag": dag, "dag_run": run, "params": {}}
-    context["word"] = "rendered"
+def rendered(dag: DAG, index: int = 0, **unmapped: Any) -> Any:
+    """An instance of the mapped task, rendered as before it runs."""
+    each: Any = dag.get_task("g.each")
+    operator = each.unmap(unmapped) if unmapped else each
+    context: Any = {
+        "ti": Mock(map_index=index),
+        "task": operator,
+        "dag": dag,
+        "params": {},
+        "word": "rendered",
+    }
+    context["dag_run"] = Mock(conf={"n": 7})
     operator.render_template_fields(context)
     return context["task"]
 
 
-VALUES = [
-    pytest.param(lambda _: PLAIN, PLAIN, id="an object"),
-    pytest.param(lambda _: [{"a": (PLAIN,)}], [{"a": (PLAIN,)}], id="an object in containers"),
-    pytest.param(lambda _: {1, "a"}, {1, "a"}, id="a set"),
-    pytest.param(lambda _: frozenset({1, "a"}), frozenset({1, "a"}), id="a frozenset"),
-    pytest.param(lambda _: {"{{ word }}", 1}, {"rendered", 1}, id="templates in a set"),
-    pytest.param(lambda dag: dag.param("n", 3), 7, id="a param"),
-    pytest.param(lambda dag: [dag.param("n", 3), {"a": dag.param("n", 3)}], [7, {"a": 7}], id="params"),
-    pytest.param(lambda _: work, work, id="a function"),
-]
-
-
-@pytest.mark.parametrize(("give", "found"), VALUES)
-class TestWhatTheTaskGets:
+@pytest.mark.parametrize(
+    ("give", "found"),
+    [
+        pytest.param(lambda _: PLAIN, PLAIN, id="an object"),
+        pytest.param(lambda _: [{"a": (PLAIN,)}], [{"a": (PLAIN,)}], id="an object in containers"),
+        pytest.param(lambda _: {1, "a"}, {1, "a"}, id="a set"),
+        pytest.param(lambda _: frozenset({1, "a"}), frozenset({1, "a"}), id="a frozenset"),
+        pytest.param(lambda _: {"{{ word }}", 1}, {"rendered", 1}, id="templates in a set"),
+        pytest.param(lambda dag: [dag.param("n", 3), {"a": dag.param("n", 3)}], [7, {"a": 7}], id="params"),
+        pytest.param(lambda _: work, work, id="a function"),
+    ],
+)
+class TestWhatAFunctionGets:
     """The real values, whatever is stored of them."""
 
     def test_as_an_item(self, dag: DAG, give: Callable[[DAG], Any], found: object) -> None:
         FanOutGroup("g", branch=work, items=["a", give(dag)], mapped=True)
 
-        assert rendered(dag, "g.each", 1).op_kwargs == {"item": found}
+        assert rendered(dag, 1).op_kwargs == {"item": found}
 
     def test_as_a_bound_argument(self, dag: DAG, give: Callable[[DAG], Any], found: object) -> None:
         FanOutGroup("g", branch=work, items=["a"], mapped=True, partial={"given": give(dag)})
 
-        assert rendered(dag, "g.each").op_kwargs == {"given": found, "item": "a"}
+        assert rendered(dag).op_kwargs == {"given": found, "item": "a"}
 
-    def test_as_a_bound_argument_of_a_batch(
-        self, dag: DAG, give: Callable[[DAG], Any], found: object
-    ) -> None:
+    def test_as_a_bound_argument_of_a_batch(self, dag: DAG, give: Any, found: object) -> None:
         FanOutGroup("g", branch=work, items=["a"], items_per_task=1, partial={"given": give(dag)})
-        each: Any = dag.get_task("g.each")
-        context: Any = {"task": each, "dag_run": Mock(conf={"n": 7}), "params": {}, "word": "rendered"}
 
-        each = each.unmap({"batch": [0, 1]})
-        each.render_template_fields({**context, "task": each})
-
-        assert each.op_kwargs == {"": {"given": found}}
+        assert rendered(dag, batch=[0, 1]).op_kwargs == {"": {"given": found}}
 
 
-class TestAnOperator:
-    def test_gets_what_it_renders(self, dag: DAG) -> None:
-        env: Any = {"A": dag.param("n", 3)}
-        branch = functools.partial(BashOperator, env=env)
-        FanOutGroup("g", branch=branch, items=[{"bash_command": "ls"}], mapped=True)
+@pytest.mark.parametrize("bound", [True, False], ids=["bound", "in an item"])
+def test_an_operator_gets_what_it_renders(dag: DAG, bound: bool) -> None:
+    env: Any = {"A": dag.param("n", 3)}
+    branch = functools.partial(BashOperator, env=env) if bound else BashOperator
+    item = {"bash_command": "ls"} if bound else {"bash_command": "ls", "env": env}
+    FanOutGroup("g", branch=branch, items=[item], mapped=True)
 
-        assert repr(dag.get_task("g.each").partial_kwargs["env"]) == "{'A': DagParam('n')}"  # type: ignore[union-attr]
-        assert rendered(dag, "g.each").env == {"A": 7}
-
-    def test_gets_what_it_renders_of_an_item(self, dag: DAG) -> None:
-        items = [{"bash_command": "ls", "env": {"A": dag.param("n", 3)}}]
-        FanOutGroup("g", branch=BashOperator, items=items, mapped=True)
-
-        assert rendered(dag, "g.each").env == {"A": 7}
+    assert rendered(dag).env == {"A": 7}
 
 
 class TestATaskGroup:
@@ -248,22 +234,7 @@ class TestATaskGroup:
     @pytest.mark.parametrize(
         "give", [lambda dag: dag.param("n", 3), lambda _: [load()]], ids=["a param", "an output in a list"]
     )
-    def test_airflow_resolves_no_item_of_its_own(self, dag: DAG, give: Callable[[DAG], Any]) -> None:
-        with pytest.raises(
-            DeclarationValueError,
-            match=r"'g': items: item 1 is known only at run time, .*leave mapped out, or let a task return",
-        ):
+    def test_an_item_of_run_time_in_a_list_is_refused(self, dag: DAG, give: Callable[[DAG], Any]) -> None:
+        message = "'g': items: item 1 is known only at run time, .*leave mapped out, or let a task return"
+        with pytest.raises(DeclarationValueError, match=message):
             FanOutGroup("g", branch=steps, items=["a", give(dag)], mapped=True)
-
-    def test_a_group_among_its_items_has_to_be_collected(self) -> None:
-        group = FanOutGroup("first", branch=work, items=["a"])
-
-        with pytest.raises(TypeError, match=r"'first' was handed to a task.*FanInOperator\(task_id="):
-            FanOutGroup("g", branch=steps, items=["a", group], mapped=True)
-
-
-def test_a_group_as_a_bound_argument_has_to_be_collected() -> None:
-    group = FanOutGroup("first", branch=work, items=["a"])
-
-    with pytest.raises(TypeError, match=r"'first' was handed to a task.*FanInOperator\(task_id="):
-        FanOutGroup("g", branch=work, items=["a"], mapped=True, partial={"given": [group]})

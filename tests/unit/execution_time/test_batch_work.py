@@ -1,25 +1,23 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from airflow_fanout.execution_time.arguments import NO_ITEM, FunctionArguments
-from airflow_fanout.execution_time.batch_work import BatchWork, Unmade
+from airflow_fanout.execution_time.batch_work import BatchWork, BrokenItem, is_mutable, per_call_copies
 
 
 def work_of(*, gives_index: bool = False, **functions: Any) -> BatchWork:
-    """What runs these functions; ``only`` stands for the name of the only one."""
-    return BatchWork(
-        functions={
-            "" if name == "only" else name: FunctionArguments(
-                owner="owner", argument="branch", function=function, bound={}
-            )
-            for name, function in functions.items()
-        },
-        known_items=None,
-        gives_index=gives_index,
-    )
+    """The work of a group of these functions; ``only`` stands for the name of the only one."""
+    arguments = {
+        "" if name == "only" else name: FunctionArguments(
+            owner="owner", argument="branch", function=function, bound={}
+        )
+        for name, function in functions.items()
+    }
+    return BatchWork(functions=arguments, known_items=None, gives_index=gives_index)
 
 
 def plain(item: Any = None) -> Any:
@@ -30,51 +28,49 @@ async def on_loop(item: Any = None) -> Any:
     return item
 
 
-def called(work: BatchWork, items: list[Any], *, start: int = 0, **bound: Any) -> list[Any]:
-    names = list(work.functions) if "" not in work.functions else [f"n_{n}" for n in range(len(items))]
-    given = dict.fromkeys(work.functions, bound)
-    call = work.calls(names, items, start=start, bound=given, context={"ds": "today"})
-    return [call(place) for place in range(len(items))]
+def count_items(*items: Any) -> int:
+    return len(items)
 
 
-def test_none_is_an_item_and_no_item_is_none() -> None:
-    def count(*items: Any) -> int:
-        return len(items)
-
-    assert called(work_of(only=count), [None, NO_ITEM]) == [1, 0]
+def other(item: Any = None) -> str:
+    return "other"
 
 
-def test_an_index_is_the_place_among_all_items() -> None:
-    def number(index: int) -> int:
-        return index
-
-    assert called(work_of(only=number, gives_index=True), [NO_ITEM] * 2, start=4) == [4, 5]
+def by_name(*, item: str, ds: str) -> list[str]:
+    return [item, ds]
 
 
-def test_an_item_may_be_keyword_only() -> None:
-    def call(*, item: str, ds: str) -> list[str]:
-        return [item, ds]
+@pytest.mark.parametrize(
+    ("functions", "items", "values"),
+    [
+        pytest.param({"only": count_items}, [None, NO_ITEM], [1, 0], id="None is an item, no item is none"),
+        pytest.param({"only": by_name}, ["a"], [["a", "today"]], id="a keyword-only item, and the context"),
+        pytest.param(
+            {"a": plain, "b": other}, [NO_ITEM, NO_ITEM], [None, "other"], id="each name its own function"
+        ),
+        pytest.param(
+            {"only": lambda index: index, "gives_index": True}, [NO_ITEM] * 2, [4, 5], id="an index"
+        ),
+    ],
+)
+def test_an_item_is_given_to_its_function(functions: Any, items: list[Any], values: list[Any]) -> None:
+    work = work_of(**functions)
+    bound: dict[str, dict[str, Any]] = {name: {} for name in work.functions}
+    call = work.calls(list(work.functions), items, start=4, bound=bound, context={"ds": "today"})
 
-    assert called(work_of(only=call), ["a"]) == [["a", "today"]]
+    assert [call(index) for index in range(len(items))] == values
 
 
-def test_each_name_runs_its_own_function() -> None:
-    def other(item: Any = None) -> str:
-        return "other"
-
-    assert called(work_of(a=plain, b=other), [NO_ITEM, NO_ITEM]) == [None, "other"]
-
-
-def test_an_item_that_could_not_be_rendered_raises_why() -> None:
-    broken = ValueError("broken")
-    call = work_of(only=plain).calls(["n_0"], [Unmade(broken)], start=0, bound={"": {}}, context={})
+def test_an_item_that_could_not_be_rendered_raises_its_error() -> None:
+    broken = BrokenItem(ValueError("broken"))
+    call = work_of(only=plain).calls(["n_0"], [broken], start=0, bound={"": {}}, context={})
 
     with pytest.raises(ValueError, match="broken"):
         call(0)
 
 
 @pytest.mark.parametrize(
-    ("functions", "names", "told"),
+    ("functions", "names", "expected"),
     [
         pytest.param({"only": plain}, ["n_0"], None, id="a plain function"),
         pytest.param({"only": on_loop}, ["n_0", "n_1"], [True, True], id="an async one"),
@@ -82,7 +78,31 @@ def test_an_item_that_could_not_be_rendered_raises_why() -> None:
         pytest.param({"a": plain, "b": on_loop}, ["a"], None, id="none in this batch"),
     ],
 )
-def test_it_tells_which_items_are_async(functions: Any, names: list[str], told: Any) -> None:
+def test_it_knows_which_items_are_async(functions: Any, names: list[str], expected: Any) -> None:
     is_async = work_of(**functions).is_async(names)
 
-    assert (is_async and [is_async(place) for place in range(len(names))]) == told
+    assert (is_async and [is_async(index) for index in range(len(names))]) == expected
+
+
+def test_each_call_has_its_own_copies_of_what_it_could_change() -> None:
+    bound = {"name": "n", "words": [1], "pair": ([2], "x"), "lock": threading.Lock()}
+    copies = per_call_copies(bound)
+    first, second = copies(), copies()
+
+    assert first == second == bound
+    for name in ("words", "pair"):
+        assert first[name] is not second[name] is not bound[name]
+    assert first["name"] is bound["name"]
+    assert first["lock"] is bound["lock"]  # which can't be copied
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["text", 1, 1.5, b"", True, None, (), (1, ("a",))], False),
+        ([[], {}, set(), (1, []), object()], True),
+    ],
+    ids=["immutable", "mutable"],
+)
+def test_a_value_is_mutable_if_a_call_could_change_it(values: list[object], expected: bool) -> None:
+    assert {is_mutable(value) for value in values} == {expected}

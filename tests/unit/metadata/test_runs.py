@@ -6,7 +6,7 @@ import pytest
 
 from airflow_fanout.metadata.runs import capacities
 from airflow_fanout.reports.branches import group_runs
-from airflow_fanout.reports.group_capacity import Surroundings
+from airflow_fanout.reports.group_capacity import SchedulingLimits
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.run_facts import by_prefix, facts_of, ran
 
@@ -23,7 +23,9 @@ def capacity(*task_ids: str, instances: int = 0, **settings: Any) -> Capacity | 
     runs = [ran(i, at) for i in task_ids for at in (range(instances) if instances else [-1])]
     facts = facts_of([*runs, ran("combine")], fan_ins=[by_prefix("own_")], tasks=tasks)
     (run,) = group_runs(facts)
-    return capacities(facts, Surroundings(pools={"default_pool": 128, "small": 2}))(run, len(run.branches))
+    return capacities(facts, SchedulingLimits(pools={"default_pool": 128, "small": 2}))(
+        run, len(run.branches)
+    )
 
 
 def test_what_a_prefix_brings_together_has_a_limit() -> None:

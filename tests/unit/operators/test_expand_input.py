@@ -23,65 +23,59 @@ def load() -> Any:
     return []
 
 
-def arguments_of(found: Any) -> tuple[FanOutGroup, Any]:
+def arguments_of(items: Any) -> tuple[FanOutGroup, Any]:
+    """A group over items of run time, and the arguments of its instances."""
     group = FanOutGroup("process", branch=work, items=load())
     source = mock.Mock(spec=XComArg)
-    source.resolve.return_value = found
+    source.resolve.return_value = items
     arguments = BranchArguments(
-        source, [], owner=group.owner, noted_names=group.noted_names, shape=lambda item: {"item": item}
+        source, [], owner=group.title, noted_names=group.noted_names, shape=lambda item: {"item": item}
     )
     return group, arguments.resolve({})
 
 
-class TestWhatAnInstanceIsGiven:
-    def test_of_a_list_its_item(self) -> None:
-        group, given = arguments_of(["a", ["k", "v"]])
+@pytest.mark.parametrize(
+    ("items", "names"),
+    [
+        pytest.param(["a", ["k", "v"], None], ["process_0", "process_1", "process_2"], id="a list"),
+        pytest.param({"north": "a", "south": ["k", "v"], "x": None}, ["north", "south", "x"], id="a mapping"),
+        pytest.param({"n" * 300: "a"}, ["n" * 249 + "…"], id="a name too long for the UI"),
+    ],
+)
+def test_an_instance_is_given_its_item_and_shows_its_name(items: Any, names: list[str]) -> None:
+    group, arguments = arguments_of(items)
+    values = list(items.values()) if isinstance(items, dict) else items
 
-        assert (len(given), given[1], given[0:2]) == (
-            2,
-            {"item": ["k", "v"]},
-            [{"item": "a"}, {"item": ["k", "v"]}],
-        )
-        assert group.branch_name(1) == "process_1"
-
-    def test_of_a_mapping_the_value_alone(self) -> None:
-        group, given = arguments_of({"north": "a", "south": None})
-
-        assert given[1] == {"item": None}
-        assert group.branch_name(1) == "south"
-        assert list(given) == [{"item": "a"}, {"item": None}]
-
-    def test_only_its_own_name_is_noted(self) -> None:
-        group, given = arguments_of({"north": "a", "south": "b"})
-        assert given[0] == {"item": "a"}
-
-        assert group.noted_names == {0: "north"}
-        assert group.branch_name(1) == "1"
-
-    def test_a_name_too_long_for_the_ui_is_cut(self) -> None:
-        group, given = arguments_of({"n" * 300: "a"})
-        assert given[0] == {"item": "a"}
-
-        assert group.branch_name(0) == "n" * 249 + "…"
+    assert (len(arguments), arguments[0:1]) == (len(items), [{"item": values[0]}])
+    assert list(arguments) == [{"item": value} for value in values]
+    assert [group.branch_name(index) for index in range(len(items))] == names
 
 
-@pytest.mark.parametrize("found", [{}, []], ids=repr)
-def test_nothing_is_nothing(found: Any) -> None:
-    assert [len(part or ()) for part in names_and_items("owner", found)] == [0, 0]
+def test_an_instance_notes_its_own_name_alone() -> None:
+    group, arguments = arguments_of({"north": "a", "south": "b"})
+    assert arguments[0] == {"item": "a"}
+
+    assert group.noted_names == {0: "north"}
+    assert group.branch_name(1) == "1"
+
+
+@pytest.mark.parametrize("items", [{}, []], ids=repr)
+def test_no_items_have_no_names(items: Any) -> None:
+    assert [len(part or ()) for part in names_and_items("owner", items)] == [0, 0]
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("value", "found"),
     [
         pytest.param(None, r"found nothing \(None\)", id="None"),
-        pytest.param("abc", "found str", id="text"),
-        pytest.param(b"abc", "found bytes", id="bytes"),
-        pytest.param({1, 2}, "found set", id="set"),
-        pytest.param(3, "found int", id="number"),
+        pytest.param("abc", "found a value of type str", id="text"),
+        pytest.param(b"abc", "found a value of type bytes", id="bytes"),
+        pytest.param({1, 2}, "found a value of type set", id="set"),
+        pytest.param(3, "found a value of type int", id="number"),
         pytest.param({1: "a"}, "expected texts as names, found 1 of type int", id="a number as name"),
         pytest.param({"": "a"}, "expected texts as names, found '' of type str", id="no name"),
     ],
 )
-def test_what_is_no_list_and_no_mapping_is_said(found: Any, said: str) -> None:
-    with pytest.raises(ItemsError, match=f"owner: items: .*{said}"):
-        names_and_items("owner", found)
+def test_what_is_no_list_and_no_mapping_is_refused(value: Any, found: str) -> None:
+    with pytest.raises(ItemsError, match=f"owner: items: .*{found}"):
+        names_and_items("owner", value)

@@ -111,40 +111,36 @@ def fail(operator: BaseOperator, exception: object = None) -> Any:
     return ti
 
 
+MEASURED = {"seconds", "cpu_seconds", "peak_memory_bytes", "cores"}
+
+
 @pytest.mark.usefixtures("dag")
 class TestRecordOfASuccess:
-    def test_it_holds_state_seconds_and_memory(self) -> None:
+    def test_it_holds_state_seconds_memory_and_cores_as_json(self) -> None:
         record = pushed(run(declare()))
 
         assert (record["state"], record["has_value"]) == ("success", True)
-        assert set(record) == {
-            "state",
-            "has_value",
-            "seconds",
-            "cpu_seconds",
-            "peak_memory_bytes",
-            "cores",
-        }
+        assert set(record) == {"state", "has_value", *MEASURED}
+        assert {type(value) for value in record.values()} <= {str, bool, int, float}
         assert 0 <= record["seconds"] < 10
         assert 0 <= record["cpu_seconds"] < 10
         assert 10**6 < record["peak_memory_bytes"] < 10**11
 
-    @pytest.mark.parametrize("value", [0, "", False, [], {}], ids=["0", "empty str", "False", "[]", "{}"])
-    def test_a_value_that_is_nothing_much_is_a_value(self, value: Any) -> None:
-        assert pushed(run(declare(branch=lambda: value)))["has_value"] is True
-
-    def test_none_is_told_from_a_value(self) -> None:
-        assert pushed(run(declare(branch=lambda: None)))["has_value"] is False
-
-    def test_a_task_that_pushes_no_value_has_none(self) -> None:
-        decorated = task(do_xcom_push=False)(work)
-
-        assert pushed(run(declare(branch=decorated)))["has_value"] is False
-
-    def test_it_is_json(self) -> None:
-        record = pushed(run(declare()))
-
-        assert {type(value) for value in record.values()} <= {str, bool, int, float}
+    @pytest.mark.parametrize(
+        ("branch", "has_value"),
+        [
+            (lambda: 0, True),
+            (lambda: "", True),
+            (lambda: False, True),
+            (lambda: [], True),  # noqa: PIE807 - a class is no branch
+            (lambda: {}, True),  # noqa: PIE807
+            (lambda: None, False),
+            (task(do_xcom_push=False)(work), False),
+        ],
+        ids=["0", "an empty text", "False", "[]", "{}", "None", "nothing pushed"],
+    )
+    def test_only_none_is_no_value(self, branch: Any, has_value: bool) -> None:
+        assert pushed(run(declare(branch=branch)))["has_value"] is has_value
 
     def test_seconds_are_those_of_execute_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter([100.0, 103.5])
@@ -200,72 +196,61 @@ class TestRecordOfASuccess:
         assert pushed(other) == {"state": "success", "has_value": True}
 
 
+class Unreadable(Exception):  # noqa: N818 - its name is in the expected text
+    def __str__(self) -> str:
+        message = "no"
+        raise RuntimeError(message)
+
+
+class Odd(Exception):  # noqa: N818 - its name is in the expected text
+    def __str__(self) -> str:
+        return 8  # type: ignore[return-value]  # noqa: PLE0307 - that is the point
+
+
 @pytest.mark.usefixtures("dag")
 class TestRecordOfAFailure:
-    def test_it_holds_type_and_message(self) -> None:
-        assert pushed(fail(declare(), ValueError("broken"))) == {
-            "state": "failed",
-            "error": "ValueError: broken",
-        }
+    @pytest.mark.parametrize(
+        ("exception", "error"),
+        [
+            pytest.param(ValueError("broken"), "ValueError: broken", id="an exception"),
+            pytest.param("killed by a signal", "killed by a signal", id="a text in place of one"),
+            pytest.param(KeyboardInterrupt(), "KeyboardInterrupt", id="one without a message"),
+            pytest.param(
+                Unreadable(),
+                "Unreadable: (its message can't be read: RuntimeError)",
+                id="an unreadable message",
+            ),
+            pytest.param(
+                Odd(), "Odd: (its message can't be read: TypeError)", id="a message that is no text"
+            ),
+        ],
+    )
+    def test_it_holds_type_and_message(self, exception: Any, error: str) -> None:
+        assert pushed(fail(declare(), exception)) == {"state": "failed", "error": error}
 
-    def test_what_was_measured_is_there_too(self) -> None:
+    def test_it_holds_what_was_measured(self) -> None:
         operator = declare()
         ti = fake_ti()
         context: Any = {"ti": ti, "task": operator, "exception": ValueError("broken")}
         recording.on_execute(context)
-
         recording.record_failure(context)
 
-        assert set(pushed(ti)) == {
-            "state",
-            "error",
-            "seconds",
-            "cpu_seconds",
-            "peak_memory_bytes",
-            "cores",
-        }
+        assert set(pushed(ti)) == {"state", "error", *MEASURED}
 
     def test_without_an_exception_nothing_is_pushed(self, calls: list[str]) -> None:
         fail(declare())
 
         assert calls == []
 
-    def test_a_text_in_place_of_an_exception_is_taken(self) -> None:
-        assert pushed(fail(declare(), "killed by a signal"))["error"] == "killed by a signal"
-
-    def test_an_exception_without_a_message_is_its_type(self) -> None:
-        assert redacted_error(KeyboardInterrupt()) == "KeyboardInterrupt"
-
-    def test_an_exception_whose_message_cannot_be_read_is_named(self) -> None:
-        class UnreadableError(Exception):
-            def __str__(self) -> str:
-                message = "no"
-                raise RuntimeError(message)
-
-        assert (
-            redacted_error(UnreadableError()) == "UnreadableError: (its message can't be read: RuntimeError)"
-        )
-
-    def test_an_exception_whose_message_is_no_str_is_named(self) -> None:
-        class OddError(Exception):
-            def __str__(self) -> str:
-                return 8  # type: ignore[return-value]  # noqa: PLE0307 - that is the point
-
-        assert redacted_error(OddError()) == "OddError: (its message can't be read: TypeError)"
-
-    def test_a_secret_is_masked(self) -> None:
-        mask_secret("hunter2-correct-horse")
-
-        assert redacted_error(ValueError("password hunter2-correct-horse")) == "ValueError: password ***"
-
-    def test_a_secret_across_the_cut_is_masked(self) -> None:
+    @pytest.mark.parametrize("at", [0, ERROR_LENGTH - 20], ids=["at the start", "across the cut"])
+    def test_a_secret_is_masked(self, at: int) -> None:
         secret = "swordfish-battery-staple"
         mask_secret(secret)
 
-        said = redacted_error(ValueError("x" * (ERROR_LENGTH - 20) + secret))
+        error = redacted_error(ValueError("x" * at + secret))
 
-        assert "sword" not in said
-        assert "***" in said
+        assert "sword" not in error
+        assert "***" in error
 
     @pytest.mark.parametrize(
         ("length", "end"),
@@ -275,34 +260,46 @@ class TestRecordOfAFailure:
             pytest.param(10_000_000, "x…", id="many megabytes"),
         ],
     )
-    def test_it_is_cut(self, length: int, end: str) -> None:
-        said = redacted_error(ValueError("x" * length))
+    def test_it_is_cut_before_and_after_it_is_masked(self, length: int, end: str) -> None:
+        with mock.patch("airflow.sdk.log.redact", autospec=True, side_effect=lambda text: text) as masker:
+            error = redacted_error(ValueError("x" * length))
 
-        assert len(said) == ERROR_LENGTH == 500
-        assert said.endswith(end)
-
-    def test_a_message_of_many_megabytes_is_cut_before_it_is_masked(self) -> None:
-        with mock.patch("airflow.sdk.log.redact", autospec=True, side_effect=lambda said: said) as masker:
-            redacted_error(ValueError("x" * 10_000_000))
-
-        assert len(masker.call_args.args[0]) == 100 * ERROR_LENGTH
+        assert (len(error), error[-len(end) :]) == (ERROR_LENGTH, end)
+        assert len(masker.call_args.args[0]) <= 100 * ERROR_LENGTH
 
     @given(message=st.text())
     def test_whatever_the_message_it_fits(self, message: str) -> None:
-        said = redacted_error(ValueError(message))
+        error = redacted_error(ValueError(message))
 
-        assert said.startswith("ValueError")
-        assert len(said) <= ERROR_LENGTH
+        assert error.startswith("ValueError")
+        assert len(error) <= ERROR_LENGTH
+
+
+def declare_at(where: str, **given: Any) -> BaseOperator:
+    """A branch whose settings stand in the ``default_args`` of Dag or group, or in its own decorator."""
+    levels: dict[str, Any] = {"dag": {}, "outer": {}, "group": {}, where: given}
+    with (
+        DAG("d", schedule=None, default_args=levels["dag"]),
+        TaskGroup("outer", default_args=levels["outer"]),
+    ):
+        branch = task(**given)(work) if where == "operator" else work
+        return declare(branch=branch, default_args=levels["group"])
 
 
 @pytest.mark.usefixtures("calls")
 class TestTheAuthorsOwn:
-    @pytest.mark.parametrize("given", [theirs, [theirs]], ids=["one", "a list"])
-    def test_a_failure_callback_of_the_dag_fires_once_after_ours(self, given: object) -> None:
-        with DAG("d", schedule=None, default_args={"on_failure_callback": given}):
-            fail(declare(), ValueError("broken"))
+    @pytest.mark.parametrize("where", ["dag", "outer", "group", "operator"])
+    @pytest.mark.parametrize(
+        ("callbacks", "called"),
+        [(theirs, ["theirs"]), ([theirs, theirs_of_the_group], ["theirs", "group"])],
+        ids=["one", "two"],
+    )
+    def test_failure_callbacks_fire_once_after_ours(
+        self, where: str, callbacks: Any, called: list[str]
+    ) -> None:
+        fail(declare_at(where, on_failure_callback=callbacks), ValueError("broken"))
 
-        assert CALLS == ["ours", "theirs"]
+        assert list(CALLS) == ["ours", *called]
 
     def test_a_failure_callback_of_the_group_replaces_the_dags(self) -> None:
         with DAG("d", schedule=None, default_args={"on_failure_callback": theirs}):
@@ -310,47 +307,20 @@ class TestTheAuthorsOwn:
 
         assert CALLS == ["ours", "group"]
 
-    def test_a_failure_callback_of_a_group_around_fires(self) -> None:
-        given: Any = {"on_failure_callback": theirs}
-        with DAG("d", schedule=None), TaskGroup("outer", default_args=given):
-            fail(declare(), ValueError("broken"))
-
-        assert CALLS == ["ours", "theirs"]
-
-    def test_a_failure_callback_of_the_operator_fires(self) -> None:
-        with DAG("d", schedule=None):
-            fail(declare(branch=task(on_failure_callback=theirs)(work)), ValueError("broken"))
-
-        assert CALLS == ["ours", "theirs"]
-
-    def test_several_failure_callbacks_fire_in_their_order(self) -> None:
-        with DAG("d", schedule=None):
-            fail(declare(branch=task(on_failure_callback=[theirs, theirs_of_the_group])(work)), ValueError())
-
-        assert CALLS == ["ours", "theirs", "group"]
-
     def test_callbacks_of_one_branch_are_not_added_to_the_next(self) -> None:
         shared = [theirs]
         with DAG("d", schedule=None, default_args={"on_failure_callback": shared}):
             operators = list(FanOutGroup("process", branch=work, count=3))
 
-        assert shared == [theirs]
-        assert [operator.on_failure_callback for operator in operators] == [
-            [recording.record_failure, theirs]
-        ] * 3
+        callbacks = [getattr(operator, "on_failure_callback", None) for operator in operators]
+        assert (shared, callbacks) == ([theirs], [[recording.record_failure, theirs]] * 3)
 
-    def test_a_failure_callback_fires_where_there_is_no_exception(self) -> None:
-        with DAG("d", schedule=None, default_args={"on_failure_callback": theirs}):
-            fail(declare())
-
-        assert CALLS == ["theirs"]
-
-    def test_a_failure_callback_fires_where_our_record_cannot_be_pushed(self) -> None:
-        with DAG("d", schedule=None, default_args={"on_failure_callback": theirs}):
-            operator = declare()
+    @pytest.mark.parametrize("exception", [None, ValueError()], ids=["no exception", "no connection"])
+    def test_a_failure_callback_fires_where_we_record_nothing(self, exception: Exception | None) -> None:
+        operator = declare_at("dag", on_failure_callback=theirs)
         ti = fake_ti()
         ti.xcom_push.side_effect = ConnectionError
-        context: Any = {"ti": ti, "task": operator, "exception": ValueError()}
+        context: Any = {"ti": ti, "task": operator, **({"exception": exception} if exception else {})}
 
         task_runner._run_task_state_change_callbacks(operator, "on_failure_callback", context, mock.Mock())
 
@@ -358,37 +328,28 @@ class TestTheAuthorsOwn:
 
     @pytest.mark.parametrize("where", ["dag", "group", "operator"])
     def test_pre_and_post_execute_run_around_the_work(self, where: str) -> None:
-        given: Any = {"pre_execute": theirs_before, "post_execute": theirs_after}
-        with DAG("d", schedule=None, default_args=given if where == "dag" else {}):
-            run(
-                declare(
-                    branch=task(**given)(work) if where == "operator" else work,
-                    default_args=given if where == "group" else {},
-                )
-            )
+        run(declare_at(where, pre_execute=theirs_before, post_execute=theirs_after))
 
         assert CALLS == ["before", "work", "ours", "after value"]
 
-    def test_an_execute_callback_runs(self) -> None:
-        with DAG("d", schedule=None, default_args={"on_execute_callback": theirs}):
-            run(declare())
+    @pytest.mark.parametrize(
+        ("given", "called"),
+        [
+            ({"on_execute_callback": theirs}, ["theirs", "work", "ours"]),
+            ({"post_execute": theirs_after_as_a_generator}, ["work", "ours", "after value"]),
+        ],
+        ids=["on_execute_callback", "a generator, which Airflow exhausts"],
+    )
+    def test_other_hooks_run(self, given: Any, called: list[str]) -> None:
+        run(declare_at("dag", **given))
 
-        assert CALLS == ["theirs", "work", "ours"]
+        assert list(CALLS) == called
 
-    def test_a_post_execute_that_is_a_generator_runs(self) -> None:
-        """Airflow exhausts a hook that is a generator function; it may yield ``Metadata`` of an outlet."""
-        with DAG("d", schedule=None, default_args={"post_execute": theirs_after_as_a_generator}):
-            run(declare())
+    def test_callbacks_for_other_ends_stay_alone(self) -> None:
+        names = ("on_success_callback", "on_retry_callback")
+        operator = declare_at("dag", **dict.fromkeys(names, theirs))
 
-        assert CALLS == ["work", "ours", "after value"]
-
-    def test_what_the_author_has_given_for_other_ends_stays_alone(self) -> None:
-        given = {"on_success_callback": theirs, "on_retry_callback": theirs}
-        with DAG("d", schedule=None, default_args=given):
-            operator = declare()
-
-        assert operator.on_success_callback == [theirs]
-        assert operator.on_retry_callback == [theirs]
+        assert [getattr(operator, name) for name in names] == [[theirs]] * 2
 
 
 @pytest.mark.usefixtures("dag")
@@ -405,31 +366,20 @@ def test_without_an_own_post_execute_ours_stands_alone() -> None:
     assert declare()._post_execute_hook is hooks._after
 
 
-@pytest.mark.parametrize("name", ["_pre_execute_hook", "_post_execute_hook"])
-def test_airflow_keeps_its_hooks_where_they_were(name: str) -> None:
+def test_airflow_keeps_its_hooks_where_they_were(calls: list[str]) -> None:
     """There is no public way to add one to a task that has been made."""
-    assert name in BaseOperator.__dataclass_fields__
+    names = ("on_execute_callback", "on_failure_callback")
     with DAG("d", schedule=None):
-        operator = BaseOperator(task_id="t", pre_execute=theirs_before, post_execute=theirs_after)
-
-    expected = {"_pre_execute_hook": theirs_before, "_post_execute_hook": theirs_after}
-    assert getattr(operator, name) is expected[name]
-
-
-@pytest.mark.usefixtures("dag")
-def test_airflow_runs_a_post_execute_hook_that_was_added_later(calls: list[str]) -> None:
-    operator = task(work)().operator
-    operator._post_execute_hook = theirs_after
-
-    run(operator)
-
-    assert calls == ["work", "after value"]
-
-
-@pytest.mark.parametrize("name", ["on_execute_callback", "on_failure_callback"])
-def test_airflow_keeps_callbacks_as_a_list(name: str) -> None:
-    given: Any = {name: theirs}
-    with DAG("d", schedule=None):
+        given: Any = {
+            "pre_execute": theirs_before,
+            "post_execute": theirs_after,
+            **dict.fromkeys(names, theirs),
+        }
         operator = BaseOperator(task_id="t", **given)
+        later = task(work)().operator
 
-    assert getattr(operator, name) == [theirs]
+    assert (operator._pre_execute_hook, operator._post_execute_hook) == (theirs_before, theirs_after)
+    assert [getattr(operator, name) for name in names] == [[theirs]] * 2
+    later._post_execute_hook = theirs_after
+    run(later)
+    assert calls == ["work", "after value"]

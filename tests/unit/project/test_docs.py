@@ -19,12 +19,12 @@ from airflow.serialization.serialized_objects import DagSerialization
 from markdown_it import MarkdownIt
 
 import airflow_fanout
-from airflow_fanout.definitions.decorator_options import check_fan_in_options, check_fan_out_options
+from airflow_fanout.decorators import FAN_IN_OPTIONS, FAN_OUT_OPTIONS, check_options
 from airflow_fanout.testing import simulate
 from tests.unit.parsed import REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from markdown_it.token import Token
@@ -92,29 +92,19 @@ def test_python_is_python(block: Block) -> None:
     compile(block.text, str(block), "exec")
 
 
-def taken(function: Callable[..., Any]) -> Callable[[str, dict[str, Any]], None]:
-    """Refuse arguments that a function doesn't have."""
-    parameters = inspect.signature(function).parameters
-    group = inspect.signature(airflow_fanout.FanOutGroup.__mro__[1]).parameters
+GROUP_ARGUMENTS = inspect.signature(airflow_fanout.FanOutGroup).parameters
+FAN_IN_ARGUMENTS = FAN_IN_OPTIONS | inspect.signature(airflow_fanout.FanInOperator).parameters.keys()
 
-    def check(owner: str, arguments: dict[str, Any]) -> None:
-        if function is airflow_fanout.FanInOperator:
-            check_fan_in_options(owner, {name: None for name in arguments if name not in parameters})
-        elif unknown := arguments.keys() - parameters.keys() - group.keys():
-            raise TypeError(owner, unknown)
-
-    return check
-
-
-CALLS: dict[str, Callable[[str, dict[str, Any]], None]] = {
-    "FanOutGroup": taken(airflow_fanout.FanOutGroup),
-    "FanInOperator": taken(airflow_fanout.FanInOperator),
-    "simulate": taken(simulate),
-    "task.fan_out": check_fan_out_options,
-    "fan_out": check_fan_out_options,
-    "task.fan_in": check_fan_in_options,
-    "fan_in": check_fan_in_options,
+CALLS: dict[str, Collection[str]] = {
+    "FanOutGroup": GROUP_ARGUMENTS,
+    "FanInOperator": FAN_IN_ARGUMENTS,
+    "simulate": inspect.signature(simulate).parameters,
+    "task.fan_out": FAN_OUT_OPTIONS,
+    "fan_out": FAN_OUT_OPTIONS,
+    "task.fan_in": FAN_IN_OPTIONS,
+    "fan_in": FAN_IN_OPTIONS,
 }
+"""Arguments that each of this package's own functions takes."""
 
 
 def calls(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,7 +117,7 @@ def calls(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("block", [block for block in PYTHON if any(calls(block.text))], ids=str)
 def test_arguments_are_those_that_there_are(block: Block) -> None:
     for name, arguments in calls(block.text):
-        CALLS[name](f"{name} {block}", arguments)
+        check_options(f"{name} {block}", arguments, CALLS[name])
 
 
 def commands(block: Block) -> Iterator[list[str]]:
@@ -266,7 +256,7 @@ class TestTheseTests:
         ((name, arguments),) = calls("FanInOperator(task_id='a', fan_outs=b)")
 
         with pytest.raises(TypeError, match="fan_outs: is no argument"):
-            CALLS[name]("FanInOperator 'a'", arguments)
+            check_options("FanInOperator 'a'", arguments, CALLS[name])
 
     @pytest.mark.parametrize(
         "command",

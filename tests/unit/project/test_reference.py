@@ -6,7 +6,7 @@ import pytest
 
 import airflow_fanout
 from airflow_fanout.cli import commands as cli
-from airflow_fanout.definitions.decorator_options import FanOutOptions
+from airflow_fanout.decorators import fan_out
 from airflow_fanout.testing import Simulation, simulate
 from docs.generate_reference import REFERENCE, UndocumentedError, documentation, reference
 
@@ -27,10 +27,6 @@ def leave_out(name: str, thing: object) -> Callable[[pytest.MonkeyPatch], None]:
         monkeypatch.setattr(thing, "__doc__", said.replace(f":param {name}:", f"About {name}:"))
 
     return change
-
-
-def add_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FanOutOptions.__annotations__, "colour", str)
 
 
 def add_a_flag_without_help(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +69,7 @@ def add_a_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
             "report is not documented",
             id="field-of-simulation",
         ),
-        pytest.param(add_an_option, "@task.fan_out: colour is not documented", id="option-of-a-decorator"),
+        pytest.param(leave_out("options", fan_out), "options is not documented", id="options-of-a-decorator"),
         pytest.param(add_a_flag_without_help, "check`: --silent is not documented", id="option-of-a-command"),
         pytest.param(add_a_public_name, "FanAcross has no section", id="public-name"),
     ],

@@ -1,19 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk import task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.metadata.clearing import setups_and_teardowns
 from airflow_fanout.reports.branches import UnknownGroupError
 from airflow_fanout.reports.rerun import RerunPlan, plan_rerun
 from airflow_fanout.reports.runs import RunFacts, TaskRun
 from airflow_fanout.rules.records import BATCH
 from airflow_fanout.serialization.outline import outline
-from tests.unit.run_facts import NOON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ def count_up(index: int) -> int:
     return index
 
 
-def said(dag: DAG, states: Mapping[Any, str | None] | None = None, **options: Any) -> RerunPlan:
+def rerun(dag: DAG, states: Mapping[Any, str | None] | None = None, **options: Any) -> RerunPlan:
     """Plan for a run in which all has succeeded but what is given another state; mapped tasks by index."""
     given = {key if isinstance(key, tuple) else (key, -1): state for key, state in (states or {}).items()}
     mapped = {task_id for task_id, index in given if index >= 0}
@@ -66,11 +66,12 @@ def planned(dag: DAG, task_runs: Iterable[TaskRun], **options: Any) -> RerunPlan
     facts = RunFacts(
         dag_id=dag.dag_id, run_id="a_run", state="failed", outline=outline(dag), task_runs=tuple(task_runs)
     )
-    return plan_rerun(facts, **options)
+    related = partial(setups_and_teardowns, dag)
+    return plan_rerun(facts, setups_and_teardowns=related, **options)
 
 
 def names(task_runs: Iterable[TaskRun]) -> set[str]:
-    return {each.name for each in task_runs}
+    return {task_run.name for task_run in task_runs}
 
 
 @pytest.fixture
@@ -94,59 +95,68 @@ def several(dag: DAG) -> DAG:
     return dag
 
 
+@pytest.fixture
+def stages(dag: DAG) -> DAG:
+    """Two groups with fan-ins; the second one is over what comes after the first."""
+    first = FanOutGroup("first", branch=score, count=2)
+    collect = FanInOperator(task_id="collect_first", fan_out=first, min_success=1)
+    second = FanOutGroup("second", branch=rate, items=rate.override(task_id="source")(collect.output))
+    FanInOperator(task_id="collect_second", fan_out=second)
+    return dag
+
+
 class TestBranches:
     @pytest.mark.parametrize("state", ["failed", "upstream_failed", "skipped"])
     def test_what_is_no_success_runs_again_with_all_that_comes_after_it(self, three: DAG, state: str) -> None:
-        plan = said(three, {"group.group_1": state})
+        plan = rerun(three, {"group.group_1": state})
 
         assert names(plan.task_runs) == {"group.group_1", "collect", "publish"}
 
     def test_where_all_is_fine_nothing_runs_again(self, three: DAG) -> None:
-        assert said(three).task_runs == ()
+        assert rerun(three).task_runs == ()
 
-    def test_where_there_are_none_it_says_so(self, dag: DAG) -> None:
+    def test_a_dag_without_fan_outs_has_a_note(self, dag: DAG) -> None:
         publish()
 
-        assert said(dag, {"publish": "failed"}).notes == ("Dag 'pipeline' has no fan-out and no fan-in",)
+        assert rerun(dag, {"publish": "failed"}).notes == ("Dag 'pipeline' has no fan-out and no fan-in",)
 
-    def test_what_is_no_longer_declared_is_left_alone(self, three: DAG) -> None:
-        assert said(three, {"group.group_1": "removed"}).task_runs == ()
+    def test_what_is_no_longer_declared_is_not_cleared(self, three: DAG) -> None:
+        assert rerun(three, {"group.group_1": "removed"}).task_runs == ()
 
     @pytest.mark.parametrize("state", [None, "scheduled", "queued", "running", "deferred", "up_for_retry"])
-    def test_what_is_on_its_way_is_left_alone_and_named(self, three: DAG, state: str | None) -> None:
-        plan = said(three, {"group.group_0": "failed", "group.group_1": state})
+    def test_what_has_not_ended_is_not_cleared_but_named(self, three: DAG, state: str | None) -> None:
+        plan = rerun(three, {"group.group_0": "failed", "group.group_1": state})
 
         assert names(plan.task_runs) == {"group.group_0", "collect", "publish"}
-        assert plan.notes == (f"group: on their way, left alone: 'group_1' ({state or 'waiting'})",)
-
-    def test_what_was_stopped_says_so(self, three: DAG) -> None:
-        stopped = TaskRun(
-            task_id="group.group_1",
-            state="skipped",
-            started=NOON,
-            ended=NOON + timedelta(seconds=1),
-            record={"state": "stopped", "error": "not started: why"},
+        assert plan.notes == (
+            f"group: not cleared, because they have not ended: 'group_1 ({state or 'waiting'})'",
         )
 
-        (group,) = planned(three, [stopped]).groups
+    @pytest.mark.parametrize(
+        ("first", "whole_branches", "cleared"),
+        [
+            pytest.param("success", False, {"load.load_0.second"}, id="what succeeded stays"),
+            pytest.param("success", True, {"load.load_0.first", "load.load_0.second"}, id="whole"),
+            pytest.param("running", True, {"load.load_0.second"}, id="what has not ended stays"),
+        ],
+    )
+    def test_tasks_of_a_branch_of_several_run_again(
+        self, several: DAG, first: str, whole_branches: bool, cleared: set[str]
+    ) -> None:
+        states = {"load.load_0.first": first, "load.load_0.second": "failed"}
 
-        assert (group.branches[0].branch.is_stopped, group.branches[0].branch.error) == (
-            True,
-            "not started: why",
-        )
+        plan = rerun(several, states, whole_branches=whole_branches)
 
-    def test_of_a_branch_of_several_tasks_those_that_succeeded_stay(self, dag: DAG) -> None:
-        @task_group
-        def chain(index: int) -> Any:
-            return rate.override(task_id="third")(rate.override(task_id="second")(score(index)))
+        assert names(plan.task_runs) == {*cleared, "collect"}
 
-        FanInOperator(task_id="collect", fan_out=FanOutGroup("chains", branch=chain, count=2))
-        failed = {"chains.chains_1.second": "failed", "chains.chains_1.third": "upstream_failed"}
+    def test_a_failed_task_of_a_branch_is_no_cause_of_the_others(self, several: DAG) -> None:
+        states = {"load.load_0.first": "failed", "load.load_0.second": "upstream_failed"}
 
-        assert names(said(dag, failed).task_runs) == {*failed, "collect"}
-        assert said(dag, failed).causes == ()
+        plan = rerun(several, states)
 
-    def test_one_that_succeeded_without_a_value_runs_its_last_task(self, three: DAG) -> None:
+        assert (names(plan.task_runs), plan.causes) == ({*states, "collect"}, ())
+
+    def test_a_success_without_a_value_runs_its_last_task_again(self, three: DAG) -> None:
         plan = planned(
             three,
             [
@@ -158,7 +168,7 @@ class TestBranches:
         )
 
         assert names(plan.task_runs) == {"group.group_1", "collect"}
-        assert plan.notes == ("group: succeeded but have no value, their last task runs again: 'group_1'",)
+        assert plan.notes == ("group: succeeded without a value, so their last task runs again: 'group_1'",)
 
     def test_of_a_mapped_group_only_the_instances_run_that_failed(self, dag: DAG) -> None:
         group = FanOutGroup("group", branch=rate, items=list_items())
@@ -166,36 +176,20 @@ class TestBranches:
         states = {("group.each", index): "failed" if index % 4 == 0 else "success" for index in range(300)}
 
         failed = {f"group.each[{index}]" for index in range(0, 300, 4)}
-        assert names(said(dag, states).task_runs) == {*failed, "collect"}
+        assert names(rerun(dag, states).task_runs) == {*failed, "collect"}
 
     def test_tasks_that_a_prefix_brings_together_are_branches_too(self, dag: DAG) -> None:
         tasks = [publish.override(task_id=f"part_{index}")() for index in range(3)]
         tasks >> FanInOperator(task_id="collect", task_id_prefix="part_")
 
-        assert names(said(dag, {"part_2": "failed"}).task_runs) == {"part_2", "collect"}
+        assert names(rerun(dag, {"part_2": "failed"}).task_runs) == {"part_2", "collect"}
 
-    def test_where_a_prefix_is_not_known_it_says_so(self, dag: DAG) -> None:
+    def test_a_prefix_that_was_not_rendered_is_named(self, dag: DAG) -> None:
         publish.override(task_id="part_0")() >> FanInOperator(task_id="collect", task_id_prefix="{{ ds }}")
 
-        (note,) = said(dag, {"part_0": "failed"}).notes
+        (note,) = rerun(dag, {"part_0": "failed"}).notes
 
         assert note.startswith("collect: its branches are not known, because its prefix '{{ ds }}'")
-
-    def test_of_several_tasks_those_that_succeeded_run_again_if_the_whole_branch_is_to(
-        self, several: DAG
-    ) -> None:
-        states = {"load.load_0.second": "failed"}
-
-        assert names(said(several, states).task_runs) == {"load.load_0.second", "collect"}
-        whole = said(several, states, whole_branches=True)
-        assert names(whole.task_runs) == {"load.load_0.first", "load.load_0.second", "collect"}
-
-    def test_a_branch_that_has_a_task_on_its_way_keeps_that_one(self, several: DAG) -> None:
-        states = {"load.load_0.first": "running", "load.load_0.second": "failed"}
-
-        plan = said(several, states, whole_branches=True)
-
-        assert names(plan.task_runs) == {"load.load_0.second", "collect"}
 
 
 class TestBatches:
@@ -237,69 +231,58 @@ class TestBatches:
         ],
     )
     def test_which_batch_runs_again(self, batched: DAG, states: str, state: str, runs: bool) -> None:
-        its = [self.batch(0, "SSSS", "success"), self.batch(1, states, state)]
+        batches = [self.batch(0, "SSSS", "success"), self.batch(1, states, state)]
 
-        plan = planned(batched, [*its, TaskRun(task_id="collect", state="success")])
+        plan = planned(batched, [*batches, TaskRun(task_id="collect", state="success")])
 
         assert names(plan.task_runs) == ({"group.each[1]", "collect"} if runs else set())
 
-    def test_it_tells_how_many_items_are_without_success(self, batched: DAG) -> None:
+    def test_a_batch_tells_how_many_of_its_items_are_without_success(self, batched: DAG) -> None:
         (group,) = planned(batched, [self.batch(0, "SFFS", "failed")]).groups
 
-        assert [(each.branch.name, each.items) for each in group.branches] == [("group batch 0", 2)]
+        assert [(again.branch.name, again.items) for again in group.branches] == [("group batch 0", 2)]
 
 
 class TestFanIns:
     @pytest.mark.parametrize("state", ["failed", "upstream_failed"])
-    def test_one_that_failed_by_itself_runs_again(self, three: DAG, state: str) -> None:
-        assert names(said(three, {"collect": state}).task_runs) == {"collect", "publish"}
+    def test_a_fan_in_that_failed_by_itself_runs_again(self, three: DAG, state: str) -> None:
+        assert names(rerun(three, {"collect": state}).task_runs) == {"collect", "publish"}
 
     @pytest.mark.parametrize("state", ["running", "queued"])
-    def test_one_that_is_on_its_way_is_left_alone_and_named(self, three: DAG, state: str) -> None:
-        plan = said(three, {"group.group_1": "failed", "collect": state, "publish": None})
+    def test_a_fan_in_that_has_not_ended_is_not_cleared_but_named(self, three: DAG, state: str) -> None:
+        plan = rerun(three, {"group.group_1": "failed", "collect": state, "publish": None})
 
         assert names(plan.task_runs) == {"group.group_1"}
-        assert plan.notes[0].startswith(f"group: on their way, left alone: 'collect' ({state}); what had")
+        assert plan.notes[0].startswith(
+            f"group: not cleared, because they have not ended: 'collect ({state})'; if they have started"
+        )
 
-    def test_what_comes_after_one_that_was_cleared_already_runs_again(self, three: DAG) -> None:
-        plan = said(three, {"group.group_1": "failed", "collect": None})
+    def test_what_comes_after_a_fan_in_that_is_cleared_already_runs_again(self, three: DAG) -> None:
+        plan = rerun(three, {"group.group_1": "failed", "collect": None})
 
         assert names(plan.task_runs) == {"group.group_1", "publish"}
 
-    def test_without_downstream_it_is_the_last(self, three: DAG) -> None:
-        assert names(said(three, {"group.group_1": "failed"}, downstream=False).task_runs) == {
-            "group.group_1",
-            "collect",
-        }
+    def test_without_downstream_the_fan_in_is_the_last(self, three: DAG) -> None:
+        plan = rerun(three, {"group.group_1": "failed"}, downstream=False)
 
-    def test_all_that_collect_a_group_run_again(self, dag: DAG) -> None:
+        assert names(plan.task_runs) == {"group.group_1", "collect"}
+
+    def test_all_fan_ins_of_a_group_run_again(self, dag: DAG) -> None:
         group = FanOutGroup("group", branch=score, count=2)
         FanInOperator(task_id="collect", fan_out=group)
         FanInOperator(task_id="by_prefix", task_id_prefix="group.") << group
 
-        assert names(said(dag, {"group.group_1": "failed"}).task_runs) == {
-            "group.group_1",
-            "collect",
-            "by_prefix",
-        }
+        plan = rerun(dag, {"group.group_1": "failed"})
 
-    def test_a_fan_out_that_comes_after_runs_again_as_a_whole(self, dag: DAG) -> None:
-        first = FanOutGroup("first", branch=score, count=2)
-        collect = FanInOperator(task_id="collect", fan_out=first, min_success=1)
-        second = FanOutGroup("second", branch=rate, items=collect.output)
-        FanInOperator(task_id="collect_second", fan_out=second)
+        assert names(plan.task_runs) == {"group.group_1", "collect", "by_prefix"}
 
-        plan = said(
-            dag, {"first.first_1": "failed", ("second.each", 0): "success", ("second.each", 1): "success"}
-        )
+    def test_a_fan_out_that_comes_after_runs_again_as_a_whole(self, stages: DAG) -> None:
+        states = {"first.first_1": "failed", ("second.each", 0): "success", ("second.each", 1): "success"}
 
-        assert names(plan.task_runs) == {
-            "first.first_1",
-            "collect",
-            "second.each[0]",
-            "second.each[1]",
-            "collect_second",
-        }
+        plan = rerun(stages, states)
+
+        second = {"source", "second.each[0]", "second.each[1]", "collect_second"}
+        assert names(plan.task_runs) == {"first.first_1", "collect_first", *second}
 
     def test_in_a_mapped_task_group_only_its_own_index_runs_again(self, dag: DAG) -> None:
         @task_group
@@ -310,17 +293,12 @@ class TestFanIns:
 
         each.expand(number=[1, 2]) >> publish.override(task_id="at_last")()
         inside = ["each.pair.pair_0", "each.pair.pair_1", "each.collect", "each.publish", "each.number"]
-        states: dict[Any, str | None] = {
-            (task_id, index): "success" for task_id in inside for index in (0, 1)
-        }
-        states["each.pair.pair_1", 1] = "failed"
+        states = {(task_id, index): "success" for task_id in inside for index in (0, 1)}
 
-        assert names(said(dag, states).task_runs) == {
-            "each.pair.pair_1[1]",
-            "each.collect[1]",
-            "each.publish[1]",
-            "at_last",
-        }
+        plan = rerun(dag, states | {("each.pair.pair_1", 1): "failed"})
+
+        its_index = {"each.pair.pair_1[1]", "each.collect[1]", "each.publish[1]"}
+        assert names(plan.task_runs) == {*its_index, "at_last"}
 
 
 class TestCauses:
@@ -333,32 +311,25 @@ class TestCauses:
         return dag
 
     def test_a_failed_task_before_the_branches_is_named_with_what_stands_between(self, mapped: DAG) -> None:
-        plan = said(
-            mapped,
-            {
-                "list_items": "failed",
-                "mend": "upstream_failed",
-                "group.each": "upstream_failed",
-                "collect": "failed",
-                "aside": "upstream_failed",
-            },
-        )
+        blocked = dict.fromkeys(["mend", "group.each", "aside"], "upstream_failed")
+
+        plan = rerun(mapped, {"list_items": "failed", **blocked, "collect": "failed"})
 
         assert names(plan.task_runs) == {"group.each", "collect"}
         assert (names(plan.causes), names(plan.between)) == ({"list_items"}, {"mend"})
         assert names(plan.with_causes) == {"list_items", "mend", "group.each", "collect"}
 
-    def test_what_was_skipped_after_it_stands_between(self, dag: DAG) -> None:
+    def test_what_was_skipped_after_a_cause_stands_between(self, dag: DAG) -> None:
         first = rate.override(task_id="first")(list_items())
         second = rate.override(task_id="second")(first)
         FanInOperator(task_id="collect", fan_out=FanOutGroup("group", branch=rate, items=second))
         states = {"list_items": "failed", "first": "skipped", "second": "skipped"}
 
-        plan = said(dag, states | {"group.each": "upstream_failed", "collect": "failed"})
+        plan = rerun(dag, states | {"group.each": "upstream_failed", "collect": "failed"})
 
         assert (names(plan.causes), names(plan.between)) == ({"list_items"}, {"first", "second"})
 
-    def test_what_was_skipped_by_itself_does_not(self, dag: DAG) -> None:
+    def test_what_was_skipped_by_itself_does_not_stand_between(self, dag: DAG) -> None:
         aside = publish.override(task_id="skips")()
         source = list_items()
         group = FanOutGroup("group", branch=rate, items=source)
@@ -366,47 +337,37 @@ class TestCauses:
         FanInOperator(task_id="collect", fan_out=group)
         states = {"list_items": "failed", "skips": "skipped", "group.each": "upstream_failed"}
 
-        plan = said(dag, states)
+        plan = rerun(dag, states)
 
         assert (names(plan.causes), names(plan.between)) == ({"list_items"}, set())
 
-    def test_a_group_over_nothing_is_none_that_failed(self, mapped: DAG) -> None:
-        assert said(mapped, {"group.each": "skipped"}).task_runs == ()
+    def test_a_group_over_nothing_does_not_run_again(self, mapped: DAG) -> None:
+        assert rerun(mapped, {"group.each": "skipped"}).task_runs == ()
 
-    def test_one_that_runs_again_anyway_is_no_cause(self, dag: DAG) -> None:
-        first = FanOutGroup("first", branch=score, count=2)
-        collect = FanInOperator(task_id="collect", fan_out=first)
-        second = FanOutGroup("second", branch=rate, items=collect.output)
-        FanInOperator(task_id="collect_second", fan_out=second)
-        states = {
-            "first.first_1": "failed",
-            "collect": "failed",
-            "second.each": "upstream_failed",
-            "collect_second": "failed",
-        }
+    def test_what_runs_again_anyway_is_no_cause(self, stages: DAG) -> None:
+        blocked = {"source": "upstream_failed", "second.each": "upstream_failed"}
+        states = {"first.first_1": "failed", "collect_first": "failed", **blocked, "collect_second": "failed"}
 
-        assert said(dag, states).causes == ()
-        assert said(dag, states).downstream == ()  # its groups name it all
-        only = said(dag, states, group_ids=["second"])
-        assert names(only.task_runs) == {"second.each", "collect_second"}
-        assert (names(only.causes), names(only.between)) == ({"first.first_1"}, {"collect"})
+        both, second = rerun(stages, states), rerun(stages, states, group_ids=["second"])
 
-    def test_a_failure_that_a_fan_in_tolerated_is_none(self, dag: DAG) -> None:
-        first = FanOutGroup("first", branch=score, count=2)
-        collect = FanInOperator(task_id="collect", fan_out=first, min_success=1)
-        source = rate.override(task_id="source")(collect.output)
-        second = FanOutGroup("second", branch=rate, items=source)
-        FanInOperator(task_id="collect_second", fan_out=second)
+        assert (names(both.downstream), both.causes) == ({"source"}, ())
+        assert names(second.task_runs) == {"second.each", "collect_second"}
+        assert (names(second.causes), names(second.between)) == (
+            {"first.first_1"},
+            {"collect_first", "source"},
+        )
+
+    def test_a_failure_that_a_fan_in_tolerated_is_no_cause(self, stages: DAG) -> None:
         states = {"first.first_1": "failed", "source": "failed", "second.each": "upstream_failed"}
 
-        assert names(said(dag, states, group_ids=["second"]).causes) == {"source"}
+        assert names(rerun(stages, states, group_ids=["second"]).causes) == {"source"}
 
-    def test_a_task_that_a_failed_fan_in_waits_for_is_one(self, dag: DAG) -> None:
+    def test_a_failed_task_that_a_fan_in_waits_for_is_a_cause(self, dag: DAG) -> None:
         group = FanOutGroup("group", branch=score, count=2)
         fan_in = FanInOperator(task_id="collect", fan_out=group)
         publish.override(task_id="gate")() >> fan_in
 
-        plan = said(dag, {"gate": "failed", "collect": "failed"})
+        plan = rerun(dag, {"gate": "failed", "collect": "failed"})
 
         assert (names(plan.task_runs), names(plan.causes)) == ({"collect"}, {"gate"})
 
@@ -425,55 +386,43 @@ class TestSetupsAndTeardowns:
         FanInOperator(task_id="collect", fan_out=group)
         return dag
 
-    def test_those_of_a_task_come_with_it(self, clusters: DAG) -> None:
-        plan = said(clusters, {"group.group_1.work": "failed"})
+    def test_setup_and_teardown_of_a_task_come_with_it(self, clusters: DAG) -> None:
+        plan = rerun(clusters, {"group.group_1.work": "failed"})
 
-        assert names(plan.scaffolding) == {"group.group_1.make", "group.group_1.drop"}
-        assert names(plan.task_runs) == {"group.group_1.work", "collect", *names(plan.scaffolding)}
+        assert names(plan.setups_and_teardowns) == {"group.group_1.make", "group.group_1.drop"}
+        assert names(plan.task_runs) == {"group.group_1.work", "collect", *names(plan.setups_and_teardowns)}
 
-    def test_those_that_are_on_their_way_are_left_alone(self, clusters: DAG) -> None:
-        plan = said(clusters, {"group.group_1.work": "failed", "group.group_1.drop": "running"})
+    def test_a_teardown_that_has_not_ended_is_not_cleared(self, clusters: DAG) -> None:
+        plan = rerun(clusters, {"group.group_1.work": "failed", "group.group_1.drop": "running"})
 
-        assert names(plan.scaffolding) == {"group.group_1.make"}
+        assert names(plan.setups_and_teardowns) == {"group.group_1.make"}
 
     def test_a_failed_setup_runs_again(self, clusters: DAG) -> None:
-        plan = said(
-            clusters,
-            {
-                "group.group_1.make": "failed",
-                "group.group_1.work": "upstream_failed",
-                "group.group_1.drop": "upstream_failed",
-            },
-        )
+        blocked = dict.fromkeys(["group.group_1.work", "group.group_1.drop"], "upstream_failed")
 
-        assert names(plan.task_runs) == {f"group.group_1.{each}" for each in ("make", "work", "drop")} | {
-            "collect"
-        }
+        plan = rerun(clusters, {"group.group_1.make": "failed", **blocked})
+
+        assert names(plan.task_runs) == {"group.group_1.make", *blocked, "collect"}
 
 
 class TestGroups:
-    @pytest.fixture
-    def two(self, dag: DAG) -> DAG:
-        for group_id in ("first", "second"):
-            group = FanOutGroup(group_id, branch=score, count=2)
-            FanInOperator(task_id=f"collect_{group_id}", fan_out=group)
-        return dag
+    def test_only_the_groups_that_are_asked_for_run_again(self, stages: DAG) -> None:
+        states = {"first.first_0": "failed", ("second.each", 0): "failed"}
 
-    def test_only_those_that_are_asked_for_run_again(self, two: DAG) -> None:
-        states = {"first.first_0": "failed", "second.second_0": "failed"}
+        assert names(rerun(stages, states, group_ids=["second"]).task_runs) == {
+            "second.each[0]",
+            "collect_second",
+        }
+        assert len(rerun(stages, states, group_ids=["first", "second"]).groups) == 2
 
-        plan = said(two, states, group_ids=["second"])
-
-        assert names(plan.task_runs) == {"second.second_0", "collect_second"}
-
-    def test_one_that_is_not_there_is_an_error_that_names_those_that_are(self, two: DAG) -> None:
+    def test_an_unknown_group_is_an_error_that_names_the_known(self, stages: DAG) -> None:
         with pytest.raises(
             UnknownGroupError, match=r"no fan-out group 'third' .* there are 'first', 'second'"
         ):
-            said(two, group_ids=["third"])
+            rerun(stages, group_ids=["third"])
 
 
 def test_nothing_is_cleared_twice(three: DAG) -> None:
-    plan = said(three, {"group.group_1": "failed"})
+    plan = rerun(three, {"group.group_1": "failed"})
 
     assert len(replace(plan, downstream=(*plan.downstream, *plan.downstream)).task_runs) == 3

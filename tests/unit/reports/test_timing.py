@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,37 +11,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_fanout.reports.timing import (
+    LONG,
+    MOST_CUTS,
     BranchTiming,
+    GroupSummary,
     SlowBranch,
-    find_straggler,
-    median_overhead_seconds,
-    share_computed,
+    count_states,
+    segments,
     summarize,
 )
-from airflow_fanout.rules.wording import format_bytes, format_ratio, format_seconds, format_share
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def at(seconds: float | None) -> datetime | None:
-    return None if seconds is None else MIDNIGHT + timedelta(seconds=seconds)
+def at(seconds: float) -> datetime:
+    return MIDNIGHT + timedelta(seconds=seconds)
 
 
 def timing(
     name: str = "process_0",
-    *,
     queued: float | None = None,
     started: float | None = None,
     ended: float | None = None,
+    *,
     work: float | None = None,
     state: str = "success",
+    **settings: Any,
 ) -> BranchTiming:
-    return BranchTiming(
-        name=name, state=state, queued=at(queued), started=at(started), ended=at(ended), work_seconds=work
-    )
+    times = (None if seconds is None else at(seconds) for seconds in (queued, started, ended))
+    settings |= dict(zip(("queued", "started", "ended"), times, strict=True))
+    return BranchTiming(name=name, state=state, work_seconds=work, **settings)
 
 
 @st.composite
@@ -54,192 +53,214 @@ def finished_branches(draw: st.DrawFn) -> list[BranchTiming]:
         ended = started + draw(st.integers(0, 6))
         work = draw(st.none() | st.floats(0, ended - started))
         state = draw(st.sampled_from(["success", "failed"]))
-        branches.append(
-            timing(f"process_{index}", queued=queued, started=started, ended=ended, work=work, state=state)
-        )
+        branches.append(timing(f"process_{index}", queued, started, ended, work=work, state=state))
     return branches
 
 
-def test_work_wall_speed_up_and_overhead_follow_their_definitions() -> None:
+def test_all_figures_follow_their_definitions() -> None:
     summary = summarize(
         [
-            timing("a", queued=0, started=1, ended=5, work=3),
-            timing("b", queued=2, started=2, ended=8, work=6),
-            timing("c", queued=1, started=3, ended=7, work=3),
+            timing("a", 0, 1, 5, work=3, cpu_seconds=1.0, peak_memory_bytes=7),
+            timing("b", 2, 2, 9, work=7, cpu_seconds=2.0, peak_memory_bytes=9),
+            timing("c", 1, 3, 7, work=2, state="failed"),
         ]
     )
 
-    assert (summary.total, summary.recorded) == (3, 3)
-    assert summary.work_seconds == 12
-    assert summary.wall_seconds == 8
-    assert summary.speed_up == pytest.approx(12 / 8)
-    assert summary.overhead_share == pytest.approx(1 - 12 / (5 + 6 + 6))
-    assert summary.elapsed_sum_seconds == 4 + 6 + 4
-    assert summary.peak_concurrency == 3
-
-
-def test_no_branches_give_a_summary_without_figures() -> None:
-    summary = summarize([])
-
-    assert (summary.branches, summary.total, summary.recorded) == ({}, 0, 0)
-    assert summary.work_seconds is None
-    assert summary.wall_seconds is None
-    assert summary.speed_up is None
-    assert summary.overhead_share is None
-    assert summary.elapsed_sum_seconds is None
-    assert summary.slowest == ()
-    assert summary.peak_concurrency == 0
-
-
-def test_branches_are_counted_by_state_in_sorted_order() -> None:
-    summary = summarize([timing(state=state) for state in ("success", "skipped", "failed", "success")])
-
-    assert list(summary.branches.items()) == [("failed", 1), ("skipped", 1), ("success", 2)]
-
-
-def test_unrecorded_work_is_none_and_not_guessed_from_the_elapsed_time() -> None:
-    summary = summarize([timing(queued=0, started=1, ended=5)])
-
-    assert (summary.recorded, summary.total) == (0, 1)
-    assert summary.work_seconds is None
-    assert summary.speed_up is None
-    assert summary.overhead_share is None
-    assert (summary.wall_seconds, summary.elapsed_sum_seconds) == (5, 4)
-
-
-def test_recorded_work_of_zero_seconds_is_recorded() -> None:
-    summary = summarize([timing(queued=0, started=1, ended=5, work=0.0)])
-
-    assert (summary.recorded, summary.work_seconds, summary.speed_up) == (1, 0, 0)
-    assert summary.overhead_share == 1
-    assert summary.slowest == (SlowBranch(name="process_0", seconds=0.0, state="success", measure="work"),)
-
-
-def test_overhead_is_about_the_branches_that_recorded_their_work_only() -> None:
-    summary = summarize(
-        [timing("a", queued=0, started=1, ended=4, work=3), timing("b", queued=0, started=0, ended=100)]
+    assert summary == GroupSummary(
+        states={"failed": 1, "success": 2},
+        total=3,
+        recorded=3,
+        work_seconds=12,
+        median_work_seconds=3,
+        wall_seconds=9,
+        speed_up=12 / 9,
+        overhead_share=1 - 12 / (5 + 7 + 6),
+        median_overhead_seconds=2,
+        elapsed_sum_seconds=4 + 7 + 4,
+        cpu_seconds=3,
+        computed_share=3 / 10,
+        peak_memory_bytes=9,
+        peak_concurrency=3,
+        slowest=(
+            SlowBranch(name="b", seconds=7, state="success", measure="work"),
+            SlowBranch(name="a", seconds=3, state="success", measure="work"),
+            SlowBranch(name="c", seconds=2, state="failed", measure="work"),
+        ),
+        median_without_slowest_seconds=2.5,
+        wall_without_slowest_seconds=7,
+        saved_without_slowest_seconds=2,
     )
 
-    assert (summary.recorded, summary.total) == (1, 2)
-    assert summary.overhead_share == pytest.approx(1 / 4)
+
+def test_no_branches_have_no_figures() -> None:
+    assert summarize([]) == GroupSummary(states={}, total=0)
 
 
-def test_work_whose_span_is_unknown_does_not_count_against_the_overhead() -> None:
-    summary = summarize(
-        [timing("a", queued=0, started=1, ended=4, work=3), timing("b", started=0, ended=50, work=50)]
-    )
+def test_states_that_need_attention_are_counted_first() -> None:
+    states = ["success", "waiting", "new_in_airflow_4", "failed", "success", "missing", "removed"]
 
-    assert summary.overhead_share == pytest.approx(1 / 4)
-    assert summary.work_seconds == 53
+    assert list(count_states(states).items()) == [
+        *(("failed", 1), ("missing", 1), ("waiting", 1), ("success", 2)),
+        *(("removed", 1), ("new_in_airflow_4", 1)),
+    ]
 
 
-def test_a_group_of_no_length_has_no_ratio() -> None:
-    summary = summarize([timing(queued=3, started=3, ended=3, work=0.0)])
-
-    assert summary.wall_seconds == 0
-    assert summary.speed_up is None
-    assert summary.overhead_share is None
+BERLIN = ZoneInfo("Europe/Berlin")
+BEFORE, AFTER = datetime(2026, 3, 29, 1, 59, tzinfo=BERLIN), datetime(2026, 3, 29, 3, 1, tzinfo=BERLIN)
+UNKNOWN = {"wall_seconds": None, "speed_up": None, "work_seconds": 3, "saved_without_slowest_seconds": None}
+ALONE = {"median_without_slowest_seconds": None, "wall_without_slowest_seconds": None}
 
 
 @pytest.mark.parametrize(
-    "unfinished",
+    ("branches", "expected"),
     [
-        pytest.param(timing("b", queued=1, state="queued"), id="queued"),
-        pytest.param(timing("b", queued=1, started=2, state="running"), id="running"),
-        pytest.param(timing("b", queued=9, started=2, ended=3, state="queued"), id="queued for its next try"),
+        pytest.param(
+            [timing("a", 0, 1, 5)],
+            {
+                "recorded": 0,
+                "work_seconds": None,
+                "speed_up": None,
+                "overhead_share": None,
+                "wall_seconds": 5,
+            },
+            id="unrecorded-work-is-not-guessed-from-the-elapsed-time",
+        ),
+        pytest.param(
+            [timing("a", 0, 1, 5, work=0.0)],
+            {"recorded": 1, "work_seconds": 0, "speed_up": 0, "overhead_share": 1},
+            id="work-of-zero-seconds-is-recorded",
+        ),
+        pytest.param(
+            [timing("a", 0, 1, 4, work=3), timing("b", 0, 0, 100), timing("c", None, 0, 50, work=50)],
+            {"overhead_share": 0.25, "median_overhead_seconds": 1},
+            id="overhead-is-about-branches-of-which-all-is-known",
+        ),
+        pytest.param(
+            [timing("a", 3, 3, 3, work=0.0)],
+            {"wall_seconds": 0, "speed_up": None, "overhead_share": None},
+            id="a-group-of-no-length-has-no-ratio",
+        ),
+        pytest.param(
+            [timing("a", 0, 0, 1, work=5)],
+            {"median_overhead_seconds": 0},
+            id="more-work-than-time-is-no-overhead",
+        ),
+        *(
+            pytest.param(
+                [timing("a", 0, 1, 4, work=3), other], UNKNOWN, id=f"wall-is-unknown-while-one-is-{why}"
+            )
+            for why, other in {
+                "queued": timing("b", queued=1, state="queued"),
+                "running": timing("b", 1, 2, state="running"),
+                "queued-for-its-next-try": timing("b", 9, 2, 3, state="queued"),
+                "known-without-when-it-was-queued": timing("b", None, 1, 4),
+            }.items()
+        ),
+        pytest.param(
+            [timing("a", 9, 2, 3, state="queued")],
+            {"elapsed_sum_seconds": None, "peak_concurrency": 0},
+            id="what-waits-for-its-next-try-is-not-there-yet",
+        ),
+        pytest.param(
+            [timing("a", 9, 2, 10)],
+            {"wall_seconds": 8, "elapsed_sum_seconds": 8},
+            id="deferred-counts-from-its-start",
+        ),
+        pytest.param(
+            [timing("a", 0, 4.1, 4)],
+            {"wall_seconds": 4, "elapsed_sum_seconds": None},
+            id="clocks-of-two-machines",
+        ),
+        pytest.param(
+            [BranchTiming(name="a", state="success", queued=BEFORE, started=BEFORE, ended=AFTER)],
+            {"wall_seconds": 120},
+            id="an-hour-that-the-clocks-skip-is-none",
+        ),
+        pytest.param(
+            [timing("a", 0, 1, 9, work=5), timing("b", 2, 3, 6, work=2)],
+            {"wall_without_slowest_seconds": 4, "saved_without_slowest_seconds": 5},
+            id="without-the-slowest-the-others-may-begin-later",
+        ),
+        pytest.param([timing("a", 0, 1, 5, work=3)], ALONE, id="one-alone-is-compared-with-nothing"),
+        pytest.param([timing("a", 0, 1, 5, work=3), timing("b")], ALONE, id="nor-with-one-that-never-ran"),
     ],
 )
-def test_wall_is_unknown_until_every_branch_has_ended(unfinished: BranchTiming) -> None:
-    summary = summarize([timing("a", queued=0, started=1, ended=4, work=3), unfinished])
+def test_what_is_not_known_is_not_guessed(branches: list[BranchTiming], expected: dict[str, Any]) -> None:
+    summary = summarize(branches)
 
-    assert (summary.wall_seconds, summary.speed_up) == (None, None)
-    assert summary.work_seconds == 3
-
-
-def test_wall_is_unknown_if_it_is_unknown_when_a_branch_was_queued() -> None:
-    summary = summarize([timing("a", queued=2, started=3, ended=4), timing("b", started=1, ended=4)])
-
-    assert summary.wall_seconds is None
-    assert summary.elapsed_sum_seconds == 4
+    assert {name: getattr(summary, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("moment", [-50, 50])
 def test_a_branch_that_the_scheduler_stamped_without_running_it_changes_no_figure(moment: float) -> None:
-    ran = timing("a", queued=0, started=1, ended=4, work=3)
-    stamped = timing("b", started=moment, ended=moment, state="upstream_failed")
+    ran = timing("a", 0, 1, 4, work=3)
+    stamped = timing("b", None, moment, moment, state="upstream_failed")
 
     summary = summarize([ran, stamped])
 
-    assert replace(summary, branches={}, total=1) == replace(summarize([ran]), branches={})
-    assert summary.total == 2
+    assert replace(summary, states={}, total=1) == replace(summarize([ran]), states={})
 
 
-def test_a_removed_branch_is_counted_by_state_and_changes_no_figure() -> None:
-    kept = timing("a", queued=0, started=1, ended=4, work=3)
-    removed = timing("b", queued=-500, started=-400, ended=-300, work=100, state="removed")
+def test_a_removed_branch_is_counted_by_state_alone() -> None:
+    kept = timing("a", 0, 1, 4, work=3)
+    removed = timing("b", -500, -400, -300, work=100, state="removed")
 
-    summary = summarize([kept, removed])
-
-    assert summary == replace(summarize([kept]), branches={"removed": 1, "success": 1})
+    assert summarize([kept, removed]) == replace(summarize([kept]), states={"success": 1, "removed": 1})
 
 
-def test_a_branch_queued_for_its_next_try_has_no_elapsed_time_yet() -> None:
-    summary = summarize([timing(queued=9, started=2, ended=3, state="queued")])
+def test_sums_do_not_depend_on_the_order_in_their_last_digits() -> None:
+    branches = [timing(str(work), 0, 0, 1, work=work) for work in (0.1, 0.2, 0.3)]
 
-    assert summary.elapsed_sum_seconds is None
-    assert summary.peak_concurrency == 0
-
-
-def test_a_deferred_branch_counts_from_its_start_not_from_when_it_was_queued_to_resume() -> None:
-    summary = summarize([timing(queued=9, started=2, ended=10, work=4)])
-
-    assert summary.wall_seconds == 8
-    assert summary.overhead_share == pytest.approx(1 / 2)
+    assert summarize(branches) == summarize(reversed(branches))
 
 
-def test_a_start_after_the_end_gives_no_elapsed_time_but_keeps_the_end() -> None:
-    summary = summarize([timing(queued=0, started=4.1, ended=4)])
-
-    assert (summary.wall_seconds, summary.elapsed_sum_seconds, summary.peak_concurrency) == (4, None, 0)
-
-
-@pytest.mark.parametrize(
-    ("intervals", "peak"),
-    [
-        pytest.param([(0, 3), (3, 6)], 1, id="one after the other: the end is not in the interval"),
-        pytest.param([(0, 3), (2, 6)], 2, id="overlapping"),
-        pytest.param([(0, 9), (1, 2), (3, 4)], 2, id="two short ones during a long one"),
-        pytest.param([(2, 2)], 0, id="an instant"),
-        pytest.param([(0, None), (7, 8)], 2, id="one that still runs"),
-        pytest.param([(None, 5), (7, 8)], 1, id="one that ended without a start"),
-    ],
-)
-def test_peak_concurrency_counts_branches_that_run_at_one_moment(
-    intervals: list[tuple[float | None, float | None]], peak: int
-) -> None:
-    summary = summarize(timing(queued=0, started=started, ended=ended) for started, ended in intervals)
-
-    assert summary.peak_concurrency == peak
+@pytest.mark.parametrize("work", [-0.1, float("nan"), float("inf")])
+def test_work_that_is_no_duration_is_refused(work: float) -> None:
+    with pytest.raises(ValueError, match="'process_0': expected work_seconds of 0 or more, not"):
+        timing(work=work)
 
 
-@given(finished_branches())
-def test_peak_concurrency_is_what_a_look_at_every_moment_finds(branches: list[BranchTiming]) -> None:
-    oracle = max(
-        (
-            sum(
-                1
-                for other in branches
-                if other.started is not None
-                and other.ended is not None
-                and branch.started is not None
-                and other.started <= branch.started < other.ended
-            )
-            for branch in branches
-        ),
-        default=0,
+@pytest.mark.parametrize("which", ["queued", "started", "ended"])
+def test_a_datetime_without_a_time_zone_is_refused(which: str) -> None:
+    with pytest.raises(ValueError, match="'process_0': expected datetimes with a time zone, not 2026-01-01"):
+        replace(timing(), **{which: datetime(2026, 1, 1)})  # type: ignore[arg-type]  # noqa: DTZ001
+
+
+class TestPeakConcurrency:
+    @pytest.mark.parametrize(
+        ("intervals", "peak"),
+        [
+            pytest.param([(0, 3), (3, 6)], 1, id="one-after-the-other: the end is not in the interval"),
+            pytest.param([(0, 9), (1, 2), (3, 4)], 2, id="two-short-ones-during-a-long-one"),
+            pytest.param([(2, 2)], 0, id="an-instant"),
+            pytest.param([(0, None), (7, 8)], 2, id="one-that-still-runs"),
+            pytest.param([(None, 5), (7, 8)], 1, id="one-that-ended-without-a-start"),
+        ],
     )
+    def test_it_counts_branches_that_run_at_one_moment(
+        self, intervals: list[tuple[float | None, float | None]], peak: int
+    ) -> None:
+        summary = summarize(timing("a", 0, started, ended) for started, ended in intervals)
 
-    assert summarize(branches).peak_concurrency == oracle
+        assert summary.peak_concurrency == peak
+
+    @given(finished_branches())
+    def test_it_is_what_a_look_at_every_moment_finds(self, branches: list[BranchTiming]) -> None:
+        intervals = [(b.started, b.ended) for b in branches if b.started is not None and b.ended is not None]
+        oracle = max((sum(s <= start < e for s, e in intervals) for start, _ in intervals), default=0)
+
+        assert summarize(branches).peak_concurrency == oracle
+
+    def test_of_branches_of_several_tasks_those_count_that_have_one_running(self) -> None:
+        """Three steps one after another in a pool of one slot: between two of one branch the other's."""
+        steps = (timing("a", None, 0, 3), timing("a", None, 6, 9), timing("a", None, 9, 9))
+        one = timing("a", 0, 0, 9, tasks=steps)
+        other = timing("b", 0, 3, 6)
+        beside = replace(one, name="c", tasks=(timing("a", None, 0, 3), timing(started=2)))
+
+        assert summarize([one, other]).peak_concurrency == 1
+        assert summarize([one, beside]).peak_concurrency == 2
+        assert summarize([replace(one, tasks=()), other]).peak_concurrency == 2
 
 
 @given(finished_branches())
@@ -256,227 +277,78 @@ def test_work_inside_its_own_interval_never_speeds_up_beyond_the_peak_concurrenc
 
 
 @given(branches=finished_branches(), data=st.data())
-def test_the_order_of_the_branches_makes_no_difference(
+def test_neither_the_order_of_the_branches_nor_the_day_makes_a_difference(
     branches: list[BranchTiming], data: st.DataObject
 ) -> None:
-    shuffled = data.draw(st.permutations(branches))
-
-    assert summarize(shuffled) == summarize(branches)
-
-
-def test_sums_do_not_depend_on_the_order_in_their_last_digits() -> None:
-    branches = [timing(str(work), queued=0, started=0, ended=1, work=work) for work in (0.1, 0.2, 0.3)]
-
-    assert summarize(branches) == summarize(reversed(branches))
-
-
-@given(finished_branches())
-def test_moving_every_branch_in_time_makes_no_difference(branches: list[BranchTiming]) -> None:
-    def later(moment: datetime | None) -> datetime | None:
-        return None if moment is None else moment + timedelta(days=3)
-
+    days = timedelta(days=3)
     moved = [
-        replace(branch, queued=later(branch.queued), started=later(branch.started), ended=later(branch.ended))
-        for branch in branches
+        replace(b, **{which: getattr(b, which) + days for which in ("queued", "started", "ended")})
+        for b in data.draw(st.permutations(branches))
     ]
 
     assert summarize(moved) == summarize(branches)
 
 
-def test_the_slowest_are_named_by_work_and_by_elapsed_time_where_no_work_was_recorded() -> None:
-    branches = [
-        timing("a", queued=0, started=0, ended=9, work=2),
-        timing("b", queued=0, started=4, ended=7),
-        timing("c", queued=0, started=0, ended=5, work=4),
-        timing("d", queued=0, started=0),
-    ]
+class TestSlowest:
+    def test_work_is_never_ranked_against_elapsed_time(self) -> None:
+        """A branch that skipped itself records no work, and may take longer than the others work."""
+        skipped = timing("a", 0, 0, 9, state="skipped")
+        worked = [timing(name, 0, 0, 5, work=work) for name, work in [("b", 2), ("c", 4)]]
 
-    assert summarize(branches).slowest == (
-        SlowBranch(name="c", seconds=4, state="success", measure="work"),
-        SlowBranch(name="b", seconds=3, state="success", measure="elapsed"),
-        SlowBranch(name="a", seconds=2, state="success", measure="work"),
-    )
+        summary = summarize([skipped, *worked])
 
+        assert [(slow.name, slow.measure) for slow in summary.slowest] == [("c", "work"), ("b", "work")]
+        assert summary.median_without_slowest_seconds == 2
 
-@pytest.mark.parametrize(
-    ("slowest", "names"),
-    [(0, []), (2, ["process_4", "process_3"]), (9, [f"process_{i}" for i in (4, 3, 2, 1, 0)])],
-)
-def test_as_many_of_the_slowest_are_named_as_asked_for(slowest: int, names: list[str]) -> None:
-    branches = [timing(f"process_{seconds}", work=seconds) for seconds in range(5)]
+    def test_where_nobody_recorded_work_it_is_by_elapsed_time(self) -> None:
+        branches = [timing("a", None, 0, 3), timing("b", None, 4, 9), timing("c", started=1)]
 
-    assert [branch.name for branch in summarize(branches, slowest=slowest).slowest] == names
+        assert summarize(branches).slowest == (
+            SlowBranch(name="b", seconds=5, state="success", measure="elapsed"),
+            SlowBranch(name="a", seconds=3, state="success", measure="elapsed"),
+        )
 
+    def test_as_many_are_named_as_asked_for_equals_in_natural_order(self) -> None:
+        branches = [timing(f"process_{index}", work=1) for index in (10, 9, 2)]
 
-def test_equally_slow_branches_come_in_natural_order() -> None:
-    branches = [timing(f"process_{index}", work=1) for index in (10, 9, 2)]
+        slowest = summarize(branches, slowest=2).slowest
 
-    assert [branch.name for branch in summarize(branches).slowest] == ["process_2", "process_9", "process_10"]
+        assert [branch.name for branch in slowest] == ["process_2", "process_9"]
 
 
-def test_datetimes_of_one_time_zone_are_an_hour_apart_across_a_change_of_the_clocks() -> None:
-    berlin = ZoneInfo("Europe/Berlin")
-    branch = BranchTiming(
-        name="a",
-        state="success",
-        queued=datetime(2026, 3, 29, 1, 59, tzinfo=berlin),
-        started=datetime(2026, 3, 29, 1, 59, tzinfo=berlin),
-        ended=datetime(2026, 3, 29, 3, 1, tzinfo=berlin),
-    )
-
-    assert summarize([branch]).wall_seconds == 120
+moments = st.floats(min_value=0, max_value=100_000, allow_nan=False)
+some_spans = st.lists(st.tuples(moments, moments).map(sorted).map(tuple), min_size=1, max_size=30)
 
 
-@pytest.fixture
-def machine_in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as environment:
-        environment.setenv("TZ", "Europe/Berlin")
-        time.tzset()
-        yield
-    time.tzset()
+class TestSegments:
+    def spans(self, *spans: tuple[float, float]) -> list[tuple[float, float]]:
+        found = segments((at(start), at(end)) for start, end in spans)
+        return [
+            ((start - MIDNIGHT).total_seconds(), (end - MIDNIGHT).total_seconds()) for start, end in found
+        ]
 
+    def test_half_a_day_before_a_branch_was_cleared_is_left_out(self) -> None:
+        assert self.spans((0, 10), (5, 40), (43_200, 43_210)) == [(0, 40), (43_200, 43_210)]
 
-@pytest.mark.usefixtures("machine_in_berlin")
-def test_naive_datetimes_among_themselves_are_not_taken_for_the_machines_local_time() -> None:
-    naive = datetime(2026, 3, 29, 1, 59)  # noqa: DTZ001
-    branch = BranchTiming(
-        name="a", state="success", queued=naive, started=naive, ended=naive + timedelta(hours=2)
-    )
+    @pytest.mark.parametrize(("idle", "number"), [(20 * LONG, 1), (20 * LONG + 0.01, 2)])
+    def test_an_idle_time_is_left_out_if_it_is_longer_than_a_fifth_of_the_busy_time(
+        self, idle: float, number: int
+    ) -> None:
+        assert len(self.spans((0, 10), (10 + idle, 20 + idle))) == number
 
-    assert summarize([branch]).wall_seconds == 7200
+    def test_of_many_idle_times_the_longest_are_left_out(self) -> None:
+        starts = [1000.0 * n * n for n in range(MOST_CUTS + 3)]
 
+        found = self.spans(*((start, start + 1) for start in starts))
 
-@pytest.mark.parametrize("field", ["queued", "started", "ended"])
-def test_naive_and_aware_datetimes_together_are_refused_with_the_branches_names(field: str) -> None:
-    naive = BranchTiming(name="b", state="success", queued=None, started=None, ended=None)
-    naive = replace(naive, **{field: datetime(2026, 1, 1)})  # type: ignore[arg-type]  # noqa: DTZ001
+        assert [start for start, _ in found] == [0, *starts[-MOST_CUTS:]]
 
-    with pytest.raises(ValueError, match="'a' has an aware one, branch 'b' a naive one"):
-        summarize([timing("a", queued=0, started=1, ended=2), naive])
+    def test_of_nothing_there_are_none(self) -> None:
+        assert self.spans() == []
 
+    @given(spans=some_spans)
+    def test_they_cover_all_spans_and_lie_apart(self, spans: list[tuple[float, float]]) -> None:
+        found = segments((at(start), at(end)) for start, end in spans)
 
-@pytest.mark.parametrize("work", [-0.1, float("nan"), float("inf")])
-def test_work_that_is_no_duration_is_refused(work: float) -> None:
-    with pytest.raises(ValueError, match="Branch 'process_0': expected work_seconds of 0 or more"):
-        timing(work=work)
-
-
-def test_a_negative_number_of_slowest_branches_is_refused() -> None:
-    with pytest.raises(ValueError, match="slowest: expected 0 or more, not -1"):
-        summarize([], slowest=-1)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, "–"),
-        (0, "0.0 s"),
-        (0.0004, "0.0 s"),
-        (0.04, "40 ms"),
-        (0.0994, "99 ms"),
-        (0.0999, "0.1 s"),
-        (3, "3.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min 0 s"),
-        (72, "1 min 12 s"),
-        (119.6, "2 min 0 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-        (-1.5, "-1.5 s"),
-    ],
-)
-def test_seconds_are_written_for_people(seconds: float | None, text: str) -> None:
-    assert format_seconds(seconds) == text
-
-
-@pytest.mark.parametrize(("ratio", "text"), [(None, "–"), (0.0, "0.0×"), (2.93, "2.9×"), (12, "12.0×")])
-def test_ratios_are_written_for_people(ratio: float | None, text: str) -> None:
-    assert format_ratio(ratio) == text
-
-
-@pytest.mark.parametrize(("share", "text"), [(None, "–"), (0.0, "0 %"), (0.344, "34 %"), (1.0, "100 %")])
-def test_shares_are_written_for_people(share: float | None, text: str) -> None:
-    assert format_share(share) == text
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(None, "–"), (147_400_000, "147 MB"), (2_345_600_000, "2,346 MB")]
-)
-def test_memory_is_written_for_people(number: int | None, text: str) -> None:
-    assert format_bytes(number) == text
-
-
-UNEVEN = [
-    timing("a", queued=0, started=1, ended=5, work=3),
-    timing("b", queued=0, started=1, ended=12, work=10),
-    timing("c", queued=2, started=3, ended=6, work=2),
-]
-
-
-def test_of_branches_of_several_tasks_those_count_that_have_one_running() -> None:
-    """Three steps one after another in a pool of one slot, the second branch's between the first one's."""
-    one = replace(
-        timing("a", queued=0, started=0, ended=9),
-        tasks=(timing(started=0, ended=3), timing(started=6, ended=9), timing(started=9, ended=9)),
-    )
-    other = timing("b", queued=0, started=3, ended=6)
-    beside = replace(one, name="c", tasks=(timing(started=0, ended=3), timing(started=2)))
-
-    assert summarize([one, other]).peak_concurrency == 1
-    assert summarize([one, beside]).peak_concurrency == 2
-    assert summarize([replace(one, tasks=()), other]).peak_concurrency == 2
-
-
-def test_without_the_slowest_the_others_end_as_they_did() -> None:
-    found = find_straggler(UNEVEN)
-
-    assert found is not None
-    assert (found.branch.name, found.median_of_others) == ("b", 2.5)
-    assert (found.wall_of_others, found.saved_seconds) == (6, 6)
-
-
-def test_without_the_slowest_a_group_may_also_begin_later() -> None:
-    found = find_straggler([timing("a", queued=0, started=1, ended=9, work=5), *UNEVEN[2:]])
-
-    assert found is not None
-    assert (found.wall_of_others, found.saved_seconds) == (4, 5)
-
-
-@pytest.mark.parametrize(
-    "branches", [[], UNEVEN[:1], [UNEVEN[0], timing("b")]], ids=["none", "one", "never-ran"]
-)
-def test_there_is_no_slowest_of_fewer_than_two(branches: list[BranchTiming]) -> None:
-    assert find_straggler(branches) is None
-
-
-def test_what_the_slowest_costs_is_unknown_if_the_wall_is() -> None:
-    found = find_straggler([*UNEVEN, timing("d", started=1, ended=2)])
-
-    assert found is not None
-    assert (found.wall_of_others, found.saved_seconds) == (None, None)
-
-
-def test_a_removed_branch_is_not_the_slowest() -> None:
-    found = find_straggler([replace(UNEVEN[1], state="removed"), UNEVEN[0], UNEVEN[2]])
-
-    assert found is not None
-    assert found.branch.name == "a"
-
-
-def test_the_median_of_the_overhead_is_over_what_recorded_its_work() -> None:
-    others = [timing("d", queued=0, started=1, ended=100), timing("e", started=1, ended=9, work=1)]
-
-    assert median_overhead_seconds([*UNEVEN, *others]) == 2
-    assert median_overhead_seconds(others) is None
-
-
-def test_overhead_of_more_work_than_time_is_none_and_not_less() -> None:
-    assert median_overhead_seconds([timing("a", queued=0, started=0, ended=1, work=5)]) == 0
-
-
-def test_what_was_computed_is_a_share_of_the_work_of_those_that_recorded_both() -> None:
-    both = [replace(UNEVEN[0], cpu_seconds=1.5), replace(UNEVEN[1], cpu_seconds=5.0)]
-
-    assert share_computed([*both, UNEVEN[2]]) == pytest.approx(0.5)
-    assert share_computed(UNEVEN) is None
+        assert all(any(s <= at(start) and at(end) <= e for s, e in found) for start, end in spans)
+        assert all(before[1] < after[0] for before, after in pairwise(found))

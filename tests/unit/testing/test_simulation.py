@@ -136,17 +136,12 @@ class TestItsVerdict:
 
 
 class TestBranches:
-    def test_who_is_not_named_succeeds_with_none(self) -> None:
-        simulated = simulate(fan_in_of())
-
-        assert simulated.return_value == dict.fromkeys([f"process_{n}" for n in range(4)])
-        assert (simulated.state, simulated.error, simulated.exception) == ("success", None, None)
-
-    def test_values_are_in_declared_order(self) -> None:
+    def test_who_is_not_named_succeeds_with_none_in_declared_order(self) -> None:
         simulated = simulate(fan_in_of({"count": 11}), values={"process_10": "last", "process_2": "third"})
 
-        assert list(simulated.return_value)[-1] == "process_10"
-        assert simulated.return_value["process_2"] == "third"
+        values = {**dict.fromkeys(range(11)), 10: "last", 2: "third"}
+        assert list(simulated.return_value.items()) == [(f"process_{n}", v) for n, v in values.items()]
+        assert (simulated.state, simulated.error, simulated.exception) == ("success", None, None)
 
     def test_missing_under_a_key_says_so(self) -> None:
         simulated = simulate(fan_in_of(key="rows"), {"process_1": "missing"})
@@ -166,17 +161,14 @@ class TestBranches:
     def test_the_fan_in_may_be_named_by_its_output(self) -> None:
         assert simulate(fan_in_of().output, values={"process_0": 1}).return_value["process_0"] == 1
 
-    @pytest.mark.parametrize("settings", [{}, {"mapped": True}, {"items_per_task": 2}], ids=repr)
+    @pytest.mark.parametrize(
+        "settings", [{}, {"mapped": True}, {"items_per_task": 2}, {"prefix_group_id": False}], ids=repr
+    )
     def test_names_are_the_same_in_every_mode(self, settings: dict[str, Any]) -> None:
         fan_in = fan_in_of({"items": {"eu": 1, "us": 2}, "count": None, **settings}, min_success=1)
         simulated = simulate(fan_in, {"us": "failed"}, {"eu": 5})
 
         assert (simulated.state, simulated.return_value) == ("degraded", {"eu": 5})
-
-    def test_a_group_without_prefix_has_them_too(self) -> None:
-        fan_in = fan_in_of({"prefix_group_id": False})
-
-        assert simulate(fan_in, values={"process_0": 1}).return_value["process_0"] == 1
 
     def test_a_branch_of_several_tasks_is_one(self) -> None:
         @task_group
@@ -456,18 +448,6 @@ class TestItsFunction:
         assert simulated.exception.__traceback__ is not None
         assert simulated.report is not None
 
-    def test_it_may_skip(self) -> None:
-        def skip(results: FanInResults) -> None:
-            raise AirflowSkipException
-
-        assert simulate(fan_in_of(python_callable=skip)).state == "skipped"
-
-    def test_it_is_not_called_after_a_verdict_against_the_run(self) -> None:
-        called: list[object] = []
-
-        assert simulate(fan_in_of(python_callable=called.append), {"process_0": "failed"}).state == "failed"
-        assert not called
-
     @pytest.mark.parametrize("default", [False, True], ids=["without a default", "with one"])
     def test_context_values_that_it_takes_are_told(self, default: bool) -> None:
         def stamp(results: FanInResults, ds: Any) -> Any:
@@ -507,102 +487,63 @@ class TestItsFunction:
             assert simulate(fan_in, context={"ds": day}).return_value == f"day {day}"
 
 
-def with_a_branch_named_like_a_task() -> FanInOperator:
+def beside(task_id: str) -> FanInOperator:
+    """A fan-in with a task directly upstream that is no branch."""
     fan_in = fan_in_of()
-    task(task_id="process_0")(work)() >> fan_in
+    task(task_id=task_id)(work)() >> fan_in
     return fan_in
 
 
-def after_a_task() -> FanInOperator:
-    fan_in = fan_in_of()
-    something_else() >> fan_in
-    return fan_in
-
-
-def with_a_task_before_its_branches() -> FanInOperator:
+def after_another() -> FanInOperator:
+    """A fan-in with a task before its branches."""
     fan_in = fan_in_of()
     something_else() >> fan_in.dag.get_task("process.process_0")
     return fan_in
+
+
+NOBODY, FAILED, OTHER = {"process_9": "failed"}, {"process_0": "failed"}, {"other": "failed"}
 
 
 class TestMistakes:
     @pytest.mark.parametrize(
         ("make", "told", "message"),
         [
-            pytest.param(
-                fan_in_of,
-                [{"process_9": "failed"}],
-                "outcomes: no branch is named 'process_9'.*'process_0'",
-                id="an outcome of nobody",
-            ),
-            pytest.param(
-                fan_in_of,
-                [{}, {"process_9": 1}],
-                "values: no branch is named 'process_9'.*'process_0'",
-                id="a value of nobody",
-            ),
-            pytest.param(
-                after_a_task, [{"process_9": "failed"}], "other tasks: 'other'", id="other tasks are listed"
-            ),
-            pytest.param(
-                with_a_task_before_its_branches,
-                [{"other": "failed"}],
-                r"no branch is named 'other'; branches: 'process_0', .*; to say that 'other' fails, which "
-                "comes before the branches, give those after it 'upstream_failed'",
-                id="a task before the branches",
-            ),
-            pytest.param(
-                lambda: fan_in_of(of_run_time()),
-                [{"tell": "failed", "process_0": "failed"}],
-                "no branch is named 'process_0'; branches: none",
-                id="a branch that never came to be",
-            ),
-            pytest.param(
-                with_a_branch_named_like_a_task,
-                [{"process_0": "failed"}],
-                "'process_0' is the name of a branch and the id",
-                id="both a branch and a task",
-            ),
-            pytest.param(
-                fan_in_of,
-                [{"process_0": "failed"}, {"process_0": 1}],
-                "'process_0' has no value, because its outcome is 'failed'",
-                id="a value of a failure",
-            ),
-            pytest.param(
-                after_a_task,
+            (fan_in_of, [NOBODY], "outcomes: no branch is named 'process_9'.*'process_0'"),
+            (fan_in_of, [{}, NOBODY], "values: no branch is named 'process_9'.*'process_0'"),
+            (lambda: beside("other"), [NOBODY], "other tasks: 'other'"),
+            (lambda: beside("process_0"), [FAILED], "'process_0' is the name of a branch and the id"),
+            (
+                lambda: beside("other"),
                 [{"other": "missing"}],
-                r"'other': expected 'success', 'failed'.*found 'missing'",
-                id="a task that is missing",
+                "'other': expected 'success', 'failed'.*found 'missing'",
             ),
-            pytest.param(
-                fan_in_of, [{"process_3": "stopped"}], "its group has no stop_after_failures=", id="stopped"
+            (after_another, [OTHER], "'other' fails, .*, give those after it 'upstream_failed'"),
+            (
+                lambda: fan_in_of(of_run_time()),
+                [{"tell": "failed", **FAILED}],
+                "no branch is named 'process_0'; branches: none",
             ),
-            *(
-                pytest.param(
-                    fan_in_of, [{"process_0": outcome}], "'missing', 'removed', 'stopped'", id=repr(outcome)
-                )
-                for outcome in ("fail", ValueError, None, 3)
-            ),
-            pytest.param(fan_in_of, [["failed"]], "outcomes: expected a dict by the names", id="a list"),
-            pytest.param(fan_in_of, [{}, ["a"]], "values: expected a dict by the names", id="listed values"),
-            pytest.param(
+            (fan_in_of, [FAILED, FAILED], "'process_0' has no value, because its outcome is 'failed'"),
+            (fan_in_of, [{"process_3": "stopped"}], "its group has no stop_after_failures="),
+            (fan_in_of, [{"process_0": "fail"}], "'missing', 'removed', 'stopped' or an exc.* found 'fail'"),
+            (fan_in_of, [{"process_0": ValueError}], "or an exception, found .*; make one: ValueError"),
+            (fan_in_of, [{"process_0": None}], "or an exception, found None"),
+            (fan_in_of, [["failed"]], "outcomes: expected a dict by the names"),
+            (fan_in_of, [{}, ["a"]], "values: expected a dict by the names"),
+            (
                 lambda: FanOutGroup("process", branch=work, count=2),
                 [],
                 "fan_in: expected a FanInOperator or its output, found",
-                id="a group",
             ),
-            pytest.param(
+            (
                 lambda: fan_in_of(python_callable=lambda _, day: day, op_kwargs={"day": "{{ ds }}"}),
                 [],
                 "to render op_kwargs, found 'ds' is undefined",
-                id="op_kwargs without context",
             ),
-            pytest.param(
+            (
                 lambda: FanInOperator(task_id="combine", task_id_prefix="{{ params.what }}_"),
                 [],
                 "to render task_id_prefix, found 'params' is undefined",
-                id="a prefix without context",
             ),
         ],
     )

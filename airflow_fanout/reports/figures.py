@@ -1,0 +1,132 @@
+"""A group's headline and figures as texts, which terminal and tab only lay out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_fanout.reports.group_report import Figure
+from airflow_fanout.rules.instances import FINISHED
+from airflow_fanout.rules.names import instance_name
+from airflow_fanout.rules.wording import format_bytes, format_ratio, format_seconds, format_share, on_one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_fanout.reports.group_report import Cause, GroupReport
+
+
+__all__ = ["DONE", "PLURALS", "failures", "figures", "headline", "number_of", "shortened"]
+
+DONE = (FINISHED | {"missing"}) - {"removed"}
+"""States of branches that nothing more will become of."""
+
+PLURALS = {"branch": "branches", "batch": "batches", "item": "items"}
+
+LONGEST_NAME = 60
+
+CAUSES_NAMED = 2
+
+
+def number_of(number: int, noun: str) -> str:
+    """Count one of the nouns of :data:`PLURALS`."""
+    return f"{number:,} {noun if number == 1 else PLURALS[noun]}"
+
+
+def shortened(name: str, length: int = LONGEST_NAME) -> str:
+    """Put a name on one line, and cut it in its middle: both ends tell long names apart."""
+    text = on_one_line(name)
+    tail = length // 3
+    return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
+
+
+def headline(group: GroupReport) -> str:
+    """Say in one line how far a group is, and what went wrong."""
+    outcomes = group.outcomes
+    if not outcomes.total and group.unexpanded is not None:
+        parts = [f"not expanded: {group.unexpanded}"]
+    else:
+        done = sum(number for state, number in outcomes.states.items() if state in DONE)
+        parts = [f"{done:,} of {number_of(outcomes.total, group.nouns[1])} done"]
+        if group.items is not None:
+            parts.append(f"in {number_of(group.total, 'batch')}")
+        parts += _unsuccessful(group)
+    if group.degraded:
+        parts.append("degraded")
+    if group.causes:
+        causes = [f"{shortened(_name(cause))} ({cause.state})" for cause in group.causes[:CAUSES_NAMED]]
+        more = len(group.causes) - len(causes)
+        parts.append(f"the cause lies before: {', '.join(causes)}{f' and {more:,} more' * (more > 0)}")
+    return " · ".join(parts)
+
+
+def _name(cause: Cause) -> str:
+    return cause.task_id if cause.map_index < 0 else instance_name(cause.task_id, cause.map_index)
+
+
+def failures(group: GroupReport) -> str | None:
+    """Say how many branches, or items, left no value, though they should have; None if all did."""
+    if not group.outcomes.problem_count:
+        return None
+    return f"{group.outcomes.problem_count:,} of {number_of(group.outcomes.total, group.nouns[1])} failed"
+
+
+def _unsuccessful(group: GroupReport) -> Iterator[str]:
+    stopped = group.outcomes.stopped
+    for state, number in group.outcomes.states.items():
+        others = number - stopped if state == "skipped" else number
+        if others and state != "success":
+            yield f"{others:,} {state.replace('_', ' ')}"
+        if state == "skipped" and stopped:
+            yield f"{stopped:,} stopped"
+
+
+def figures(group: GroupReport) -> tuple[Figure, ...]:
+    """Write the figures of a group; there are none before the first branch was queued."""
+    if not group.segments:
+        return ()
+    (noun, outcome), outcomes = group.nouns, group.outcomes
+    recorded = number_of(outcomes.total, outcome)
+    if outcomes.recorded != outcomes.total:
+        recorded = f"{outcomes.recorded:,} of {recorded}"
+    wall = f"from the first {noun} queued to the last one's end"
+    if not group.is_finished:
+        wall = f"since the first {noun} was queued"
+    overhead = "of the time from queued to end was no work"
+    if _ran_items_at_once(group) and group.overhead_share is None:
+        overhead = "items ran at once, how long all of them together was not recorded"
+    texts = [
+        ("Work", format_seconds(group.work_seconds), f"what {recorded} took inside their code, added up"),
+        ("CPU", format_seconds(group.cpu_seconds), "CPU time of that; the rest was spent waiting"),
+        ("Memory", format_bytes(group.peak_memory_bytes), f"at most, of one {noun}'s process"),
+        ("Wall", format_seconds(group.wall_seconds), wall),
+        ("Speed-up", format_ratio(group.speed_up), "work / wall"),
+        ("Overhead", format_share(group.overhead_share), overhead),
+        ("At once", f"{group.peak_concurrency:,} of {group.total:,}", "at the busiest moment"),
+        ("Limit", *_limit(group)),
+        *_slowest(group),
+    ]
+    return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
+
+
+def _ran_items_at_once(group: GroupReport) -> bool:
+    return (group.item_concurrency or 1) > 1
+
+
+def _limit(group: GroupReport) -> tuple[str, str]:
+    if group.limit is not None:
+        return f"{group.effective_concurrency:,}", group.limit
+    if group.effective_concurrency is not None:
+        return "none", f"keeps all {PLURALS[group.nouns[0]]} from running at once"
+    return "–", "not known: some of these tasks have limits of their own"
+
+
+def _slowest(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    added_up = ": the work of its items, which ran at once, added up" if _ran_items_at_once(group) else ""
+    for slow in group.slowest[:1]:
+        yield "Slowest", format_seconds(slow.seconds), shortened(slow.name) + added_up
+    if group.wall_without_slowest_seconds is not None:
+        note = f"wall of the others, {format_seconds(group.saved_without_slowest_seconds)} less"
+        yield "Without it", format_seconds(group.wall_without_slowest_seconds), note
+    for slow in group.items.slowest[:1] if group.items is not None else ():
+        note = f"the median; the slowest is {shortened(slow.name)} with {format_seconds(slow.seconds)}"
+        yield "Per item", format_seconds(group.outcomes.median_work_seconds), note

@@ -1,0 +1,219 @@
+"""Shapes of the report: what CLI and UI show of a run, and what ``--output json`` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_fanout.reports.timing import GroupSummary
+
+if TYPE_CHECKING:
+    from airflow_fanout.reports.runs import TaskTry
+
+
+__all__ = [
+    "Advice",
+    "BranchReport",
+    "Cause",
+    "Figure",
+    "GroupReport",
+    "HostLoad",
+    "Outcomes",
+    "Problem",
+    "RunReport",
+    "to_json",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of a group as text: its name, its value with the unit, and what it is about."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """
+    A piece of advice: what was seen, and what to do about it.
+
+    ``kind`` is the rule that it comes from; ``setting`` and ``value`` are what to change, and to what, as far
+    as the figures say.
+    """
+
+    kind: Literal["overhead", "straggler", "limit", "cores", "waiting"]
+    text: str
+    setting: str | None = None
+    value: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """A task instance before the branches that failed, and kept some of them from starting."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLoad:
+    """
+    How busy one machine was with a group's branches.
+
+    ``peak`` is how many were at work at the busiest moment, ``cores`` how many cores they could run on.
+    ``busy_share`` is the CPU seconds that they used, divided by those on offer: one core for each branch at
+    work, and all cores while more branches were. (CPU seconds divided by work would fall where branches wait
+    for each other's cores, which is what this is to show.)
+    """
+
+    hostname: str
+    cores: int
+    peak: int
+    busy_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """
+    A branch or item that left no value, though it should have, and the task instance whose log tells why.
+
+    ``name`` has the task that failed, if the branch has several. ``items`` is 1, or how many items it stands
+    for: all of a batch that left no record have one reason, and the batch's name.
+    """
+
+    name: str
+    items: int = 1
+    state: str
+    error: str | None
+    task_id: str | None
+    map_index: int
+    tries: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchReport:
+    """
+    A branch, or a batch.
+
+    ``task_id`` and ``map_index`` are of the task instance to look at: the one that failed, the one that runs,
+    else the last; None and -1 where there is none yet. ``step`` is the last part of ``task_id``, if the
+    branch failed and has several tasks. Times are those of the last try; ``elapsed_seconds`` are from its
+    start to its end, or so far. ``tries`` are those of the task that was tried most often, ``earlier_tries``
+    are all its tasks'. ``host`` is where its last task ran. ``items`` is how many items a batch has by state.
+    """
+
+    name: str
+    state: str
+    task_id: str | None
+    map_index: int
+    step: str | None
+    error: str | None
+    is_stopped: bool
+    queued: datetime | None
+    started: datetime | None
+    ended: datetime | None
+    elapsed_seconds: float | None
+    tries: int | None
+    earlier_tries: tuple[TaskTry, ...]
+    work_seconds: float | None
+    cpu_seconds: float | None
+    peak_memory_bytes: int | None
+    host: str | None
+    items: dict[str, int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes(GroupSummary):
+    """
+    How branches, or the items of a batched group, ended.
+
+    ``stopped`` is how many of the skipped ``stop_after_failures`` kept from starting. ``problem_count`` is
+    how many left no value, though they should have; ``problems`` are these, or the first twenty items.
+    """
+
+    stopped: int = 0
+    problems: tuple[Problem, ...] = ()
+    problem_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupReport(Outcomes):
+    """
+    A group, with the figures of its branches; of a batched group they are those of its batches.
+
+    ``title`` is its id, with the index of the mapped task group that it stands in; of branches that only a
+    prefix brings together (``mode`` is ``prefix``) it is their fan-in's id. ``headline``, ``failures`` and
+    ``figures`` are texts ready to show. While ``is_finished`` is false, figures are those up to the report's
+    ``read_at``, and there is no advice. ``degraded`` is whether a fan-in succeeded in spite of failed,
+    missing or stopped branches (items). ``unexpanded`` is the state of a mapped group's task that was not
+    expanded; ``causes`` are what failed before the branches, and left some of them ``upstream_failed``.
+    ``effective_concurrency`` and ``limit`` are as things are now.
+
+    Of a batch that went on where an earlier try had ended, work and times are those of all these tries.
+    ``items`` are its items; they have no times of their own. ``item_concurrency`` is how many items of a
+    batch could run at once; where that is more than one, the overhead is that of the last tries, beside the
+    time in which items ran. ``segments`` are the times that a time line shows, from a start to an end: long
+    idle times between them are left out.
+    """
+
+    title: str
+    group_id: str | None = None
+    map_index: int = -1
+    mode: str
+    fan_in_ids: tuple[str, ...] = ()
+    headline: str = ""
+    figures: tuple[Figure, ...] = ()
+    failures: str | None = None
+    degraded: bool = False
+    is_finished: bool = True
+    unexpanded: str | None = None
+    causes: tuple[Cause, ...] = ()
+    declared_concurrency: int = 0
+    effective_concurrency: int | None = None
+    limit: str | None = None
+    limit_setting: str | None = None
+    items_per_task: int | None = None
+    item_concurrency: int | None = None
+    hosts: tuple[HostLoad, ...] = ()
+    segments: tuple[tuple[datetime, datetime], ...] = ()
+    branches: tuple[BranchReport, ...] = ()
+    items: Outcomes | None = None
+    advice: tuple[Advice, ...] = ()
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """What its results are counted in: the items of a batched group, else the branches."""
+        return self if self.items is None else self.items
+
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """What one of its tasks, and one of its outcomes, is called."""
+        return ("branch", "branch") if self.items is None else ("batch", "item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """
+    A run, as it was at ``read_at``.
+
+    ``rerun`` is the command that runs again what failed or was stopped, if anything did.
+    """
+
+    dag_id: str
+    run_id: str
+    state: str
+    is_finished: bool
+    read_at: datetime
+    groups: tuple[GroupReport, ...]
+    rerun: str | None
+
+
+def to_json(value: Any) -> Any:
+    """Turn a shape of the report into what JSON has; for ``json.dumps(…, default=to_json)``."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return {field.name: getattr(value, field.name) for field in fields(value)}
