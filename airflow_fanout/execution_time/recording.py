@@ -107,7 +107,7 @@ def record_success(context: Context, result: Any) -> None:
 
 def record_skip(context: Context) -> None:
     """Push the reason of a task's own skip; SKIPPED reaches the server after the process has exited."""
-    if _skip_reason is not None:
+    if _skip_reason is not None and _measured(context):  # else it is of another task in this process
         push_record(context, BranchRecord(state="skipped", error=_skip_reason, **_measured(context)))
 
 

@@ -98,8 +98,10 @@ class Page:
         if self._load is not None:
             self._values, self._load = self._load(), None
             self._rulings = [
-                Ruling(state="missing", error=value.error) if isinstance(value, LostValue) else ruling
-                for ruling, value in zip(self._rulings, map(self._values.get, range(len(self))), strict=True)
+                Ruling(state="missing", error=value.error)
+                if ruling.state == "success" and isinstance(value := self._values.get(index), LostValue)
+                else ruling
+                for index, ruling in enumerate(self._rulings)
             ]
             self.states = _states(self._rulings)
         return self
@@ -111,8 +113,12 @@ class Page:
         :raises BranchesRunningError: If a value is gone since its branch was counted as a success.
         """
         values = self._values if self._load is None else self._load()
-        lost = [self.names[index] for index, value in values.items() if isinstance(value, LostValue)]
-        if lost and self._load is not None:
+        lost = [
+            self.names[index]
+            for index, value in values.items()
+            if isinstance(value, LostValue) and self.states[index] == "success"
+        ]
+        if lost:
             message = f"Values are gone since they were counted: {listing(lost)}"
             raise BranchesRunningError(message, names=lost)
         return [self._outcome(index, values.get(index)) for index in range(len(self))]

@@ -10,7 +10,7 @@ from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
 from airflow_fanout.reports.timing import BranchTiming
 from airflow_fanout.rules.names import SPLIT, instance_name, natural_key
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
-from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord, read_record
+from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _instance_name(facts: RunFacts, group: DeclaredGroup, index: int) -> str:
     for task_id in group.each:
         task_run = facts.by_task.get(task_id, {}).get(index)
         if task_run is not None:
-            record = read_record(task_run.record)
+            record = task_run.any_record
             name = task_run.rendered_name or (record.name if isinstance(record, BranchRecord) else None)
             if name is not None:
                 return name
@@ -237,9 +237,12 @@ def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
 def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator[BranchRun]:
     """Have the items of one batch judged."""
     record = task_run.batch_record
-    first, count = _bounds(facts, group, task_run.map_index)
-    if record is not None:
+    bounds = facts.bounds.get(group.prefix + SPLIT)
+    first, count = _bounds(bounds, group, task_run.map_index)
+    if record is not None and bounds is None:
         first, count = record.start, len(record.statuses)
+    elif record is not None and len(record.statuses) != count:
+        record = None  # it was cut otherwise
     names = (
         (None if record is None else record.names)
         or (group.names or ())[first : first + count]
@@ -271,9 +274,8 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator
         )
 
 
-def _bounds(facts: RunFacts, group: DeclaredGroup, number: int) -> tuple[int, int]:
-    """Index of the first item, and number of the items, of a batch that left no record."""
-    bounds = facts.bounds.get(group.prefix + SPLIT)
+def _bounds(bounds: Sequence[tuple[int, int]] | None, group: DeclaredGroup, number: int) -> tuple[int, int]:
+    """Index of the first item of a batch, and number of its items."""
     if bounds is not None and number < len(bounds):
         first, stop = bounds[number]
         return first, stop - first

@@ -100,8 +100,12 @@ class TaskRun:
     @cached_property
     def told(self) -> Record | None:
         """Its record, if it is of the try that its state tells of."""
-        record = self.record if isinstance(self.record, LostRecord) else read_record(self.record)
-        return believed(self.state, record)
+        return believed(self.state, self.any_record)
+
+    @cached_property
+    def any_record(self) -> Record | None:
+        """Its record, whatever try it is of."""
+        return self.record if isinstance(self.record, LostRecord) else read_record(self.record)
 
     @property
     def batch_record(self) -> BatchRecord | None:
@@ -259,7 +263,7 @@ class RunFacts:
     def record(self, task_id: str, map_index: int) -> Record | None:
         """Record that an instance left."""
         task_run = self.by_task.get(task_id, {}).get(map_index)
-        return None if task_run is None else task_run.told
+        return None if task_run is None else task_run.any_record
 
     def value_state(self, task_id: str, map_index: int, key: str) -> ValueState:
         """Whether the value that an instance pushed under a key can be read."""

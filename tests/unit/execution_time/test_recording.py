@@ -58,7 +58,8 @@ def run(operator: BaseOperator, failed: FakeRun | None = None) -> tuple[Any, Any
     """Run a branch, and what Airflow calls if it is skipped; return its task instance, and its record."""
     operator = operator.prepare_for_execution()
     ti = mock.Mock(spec=TASK_INSTANCE)
-    ti.id, ti.map_index, ti.try_number, ti._ti_context_from_server, ti.task = "id", -1, 1, None, operator
+    ti.id, ti.map_index, ti.try_number = operator.task_id, -1, 1
+    ti._ti_context_from_server, ti.task = None, operator
     ti.rendered_map_index, ti.stats_tags = None, {"dag_id": "pipeline", "task_id": operator.task_id}
     context: Any = {"ti": ti, "task": operator, "map_index_template": operator.map_index_template}
     reader = (failed or FakeRun()).reader()
