@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
+from airflow_fanout.execution_time.transport import stored_value
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
 
@@ -43,9 +44,10 @@ class ItemResult(NamedTuple):
 
 class Batch:
     """
-    The items of one task. An item's exception never reaches its neighbours.
+    The items of one task.
 
-    ``AirflowSkipException`` skips the item; ``AirflowFailException`` fails it for good, any other for now.
+    An item's exception never reaches its neighbours, nor does a value that can't be stored. A value is fixed
+    when its item ends. ``AirflowSkipException`` skips the item, ``AirflowFailException`` fails it for good.
 
     :param call: Runs the item of an index, from 0; may return an awaitable.
     :param describe: Puts an exception into words.
@@ -167,7 +169,7 @@ class Batch:
     def _run_one(self, index: int) -> None:
         begin, cpu_begin = time.perf_counter(), time.thread_time()
         try:
-            result = ItemResult(ITEM_SUCCEEDED, self._call(index))
+            result = ItemResult(ITEM_SUCCEEDED, stored_value(self._call(index)))
         except BaseException as exception:
             result = self._result_of(index, exception)
         self._take(index, result, time.perf_counter() - begin, time.thread_time() - cpu_begin)
@@ -199,7 +201,8 @@ class Batch:
     async def _call_on_loop(self, index: int) -> ItemResult:
         try:
             value = self._call(index)
-            return ItemResult(ITEM_SUCCEEDED, await value if inspect.isawaitable(value) else value)
+            value = await value if inspect.isawaitable(value) else value
+            return ItemResult(ITEM_SUCCEEDED, stored_value(value))
         except asyncio.CancelledError:
             raise
         except BaseException as exception:  # SystemExit would end the loop

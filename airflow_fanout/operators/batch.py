@@ -21,6 +21,7 @@ from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThr
 from airflow_fanout.execution_time.items import has_templates, source_and_functions, whole
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import why_item_stopped
+from airflow_fanout.execution_time.transport import UnstorableValueError
 from airflow_fanout.execution_time.xcom import RunReader, resumes
 from airflow_fanout.rules.records import (
     BATCH,
@@ -32,7 +33,6 @@ from airflow_fanout.rules.records import (
     batch_key,
 )
 from airflow_fanout.rules.wording import counted, on_one_line
-from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -169,7 +169,7 @@ class BatchOperator(BaseOperator):
         return Batch(
             len(items),
             work.calls(labels, list(items.values()), start=self.batch[0], bound=bound, context=context),
-            describe=redacted_error,
+            describe=_error_text,
             on_failure=self._log_tracebacks(labels),
             concurrency=self._group.item_concurrency or (len(items) if "" not in work.functions else 1),
             is_async=work.is_async(labels),
@@ -214,28 +214,39 @@ class BatchOperator(BaseOperator):
     ) -> dict[str, Any]:
         """Push the values by name, and then the record; return the values."""
         self.log.info("%s", batch.progress)
-        self._refuse_unserializable(batch, labels)
         stopped = why_item_stopped(self._group.declared) if batch.is_stopped and not ended else None
         for index in batch.pending if stopped is None else ():
             batch.fail(index, f"{UNFINISHED}{ended}")
-        succeeded = _with_status(batch, ITEM_SUCCEEDED)
-        values = {labels[index]: result.value for index, result in succeeded.items()}
-        ti.xcom_push(RETURN_VALUE, values)
+        values = self._push_values(ti, batch, labels)
         ti.xcom_push(RECORD_KEY, _record(batch, ti.map_index, self.batch[0], names, stopped))
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         return values
 
-    def _refuse_unserializable(self, batch: Batch, labels: Sequence[str]) -> None:
-        """Fail the items whose values Airflow can't store; the others keep theirs."""
-        succeeded = _with_status(batch, ITEM_SUCCEEDED)
-        # Another backend may store what Airflow's own can't.
-        if values_lie_elsewhere() or not _storing_error([result.value for result in succeeded.values()]):
-            return
-        for index, result in succeeded.items():
-            # In a list: as deep as it is to lie beside the others.
-            if error := _storing_error([result.value]):
-                self.log.error("The value of %s can't be stored: %s", on_one_line(labels[index]), error)
-                batch.fail(index, f"its value can't be stored: {error}")
+    def _push_values(self, ti: Any, batch: Batch, labels: Sequence[str]) -> dict[str, Any]:
+        """Push the values by name; one that is refused fails its item alone."""
+
+        def push(indexes: Sequence[int]) -> dict[str, Any]:
+            values = {labels[index]: batch.results[index].value for index in indexes}
+            ti.xcom_push(RETURN_VALUE, values)
+            return values
+
+        def refusals(indexes: Sequence[int]) -> dict[int, Exception]:
+            try:
+                push(indexes)
+            except Exception as error:
+                half = len(indexes) // 2
+                return refusals(indexes[:half]) | refusals(indexes[half:]) if half else {indexes[0]: error}
+            return {}
+
+        try:
+            return push([*_with_status(batch, ITEM_SUCCEEDED)])
+        except Exception:
+            push([])  # raises if the values are not to blame
+            for index, error in refusals([*_with_status(batch, ITEM_SUCCEEDED)]).items():
+                text = redacted_error(error)
+                self.log.error("The value of %s can't be stored: %s", on_one_line(labels[index]), text)
+                batch.fail(index, f"its value can't be stored in an XCom: {text}")
+            return push([*_with_status(batch, ITEM_SUCCEEDED)])  # raises if together they are too large
 
 
 def _made(names: Iterable[str], items: Iterable[Any], make: Callable[[Any], Any]) -> dict[str, Any]:
@@ -284,14 +295,8 @@ def _record(
     }
 
 
-def _storing_error(value: Any) -> str | None:
-    from airflow.sdk.bases.xcom import BaseXCom
-
-    try:
-        BaseXCom.serialize_value(value)
-    except Exception as error:  # whatever a serializer of the author's raises
-        return redacted_error(error)[:200]
-    return None
+def _error_text(exception: BaseException | str) -> str:
+    return redacted_error(str(exception) if isinstance(exception, UnstorableValueError) else exception)
 
 
 def _failure_message(failed: Mapping[int, ItemResult], labels: Sequence[str]) -> str:

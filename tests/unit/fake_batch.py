@@ -12,6 +12,8 @@ from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_fanout import FanOutGroup
     from airflow_fanout.operators.batch import BatchOperator
     from tests.unit.fake_store import FakeStore
@@ -65,18 +67,19 @@ def run_batch(
     run: FakeRun | None = None,
     context: dict[str, Any] | None = None,
     operator: BatchOperator | None = None,
-    refusal: Exception | None = None,
+    refuses: Callable[[dict[str, Any]], bool] = lambda values: False,
     **of_instance: Any,
 ) -> Ran:
-    """Execute a batch of a group; ``refusal`` is what the server says of its values."""
+    """Execute a batch of a group, whose values the server may refuse."""
     size = group.declared.count or 0
     operator = operator or batch_operator(group, start, size if stop is None else stop)
     ti = task_instance(**of_instance)
     pushed: dict[str, Any] = {}
 
     def push(key: str, value: Any) -> None:
-        if refusal is not None and key == RETURN_VALUE:
-            raise refusal
+        if key == RETURN_VALUE and refuses(value):
+            message = "refused"
+            raise ConnectionError(message)
         pushed[key] = value
 
     ti.xcom_push.side_effect = push

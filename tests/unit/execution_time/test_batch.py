@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import signal
 import threading
 import time
@@ -159,6 +160,26 @@ class TestInEveryWay:
         batch = run(3, acting_so(*fates), **way, deadline=time.monotonic() + 3600)
 
         assert (statuses(batch), errors(batch)) == ("SFS", {1: "AirflowTaskTimeout: its own"})
+
+
+@pytest.mark.parametrize(("way", "acting_so"), WAYS)
+def test_a_value_that_cannot_be_stored_fails_its_item_alone(way: Any, acting_so: Any) -> None:
+    batch = run(3, acting_so("a", {"loss": math.nan}, "b"), **way)
+
+    assert (statuses(batch), values(batch)) == ("SFS", {0: "a", 2: "b"})
+    assert errors(batch) == {1: "UnstorableValueError: NaN at ['loss'] can't be stored in an XCom"}
+
+
+@pytest.mark.parametrize("is_async", [None, every])
+def test_a_value_is_fixed_when_its_item_ends(is_async: Any) -> None:
+    reused: list[int] = []
+
+    async def append(index: int) -> list[int]:
+        reused.append(index)
+        return reused
+
+    call = append if is_async else lambda index: asyncio.run(append(index))
+    assert values(run(3, call, is_async=is_async)) == {0: [0], 1: [0, 1], 2: [0, 1, 2]}
 
 
 def test_one_at_a_time_runs_in_order() -> None:
@@ -325,7 +346,7 @@ def alarm() -> Iterator[Callable[[float], object]]:
 
 
 def test_a_success_that_turns_out_unusable_is_one_failure() -> None:
-    batch = run(2, acting("a", object()))
+    batch = run(2, acting("a", "b"))
     batch.fail(1, "can't be stored")
 
     assert (statuses(batch), values(batch), errors(batch)) == ("SF", {0: "a"}, {1: "can't be stored"})

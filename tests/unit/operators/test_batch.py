@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import time
 from typing import Any
 from unittest import mock
 
 import pytest
+from airflow.providers.common.io.xcom.backend import XComObjectStorageBackend
 from airflow.sdk import task
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 from structlog.testing import capture_logs
@@ -134,18 +137,48 @@ class TestTheReport:
     def test_a_batch_of_final_failures_alone_is_not_retried(self) -> None:
         assert isinstance(run_batch(group_of("a", "fails for good")).error, FinalBatchFailedError)
 
-    def test_a_value_that_cannot_be_stored_fails_its_item_by_name(self) -> None:
-        ran = run_batch(group_of("a", "can't be stored", "b"))
-
-        assert ran.outcome == ("SFS", {"acts_0": "a", "acts_2": "b"})
-        assert "acts_1: its value can't be stored: TypeError" in str(ran.error)
-
-    def test_values_that_the_server_refuses_leave_no_record_and_run_no_item_again(
-        self, store: FakeStore
+    @pytest.mark.parametrize(
+        ("value", "error"),
+        [
+            pytest.param(math.nan, "NaN can't be stored in an XCom", id="NaN"),
+            pytest.param(
+                {"id": 2**64}, "an int beyond 64 bits at ['id'] can't be stored in an XCom", id="int"
+            ),
+            pytest.param(["\ud800"], "a lone surrogate at [0] can't be stored in an XCom", id="surrogate"),
+            pytest.param(
+                object(), "a value of type object can't be stored in an XCom: TypeError", id="object"
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("backend", [BaseXCom, XComObjectStorageBackend])
+    def test_a_value_that_cannot_be_stored_fails_its_item_by_name_on_every_try(
+        self, value: Any, error: str, backend: Any, store: FakeStore
     ) -> None:
-        group, refusal = group_of("a", "b"), ConnectionError("too large")
-        first = run_batch(group, store=store, retries=1, refusal=refusal)
-        assert (first.error, first.pushed) == (refusal, {})
+        group = group_of(*"abc", branch=lambda item: value if item == "b" else item)
+        for try_number in (1, 2):
+            with mock.patch("airflow.sdk.execution_time.xcom.XCom", backend):
+                ran = run_batch(group, store=store, retries=2, try_number=try_number)
+
+            assert ran.outcome == ("SFS", {"acts_0": "a", "acts_2": "c"})
+            assert f"acts_1: {error}" in str(ran.error)
+
+    def test_a_value_that_the_server_refuses_fails_its_item_alone(self) -> None:
+        ran = run_batch(group_of(*"abcdef", "a\0b"), refuses=lambda values: "\0" in "".join(values.values()))
+
+        assert ran.outcome == ("SSSSSSF", {f"acts_{index}": fate for index, fate in enumerate("abcdef")})
+        error = "its value can't be stored in an XCom: ConnectionError: refused"
+        assert ran.record["errors"] == {"6": error}
+
+    @pytest.mark.parametrize(
+        "limit", [pytest.param(-1, id="whatever-they-are"), pytest.param(1, id="for-their-size-together")]
+    )
+    def test_values_that_are_refused_together_leave_no_record_and_run_no_item_again(
+        self, limit: int, store: FakeStore
+    ) -> None:
+        group = group_of("a", "b")
+        first = run_batch(group, store=store, retries=1, refuses=lambda values: len(values) > limit)
+        assert isinstance(first.error, ConnectionError)
+        assert RECORD_KEY not in first.pushed
 
         second = run_batch(group, store=store, retries=1, try_number=2)
         assert (RAN, second.value) == (["a", "b"], {"acts_0": "a", "acts_1": "b"})
