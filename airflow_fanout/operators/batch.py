@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import time
 from contextlib import suppress
@@ -35,7 +36,7 @@ from airflow_fanout.rules.records import (
 from airflow_fanout.rules.wording import counted, on_one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow.sdk import Context
 
@@ -144,16 +145,15 @@ class BatchOperator(BaseOperator):
                 return self.render_template(item, context) if has_templates(item) else item
 
             known = dict(islice(known.items(), start, stop))
-            return _made(known, known.values(), render), group.declared.names is not None
+            return _made(known, render), group.declared.names is not None
         if group.items is None:  # a count
             return dict.fromkeys(numbers, NO_ITEM), False
         stored = self._stored_items(context["ti"])
+        items = dict(zip(stored["names"] or numbers, stored["items"], strict=True))
         _, functions = source_and_functions(group.items)
-
-        def apply_map(item: Any) -> Any:
-            return reduce(lambda made, function: function(made), functions, item)
-
-        return _made(stored["names"] or numbers, stored["items"], apply_map), stored["names"] is not None
+        if functions:
+            items = _made(items, lambda item: reduce(lambda made, call: call(made), functions, item))
+        return items, stored["names"] is not None
 
     def _stored_items(self, ti: Any) -> Mapping[str, Any]:
         split_task_id, stored = self._group.split_task_id, None
@@ -249,14 +249,18 @@ class BatchOperator(BaseOperator):
             return push([*_with_status(batch, ITEM_SUCCEEDED)])  # raises if together they are too large
 
 
-def _made(names: Iterable[str], items: Iterable[Any], make: Callable[[Any], Any]) -> dict[str, Any]:
-    """Make something of each item; an exception fails, or skips, its item alone when it is called."""
+def _made(items: Mapping[str, Any], make: Callable[[Any], Any]) -> dict[str, Any]:
+    """Make something of each item, shared with no other; an exception is its item's, when it is called."""
     made: dict[str, Any] = {}
-    for name, item in zip(names, items, strict=True):
+    for name, item in items.items():
         try:
             made[name] = make(item)
         except Exception as error:
             made[name] = Unmade(error)
+            continue
+        if item is not NO_ITEM:
+            with suppress(Exception):  # what can't be copied, such as a lock, is shared
+                made[name] = copy.deepcopy(made[name])
     return made
 
 

@@ -245,6 +245,28 @@ class TestItems:
         assert ran.outcome == ("SSSFF", values)
         assert "TemplateSyntaxError" in ran.record["errors"]["4"]
 
+    @pytest.mark.parametrize("is_mapped", [False, True], ids=["literal", "made-by-map"])
+    def test_an_item_has_its_own_copy_of_what_items_share(self, is_mapped: bool) -> None:
+        def call(item: dict[str, Any]) -> Any:
+            item["shared"]["tags"].append(item["id"])
+            return item["shared"]["tags"]
+
+        shared: dict[str, list[int]] = {"tags": []}
+        payload = {"names": None, "items": [0, 1]}
+        made = list_items().map(lambda number: {"id": number, "shared": shared})
+        items: Any = made if is_mapped else [{"id": number, "shared": shared} for number in range(2)]
+
+        ran = run_batch(group_of(branch=call, items=items), 0, 2, payload=payload)
+        assert ran.value == {"acts_0": [0], "acts_1": [1]}
+        assert shared == {"tags": []}
+
+    def test_items_that_cannot_be_copied_are_shared(self) -> None:
+        lock = threading.Lock()
+        items = [{"lock": lock}, {"lock": lock}]
+
+        ran = run_batch(group_of(branch=lambda item: item["lock"] is lock, items=items))
+        assert ran.value == {"acts_0": True, "acts_1": True}
+
     @pytest.mark.parametrize(
         ("names", "labels"),
         [
