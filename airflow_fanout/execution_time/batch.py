@@ -18,7 +18,7 @@ from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEED
 from airflow_fanout.rules.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 
 __all__ = ["Batch", "ItemResult", "progress_text"]
@@ -82,9 +82,15 @@ class Batch:
         self._call, self._describe, self._on_failure = call, describe, on_failure
         self._is_async, self._is_retried, self._failures_left = is_async, is_retried, failures_left
         self._deadline = math.inf if deadline is None else deadline
+        self.beside_loop: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._begin = time.monotonic()
+
+    @property
+    def is_on_loop(self) -> bool:
+        """Whether there is an event loop, beside whose items ``beside_loop`` runs."""
+        return self._is_async is not None
 
     @property
     def progress(self) -> str:
@@ -164,7 +170,10 @@ class Batch:
             for index in indexes:
                 await (self._await_one(index) if is_async(index) else self._await_thread(index))
 
+        beside = [] if self.beside_loop is None else [asyncio.create_task(self.beside_loop())]
         await asyncio.gather(*(work() for _ in range(min(self.concurrency, self.size))))
+        for task in beside:
+            task.cancel()
 
     def _run_one(self, index: int) -> None:
         begin, cpu_begin = time.perf_counter(), time.thread_time()

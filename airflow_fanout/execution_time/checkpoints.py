@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
@@ -10,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.execution_time.batch import ItemResult
+from airflow_fanout.execution_time.xcom import supervisor_turn
 from airflow_fanout.rules.records import ITEM_FAILED
 
 if TYPE_CHECKING:
@@ -114,15 +116,19 @@ class Checkpoints:
 
         :param give_up: Asked between pieces whether to leave the rest for another time.
         """
+        while not give_up() and self.save_some(batch):
+            pass
+
+    def save_some(self, batch: Batch) -> bool:
+        """Save the next of them; return whether there may be more."""
         if self._store is None:
-            return
+            return False
         with self._saving:
-            stop = len(batch.ended)
-            while self._saved < stop and not give_up():
-                indexes = batch.ended[self._saved : min(self._saved + ITEMS_AT_ONCE, stop)]
-                self._saved += len(indexes)
-                for piece in self._pieces_of(batch, indexes):
-                    self._append(piece)
+            indexes = batch.ended[self._saved : self._saved + ITEMS_AT_ONCE]
+            for piece in self._pieces_of(batch, indexes):
+                self._append(piece)
+            self._saved += len(indexes)
+        return bool(indexes)
 
     def _append(self, piece: list[Any]) -> None:
         try:
@@ -186,12 +192,18 @@ class Checkpoints:
 
 
 class CheckpointThread:
-    """A thread beside the items that saves their results and logs the batch's progress."""
+    """
+    A thread beside the items that saves their results and logs the batch's progress.
+
+    On an event loop, results are saved in the loop's own thread: while a request of another one is under way,
+    Airflow refuses those that an item doesn't await.
+    """
 
     def __init__(self, log: Any, batch: Batch, checkpoints: Checkpoints) -> None:
         self._log, self._batch, self._checkpoints = log, batch, checkpoints
         self._ended, self._wanted, self._saved = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="fan-out-checkpoints")
+        batch.beside_loop = self._save_on_loop
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -211,11 +223,25 @@ class CheckpointThread:
     def _run(self) -> None:
         logged = time.monotonic()
         while not self._ended.is_set():
-            self._wanted.wait(CHECKPOINT_EVERY)
+            is_wanted = self._wanted.wait(CHECKPOINT_EVERY)
             self._wanted.clear()
-            # When all items have ended, the task itself decides what is worth keeping.
-            self._checkpoints.save(self._batch, give_up=self._ended.is_set)
+            if is_wanted or not self._batch.is_on_loop:
+                # When all items have ended, the task itself decides what is worth keeping.
+                self._checkpoints.save(self._batch, give_up=self._ended.is_set)
             self._saved.set()
             if time.monotonic() - logged > PROGRESS_EVERY:
                 logged = time.monotonic()
                 self._log.info("%s", self._batch.progress)
+
+    async def _save_on_loop(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_EVERY)
+            is_behind = True
+            while is_behind:
+                await supervisor_turn()
+                try:
+                    is_behind = self._checkpoints.save_some(self._batch)
+                except BaseException as error:
+                    if type(error).__name__ != "DeadlockImminentError":  # which Airflow 3.2 doesn't have
+                        raise
+                    await asyncio.sleep(0.05)  # a plain function's request is under way, in a thread
