@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import math
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from airflow_fanout.execution_time.transport import stored_value
+from airflow_fanout.execution_time.xcom import supervisor_turn
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Batch", "ItemResult", "progress_text"]
+
+CANCEL_SECONDS = 1.0
+"""For the items of an event loop to end when they are cancelled."""
 
 
 class ItemResult(NamedTuple):
@@ -57,8 +62,8 @@ class Batch:
     :param is_async: Whether the item of an index is ``async def``; None if none is.
     :param failures_left: Number of failures after which no further item starts; None for no limit.
     :param is_retried: Whether Airflow tries the task again, so that only final failures count for that.
-    :param deadline: End of the task's time, by ``time.monotonic``; None for never. An ``AirflowTaskTimeout``
-        before that is the item's own.
+    :param deadline: End of the task's time, by ``time.monotonic``: no item starts after it, and an
+        ``AirflowTaskTimeout`` before it is the item's own.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class Batch:
         is_async: Callable[[int], bool] | None = None,
         failures_left: int | None = None,
         is_retried: bool = False,
-        deadline: float | None = None,
+        deadline: float = math.inf,
     ) -> None:
         self.size, self.concurrency = size, concurrency
         self.results: dict[int, ItemResult] = {}
@@ -81,10 +86,11 @@ class Batch:
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
         self._call, self._describe, self._on_failure = call, describe, on_failure
         self._is_async, self._is_retried, self._failures_left = is_async, is_retried, failures_left
-        self._deadline = math.inf if deadline is None else deadline
         self.beside_loop: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._deadline = deadline
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._begin = time.monotonic()
 
     @property
@@ -126,27 +132,43 @@ class Batch:
         self._failed += 1
 
     def close(self) -> None:
-        """Let no further item start, and drop what the running ones still return."""
+        """Let no further item start, cancel those of a loop, and drop what the running ones still return."""
+        is_closed = self._closed.is_set()
         self._closed.set()
+        if self._loop is not None and not is_closed:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._cancel)
 
     def run(self) -> None:
-        """Run the items that have not ended; whatever ends this early leaves them pending."""
+        """
+        Run the items that have not ended; whatever ends this early leaves them pending.
+
+        Plain functions one after another run in this thread, for libraries that want the main one. All others
+        run in daemon threads, so that nobody has to wait for them after a timeout.
+        """
         self._begin = time.monotonic()
         indexes = self._next_indexes()
         try:
             if self._is_async is not None:
-                asyncio.run(self._run_on_loop(indexes, self._is_async))
+                self._run_in_loop(indexes, self._is_async)
             elif self.concurrency == 1:
                 for index in indexes:
                     self._run_one(index)
             else:
                 self._run_in_threads(indexes)
+            if self.pending and not self.is_stopped and time.monotonic() >= self._deadline:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # it is about to ring, or an item has swallowed it
+                message = "execution_timeout is over"
+                raise AirflowTaskTimeout(message)
+        except BaseException:
+            self.close()
+            raise
         finally:
             self.elapsed = round(time.monotonic() - self._begin, 6)
 
     def _next_indexes(self) -> Iterator[int]:
         for index in self.pending:
-            if self._closed.is_set() or self.is_stopped:
+            if self._closed.is_set() or self.is_stopped or time.monotonic() >= self._deadline:
                 return
             yield index
 
@@ -165,13 +187,41 @@ class Batch:
         for thread in threads:
             thread.join()
 
+    def _cancel(self) -> None:
+        async def cancel() -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(supervisor_turn(), CANCEL_SECONDS)
+            self._workers.cancel()
+
+        self._cancelling = asyncio.ensure_future(cancel())
+
+    def _run_in_loop(self, indexes: Iterator[int], is_async: Callable[[int], bool]) -> None:
+        ended = threading.Event()  # Python takes a thread whose join() was interrupted for one that has ended
+
+        def run() -> None:
+            try:
+                asyncio.run(self._run_on_loop(indexes, is_async))
+            finally:
+                ended.set()
+
+        _start_thread(run)
+        try:
+            ended.wait()
+        except BaseException:
+            self.close()
+            ended.wait(CANCEL_SECONDS)
+            raise
+
     async def _run_on_loop(self, indexes: Iterator[int], is_async: Callable[[int], bool]) -> None:
         async def work() -> None:
             for index in indexes:
                 await (self._await_one(index) if is_async(index) else self._await_thread(index))
 
-        beside = [] if self.beside_loop is None else [asyncio.create_task(self.beside_loop())]
-        await asyncio.gather(*(work() for _ in range(min(self.concurrency, self.size))))
+        self._loop = asyncio.get_running_loop()
+        beside = [] if self.beside_loop is None else [self._loop.create_task(self.beside_loop())]
+        self._workers = asyncio.gather(*(work() for _ in range(min(self.concurrency, self.size))))
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._workers
         for task in beside:
             task.cancel()
 

@@ -216,9 +216,10 @@ class CheckpointThread:
     def kill(self) -> None:
         """Save from a signal handler: the main thread may be in the midst of a request."""
         self._batch.close()
-        self._saved.clear()
-        self._wanted.set()
-        self._saved.wait(timeout=3)
+        if not self._ended.is_set():  # after a timeout Airflow kills the task, too
+            self._saved.clear()
+            self._wanted.set()
+            self._saved.wait(timeout=3)
 
     def _run(self) -> None:
         logged = time.monotonic()

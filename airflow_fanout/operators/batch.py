@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import signal
-import time
+import os
+import threading
 from contextlib import suppress
 from functools import partial, reduce
 from itertools import islice
@@ -19,6 +19,7 @@ from airflow_fanout.execution_time.batch import Batch, ItemResult
 from airflow_fanout.execution_time.batch_work import Unmade
 from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, fingerprint
+from airflow_fanout.execution_time.deadline import AlarmThread, alarm_deadline
 from airflow_fanout.execution_time.items import has_templates, source_and_functions, whole
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import why_item_stopped
@@ -90,7 +91,8 @@ class BatchOperator(BaseOperator):
             function: {name: whole(value) for name, value in arguments.items()}
             for function, arguments in self.op_kwargs.items()
         }
-        batch = self._batch(context, items, bound)
+        deadline = alarm_deadline()
+        batch = self._batch(context, items, bound, deadline)
         checkpoints = self._checkpoints(context, items, bound)
         checkpoints.restore(batch)
         self._beside = CheckpointThread(self.log, batch, checkpoints)
@@ -98,7 +100,7 @@ class BatchOperator(BaseOperator):
         self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
         report = partial(self._report, context["ti"], batch, labels, labels if is_named else None)
         try:
-            with self._beside:
+            with self._beside, AlarmThread(deadline, give_up=partial(self._end_process, batch, report)):
                 batch.run()
             values = report()
         except BaseException as ended:  # also of values that are too large for the database
@@ -121,6 +123,19 @@ class BatchOperator(BaseOperator):
         """Let no further item start, and save what was done."""
         if self._beside is not None:
             self._beside.kill()
+
+    def _end_process(self, batch: Batch, report: Callable[[str], object]) -> None:
+        """End a task in which an item can't be interrupted, after a last try to report."""
+        from airflow.sdk.execution_time import task_runner
+
+        if type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ != "CommsDecoder":
+            return  # the process of dag.test() is the user's own
+        batch.close()
+        self.log.error("execution_timeout is over, and an item can't be interrupted: the process ends")
+        reporting = threading.Thread(target=report, args=(f": {AirflowTaskTimeout.__name__}",), daemon=True)
+        reporting.start()
+        reporting.join(1)
+        os._exit(1)
 
     @property
     def _group(self) -> Any:
@@ -164,7 +179,9 @@ class BatchOperator(BaseOperator):
             raise ItemsError(message)
         return stored
 
-    def _batch(self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]]) -> Batch:
+    def _batch(
+        self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]], deadline: float
+    ) -> Batch:
         ti, work, labels = context["ti"], self._work, list(items)
         return Batch(
             len(items),
@@ -175,7 +192,7 @@ class BatchOperator(BaseOperator):
             is_async=work.is_async(labels),
             failures_left=self._failures_left(ti),
             is_retried=bool(ti.max_tries and ti.try_number <= ti.max_tries),
-            deadline=_deadline(),
+            deadline=deadline,
         )
 
     def _failures_left(self, ti: Any) -> int | None:
@@ -262,13 +279,6 @@ def _made(items: Mapping[str, Any], make: Callable[[Any], Any]) -> dict[str, Any
             with suppress(Exception):  # what can't be copied, such as a lock, is shared
                 made[name] = copy.deepcopy(made[name])
     return made
-
-
-def _deadline() -> float | None:
-    """When ``execution_timeout``, which Airflow has set an alarm for, is over; None if there is none."""
-    begin = time.monotonic()
-    left, _ = signal.getitimer(signal.ITIMER_REAL)
-    return begin + left if left else None
 
 
 def _with_status(batch: Batch, status: str) -> dict[int, ItemResult]:

@@ -6,6 +6,7 @@ import math
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -291,45 +292,106 @@ class TestClosing:
 
     @pytest.mark.parametrize("ended", [AirflowTaskTimeout("late"), KeyboardInterrupt()])
     def test_the_end_of_the_task_is_no_failure_of_an_item(self, ended: BaseException) -> None:
-        batch = batch_of(3, acting("a", ended, "c"), deadline=time.monotonic())
+        deadline = time.monotonic() + 0.05
 
+        def call(index: int) -> None:
+            if index == 1:
+                time.sleep(0.06)
+                raise ended
+
+        batch = batch_of(3, call, deadline=deadline)
         with pytest.raises(type(ended)):
             batch.run()
 
         assert statuses(batch) == "S.."
 
-    @pytest.mark.parametrize(
-        "way",
-        [
-            pytest.param({}, id="threads"),
-            pytest.param({"is_async": every}, id="event-loop"),
-            pytest.param({"is_async": lambda index: False}, id="threads-beside-the-loop"),
-        ],
-    )
-    def test_a_timeout_while_items_wait_ends_the_batch(self, way: dict[str, Any], alarm: Any) -> None:
-        started: list[int] = []
-        for_ever = threading.Event()
 
-        def call(index: int) -> Any:
-            started.append(index)
-            if index == 0:
-                return asyncio.sleep(0) if way.get("is_async") is every else None
-            if index == 2:
-                alarm(0.05)
-            return asyncio.sleep(1) if way.get("is_async") is every else for_ever.wait(TIME_OUT)
+FOR_EVER = threading.Event()
 
-        batch = batch_of(20, call, concurrency=2, **way)
-        begin, before = time.monotonic(), set(threading.enumerate())
-        with pytest.raises(AirflowTaskTimeout):
-            batch.run()
-        batch.close()
-        for_ever.set()
-        for thread in set(threading.enumerate()) - before:  # what it still returns is dropped
-            thread.join(TIME_OUT)
 
-        assert time.monotonic() - begin < TIME_OUT / 2
-        assert started == [0, 1, 2]
-        assert statuses(batch) == "S" + "." * 19
+async def wait_in_a_thread() -> None:
+    await asyncio.to_thread(FOR_EVER.wait, TIME_OUT)
+
+
+async def swallow_cancellation() -> None:
+    while not FOR_EVER.is_set():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
+
+
+async def block_the_loop() -> None:
+    FOR_EVER.wait(TIME_OUT)
+
+
+def wait() -> None:
+    FOR_EVER.wait(TIME_OUT)
+
+
+def swallow_the_timeout() -> None:
+    with suppress(AirflowTaskTimeout):
+        FOR_EVER.wait(TIME_OUT)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "way"),
+    [
+        pytest.param(wait_in_a_thread, {"is_async": every, "concurrency": 2}, id="thread-of-an-async-item"),
+        pytest.param(
+            swallow_cancellation, {"is_async": every, "concurrency": 2}, id="swallowed-cancellation"
+        ),
+        pytest.param(block_the_loop, {"is_async": every, "concurrency": 2}, id="blocked-loop"),
+        pytest.param(wait, {"is_async": lambda index: False, "concurrency": 2}, id="threads-beside-the-loop"),
+        pytest.param(wait, {"concurrency": 2}, id="threads"),
+        pytest.param(wait, {}, id="one-after-another"),
+        pytest.param(swallow_the_timeout, {}, id="swallowed-timeout"),
+    ],
+)
+def test_a_timeout_ends_the_batch_and_no_item_starts_after_it(
+    hostile: Any, way: Any, alarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_fanout.execution_time.batch.CANCEL_SECONDS", 0.1)
+    FOR_EVER.clear()
+    started: list[int] = []
+
+    async def nothing() -> None:
+        pass
+
+    def call(index: int) -> Any:
+        started.append(index)
+        if index:
+            return hostile()
+        return nothing() if "is_async" in way and way["is_async"](0) else None
+
+    before = set(threading.enumerate())
+    alarm(0.1)
+    batch = batch_of(9, call, deadline=time.monotonic() + 0.1, **way)
+    with pytest.raises(AirflowTaskTimeout):
+        batch.run()
+    seconds = batch.elapsed
+    FOR_EVER.set()
+    for thread in set(threading.enumerate()) - before:  # what it still returns is dropped
+        thread.join(TIME_OUT)
+
+    assert seconds < 2
+    assert started == list(range(1 + way.get("concurrency", 1)))[: len(started)]
+    assert set(batch.ended) == batch.results.keys() <= {0, 1}
+
+
+def test_items_that_end_when_they_are_cancelled_have_time_to(alarm: Any) -> None:
+    cleaned: list[int] = []
+
+    async def call(index: int) -> None:
+        try:
+            await asyncio.sleep(TIME_OUT)
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned.append(index)
+
+    alarm(0.05)
+    with pytest.raises(AirflowTaskTimeout):
+        run(2, call, is_async=every, concurrency=2, deadline=time.monotonic() + 0.05)
+
+    assert cleaned == [0, 1]
 
 
 @pytest.fixture

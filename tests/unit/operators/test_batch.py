@@ -4,6 +4,7 @@ import functools
 import math
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -12,11 +13,13 @@ from airflow.providers.common.io.xcom.backend import XComObjectStorageBackend
 from airflow.sdk import task
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.timeout import timeout
 from structlog.testing import capture_logs
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
+from airflow_fanout.execution_time import deadline
 from airflow_fanout.operators.batch import BatchOperator
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_batch import batch_operator, run_batch
@@ -206,6 +209,35 @@ class TestTheEndOfTheTask:
         with timeout(0.3):  # type: ignore[no-untyped-call]
             run_batch(group, store=store, retries=1, try_number=2)
         assert RAN == ["can't be stored", "takes too long"]
+
+    @pytest.mark.parametrize(
+        ("comms", "unfinished", "exits"),
+        [
+            pytest.param("CommsDecoder", ["0", "1"], [mock.call(1)], id="a-task"),
+            pytest.param("InProcessSupervisorComms", ["1"], [], id="dag-test"),
+        ],
+    )
+    def test_a_process_whose_item_cannot_be_interrupted_reports_and_ends(
+        self, comms: str, unfinished: list[str], exits: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given_up = threading.Event()
+
+        def stubborn(item: str) -> None:
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end and not given_up.is_set():
+                with suppress(AirflowTaskTimeout):
+                    given_up.wait(0.5)
+
+        group = group_of("a", "b", branch=stubborn)
+        monkeypatch.setattr(deadline, "FIRST_RING", 0.02)
+        monkeypatch.setattr(deadline, "SECONDS_BETWEEN", 0.02)
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", type(comms, (), {})(), raising=False)
+        with mock.patch("os._exit", side_effect=lambda code: given_up.set()) as end, timeout(0.05):  # type: ignore[no-untyped-call]
+            errors = run_batch(group).record["errors"]
+
+        assert end.mock_calls == exits
+        assert list(errors) == unfinished
+        assert all(error.endswith("when the task ended: AirflowTaskTimeout") for error in errors.values())
 
     def test_when_it_is_killed_no_further_item_starts_and_what_is_done_is_kept(
         self, store: FakeStore
