@@ -112,7 +112,9 @@ class BatchOperator(BaseOperator):
             raise
         failed = _with_status(batch, ITEM_FAILED)
         if not failed:
-            checkpoints.forget()
+            if self._post_execute_hook is not None:  # the author's, which may fail
+                checkpoints.keep(batch)
+            self.on_success_callback = [lambda _: checkpoints.forget(), *self.on_success_callback]
             return values
         checkpoints.keep(batch)
         message = _failure_message(failed, labels)

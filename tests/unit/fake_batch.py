@@ -70,7 +70,11 @@ def run_batch(
     refuses: Callable[[dict[str, Any]], bool] = lambda values: False,
     **of_instance: Any,
 ) -> Ran:
-    """Execute a batch of a group, whose values the server may refuse."""
+    """
+    Execute a batch of a group.
+
+    :param refuses: Whether the server refuses its values.
+    """
     size = group.declared.count or 0
     operator = operator or batch_operator(group, start, size if stop is None else stop)
     ti = task_instance(**of_instance)
@@ -94,6 +98,10 @@ def run_batch(
     ):
         try:
             value = operator.execute(given)
+            if operator._post_execute_hook is not None:
+                operator._post_execute_hook(given, value)
+            for callback in operator.on_success_callback:
+                callback(given)
         except BaseException as raised:
             error = raised
     return Ran(value=value, error=error, pushed=pushed, ti=ti)

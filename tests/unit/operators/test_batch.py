@@ -375,6 +375,19 @@ class TestARetry:
         assert (RAN, store.kept) == (["recovers"], {})
         assert ran.outcome == ("SSK", {"acts_0": "a", "acts_1": "recovers"})
 
+    def test_a_post_execute_that_fails_repeats_nothing(self, store: FakeStore) -> None:
+        callbacks = {
+            "post_execute": mock.Mock(side_effect=[KeyError("no"), None]),
+            "on_success_callback": lambda context: RAN.append("success"),
+        }
+        group = group_of("a", "b", default_args=callbacks)
+        first = run_batch(group, store=store, retries=1)
+        assert isinstance(first.error, KeyError)
+
+        second = run_batch(group, store=store, retries=1, try_number=2)
+        assert (RAN, second.value) == (["a", "b", "success"], {"acts_0": "a", "acts_1": "b"})
+        assert store.kept == {}
+
     def test_what_failed_for_good_runs_again_only_by_hand(self, store: FakeStore) -> None:
         group = group_of("a", "recovers", "fails for good")
         run_batch(group, store=store, retries=1)
