@@ -32,6 +32,7 @@ from airflow_fanout.rules.records import (
     ITEM_SUCCEEDED,
     RECORD_KEY,
     RETURN_VALUE,
+    SPLIT_KEY,
     batch_key,
 )
 from airflow_fanout.rules.wording import counted, on_one_line
@@ -173,13 +174,17 @@ class BatchOperator(BaseOperator):
         return items, stored["names"] is not None
 
     def _stored_items(self, ti: Any) -> Mapping[str, Any]:
-        split_task_id, stored = self._group.split_task_id, None
-        with suppress(FileNotFoundError):  # the body of an object-storage XCom
-            stored = ti.xcom_pull(task_ids=split_task_id, key=batch_key(ti.map_index), map_indexes=-1)
+        stored = self._pulled_from_split(ti, batch_key(ti.map_index))
         if not isinstance(stored, dict):
-            message = f"the items of batch {ti.map_index} are no longer stored; clear {split_task_id!r}"
+            message = (
+                f"the items of batch {ti.map_index} are no longer stored; clear {self._group.split_task_id!r}"
+            )
             raise ItemsError(message)
         return stored
+
+    def _pulled_from_split(self, ti: Any, key: str) -> Any:
+        with suppress(FileNotFoundError):  # the body of an object-storage XCom
+            return ti.xcom_pull(task_ids=self._group.split_task_id, key=key, map_indexes=-1)
 
     def _batch(
         self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]], deadline: float
@@ -220,7 +225,8 @@ class BatchOperator(BaseOperator):
         store, ti = context.get("task_state_store"), context["ti"]
         if store is None and ti.try_number > 1:
             self.log.warning("This Airflow keeps no state of tasks (3.3 does): all items run again")
-        base = None if store is None else fingerprint(bound)
+        # What was saved is of no use after the items were split again, with what they stand for.
+        base = None if store is None else fingerprint(bound, self._pulled_from_split(ti, SPLIT_KEY))
         # Before anything runs, for a function may change its item.
         fingerprints = [
             None if base is None else fingerprint(base, label, None if item is NO_ITEM else [item])

@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.execution_time.items import names_and_items, source_and_functions
-from airflow_fanout.rules.records import batch_key
+from airflow_fanout.rules.records import SPLIT_KEY, batch_key
 from airflow_fanout.rules.wording import counted
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class SplitOperator(BaseOperator):
     Without ``items_per_task``: ``[0, 1, …]``, an index for each instance. With it: ``[[0, 500], [500, 1000],
     …]``, the places of each batch's items; items known only at run time are pushed batch by batch, as XComs
     ``batch_0``, ``batch_1``, …: ``{"names": [name, …] or None, "items": [item, …]}``, as they are before a
-    ``.map()``, which each batch applies to its own.
+    ``.map()``, which each batch applies to its own. The XCom ``fan_out_split`` differs each time: it tells
+    batches that this task has run again since they saved results.
 
     :param count: How many there are; a number, a Dag param or the output of a task. (templated)
     :param items: Or the output of a task that returns them.
@@ -89,20 +90,24 @@ class SplitOperator(BaseOperator):
         from airflow_fanout.execution_time.items import whole
 
         owner = f"FanOutGroup {getattr(self.task_group, 'group_id', None)!r}"
+        ti: Any = context["ti"]
         if self.items is None:
             total = self._checked_count(owner)
-            return list(range(total)) if self.items_per_task is None else self._places(owner, total)
-        source, _ = source_and_functions(self.items)
-        found: Any = whole(source.resolve(context))
-        names, items = names_and_items(owner, found)
-        places = self._places(owner, len(items))
-        ti: Any = context["ti"]
-        for number, (start, stop) in enumerate(places):
-            payload: Mapping[str, Any] = {
-                "names": None if names is None else list(names[start:stop]),
-                "items": list(items[start:stop]),
-            }
-            ti.xcom_push(batch_key(number), payload)
+            if self.items_per_task is None:
+                return list(range(total))
+            places = self._places(owner, total)
+        else:
+            source, _ = source_and_functions(self.items)
+            found: Any = whole(source.resolve(context))
+            names, items = names_and_items(owner, found)
+            places = self._places(owner, len(items))
+            for number, (start, stop) in enumerate(places):
+                payload: Mapping[str, Any] = {
+                    "names": None if names is None else list(names[start:stop]),
+                    "items": list(items[start:stop]),
+                }
+                ti.xcom_push(batch_key(number), payload)
+        ti.xcom_push(SPLIT_KEY, str(ti.id))
         return places
 
     def _checked_count(self, owner: str) -> int:

@@ -17,6 +17,7 @@ __all__ = [
     "ITEM_SUCCEEDED",
     "NO_EXCEPTION_RECORDED",
     "RECORD_KEY",
+    "SPLIT_KEY",
     "STOPPED",
     "batch_key",
     "error_of",
@@ -105,6 +106,10 @@ STOPPED = "stopped"
 NO_EXCEPTION_RECORDED = (
     "no exception was recorded: the task's process never started, or ended before it could report one"
 )
+
+
+SPLIT_KEY = "fan_out_split"
+"""XCom key of who cut the items into batches: an id that is another one whenever the task runs again."""
 
 
 def batch_key(number: int) -> str:

@@ -8,7 +8,7 @@ from unittest import mock
 
 from airflow.sdk.bases.operator import ExecutorSafeguard
 
-from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, SPLIT_KEY
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
 if TYPE_CHECKING:
@@ -49,12 +49,25 @@ def batch_operator(group: FanOutGroup, start: int, stop: int) -> BatchOperator:
     return operator
 
 
-def task_instance(*, map_index: int = 0, try_number: int = 1, retries: int = 0, payload: Any = None) -> Any:
-    """Make a task instance whose batch has these items."""
-    ti = mock.Mock(spec=TASK_INSTANCE)
+def task_instance(
+    *, map_index: int = 0, try_number: int = 1, retries: int = 0, payload: Any = None, split: str = "one"
+) -> Any:
+    """
+    Make a task instance of a batch.
+
+    :param payload: Its items as they were split; an exception if they can't be read.
+    :param split: Which run of the task before has split them.
+    """
+    ti = mock.Mock(spec=[*TASK_INSTANCE, "id"])
     ti.map_index, ti.try_number, ti.max_tries = map_index, try_number, retries
     ti._ti_context_from_server = None
-    ti.xcom_pull.side_effect = [payload]
+
+    def pull(*, key: str, **arguments: Any) -> Any:
+        if key != SPLIT_KEY and isinstance(payload, Exception):
+            raise payload
+        return split if key == SPLIT_KEY else payload
+
+    ti.xcom_pull.side_effect = pull
     return ti
 
 

@@ -410,6 +410,14 @@ class TestARetry:
 
         assert RAN == ["recovers"]
 
+    def test_after_another_split_it_runs_all_items_again(self, store: FakeStore) -> None:
+        """What they stand for may have changed with them."""
+        group = group_of("a", "fails")
+        for split in ("one", "one", "another"):
+            run_batch(group, store=store, split=split)
+
+        assert RAN == ["a", "fails", "fails", "a", "fails"]
+
     def test_another_argument_runs_all_items_again(self, store: FakeStore) -> None:
         def call(item: str, base: str) -> str:
             return str(act(f"{base}{item}" if item == "a" else item))
