@@ -21,10 +21,9 @@ from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
 from airflow_fanout import FanOutGroup
 from airflow_fanout.execution_time.arguments import NO_ITEM
 from airflow_fanout.execution_time.batch import Batch
-from airflow_fanout.execution_time.checkpoints import Checkpoints, fingerprint
+from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, fingerprint
 from airflow_fanout.execution_time.recording import redacted_error
 from airflow_fanout.execution_time.xcom import RunReader
-from airflow_fanout.operators.batch import _Watch
 from airflow_fanout.rules.records import ITEM_SUCCEEDED, RETURN_VALUE
 from benchmarks.in_process_sizes import (
     ASYNC_AT_ONCE,
@@ -45,7 +44,7 @@ from benchmarks.pairs import alternated
 from benchmarks.slow_storage import attach_slow_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from airflow_fanout.execution_time.batch_work import BatchWork
 
@@ -90,8 +89,8 @@ def run(batch: Batch) -> float:
     began = time.perf_counter()
     batch.run()
     seconds = time.perf_counter() - began
-    if batch.states != [ITEM_SUCCEEDED] * len(batch.states):
-        message = f"expected all items to succeed: {batch.progress}; {[*batch.errors.values()][:1]}"
+    if [result.status for result in batch.results.values()] != [ITEM_SUCCEEDED] * batch.size:
+        message = f"expected all items to succeed: {batch.progress}"
         raise RuntimeError(message)
     return seconds
 
@@ -200,8 +199,8 @@ class TimedCheckpoints(Checkpoints):
     """
     Checkpoints that know what they have cost the batch.
 
-    Loading and forgetting keep the task itself waiting; saving happens beside the items, which miss only the
-    processor meanwhile.
+    Restoring and forgetting keep the task itself waiting; saving happens beside the items, which miss only
+    the processor meanwhile.
     """
 
     cost = 0.0
@@ -214,13 +213,11 @@ class TimedCheckpoints(Checkpoints):
         self.cost += time.thread_time() - began
         self.saves += 1
 
-    def load(self) -> Mapping[str, Any]:
-        """Load; count the seconds."""
+    def restore(self, batch: Batch) -> None:
+        """Restore; count the seconds."""
         began = time.perf_counter()
-        try:
-            return super().load()
-        finally:
-            self.cost += time.perf_counter() - began
+        super().restore(batch)
+        self.cost += time.perf_counter() - began
 
     def forget(self) -> None:
         """Forget; count the seconds."""
@@ -235,12 +232,12 @@ def checkpoints() -> list[tuple[float, float]]:
     def batch_seconds() -> tuple[float, float]:
         names, base = labels(CHECKPOINTED_ITEMS), fingerprint({"": {}})
         kept = TimedCheckpoints(
-            SlowStore(), lambda place: fingerprint(base, names[place], None), log, retried=True
+            SlowStore(), lambda index: fingerprint(base, names[index], None), log, max_tries=1
         )
         batch = batch_of(measure, CHECKPOINTED_ITEMS)
         began = time.perf_counter()
-        kept.load()
-        with _Watch(log, batch, kept):
+        kept.restore(batch)
+        with CheckpointThread(log, batch, kept):
             run(batch)
         kept.forget()
         seconds = time.perf_counter() - began

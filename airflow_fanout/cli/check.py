@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_capacity import GroupCapacity
 
 
-__all__ = ["command", "show"]
-
 FINE, PROBLEM = 0, 1
 
 

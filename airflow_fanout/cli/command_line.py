@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-__all__ = ["CANNOT_TELL", "metadata_session", "stop", "while_read", "why_unreadable"]
-
 CANNOT_TELL = 2
 """Exit code where there is nothing to say anything about."""
 

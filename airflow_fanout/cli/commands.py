@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from airflow.cli.cli_config import CLICommand
 
 
-__all__ = ["get_fanout_cli_commands"]
-
 MOST_BRANCHES, LONGEST_WAIT, LAST_PORT = 200, 600, 65535
 
 

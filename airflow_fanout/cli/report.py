@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_report import GroupReport, Problem, RunReport
 
 
-__all__ = ["command", "show", "tolerate_any_encoding"]
-
-
 @suppress_logs_and_warning
 @while_read()
 def command(args: Namespace) -> None:

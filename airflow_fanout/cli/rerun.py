@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import TaskRun
 
 
-__all__ = ["command", "lines"]
-
 COMMAND = "rerun"
 
 DECLINED = 1

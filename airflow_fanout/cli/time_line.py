@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.timing import Span
 
 
-__all__ = ["MOST_ROWS", "PLAIN", "STYLES", "Scale", "show_time_line"]
-
 MOST_ROWS = 20
 """Branches that get a row of their own."""
 

@@ -19,8 +19,6 @@ from airflow_fanout.exceptions import DeclarationTypeError
 from airflow_fanout.execution_time.arguments import is_function, is_task_function
 from airflow_fanout.rules.wording import typed
 
-__all__ = ["Branch", "ItemFor", "as_branch"]
-
 Branch = FunctionBranch | OperatorBranch | TaskGroupBranch
 """What one branch runs, whatever its kind."""
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
 
-__all__ = ["Expansion"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
     """

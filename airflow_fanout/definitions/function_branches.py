@@ -37,16 +37,6 @@ if TYPE_CHECKING:
     from airflow_fanout.definitions.expansion import Expansion
 
 
-__all__ = [
-    "PYTHON_OPERATOR",
-    "CallingBranch",
-    "FunctionBranch",
-    "function_branch",
-    "pipe_branch",
-    "python_task",
-]
-
-
 def python_task(function: Any, **settings: Any) -> Any:
     """Put a function under ``@task``, with a dict as one value even where it is annotated ``-> dict``."""
     return task(**{"multiple_outputs": False, **settings})(function)

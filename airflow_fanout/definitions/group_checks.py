@@ -17,20 +17,6 @@ from airflow_fanout.rules.wording import close_to, counted, typed
 if TYPE_CHECKING:
     from airflow_fanout.serialization.declaration import Mode
 
-__all__ = [
-    "check_count",
-    "check_how_many",
-    "check_item_concurrency",
-    "check_items",
-    "check_limit",
-    "check_mapped",
-    "check_mapped_group",
-    "check_numbers",
-    "check_partial",
-    "check_stop",
-    "refuse_unknown_arguments",
-]
-
 T = TypeVar("T")
 
 

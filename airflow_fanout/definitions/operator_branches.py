@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from airflow_fanout.definitions.expansion import Expansion
 
 
-__all__ = ["OperatorBranch", "is_operator_class", "operator_branch"]
-
 GROUP_ARGUMENTS = frozenset({"dag", "task_group", "task_id"})
 """Arguments that an operator gets from the group."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["refuse_far_skipper", "refuse_skipper"]
-
 SETTING = "ignore_downstream_trigger_rules"
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 
-__all__ = ["StorableItems", "StoredArgument", "holds_run_time_values", "storable", "storable_arguments"]
-
 PLAIN = (str, int, float, bytes, type(None))
 """Types that Airflow stores alike anyway."""
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.param import DagParam
 
 
-__all__ = ["FanOutGroup"]
-
 LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
 
 SHOWN_NAME_LENGTH = 250

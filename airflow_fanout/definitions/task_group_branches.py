@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["TaskGroupBranch", "is_task_group_function", "task_group_branch"]
-
 
 def is_task_group_function(value: object) -> bool:
     """Whether a value is a function under the ``@task_group`` decorator."""

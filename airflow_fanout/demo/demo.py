@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 
-__all__ = ["DemoError", "DemoOptions", "command", "run_demo"]
-
 AT_ONCE = 32
 """Tasks that may run at once, in all; ``[core] parallelism`` has the same default."""
 

@@ -28,16 +28,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-__all__ = [
-    "LOOPBACK",
-    "EmbeddedAirflow",
-    "EmbeddedAirflowError",
-    "PortTakenError",
-    "free_port",
-    "isolated_environment",
-    "port_is_free",
-]
-
 LAUNCH = """
 import gc, runpy
 gc.set_threshold(50_000)

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-__all__ = ["needs_extra"]
-
-
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
     """

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.timing import BranchTiming
 
 
-__all__ = ["Plan", "make_plan", "shown"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """

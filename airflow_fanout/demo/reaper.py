@@ -10,8 +10,6 @@ from contextlib import suppress
 
 import psutil
 
-__all__ = ["MARKER", "find", "kill"]
-
 MARKER = "AIRFLOW_FANOUT_EMBEDDED"
 """
 Environment variable by which the processes are known.

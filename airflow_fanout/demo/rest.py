@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
-__all__ = ["AirflowRest", "RestError"]
-
 PAGE = 100
 
 FINISHED_RUN_STATES = frozenset({"success", "failed"})

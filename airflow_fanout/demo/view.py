@@ -33,22 +33,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.timing import GroupSummary
 
 
-__all__ = [
-    "batch_name",
-    "comparison",
-    "in_order",
-    "instance_name",
-    "items_done",
-    "lines_of_change",
-    "moment",
-    "problems_text",
-    "progress",
-    "rendered_name",
-    "result_text",
-    "timing_of",
-    "waiting",
-]
-
 MOST_LINES = 20
 """Branches that get a line of their own; of more than that the states are counted."""
 

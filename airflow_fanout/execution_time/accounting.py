@@ -34,24 +34,6 @@ if TYPE_CHECKING:
     from airflow_fanout.serialization.declaration import DeclaredFanIn
 
 
-__all__ = [
-    "PROBLEMS_NAMED",
-    "FanInReport",
-    "Findings",
-    "Judgement",
-    "Problem",
-    "account",
-    "collected",
-    "combine",
-    "fan_in_report",
-    "find",
-    "find_sources",
-    "judge",
-    "problems_listing",
-    "settle",
-]
-
-
 log = logging.getLogger(__name__)
 
 

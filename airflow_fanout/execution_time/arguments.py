@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import _TaskDecorator
 
 
-__all__ = [
-    "BY_NAME",
-    "NO_ITEM",
-    "FunctionArguments",
-    "is_function",
-    "is_run_time",
-    "is_task_function",
-    "undecorated",
-    "unwrap_partial",
-]
-
 BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 """Kinds of parameters that can be given by name."""
 

@@ -1,4 +1,4 @@
-"""Many items in one task: runs them, so many at a time, and notes what became of each; on the worker."""
+"""The items of one task: runs them, some at the same time, and keeps how each ended."""
 
 from __future__ import annotations
 
@@ -7,88 +7,61 @@ import contextlib
 import contextvars
 import inspect
 import math
+import signal
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
-from airflow_fanout.rules.records import ITEM_FAILED, ITEM_PENDING, ITEM_SKIPPED, ITEM_SUCCEEDED
+from airflow_fanout.execution_time.transport import stored_value
+from airflow_fanout.execution_time.xcom import supervisor_turn
+from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 
-__all__ = ["Batch", "Done", "Progress"]
+CANCEL_SECONDS = 1.0
+"""For the items of an event loop to end when they are cancelled."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
+class ItemResult(NamedTuple):
     """
-    How far a batch is.
+    How an item ended.
 
-    :param total: Number of its items.
-    :param done: Number of those that have ended, however.
-    :param failed: Number of those that failed.
-    :param seconds: Seconds since it began.
-    :param reused: Number of those that an earlier try had done.
-    """
-
-    total: int
-    done: int
-    failed: int
-    seconds: float
-    reused: int
-
-    def __str__(self) -> str:
-        """Say it in a line for the log."""
-        rate = (self.done - self.reused) / self.seconds if self.seconds else 0.0
-        left = (
-            f", about {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
-        )
-        done = f"{self.done} of {counted(self.total, 'item', 'items')} done"
-        return f"{done}, {self.failed} failed, {rate:.1f}/s{left}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """
-    An item that an earlier try has done.
-
-    :param state: What became of it.
-    :param value: What it returned.
+    :param status: Succeeded, skipped or failed, as in the record of a batch.
     :param error: What it raised, or why it was skipped.
-    :param seconds: How long it took.
-    :param cpu_seconds: CPU seconds of that; None if they can't be told.
+    :param cpu_seconds: None on an event loop, where items share a thread.
+    :param is_final: Whether it failed so that no retry would help.
     """
 
-    state: str
-    value: Any
-    error: str | None
-    seconds: float | None
-    cpu_seconds: float | None
+    status: str
+    value: Any = None
+    error: str | None = None
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    is_final: bool = False
 
 
 class Batch:
     """
-    Items of one task, and what became of each.
+    The items of one task.
 
-    An item's exception never reaches its neighbours. ``AirflowSkipException`` skips the item,
-    ``AirflowFailException`` fails it for good, whatever else it raises fails it.
+    An item's exception never reaches its neighbours, nor does a value that can't be stored. A value is fixed
+    when its item ends. ``AirflowSkipException`` skips the item, ``AirflowFailException`` fails it for good.
 
-    :param size: Number of items.
-    :param call: Runs the item of a place, from 0; may return an awaitable.
-    :param describe: Makes a text of an exception.
-    :param tell: Told the place and the exception of each item that fails.
-    :param concurrency: How many run at once: in threads, or, if one is ``async def``, on an event loop,
+    :param call: Runs the item of an index, from 0; may return an awaitable.
+    :param describe: Puts an exception into words.
+    :param on_failure: Called with the index and the exception of each item that fails.
+    :param concurrency: Items at the same time: in threads, or, if one is ``async def``, on an event loop,
         beside which the others have threads.
-    :param is_async: Tells of a place whether its item is ``async def``; None if none is.
-    :param most_failures: Number of failures after which no further item starts; None for no limit.
-    :param counts: Whether a failure counts for that: of an exception, by whether it is final.
-    :param deadline: When the task's time is up, by ``time.monotonic``; None for never. An
-        ``AirflowTaskTimeout`` before that is the item's own.
+    :param is_async: Whether the item of an index is ``async def``; None if none is.
+    :param failures_left: Number of failures after which no further item starts; None for no limit.
+    :param is_retried: Whether Airflow tries the task again, so that only final failures count for that.
+    :param deadline: End of the task's time, by ``time.monotonic``: no item starts after it, and an
+        ``AirflowTaskTimeout`` before it is the item's own.
     """
 
     def __init__(
@@ -97,214 +70,229 @@ class Batch:
         call: Callable[[int], Any],
         *,
         describe: Callable[[BaseException], str],
-        tell: Callable[[int, BaseException], None] = lambda place, exception: None,  # noqa: ARG005
+        on_failure: Callable[[int, BaseException], None] = lambda index, exception: None,  # noqa: ARG005
         concurrency: int = 1,
         is_async: Callable[[int], bool] | None = None,
-        most_failures: int | None = None,
-        counts: Callable[[bool], bool] = lambda is_final: True,  # noqa: ARG005
-        deadline: float | None = None,
+        failures_left: int | None = None,
+        is_retried: bool = False,
+        deadline: float = math.inf,
     ) -> None:
-        self.states = [ITEM_PENDING] * size
-        self.values: dict[int, Any] = {}
-        self.errors: dict[int, str] = {}
-        self.final: set[int] = set()
-        self.seconds: list[float | None] = [None] * size
-        self.cpu_seconds: list[float | None] = [None] * size
-        self.ended: list[int] = []  # places in the order in which items ended
-        self.reused = 0
-        self.elapsed: float | None = None  # seconds from the first item's begin to the last one's end
-        self._call, self._describe, self._tell = call, describe, tell
-        self.concurrency, self._is_async = concurrency, is_async
-        self._left, self._counts = most_failures, counts
-        self._deadline = math.inf if deadline is None else deadline
-        self._failed = 0
+        self.size, self.concurrency = size, concurrency
+        self.results: dict[int, ItemResult] = {}
+        self.ended: list[int] = []  # indexes of this try's items in the order in which they ended
+        self.reused = self._failed = 0
+        self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
+        self._call, self._describe, self._on_failure = call, describe, on_failure
+        self._is_async, self._is_retried, self._failures_left = is_async, is_retried, failures_left
+        self.beside_loop: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._deadline = deadline
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._begin = time.monotonic()
 
     @property
-    def progress(self) -> Progress:
-        """How far it is."""
-        return Progress(
-            total=len(self.states),
+    def is_on_loop(self) -> bool:
+        """Whether there is an event loop, beside whose items ``beside_loop`` runs."""
+        return self._is_async is not None
+
+    @property
+    def progress(self) -> str:
+        """How far it is, in a line for the log."""
+        return progress_text(
+            total=self.size,
             done=len(self.ended) + self.reused,
             failed=self._failed,
-            seconds=time.monotonic() - self._begin,
             reused=self.reused,
+            seconds=time.monotonic() - self._begin,
         )
 
     @property
     def is_stopped(self) -> bool:
         """Whether enough items have failed for no further one to start."""
-        return self._left is not None and self._left <= 0
+        return self._failures_left is not None and self._failures_left <= 0
 
     @property
     def pending(self) -> list[int]:
-        """Places of the items that have not ended."""
-        return [place for place, state in enumerate(self.states) if state == ITEM_PENDING]
+        """Indexes of the items that have not ended."""
+        return [index for index in range(self.size) if index not in self.results]
 
-    def reuse(self, place: int, done: Done) -> None:
-        """Take what an earlier try has done."""
-        self.states[place] = done.state
-        self.seconds[place], self.cpu_seconds[place] = done.seconds, done.cpu_seconds
-        if done.state == ITEM_SUCCEEDED:
-            self.values[place] = done.value
-        if done.error is not None:
-            self.errors[place] = done.error
-        if done.state == ITEM_FAILED:
-            self.final.add(place)
-            self._failed += 1
+    def reuse(self, index: int, result: ItemResult) -> None:
+        """Take the result of an earlier try."""
+        self.results[index] = result
+        self._failed += result.status == ITEM_FAILED
         self.reused += 1
 
-    def run(self) -> None:
-        """Run the items that have not ended; whatever ends this early leaves them pending."""
-        self._begin = time.monotonic()
-        places = self._next_places()
-        try:
-            if self._is_async is not None:
-                asyncio.run(self._run_on_loop(places))
-            elif self.concurrency == 1:
-                for place in places:
-                    self._run_one(place)
-            else:
-                self._run_in_threads(places)
-        finally:
-            self.elapsed = time.monotonic() - self._begin
-
-    def close(self) -> None:
-        """Let no further item start, and forget what those that run still return."""
-        self._closed.set()
-
-    def fail(self, place: int, error: str) -> None:
-        """Take back the success of an item whose value turned out to be unusable."""
-        self.states[place] = ITEM_FAILED
-        self.values.pop(place, None)
-        self.errors[place] = error
+    def fail(self, index: int, error: str) -> None:
+        """Fail an item that has not ended, or whose value turned out to be unusable."""
+        result = self.results.get(index, ItemResult(ITEM_FAILED))
+        self.results[index] = result._replace(status=ITEM_FAILED, value=None, error=error)
         self._failed += 1
 
-    def _next_places(self) -> Iterator[int]:
-        """Places of the items to run; asked by all threads."""
-        pending = iter(self.pending)
-        while not self._closed.is_set() and not self.is_stopped:
-            place = next(pending, None)
-            if place is None:
-                return
-            yield place
+    def close(self) -> None:
+        """Let no further item start, cancel those of a loop, and drop what the running ones still return."""
+        is_closed = self._closed.is_set()
+        self._closed.set()
+        if self._loop is not None and not is_closed:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._cancel)
 
-    def _run_in_threads(self, places: Iterator[int]) -> None:
+    def run(self) -> None:
+        """
+        Run the items that have not ended; whatever ends this early leaves them pending.
+
+        Plain functions one after another run in this thread, for libraries that want the main one. All others
+        run in daemon threads, so that nobody has to wait for them after a timeout.
+        """
+        self._begin = time.monotonic()
+        indexes = self._next_indexes()
+        try:
+            if self._is_async is not None:
+                self._run_in_loop(indexes, self._is_async)
+            elif self.concurrency == 1:
+                for index in indexes:
+                    self._run_one(index)
+            else:
+                self._run_in_threads(indexes)
+            if self.pending and not self.is_stopped and time.monotonic() >= self._deadline:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # it is about to ring, or an item has swallowed it
+                message = "execution_timeout is over"
+                raise AirflowTaskTimeout(message)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.elapsed = round(time.monotonic() - self._begin, 6)
+
+    def _next_indexes(self) -> Iterator[int]:
+        for index in self.pending:
+            if self._closed.is_set() or self.is_stopped or time.monotonic() >= self._deadline:
+                return
+            yield index
+
+    def _run_in_threads(self, indexes: Iterator[int]) -> None:
         lock = threading.Lock()
 
         def work() -> None:
             while True:
                 with lock:  # a generator can't be asked twice at once
-                    place = next(places, None)
-                if place is None:
+                    index = next(indexes, None)
+                if index is None:
                     return
-                self._run_one(place)
+                self._run_one(index)
 
-        threads = [_start_thread(work) for _ in range(min(self.concurrency, len(self.states)))]
+        threads = [_start_thread(work) for _ in range(min(self.concurrency, self.size))]
         for thread in threads:
             thread.join()
 
-    async def _run_on_loop(self, places: Iterator[int]) -> None:
-        async def work() -> None:
-            for place in places:
-                if self._is_async is not None and self._is_async(place):
-                    await self._await_one(place)
-                else:
-                    await self._await_thread(place)
+    def _cancel(self) -> None:
+        async def cancel() -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(supervisor_turn(), CANCEL_SECONDS)
+            self._workers.cancel()
 
-        await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(self.states)))))
+        self._cancelling = asyncio.ensure_future(cancel())
 
-    def _run_one(self, place: int) -> None:
-        begin, cpu = time.perf_counter(), time.thread_time()
-        value, raised = None, None
+    def _run_in_loop(self, indexes: Iterator[int], is_async: Callable[[int], bool]) -> None:
+        ended = threading.Event()  # Python takes a thread whose join() was interrupted for one that has ended
+
+        def run() -> None:
+            try:
+                asyncio.run(self._run_on_loop(indexes, is_async))
+            finally:
+                ended.set()
+
+        _start_thread(run)
         try:
-            value = self._call(place)
-        except BaseException as exception:
-            self._close_if_ended(exception)
-            raised = exception
-        seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu
-        self._note(place, value, raised, seconds=seconds, cpu_seconds=cpu_seconds)
+            ended.wait()
+        except BaseException:
+            self.close()
+            ended.wait(CANCEL_SECONDS)
+            raise
 
-    async def _await_thread(self, place: int) -> None:
-        """Run a plain function, which would hold up the loop, in a thread."""
+    async def _run_on_loop(self, indexes: Iterator[int], is_async: Callable[[int], bool]) -> None:
+        async def work() -> None:
+            for index in indexes:
+                await (self._await_one(index) if is_async(index) else self._await_thread(index))
+
+        self._loop = asyncio.get_running_loop()
+        beside = [] if self.beside_loop is None else [self._loop.create_task(self.beside_loop())]
+        self._workers = asyncio.gather(*(work() for _ in range(min(self.concurrency, self.size))))
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._workers
+        for task in beside:
+            task.cancel()
+
+    def _run_one(self, index: int) -> None:
+        begin, cpu_begin = time.perf_counter(), time.thread_time()
+        try:
+            result = ItemResult(ITEM_SUCCEEDED, stored_value(self._call(index)))
+        except BaseException as exception:
+            result = self._result_of(index, exception)
+        self._take(index, result, time.perf_counter() - begin, time.thread_time() - cpu_begin)
+
+    async def _await_thread(self, index: int) -> None:
+        """Run a plain function in a thread: it would hold up the loop."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def work() -> None:
-            self._run_one(place)
+            self._run_one(index)
             with contextlib.suppress(RuntimeError):  # after a timeout there is no loop any more
                 loop.call_soon_threadsafe(ended.set)
 
         _start_thread(work)
         await ended.wait()
 
-    async def _await_one(self, place: int) -> None:
+    async def _await_one(self, index: int) -> None:
         begin = time.perf_counter()
-        value, raised = None, None
         try:
             # A task of its own: an item that cancels itself cancels no other.
-            value, raised = await asyncio.create_task(self._call_on_loop(place))
+            result = await asyncio.create_task(self._call_on_loop(index))
         except asyncio.CancelledError as cancelled:
             worker = asyncio.current_task()
             if worker is None or worker.cancelling():
                 raise  # the loop ends; this item has not ended
-            raised = cancelled
-        self._note(place, value, raised, seconds=time.perf_counter() - begin)
+            result = self._result_of(index, cancelled)
+        self._take(index, result, time.perf_counter() - begin)
 
-    async def _call_on_loop(self, place: int) -> tuple[Any, BaseException | None]:
+    async def _call_on_loop(self, index: int) -> ItemResult:
         try:
-            value = self._call(place)
-            return (await value if inspect.isawaitable(value) else value), None
+            value = self._call(index)
+            value = await value if inspect.isawaitable(value) else value
+            return ItemResult(ITEM_SUCCEEDED, stored_value(value))
         except asyncio.CancelledError:
             raise
         except BaseException as exception:  # SystemExit would end the loop
-            self._close_if_ended(exception)
-            return None, exception
+            return self._result_of(index, exception)
 
-    def _close_if_ended(self, exception: BaseException) -> None:
-        """Raise what is not of the item: signals reach the main thread alone, whatever runs there."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        is_late = isinstance(exception, AirflowTaskTimeout) and time.monotonic() >= self._deadline
-        if is_late or isinstance(exception, KeyboardInterrupt):
-            self.close()
-            raise exception
+    def _result_of(self, index: int, exception: BaseException) -> ItemResult:
+        """Make the result of an exception, or raise it if it is not the item's own."""
+        # Signals reach the main thread alone, whatever runs there.
+        if threading.current_thread() is threading.main_thread():
+            is_late = isinstance(exception, AirflowTaskTimeout) and time.monotonic() >= self._deadline
+            if is_late or isinstance(exception, KeyboardInterrupt):
+                self.close()
+                raise exception
+        text = self._describe(exception)
+        if isinstance(exception, AirflowSkipException):
+            reason = text.removeprefix(type(exception).__name__).removeprefix(": ")
+            return ItemResult(ITEM_SKIPPED, error=reason or None)
+        if not self._closed.is_set():
+            self._on_failure(index, exception)
+        return ItemResult(ITEM_FAILED, error=text, is_final=isinstance(exception, AirflowFailException))
 
-    def _note(
-        self,
-        place: int,
-        value: Any,
-        raised: BaseException | None,
-        *,
-        seconds: float,
-        cpu_seconds: float | None = None,
-    ) -> None:
-        state, error, is_final = ITEM_SUCCEEDED, None, False
-        if isinstance(raised, AirflowSkipException):
-            kind = type(raised).__name__
-            state, error = ITEM_SKIPPED, self._describe(raised).removeprefix(kind).removeprefix(": ") or None
-        elif raised is not None:
-            state, error = ITEM_FAILED, self._describe(raised)
-            is_final = isinstance(raised, AirflowFailException)
+    def _take(self, index: int, result: ItemResult, seconds: float, cpu_seconds: float | None = None) -> None:
+        """Keep how an item ended, unless the batch has ended before."""
+        cpu_seconds = None if cpu_seconds is None else round(cpu_seconds, 6)
         with self._lock:
             if self._closed.is_set():
                 return
-            if state == ITEM_SUCCEEDED:
-                self.values[place] = value
-            if error is not None:
-                self.errors[place] = error
-            if is_final:
-                self.final.add(place)
-            if state == ITEM_FAILED:
+            if result.status == ITEM_FAILED:
                 self._failed += 1
-                if self._left is not None and self._counts(is_final):
-                    self._left -= 1
-            self.seconds[place], self.cpu_seconds[place] = seconds, cpu_seconds
-            self.states[place] = state
-            self.ended.append(place)  # last: whoever saves what has ended reads the rest without the lock
-        if state == ITEM_FAILED and raised is not None:
-            self._tell(place, raised)
+                if self._failures_left is not None and (result.is_final or not self._is_retried):
+                    self._failures_left -= 1
+            self.results[index] = result._replace(seconds=round(seconds, 6), cpu_seconds=cpu_seconds)
+            self.ended.append(index)  # last: whoever saves what has ended holds no lock
 
 
 def _start_thread(work: Callable[[], None]) -> threading.Thread:
@@ -312,3 +300,15 @@ def _start_thread(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
     return thread
+
+
+def progress_text(*, total: int, done: int, failed: int, reused: int, seconds: float) -> str:
+    """
+    Say how far a batch is.
+
+    :param done: Items that have ended, in this try or an earlier one.
+    :param reused: Those of an earlier try.
+    """
+    rate = (done - reused) / seconds if seconds else 0.0
+    left = f", about {(total - done) / rate:.0f} s left" if rate and done < total else ""
+    return f"{done} of {counted(total, 'item', 'items')} done, {failed} failed, {rate:.1f}/s{left}"

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from airflow_fanout.execution_time.arguments import FunctionArguments
 
 
-__all__ = ["BatchWork", "BrokenItem", "is_mutable", "per_call_copies"]
-
-
 @dataclass(frozen=True)
 class BrokenItem:
     """Stands for an item that can't be rendered, or that a function of its ``.map()`` has refused."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.records import Record
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
-__all__ = ["batch_pages", "failures_of_others"]
-
 
 def batch_pages(reader: RunReader, states: States, source: Source, start: int) -> Iterator[Page]:
     """

@@ -1,216 +1,246 @@
-"""What a batch has done, kept in Airflow's task state store for its next try; on the worker."""
+"""Results of a batch's items, kept in Airflow's task state store for its next try."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.execution_time.batch import Done
-from airflow_fanout.rules.records import ITEM_SKIPPED, ITEM_SUCCEEDED
+from airflow_fanout.execution_time.batch import ItemResult
+from airflow_fanout.execution_time.xcom import supervisor_turn
+from airflow_fanout.rules.records import ITEM_FAILED
 
 if TYPE_CHECKING:
-    import logging
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from airflow_fanout.execution_time.batch import Batch
 
 
-__all__ = ["Checkpoints", "Store", "fingerprint"]
-
 PIECE_SIZE = 60_000
-"""Characters of one entry; Airflow warns above 65,536 bytes (``[state_store] max_value_storage_bytes``)."""
+"""Characters of one piece; Airflow warns above 65,536 bytes (``[state_store] max_value_storage_bytes``)."""
 
 ITEMS_AT_ONCE = 800
-"""Items after which to look whether the batch has ended: about an entry of the smallest results."""
+"""Items after which to look whether the batch has ended: about a piece of the smallest results."""
+
+CHECKPOINT_EVERY = 2.0
+"""Seconds between two checkpoints; with the time that one takes, well below the 5 s that may be lost."""
+
+PROGRESS_EVERY = 5.0
+"""Seconds between two progress lines."""
 
 KEY = "airflow_fanout"
 
-FINAL_KEY = f"{KEY}_final"
 
-
-class Store(Protocol):
-    """The part of Airflow's ``context["task_state_store"]`` that is used."""
-
-    def get(self, key: str) -> Any:
-        """Return what is kept under a key; None if there is nothing."""
-
-    def set(self, key: str, value: Any) -> None:
-        """Keep a value that is JSON."""
-
-    def delete(self, key: str) -> None:
-        """Forget a key."""
-
-
-def fingerprint(*parts: Any) -> str | None:
-    """
-    Make a short text that tells values from others; None if they can't be serialized.
-
-    :param parts: The values.
-    """
+def fingerprint(*values: Any) -> str | None:
+    """Make a short text that tells values from others; None if they can't be serialized."""
     from airflow.sdk.serde import serialize
 
     try:
-        said = json.dumps(_in_order(serialize(list(parts))), sort_keys=True)
+        text = json.dumps(_ordered(serialize(list(values))), sort_keys=True)
     except Exception:  # whatever a serializer of the author's raises
         return None
-    return hashlib.sha256(said.encode()).hexdigest()[:20]
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _in_order(said: Any) -> Any:
+def _ordered(value: Any) -> Any:
     """Put the members of sets, which every process orders as it likes, into one order."""
-    if isinstance(said, dict):
-        ordered = {name: _in_order(each) for name, each in said.items()}
-        if said.get("__classname__") in {"builtins.set", "builtins.frozenset"}:
+    if isinstance(value, dict):
+        ordered = {name: _ordered(member) for name, member in value.items()}
+        if value.get("__classname__") in {"builtins.set", "builtins.frozenset"}:
             ordered["__data__"] = sorted(ordered["__data__"], key=json.dumps)
         return ordered
-    return [_in_order(each) for each in said] if isinstance(said, list) else said
+    return [_ordered(member) for member in value] if isinstance(value, list) else value
 
 
 class Checkpoints:
     """
-    Saves what has ended since the last time, in entries of a bounded size.
+    Saves the results of items, in pieces of a bounded size.
 
-    :param store: Airflow's task state store, which outlives a try.
-    :param fingerprint_of: Fingerprint of the item of a place; None if it has none.
-    :param log: Where to say what can't be saved.
-    :param retried: Whether a retry comes if this try fails, which must not run again what failed for good. If
-        not, whoever clears the batch has mended something, and all that failed runs again.
+    What failed for good is not run again by Airflow's retries, but is if somebody clears the task: they have
+    mended something.
+
+    :param store: Airflow's task state store, which outlives a try; None where Airflow has none (before 3.3).
+    :param fingerprint_of: Fingerprint of the item of an index; None if it has none.
+    :param max_tries: The task instance's, which Airflow raises when somebody clears it.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: Any,
         fingerprint_of: Callable[[int], str | None],
-        log: logging.Logger | Any,
+        log: Any,
         *,
-        retried: bool,
+        max_tries: int,
     ) -> None:
-        self._store, self.fingerprint_of, self._log = store, fingerprint_of, log
-        self._retried = retried
-        self._pieces = {KEY: 0, FINAL_KEY: 0}
-        self._saved = 0
-        self._unsaved: dict[str, int] = {}
+        self._store, self._fingerprint_of, self._log = store, fingerprint_of, log
+        self._max_tries = max_tries
+        self._pieces = self._saved = 0
+        self._unsaved: Counter[str] = Counter()
+        self._saving = threading.Lock()
 
-    def load(self) -> Mapping[str, Done]:
-        """Return what earlier tries have saved, by fingerprint."""
-        entries: list[Any] = []
+    def restore(self, batch: Batch) -> None:
+        """Give a batch the results of earlier tries."""
+        pieces: list[Any] = []
         try:
-            for key in self._pieces:
-                while (piece := self._store.get(f"{key}_{self._pieces[key]}")) is not None:
-                    self._pieces[key] += 1
-                    entries += piece
-        except Exception as unfit:
-            self._log.warning("What an earlier try has done can't be read, all else runs again: %s", unfit)
-        if not self._retried:
-            self.forget_final_failures()  # now: this try may be killed
-        return dict(self._read(entries))
+            while self._store is not None and (piece := self._store.get(f"{KEY}_{self._pieces}")) is not None:
+                self._pieces += 1
+                pieces += piece
+        except Exception as error:
+            self._log.warning("Results of an earlier try can't be read, those items run again: %s", error)
+        if saved := dict(filter(None, map(self._read, pieces))):
+            for index in range(batch.size):
+                if (result := saved.get(self._fingerprint_of(index) or "")) is not None:
+                    batch.reuse(index, result)
 
-    def _read(self, entries: Iterable[Any]) -> Iterator[tuple[str, Done]]:
-        for entry in entries:
-            try:
-                yield entry[0], _done(entry)
-            except Exception as unfit:  # a class that may not be deserialized, or is no longer there
-                self._log.warning("A result of an earlier try can't be read, it runs again: %s", unfit)
+    def _read(self, entry: Any) -> tuple[str, ItemResult] | None:
+        from airflow.sdk.serde import deserialize
+
+        try:
+            item, max_tries, *fields = entry
+            result = ItemResult(*fields)
+            result = result._replace(value=deserialize(result.value))
+        except Exception as error:  # such as a class that is no longer there, or may not be deserialized
+            self._log.warning("A result of an earlier try can't be read, its item runs again: %s", error)
+            return None
+        return None if result.is_final and max_tries != self._max_tries else (item, result)
 
     def save(self, batch: Batch, *, give_up: Callable[[], bool] = lambda: False) -> None:
         """
         Save what has succeeded, was skipped, or failed for good, since the last time.
 
-        :param batch: The batch.
-        :param give_up: Asked between entries whether to leave the rest for another time.
+        :param give_up: Asked between pieces whether to leave the rest for another time.
         """
-        until = len(batch.ended)
-        while self._saved < until and not give_up():
-            ended = batch.ended[self._saved : min(self._saved + ITEMS_AT_ONCE, until)]
-            self._saved += len(ended)
-            self._append(
-                KEY,
-                batch,
-                [place for place in ended if batch.states[place] in {ITEM_SUCCEEDED, ITEM_SKIPPED}],
-            )
-            if self._retried:
-                self._append(FINAL_KEY, batch, [place for place in ended if place in batch.final])
+        while not give_up() and self.save_some(batch):
+            pass
 
-    def forget_final_failures(self) -> None:
-        """Delete them: no retry will come, and whoever clears the batch has mended something."""
-        self._delete(FINAL_KEY)
-
-    def _append(self, key: str, batch: Batch, places: Iterable[int]) -> None:
-        for piece in self._in_pieces(self._entries(batch, places)):
-            if self._set(f"{key}_{self._pieces[key]}", piece):
-                self._pieces[key] += 1
-
-    def _delete(self, key: str) -> None:
-        try:
-            while self._pieces[key]:  # from the end, so that what is left can still be found
-                self._store.delete(f"{key}_{self._pieces[key] - 1}")
-                self._pieces[key] -= 1
-        except Exception as unfit:
-            self._log.warning("What was saved can't be deleted, and may be used again: %s", unfit)
-
-    def _set(self, key: str, piece: Any) -> bool:
-        """Keep an entry; a store that does not work costs a retry some work, and must not fail the batch."""
-        try:
-            self._store.set(key, piece)
-        except Exception as unfit:
-            self._log.warning("What is done can't be saved, a retry will do it again: %s", unfit)
+    def save_some(self, batch: Batch) -> bool:
+        """Save the next of them; return whether there may be more."""
+        if self._store is None:
             return False
-        return True
+        with self._saving:
+            indexes = batch.ended[self._saved : self._saved + ITEMS_AT_ONCE]
+            for piece in self._pieces_of(batch, indexes):
+                self._append(piece)
+            self._saved += len(indexes)
+        return bool(indexes)
+
+    def _append(self, piece: list[Any]) -> None:
+        try:
+            self._store.set(f"{KEY}_{self._pieces}", piece)
+        except Exception as error:  # costs a retry some work, and must not fail the batch
+            self._log.warning("Results can't be saved, a retry runs those items again: %s", error)
+        else:
+            self._pieces += 1
+
+    def keep(self, batch: Batch) -> None:
+        """Save the rest, and say which results a retry can't use."""
+        self.save(batch)
+        for reason, count in self._unsaved.items():
+            self._log.warning(
+                "%s results can't be kept for a retry, which runs those items again: %s", count, reason
+            )
 
     def forget(self) -> None:
         """Delete all: the batch has succeeded, and clearing it is to run all of it again."""
-        for key in self._pieces:
-            self._delete(key)
+        try:
+            while self._pieces:  # from the end, so that what is left can still be found
+                self._store.delete(f"{KEY}_{self._pieces - 1}")
+                self._pieces -= 1
+        except Exception as error:
+            self._log.warning("Saved results can't be deleted, and may be used again: %s", error)
 
-    def log_unsaved(self) -> None:
-        """Say what a retry will have to do again."""
-        for why, count in self._unsaved.items():
-            self._log.warning(
-                "%s results can't be kept for a retry, which runs those items again: %s", count, why
-            )
-
-    def _entries(self, batch: Batch, places: Iterable[int]) -> Iterator[tuple[list[Any], int]]:
-        from airflow.sdk.serde import serialize
-
-        for place in places:
-            state = batch.states[place]
-            print_ = self.fingerprint_of(place)
-            if print_ is None:
-                self._skip("the item, or an argument, can't be serialized")
-                continue
-            try:
-                value = serialize(batch.values.get(place))
-                took = batch.seconds[place], batch.cpu_seconds[place]
-                entry = [print_, state, value, batch.errors.get(place), *took]
-                size = len(json.dumps(entry))
-            except Exception as unfit:  # whatever a serializer of the author's raises
-                self._skip(f"{type(unfit).__name__}: {unfit}"[:200])
-                continue
-            if size > PIECE_SIZE:
-                self._skip(f"a result takes more than {PIECE_SIZE:,} characters")
-                continue
-            yield entry, size
-
-    def _skip(self, why: str) -> None:
-        self._unsaved[why] = self._unsaved.get(why, 0) + 1
-
-    @staticmethod
-    def _in_pieces(entries: Iterable[tuple[list[Any], int]]) -> Iterator[list[list[Any]]]:
+    def _pieces_of(self, batch: Batch, indexes: Iterable[int]) -> Iterator[list[list[Any]]]:
         piece: list[list[Any]] = []
         room = PIECE_SIZE
-        for entry, size in entries:
+        for index in indexes:
+            result = batch.results[index]
+            if result.status == ITEM_FAILED and not result.is_final:
+                continue
+            entry, size = self._entry(index, result)
             if size > room and piece:
                 yield piece
                 piece, room = [], PIECE_SIZE
-            piece.append(entry)
-            room -= size + 2
+            if entry is not None:
+                piece.append(entry)
+                room -= size + 2
         if piece:
             yield piece
 
+    def _entry(self, index: int, result: ItemResult) -> tuple[list[Any] | None, int]:
+        """Make the entry of a result, with its size; None if it can't be saved."""
+        from airflow.sdk.serde import serialize
 
-def _done(entry: Sequence[Any]) -> Done:
-    from airflow.sdk.serde import deserialize
+        item, reason = self._fingerprint_of(index), "the item, or an argument, can't be serialized"
+        if item is not None:
+            try:
+                entry = [item, self._max_tries, *result._replace(value=serialize(result.value))]
+                size = len(json.dumps(entry))
+            except Exception as error:  # whatever a serializer of the author's raises
+                reason = f"{type(error).__name__}: {error}"[:200]
+            else:
+                if size <= PIECE_SIZE:
+                    return entry, size
+                reason = f"a result takes more than {PIECE_SIZE:,} characters"
+        self._unsaved[reason] += 1
+        return None, 0
 
-    _, state, value, error, seconds, cpu_seconds = entry
-    return Done(state=state, value=deserialize(value), error=error, seconds=seconds, cpu_seconds=cpu_seconds)
+
+class CheckpointThread:
+    """
+    A thread beside the items that saves their results and logs the batch's progress.
+
+    On an event loop, results are saved in the loop's own thread: while a request of another one is under way,
+    Airflow refuses those that an item doesn't await.
+    """
+
+    def __init__(self, log: Any, batch: Batch, checkpoints: Checkpoints) -> None:
+        self._log, self._batch, self._checkpoints = log, batch, checkpoints
+        self._ended, self._wanted, self._saved = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="fan-out-checkpoints")
+        batch.beside_loop = self._save_on_loop
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._wanted.set()
+        self._thread.join(timeout=30)
+
+    def kill(self) -> None:
+        """Save from a signal handler: the main thread may be in the midst of a request."""
+        self._batch.close()
+        if not self._ended.is_set():  # after a timeout Airflow kills the task, too
+            self._saved.clear()
+            self._wanted.set()
+            self._saved.wait(timeout=3)
+
+    def _run(self) -> None:
+        logged = time.monotonic()
+        while not self._ended.is_set():
+            is_wanted = self._wanted.wait(CHECKPOINT_EVERY)
+            self._wanted.clear()
+            if is_wanted or not self._batch.is_on_loop:
+                # When all items have ended, the task itself decides what is worth keeping.
+                self._checkpoints.save(self._batch, give_up=self._ended.is_set)
+            self._saved.set()
+            if time.monotonic() - logged > PROGRESS_EVERY:
+                logged = time.monotonic()
+                self._log.info("%s", self._batch.progress)
+
+    async def _save_on_loop(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_EVERY)
+            is_behind = True
+            while is_behind:
+                await supervisor_turn()
+                try:
+                    is_behind = self._checkpoints.save_some(self._batch)
+                except BaseException as error:
+                    if type(error).__name__ != "DeadlockImminentError":  # which Airflow 3.2 doesn't have
+                        raise
+                    await asyncio.sleep(0.05)  # a plain function's request is under way, in a thread

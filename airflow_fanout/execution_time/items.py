@@ -11,8 +11,6 @@ from airflow.sdk.definitions.xcom_arg import MapXComArg, ResolveMixin  # type: i
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.rules.wording import typed
 
-__all__ = ["has_templates", "names_and_items", "read_at_once", "source_and_functions"]
-
 
 def read_at_once(value: Any) -> Any:
     """

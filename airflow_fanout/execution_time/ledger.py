@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from airflow_fanout.execution_time.wiring import Source
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
-__all__ = ["collect", "refuse_cleared", "removed_branches"]
-
 log = logging.getLogger(__name__)
 
 

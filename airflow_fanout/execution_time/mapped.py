@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.rules.records import Record
 
-__all__ = ["group_pages"]
-
 log = logging.getLogger(__name__)
 
 

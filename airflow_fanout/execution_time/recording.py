@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-__all__ = [
-    "on_execute",
-    "push_record",
-    "record_failure",
-    "record_skip",
-    "record_success",
-    "redacted_error",
-    "skip_reason",
-]
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Start:
     """When a task's ``execute`` began, by three clocks."""

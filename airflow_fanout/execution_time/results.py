@@ -17,8 +17,6 @@ from airflow_fanout.rules.outcomes import BranchOutcome, LostValue, Ruling
 from airflow_fanout.rules.policy import FAILED_STATES, MISSING_STATES, STATES, State
 from airflow_fanout.rules.wording import counted, listing
 
-__all__ = ["FanInResults", "Page"]
-
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY = 5.0

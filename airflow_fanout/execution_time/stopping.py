@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
-__all__ = ["failed_names", "item_stop_reason", "stop", "stop_reason"]
-
 
 class _States:
     """A run of which only the states are known."""

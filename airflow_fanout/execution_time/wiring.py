@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = [
-    "Source",
-    "fan_out_tasks",
-    "group_sources",
-    "other_upstreams",
-    "sources_by_prefix",
-    "tasks_before_expansion",
-    "upstream_failure",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import TaskRun
 
 
-__all__ = ["clear", "find_plan", "setups_and_teardowns"]
-
 PAGE = 500
 """Task instances that one query asks for."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from airflow_fanout.serialization.outline import DagOutline
 
-__all__ = ["UnreadableDagError", "find_dag", "parse_dags"]
-
 
 class UnreadableDagError(Exception):
     """Raised when a Dag can't be found, or its file can't be imported; its text is for people."""

@@ -9,8 +9,6 @@ from sqlalchemy import select
 
 from airflow_fanout.reports.group_capacity import CELERY, SchedulingLimits, Worker
 
-__all__ = ["read_scheduling_limits"]
-
 CELERY_PATIENCE = 1.0
 """Seconds that Celery workers have to answer."""
 

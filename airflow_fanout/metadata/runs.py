@@ -35,16 +35,6 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import ValueState
 
 
-__all__ = [
-    "UnknownDagError",
-    "UnknownRunError",
-    "capacities",
-    "dag_of",
-    "find_run",
-    "read_report",
-    "read_run",
-]
-
 CANDIDATES = 5
 """Runs that an error names."""
 

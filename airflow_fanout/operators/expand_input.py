@@ -11,8 +11,6 @@ from airflow.sdk.definitions.xcom_arg import MapXComArg
 
 from airflow_fanout.execution_time.items import has_templates, names_and_items
 
-__all__ = ["BranchArguments", "literal_arguments"]
-
 
 @attrs.define(eq=False)
 class BranchArguments(MapXComArg):

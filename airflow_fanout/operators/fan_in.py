@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG, Context, TaskGroup
 
 
-__all__ = ["FanInOperator"]
-
-
 class FanInOperator(BaseOperator):
     """
     Collect what parallel branches returned, with every declared branch accounted for.

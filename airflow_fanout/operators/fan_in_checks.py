@@ -26,18 +26,6 @@ if TYPE_CHECKING:
     from airflow_fanout.serialization.declaration import DeclaredGroup, Mode
 
 
-__all__ = [
-    "check_callable",
-    "check_fail_fast",
-    "check_key",
-    "check_mapped_groups",
-    "check_policy",
-    "check_source",
-    "check_tolerance",
-    "check_trigger_rule",
-]
-
-
 def check_source(owner: str, fan_out: object, task_id_prefix: object, key: object) -> None:
     """Check which group or tasks are collected, and which XCom of each branch is read."""
     if (fan_out is None) == (task_id_prefix is None):

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["add_failure_hook", "add_hooks", "add_stop", "stop_if_enough_failed"]
-
 
 def add_hooks(operator: AnyOperator) -> None:
     """

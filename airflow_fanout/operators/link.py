@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 
-__all__ = ["TAB", "FanOutLink"]
-
 TAB = "fan-out"
 """The tab's name in the address of a run's page."""
 

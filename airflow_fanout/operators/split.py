@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.execution_time.items import names_and_items, read_at_once, source_and_functions
-from airflow_fanout.rules.records import batch_key
+from airflow_fanout.rules.records import SPLIT_KEY, batch_key
 from airflow_fanout.rules.wording import counted, typed
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context, TaskGroup
 
-
-__all__ = ["SplitOperator", "split_task_settings"]
 
 BRANCH_SETTINGS = (
     "queue",
@@ -58,7 +56,8 @@ class SplitOperator(BaseOperator):
     Without ``items_per_task``: ``[0, 1, …]``, an index for each instance. With it: ``[[0, 500], [500, 1000],
     …]``, first index and end of each batch. Items known only at run time are pushed batch by batch, as XComs
     ``batch_0``, ``batch_1``, …: ``{"names": [name, …] or None, "items": [item, …]}``, as they are before a
-    ``.map()``, which each batch applies to its own.
+    ``.map()``, which each batch applies to its own. The XCom ``fan_out_split`` differs each time: it tells
+    batches that this task has run again since they saved results.
 
     :param count: Number of branches; an int, a Dag param or the output of a task. (templated)
     :param items: Or the output of a task that returns the items.
@@ -86,16 +85,20 @@ class SplitOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Count the branches, or cut the items into batches."""
         owner = f"FanOutGroup {getattr(self.task_group, 'group_id', None)!r}"
+        ti: Any = context["ti"]
         if self.items is None:
             total = self._checked_count(owner)
-            return list(range(total)) if self.items_per_task is None else self._ranges(owner, total)
-        source, _ = source_and_functions(self.items)
-        names, items = names_and_items(owner, read_at_once(source.resolve(context)))
-        ranges = self._ranges(owner, len(items))
-        ti: Any = context["ti"]
-        for batch, (start, stop) in enumerate(ranges):
-            batch_names = None if names is None else list(names[start:stop])
-            ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
+            if self.items_per_task is None:
+                return list(range(total))
+            ranges = self._ranges(owner, total)
+        else:
+            source, _ = source_and_functions(self.items)
+            names, items = names_and_items(owner, read_at_once(source.resolve(context)))
+            ranges = self._ranges(owner, len(items))
+            for batch, (start, stop) in enumerate(ranges):
+                batch_names = None if names is None else list(names[start:stop])
+                ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
+        ti.xcom_push(SPLIT_KEY, str(ti.id))
         return ranges
 
     def _checked_count(self, owner: str) -> int:

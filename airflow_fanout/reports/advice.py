@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_report import GroupReport
 
 
-__all__ = ["advise"]
-
 TOO_MUCH_OVERHEAD = 0.5
 """Share of overhead above which it is worth while to run several items in one task."""
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
 
-__all__ = ["UnknownGroupError", "chosen_group_runs", "group_runs"]
-
-
 class UnknownGroupError(LookupError):
     """Raised when a run has no group of an id; its text is for people."""
 

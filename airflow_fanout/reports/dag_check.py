@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
 
 
-__all__ = ["DagCheck", "FanInCheck", "Problem", "check_dag", "threshold"]
-
-
 @dataclass(frozen=True)
 class Problem:
     """

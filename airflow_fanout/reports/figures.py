@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_report import Cause, GroupReport
 
 
-__all__ = ["DONE", "PLURALS", "failures", "figures", "headline", "number_of", "shortened"]
-
 DONE = (FINISHED | {"missing"}) - {"removed"}
 """States of branches that nothing more will become of."""
 

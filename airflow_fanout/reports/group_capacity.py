@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from airflow_fanout.serialization.outline import DagOutline, TaskOutline
 
 
-__all__ = ["CELERY", "GroupCapacity", "SchedulingLimits", "Worker", "group_capacity", "narrow_steps"]
-
 CELERY = "CeleryExecutor"
 
 UNLIMITED_POOL = -1

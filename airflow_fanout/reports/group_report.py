@@ -12,20 +12,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import TaskTry
 
 
-__all__ = [
-    "Advice",
-    "BranchReport",
-    "Cause",
-    "Figure",
-    "GroupReport",
-    "HostLoad",
-    "Outcomes",
-    "Problem",
-    "RunReport",
-    "to_json",
-]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """A figure of a group as text: its name, its value with the unit, and what it is about."""

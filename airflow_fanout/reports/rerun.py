@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
 
 
-__all__ = [
-    "BranchRerun",
-    "Clearing",
-    "GroupRerun",
-    "RerunPlan",
-    "causes_before",
-    "fingerprint",
-    "plan_as_json",
-    "plan_rerun",
-]
-
 FAILED = frozenset({"failed", "upstream_failed"})
 
 UNSUCCESSFUL = FAILED | {"skipped"}

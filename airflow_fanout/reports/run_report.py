@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     """Tells how many of a number of a group's branches, or batches, can run at once; None if unknown."""
 
 
-__all__ = ["item_page", "run_report"]
-
 ENDED = DONE | {"removed"}
 """States of branches that nothing more will become of."""
 

@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
 
-__all__ = [
-    "PROBLEMS",
-    "BranchRun",
-    "GroupRun",
-    "RunFacts",
-    "TaskRun",
-    "TaskTry",
-]
-
 PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
 """States of branches that left no value, though they should have."""
 

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     """From a start to an end."""
 
 
-__all__ = [
-    "BranchTiming",
-    "GroupSummary",
-    "SlowBranch",
-    "count_states",
-    "seconds_between",
-    "segments",
-    "summarize",
-]
-
 REMOVED = "removed"
 
 STATE_ORDER = (

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-__all__ = ["UNKNOWN", "Capacity", "Limit", "describe", "effective_concurrency"]
-
 UNKNOWN = sys.maxsize
 """Number of branches that is known only at run time: more than any limit."""
 

@@ -6,16 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = [
-    "FINISHED",
-    "InstanceState",
-    "States",
-    "instances_at",
-    "instances_of",
-    "total_duration",
-    "unexpanded_state",
-]
-
 FINISHED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
 """States in which Airflow does no more with a task instance."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["indexed_names", "instance_name", "name_problem", "natural_key"]
-
 EACH = "each"
 """Name of the one task, or task group, that all branches of a mapped or batched group are instances of."""
 

@@ -23,25 +23,6 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.policy import State
     from airflow_fanout.rules.records import Record
 
-__all__ = [
-    "LOST_VALUE",
-    "MARKED_BY_HAND",
-    "NO_EXCEPTION_RECORDED",
-    "UP_FOR_RETRY",
-    "WAITING",
-    "BranchOutcome",
-    "BranchTasks",
-    "LostValue",
-    "Reader",
-    "Ruling",
-    "ValueState",
-    "believed",
-    "branch_duration",
-    "judge_branch",
-    "judge_items",
-    "missing_reason",
-]
-
 MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
 
 LOST_VALUE = "it returned a value, which is no longer stored"

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 
-__all__ = ["CountSkipped", "OnEmpty", "Policy", "State", "Tally", "Verdict", "decide"]
-
 State = Literal["success", "failed", "upstream_failed", "skipped", "missing", "removed"]
 """What can have become of a branch."""
 

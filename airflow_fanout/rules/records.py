@@ -9,24 +9,6 @@ from typing import Any, Literal
 
 from airflow_fanout.rules.wording import on_one_line
 
-__all__ = [
-    "ITEM_FAILED",
-    "ITEM_PENDING",
-    "ITEM_SKIPPED",
-    "ITEM_STOPPED",
-    "ITEM_SUCCEEDED",
-    "RECORD_KEY",
-    "REPORT_KEY",
-    "RETURN_VALUE",
-    "BatchRecord",
-    "BranchRecord",
-    "LostRecord",
-    "Record",
-    "batch_key",
-    "read_record",
-    "seconds_of",
-]
-
 RETURN_VALUE = "return_value"
 """XCom key of what a task returns."""
 
@@ -198,6 +180,10 @@ def seconds_of(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         return None
     return float(value)
+
+
+SPLIT_KEY = "fan_out_split"
+"""XCom key of who cut the items into batches: an id that is another one whenever the task runs again."""
 
 
 def batch_key(number: int) -> str:

@@ -10,22 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 
-__all__ = [
-    "ERROR_LENGTH",
-    "batched_key_problem",
-    "close_to",
-    "counted",
-    "format_bytes",
-    "format_ratio",
-    "format_seconds",
-    "format_share",
-    "listing",
-    "on_one_line",
-    "past_dependence_problem",
-    "printable",
-    "typed",
-]
-
 MISSPELT = 0.75
 """Likeness from which a name is taken for another one misspelt: of 'cuont' to 'count', not of 'document'."""
 

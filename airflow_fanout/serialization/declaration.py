@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-__all__ = ["DeclaredBranch", "DeclaredFanIn", "DeclaredGroup", "declared_group"]
-
 Mode = Literal["static", "mapped", "batched"]
 """How a group's branches are run: a task each, an instance of one mapped task each, or several in a task."""
 

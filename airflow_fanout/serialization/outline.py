@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-__all__ = ["DagOutline", "FanInOutline", "TaskOutline", "outline"]
-
 TEMPLATE_OPENINGS = ("{{", "{%")
 
 

@@ -10,8 +10,6 @@ from airflow_fanout.exceptions import UnreadableValueError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["deserialized", "lost_bodies", "values_lie_elsewhere"]
-
 BODIES_AT_ONCE = 16
 """Bodies of object-storage XComs that are read, or looked for, at the same time."""
 

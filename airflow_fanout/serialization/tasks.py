@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
-__all__ = ["nearest_mapped_group", "placeholder_matches", "waits_on_past"]
-
 
 def waits_on_past(task: AnyOperator) -> bool:
     """Whether a task waits for its own success, or its downstream's, in the run before."""

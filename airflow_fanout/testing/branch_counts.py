@@ -13,8 +13,6 @@ from airflow_fanout.rules.wording import listing, typed
 if TYPE_CHECKING:
     from airflow_fanout.execution_time.wiring import Source
 
-__all__ = ["BranchCounts", "Counts", "Names"]
-
 Counts = int | Mapping[str, int]
 """How many; or that by the ids of groups and tasks."""
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from airflow_fanout.operators.fan_in import FanInOperator
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
-__all__ = ["Outcome", "SimulatedReader", "SimulatedRun"]
-
 Outcome = str | Exception
 """What became of a branch or task: a state, or the exception that it raised."""
 

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from airflow_fanout.testing.simulated_run import Outcome
 
 
-__all__ = ["Simulation", "simulate"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
     """

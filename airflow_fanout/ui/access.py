@@ -15,8 +15,6 @@ from fastapi import Depends, HTTPException, Request, status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CLEAR", "READ", "foreign_origin", "may_clear"]
-
 
 def foreign_origin(headers: Mapping[str, str], *, own: str) -> str | None:
     """

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from airflow_fanout.reports.group_capacity import SchedulingLimits
 
-__all__ = ["app"]
-
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
 

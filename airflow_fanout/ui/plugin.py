@@ -11,8 +11,6 @@ from airflow_fanout.operators.link import TAB
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-__all__ = ["FanOutPlugin"]
-
 URL_PREFIX = "/fan-out"
 
 

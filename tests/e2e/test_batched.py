@@ -54,7 +54,7 @@ def test_every_value_is_under_its_own_name(fates: Collected) -> None:
 
 def test_a_failed_item_has_the_error_of_its_last_try(fates: Collected) -> None:
     errors = {name: outcome["error"] for name, outcome in fates.outcomes.items() if outcome["error"]}
-    assert errors.pop("fates_8").startswith("its value can't be stored: TypeError: ")
+    assert errors.pop("fates_8").startswith("a value of type object can't be stored in an XCom: TypeError: ")
     assert errors == {
         "fates_4": "ValueError: broken on try 2",
         "fates_5": "nothing to do",

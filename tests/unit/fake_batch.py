@@ -8,11 +8,11 @@ from unittest import mock
 
 from airflow.sdk.bases.operator import ExecutorSafeguard
 
-from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, SPLIT_KEY
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from airflow_fanout import FanOutGroup
     from airflow_fanout.operators.batch import BatchOperator
@@ -23,14 +23,7 @@ __all__ = ["Ran", "batch_operator", "run_batch", "task_instance"]
 
 @dataclass(kw_only=True)
 class Ran:
-    """
-    What a batch did.
-
-    :param value: What it returned, if it did.
-    :param error: What it raised instead.
-    :param pushed: ``{key: value}`` that it pushed itself, in that order.
-    :param ti: Its task instance.
-    """
+    """What a batch did: what it returned, or raised, and what it pushed by key, in that order."""
 
     value: Any
     error: BaseException | None
@@ -39,26 +32,14 @@ class Ran:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What it recorded of its items."""
-        found: dict[str, Any] = self.pushed[RECORD_KEY]
-        return found
+        """Its record."""
+        record: dict[str, Any] = self.pushed[RECORD_KEY]
+        return record
 
     @property
-    def states(self) -> str:
-        """A letter for each item."""
-        said: str = self.record["statuses"]
-        return said
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """What it leaves for the fan-in, whether it succeeded or not."""
-        found: dict[str, Any] = self.pushed[RETURN_VALUE]
-        return found
-
-    @property
-    def message(self) -> str:
-        """What the error says."""
-        return "" if self.error is None else str(self.error)
+    def outcome(self) -> tuple[str, dict[str, Any]]:
+        """What it leaves for the fan-in, whether it succeeded or not: a letter for each item; the values."""
+        return self.record["statuses"], self.pushed[RETURN_VALUE]
 
 
 def batch_operator(group: FanOutGroup, start: int, stop: int) -> BatchOperator:
@@ -68,15 +49,25 @@ def batch_operator(group: FanOutGroup, start: int, stop: int) -> BatchOperator:
     return operator
 
 
-def task_instance(*, map_index: int = 0, try_number: int = 1, retries: int = 0, payload: Any = None) -> Any:
-    """Make a task instance that notes what is pushed, and is given items."""
-    ti = mock.Mock(spec=TASK_INSTANCE)
+def task_instance(
+    *, map_index: int = 0, try_number: int = 1, retries: int = 0, payload: Any = None, split: str = "one"
+) -> Any:
+    """
+    Make a task instance of a batch.
+
+    :param payload: Its items as they were split; an exception if they can't be read.
+    :param split: Which run of the task before has split them.
+    """
+    ti = mock.Mock(spec=[*TASK_INSTANCE, "id"])
     ti.map_index, ti.try_number, ti.max_tries = map_index, try_number, retries
     ti._ti_context_from_server = None
-    if isinstance(payload, Exception):
-        ti.xcom_pull.side_effect = payload
-    else:
-        ti.xcom_pull.return_value = payload
+
+    def pull(*, key: str, **arguments: Any) -> Any:
+        if key != SPLIT_KEY and isinstance(payload, Exception):
+            raise payload
+        return split if key == SPLIT_KEY else payload
+
+    ti.xcom_pull.side_effect = pull
     return ti
 
 
@@ -89,18 +80,23 @@ def run_batch(
     run: FakeRun | None = None,
     context: dict[str, Any] | None = None,
     operator: BatchOperator | None = None,
-    refuses: Mapping[str, Exception] | None = None,
+    refuses: Callable[[dict[str, Any]], bool] = lambda values: False,
     **of_instance: Any,
 ) -> Ran:
-    """Execute a batch of a group; the server refuses what is pushed under some keys."""
+    """
+    Execute a batch of a group.
+
+    :param refuses: Whether the server refuses its values.
+    """
     size = group.declared.count or 0
     operator = operator or batch_operator(group, start, size if stop is None else stop)
     ti = task_instance(**of_instance)
     pushed: dict[str, Any] = {}
 
     def push(key: str, value: Any) -> None:
-        if refuses is not None and key in refuses:
-            raise refuses[key]
+        if key == RETURN_VALUE and refuses(value):
+            message = "refused"
+            raise ConnectionError(message)
         pushed[key] = value
 
     ti.xcom_push.side_effect = push
@@ -115,6 +111,10 @@ def run_batch(
     ):
         try:
             value = operator.execute(given)
+            if operator._post_execute_hook is not None:
+                operator._post_execute_hook(given, value)
+            for callback in operator.on_success_callback:
+                callback(given)
         except BaseException as raised:
             error = raised
     return Ran(value=value, error=error, pushed=pushed, ti=ti)

@@ -15,14 +15,14 @@ class FakeStore:
     What one task instance keeps from try to try.
 
     :param kept: ``{key: value}``.
-    :param broken: Names of the methods that fail.
+    :param broken: Name of the method that fails.
     """
 
     kept: dict[str, Any] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)
+    broken: str = ""
 
     def get(self, key: str) -> Any:
-        """Return what is kept under a key."""
+        """Return the value of a key; None if there is none."""
         self._answer("get")
         return self.kept.get(key)
 
@@ -37,6 +37,6 @@ class FakeStore:
         self.kept.pop(key, None)
 
     def _answer(self, method: str) -> None:
-        if method in self.broken:
+        if method == self.broken:
             message = "the server does not answer"
             raise ConnectionError(message)

@@ -3,22 +3,34 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import socket
+import threading
+import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+import msgspec
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import CommsDecoder, GetVariable, _RequestFrame, _ResponseFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.execution_time.batch import Batch, Done
-from airflow_fanout.execution_time.checkpoints import PIECE_SIZE, Checkpoints, fingerprint
-from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
+from airflow_fanout.execution_time.batch import Batch, ItemResult
+from airflow_fanout.execution_time.checkpoints import (
+    CHECKPOINT_EVERY,
+    ITEMS_AT_ONCE,
+    PIECE_SIZE,
+    Checkpoints,
+    CheckpointThread,
+    fingerprint,
+)
+from airflow_fanout.rules.records import ITEM_SKIPPED, ITEM_SUCCEEDED
 from tests.unit.fake_store import FakeStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-LOG = logging.getLogger("batch")
+    from collections.abc import Iterator
 
 
 class Unstorable:
@@ -33,252 +45,269 @@ class Rude:
         raise KeyError(message)
 
 
-def done(*fates: Any) -> Batch:
+def ran(*fates: Any) -> Batch:
     """A batch whose items have ended so: raised, or returned."""
 
-    def call(place: int) -> Any:
-        if isinstance(fates[place], Exception):
-            raise fates[place]
-        return fates[place]
+    def call(index: int) -> Any:
+        if isinstance(fates[index], Exception):
+            raise fates[index]
+        return fates[index]
 
     batch = Batch(len(fates), call, describe=str)
     batch.run()
     return batch
 
 
-def checkpoints(
-    store: FakeStore,
-    prints: Sequence[str | None] = ("p0", "p1", "p2", "p3", "p4"),
-    *,
-    retried: bool = False,
-) -> Checkpoints:
-    return Checkpoints(store, prints.__getitem__, LOG, retried=retried)
+def checkpoints(store: FakeStore, *, prefix: str = "p", max_tries: int = 0) -> Checkpoints:
+    return Checkpoints(store, lambda index: f"{prefix}{index}", logging.getLogger(), max_tries=max_tries)
 
 
-def found(store: FakeStore) -> dict[str, tuple[str, Any]]:
-    return {print_: (each.state, each.value) for print_, each in checkpoints(store).load().items()}
+def restored(store: FakeStore, size: int = 9, **arguments: Any) -> dict[int, ItemResult]:
+    """Results that the next try is given."""
+    batch = Batch(size, str, describe=str)
+    checkpoints(store, **arguments).restore(batch)
+    assert batch.reused == len(batch.results)
+    return batch.results
 
 
-class TestWhatIsKept:
-    def test_what_succeeded_or_was_skipped_and_not_what_failed(self) -> None:
-        store = FakeStore()
-        checkpoints(store).save(
-            done("a", ValueError(), None, AirflowSkipException("why"), AirflowFailException())
-        )
+def values(store: FakeStore, size: int = 9, **arguments: Any) -> dict[int, Any]:
+    return {index: result.value for index, result in restored(store, size, **arguments).items()}
 
-        assert found(store) == {
-            "p0": (ITEM_SUCCEEDED, "a"),
-            "p2": (ITEM_SUCCEEDED, None),
-            "p3": (ITEM_SKIPPED, None),
-        }
-        assert checkpoints(store).load()["p3"].error == "why"
-        assert checkpoints(store).load()["p0"].seconds is not None
 
-    @pytest.mark.parametrize(
-        "value",
-        [(1, 2), {3}, dt.datetime(2024, 1, 1, tzinfo=dt.UTC), {"a": [1.5, None]}],
-        ids=repr,
-    )
-    def test_a_value_comes_back_as_what_it_was(self, value: Any) -> None:
-        store = FakeStore()
-        checkpoints(store).save(done(value))
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
 
-        assert found(store) == {"p0": (ITEM_SUCCEEDED, value)}
 
-    def test_only_what_is_new_is_saved_again(self) -> None:
-        store, batch = FakeStore(), done("a", "b")
-        both = checkpoints(store)
-        both.save(batch)
-        both.save(batch)
+def test_the_next_try_is_given_what_succeeded_or_was_skipped(store: FakeStore) -> None:
+    batch = ran("a", ValueError(), None, AirflowSkipException("why"))
+    checkpoints(store).keep(batch)
 
-        assert len(store.kept) == 1
-
-    def test_a_later_try_adds_to_what_is_there(self) -> None:
-        store = FakeStore()
-        checkpoints(store).save(done("a"))
-        later = checkpoints(store, ("p7",))
-        later.load()
-        later.save(done("b"))
-
-        assert found(store) == {"p0": (ITEM_SUCCEEDED, "a"), "p7": (ITEM_SUCCEEDED, "b")}
-
-    @given(lengths=st.lists(st.sampled_from([0, 10, 20_000, 30_000, PIECE_SIZE - 100]), max_size=6))
-    def test_every_piece_is_below_the_limit(self, lengths: list[int]) -> None:
-        store = FakeStore()
-        prints = [f"p{place}" for place in range(len(lengths))]
-        checkpoints(store, prints).save(done(*("x" * length for length in lengths)))
-
-        assert all(len(json.dumps(piece)) <= 65_536 for piece in store.kept.values())
-        assert {print_: len(value) for print_, (_, value) in found(store).items()} == dict(
-            zip(prints, lengths, strict=True)
-        )
+    results = restored(store)
+    assert results == {index: batch.results[index] for index in (0, 2, 3)}
+    assert [result.status for result in results.values()] == [ITEM_SUCCEEDED, ITEM_SUCCEEDED, ITEM_SKIPPED]
+    assert results[3].error == "why"
 
 
 @pytest.mark.parametrize(
-    ("value", "why"),
+    "value", [(1, 2), {3}, dt.datetime(2024, 1, 1, tzinfo=dt.UTC), {"a": [1.5, None]}], ids=repr
+)
+def test_a_value_comes_back_as_what_it_was(store: FakeStore, value: Any) -> None:
+    checkpoints(store).keep(ran(value))
+
+    assert values(store) == {0: value}
+
+
+def test_only_what_is_new_is_saved_again(store: FakeStore) -> None:
+    batch, saving = ran("a", "b"), checkpoints(store)
+    saving.save(batch)
+    saving.save(batch)
+
+    assert len(store.kept) == 1
+
+
+def test_it_gives_up_between_pieces_and_takes_up_where_it_was(store: FakeStore) -> None:
+    batch, saving = ran(*range(2 * ITEMS_AT_ONCE + 1)), checkpoints(store)
+    saving.save(batch, give_up=mock.Mock(side_effect=[False, True]))
+    assert list(values(store, batch.size)) == list(range(ITEMS_AT_ONCE))
+
+    saving.save(batch)
+    assert list(values(store, batch.size)) == list(range(batch.size))
+
+
+def test_a_later_try_adds_to_what_is_there_and_forgets_all_of_it(store: FakeStore) -> None:
+    checkpoints(store).keep(ran("a"))
+    later = checkpoints(store, prefix="q")
+    later.restore(Batch(1, str, describe=str))
+    later.keep(ran("b"))
+
+    assert (values(store), values(store, prefix="q")) == ({0: "a"}, {0: "b"})
+    later.forget()
+    assert store.kept == {}
+
+
+@given(lengths=st.lists(st.sampled_from([0, 10, 20_000, 30_000, PIECE_SIZE - 100]), max_size=6))
+def test_every_piece_is_below_airflows_limit(lengths: list[int]) -> None:
+    store = FakeStore()
+    checkpoints(store).keep(ran(*("x" * length for length in lengths)))
+
+    assert all(len(json.dumps(piece)) <= 65_536 for piece in store.kept.values())
+    assert {index: len(value) for index, value in values(store).items()} == dict(enumerate(lengths))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
     [
-        pytest.param("x" * PIECE_SIZE, "more than 60,000 characters", id="too large"),
-        pytest.param(Unstorable(), "annot serialize object of type", id="not serializable"),
-        pytest.param(Rude(), "KeyError", id="its serializer fails"),
+        pytest.param("x" * PIECE_SIZE, "more than 60,000 characters", id="too-large"),
+        pytest.param(Unstorable(), "annot serialize object of type", id="not-serializable"),
+        pytest.param(Rude(), "KeyError", id="its-serializer-fails"),
     ],
 )
-def test_what_cannot_be_kept_is_said_and_runs_again(
-    value: Any, why: str, caplog: pytest.LogCaptureFixture
+def test_what_cannot_be_kept_runs_again_and_the_log_says_so(
+    store: FakeStore, value: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = FakeStore()
-    saving = checkpoints(store)
-    saving.save(done("a", value, value))
-    saving.log_unsaved()
+    batch = ran("a", "b", "c")
+    for index in (1, 2):  # as an XCom backend of somebody else may take it
+        batch.results[index] = batch.results[index]._replace(value=value)
+    checkpoints(store).keep(batch)
 
-    assert found(store) == {"p0": (ITEM_SUCCEEDED, "a")}
+    assert values(store) == {0: "a"}
     assert "2 results can't be kept for a retry" in caplog.text
-    assert why in caplog.text
+    assert reason in caplog.text
 
 
-def test_an_item_without_a_fingerprint_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore()
-    saving = checkpoints(store, (None, "p1"))
-    saving.save(done("a", "b"))
-    saving.log_unsaved()
+def test_an_item_without_a_fingerprint_is_not_kept(
+    store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    Checkpoints(store, [None, "p1"].__getitem__, logging.getLogger(), max_tries=0).keep(ran("a", "b"))
 
-    assert found(store) == {"p1": (ITEM_SUCCEEDED, "b")}
+    assert values(store) == {1: "b"}
     assert "the item, or an argument, can't be serialized" in caplog.text
 
 
 class TestFinalFailures:
-    def test_they_are_kept_for_the_retry_that_comes(self) -> None:
-        store = FakeStore()
-        saved = done("a", AirflowFailException("no"), ValueError("again"))
-        checkpoints(store, retried=True).save(saved)
+    def test_airflows_retry_does_not_repeat_them(self, store: FakeStore) -> None:
+        batch = ran("a", AirflowFailException("no"), ValueError("again"))
+        checkpoints(store, max_tries=1).keep(batch)
 
-        loaded = checkpoints(store, retried=True).load()
-        assert list(loaded) == ["p0", "p1"]
-        assert loaded["p1"] == Done(
-            state=ITEM_FAILED,
-            value=None,
-            error="no",
-            seconds=saved.seconds[1],
-            cpu_seconds=saved.cpu_seconds[1],
-        )
+        assert restored(store, max_tries=1) == {0: batch.results[0], 1: batch.results[1]}
 
-    def test_more_than_one_piece_holds_are_kept_and_forgotten(self) -> None:
-        store, error = FakeStore(), "x" * (PIECE_SIZE // 2)
-        fates = [AirflowFailException(error) for _ in range(5)]
-        checkpoints(store, retried=True).save(done(*fates))
-        later = checkpoints(store, retried=True)
+    def test_whoever_clears_the_task_runs_them_again(self, store: FakeStore) -> None:
+        checkpoints(store, max_tries=1).keep(ran("a", AirflowFailException("no")))
 
-        assert len(later.load()) == 5
-        later.forget_final_failures()
-        assert store.kept == {}
-
-    def test_where_no_retry_comes_they_are_loaded_and_forgotten_before_anything_runs(self) -> None:
-        store = FakeStore()
-        checkpoints(store, retried=True).save(done("a", AirflowFailException("no")))
-
-        assert list(checkpoints(store).load()) == ["p0", "p1"]
-        assert list(checkpoints(store).load()) == ["p0"]
-
-    def test_whoever_clears_the_batch_runs_them_again(self) -> None:
-        store = FakeStore()
-        saving = checkpoints(store, retried=True)
-        saving.save(done("a", AirflowFailException("no")))
-        saving.forget_final_failures()
-
-        assert found(store) == {"p0": (ITEM_SUCCEEDED, "a")}
+        assert values(store, max_tries=3) == {0: "a"}
 
 
-def test_a_batch_that_succeeded_leaves_nothing() -> None:
-    store = FakeStore()
-    saving = checkpoints(store, retried=True)
-    saving.save(done("a", AirflowFailException()))
-    assert len(store.kept) == 2
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        pytest.param("get", "can't be read, those items run again: the server does not answer", id="get"),
+        pytest.param("set", "can't be saved, a retry runs those items again: the server", id="set"),
+        pytest.param("delete", "may be used again: the server does not answer", id="delete"),
+    ],
+)
+def test_a_store_that_does_not_work_costs_work_and_fails_nothing(
+    broken: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FakeStore(broken=broken)
+    saving = checkpoints(store)
+    saving.keep(ran("a"))
     saving.forget()
 
-    assert store.kept == {}
+    assert values(store) == ({0: "a"} if broken == "delete" else {})
+    assert message in caplog.text
 
 
-def test_a_later_try_forgets_what_earlier_ones_saved() -> None:
-    store = FakeStore()
-    checkpoints(store).save(done("a", "x" * (PIECE_SIZE - 60)))
-    later = checkpoints(store)
-    later.load()
-    later.forget()
+def test_an_entry_that_cannot_be_read_costs_its_item_alone(
+    store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints(store).keep(ran("a", "b"))
+    (entries,) = store.kept.values()
+    entries[1] = ["p1", 0, ITEM_SUCCEEDED, {"__classname__": "gone.Away", "__version__": 1, "__data__": {}}]
 
-    assert store.kept == {}
+    assert values(store) == {0: "a"}
+    assert "its item runs again" in caplog.text
 
 
-class TestAStoreThatDoesNotWork:
-    def test_saving_costs_a_retry_its_work(self, caplog: pytest.LogCaptureFixture) -> None:
-        store = FakeStore(broken={"set"})
-        saving = checkpoints(store, retried=True)
-        saving.save(done("a", AirflowFailException()))
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_the_thread_saves_when_the_task_is_killed_and_leaves_the_end_to_the_task(
+    store: FakeStore, is_killed: bool
+) -> None:
+    batch = Batch(1, lambda index: "a", describe=str)
+    thread = CheckpointThread(mock.Mock(spec=logging.Logger), batch, checkpoints(store))
+    with thread:
+        batch.run()
+        if is_killed:
+            thread.kill()
 
-        assert "the server does not answer" in caplog.text
-        assert found(store) == {}
+    begin = time.monotonic()
+    thread.kill()  # as Airflow does after a timeout
+    assert time.monotonic() - begin < CHECKPOINT_EVERY / 2  # it did not come by itself
+    assert len(store.kept) == is_killed
 
-    def test_loading_finds_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
-        assert checkpoints(FakeStore(broken={"get"})).load() == {}
-        assert "all else runs again: the server does not answer" in caplog.text
 
-    def test_forgetting_says_what_may_come_of_it(self, caplog: pytest.LogCaptureFixture) -> None:
-        saving = checkpoints(FakeStore(broken={"delete"}), retried=True)
-        saving.save(done("a", AirflowFailException()))
-        saving.forget()
-        saving.forget_final_failures()
+@pytest.fixture
+def comms(monkeypatch: pytest.MonkeyPatch) -> Iterator[CommsDecoder[Any, Any]]:
+    """A task's line to its supervisor, who takes 2 ms to answer."""
+    task_end, supervisor_end = socket.socketpair()
+    comms: CommsDecoder[Any, Any] = CommsDecoder(socket=task_end)
+    decoder = msgspec.msgpack.Decoder(_RequestFrame)
 
-        assert caplog.text.count("may be used again: the server does not answer") == 3
+    def answer() -> None:
+        while length := supervisor_end.recv(4, socket.MSG_WAITALL):
+            frame = decoder.decode(supervisor_end.recv(int.from_bytes(length), socket.MSG_WAITALL))
+            time.sleep(0.002)
+            supervisor_end.sendall(_ResponseFrame(id=frame.id).as_bytes())
 
-    def test_an_entry_that_cannot_be_read_costs_its_item_alone(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        store = FakeStore()
-        checkpoints(store).save(done("a", "b"))
-        gone = {"__classname__": "gone.Away", "__version__": 1, "__data__": {}}
-        (entries,) = store.kept.values()
-        entries[1][2] = gone
+    supervisor = threading.Thread(target=answer, daemon=True)
+    supervisor.start()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+    monkeypatch.setattr("airflow_fanout.execution_time.checkpoints.CHECKPOINT_EVERY", 0.01)
+    yield comms
+    task_end.shutdown(socket.SHUT_RDWR)
+    supervisor.join(10)
+    task_end.close()
+    supervisor_end.close()
 
-        assert found(store) == {"p0": (ITEM_SUCCEEDED, "a")}
-        assert "it runs again" in caplog.text
+
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["async-items", "async-and-plain-items"])
+def test_saving_fails_no_item_of_an_event_loop(comms: CommsDecoder[Any, Any], is_mixed: bool) -> None:
+    """Airflow refuses a request that isn't awaited while another one of the loop is under way."""
+
+    class Store(FakeStore):
+        def set(self, key: str, value: Any) -> None:
+            comms.send(GetVariable(key="saving"))
+            super().set(key, value)
+
+    async def ask_and_await() -> None:
+        for _ in range(3):
+            await comms.asend(GetVariable(key="awaited"))
+            if not is_mixed:
+                comms.send(GetVariable(key="not awaited"))
+
+    def is_async(index: int) -> bool:
+        return not is_mixed or index % 2 == 0
+
+    store = Store()
+    batch = Batch(
+        40,
+        lambda index: ask_and_await() if is_async(index) else comms.send(GetVariable(key="plain")),
+        describe=str,
+        is_async=is_async,
+        concurrency=1 + is_mixed,
+    )
+    with CheckpointThread(mock.Mock(spec=logging.Logger), batch, checkpoints(store)):
+        batch.run()
+
+    assert [result.error for result in batch.results.values()] == [None] * 40
+    assert len(values(store, 40)) > 20  # not only at the end
+
+
+WHEN = dt.date(2024, 1, 2)
 
 
 class TestFingerprints:
     @pytest.mark.parametrize(
-        ("one", "same"),
+        ("one", "other", "is_same"),
         [
-            pytest.param({"a": 1, "b": 2}, {"b": 2, "a": 1}, id="a dict in another order"),
-            pytest.param({"x": [{"a": 1, "b": 2}]}, {"x": [{"b": 2, "a": 1}]}, id="further in"),
-            pytest.param((1, "a"), (1, "a"), id="tuples"),
-            pytest.param(dt.date(2024, 1, 2), dt.date(2024, 1, 2), id="dates"),
-            pytest.param({"a", "b", "c"}, {"c", "b", "a"}, id="sets"),
+            pytest.param({"x": {"a": 1, "b": 2}}, {"x": {"b": 2, "a": 1}}, True, id="order-of-a-dict"),
+            pytest.param({"a", "b", "c"}, {"c", "b", "a"}, True, id="order-of-a-set"),
+            pytest.param((1, WHEN), (1, dt.date(2024, 1, 2)), True, id="equal-values"),
+            pytest.param([["base"], "n_0", ["item"]], [["base"], "n_1", ["item"]], False, id="name"),
+            pytest.param([["base"], "n_0", ["item"]], [["bass"], "n_0", ["item"]], False, id="argument"),
+            pytest.param([["base"], "n_0", None], [["base"], "n_0", [None]], False, id="no-item-and-None"),
+            pytest.param(1, "1", False, id="a-number-and-a-text"),
+            pytest.param((1, 2), [1, 2], False, id="a-tuple-and-a-list"),
         ],
     )
-    def test_the_same_value_has_the_same(self, one: Any, same: Any) -> None:
-        assert fingerprint(one) == fingerprint(same) is not None
+    def test_they_tell_values_from_others(self, one: Any, other: Any, is_same: bool) -> None:
+        assert (fingerprint(one) == fingerprint(other)) == is_same
+        assert len(fingerprint(one) or "") == 20
 
-    def test_it_is_the_same_in_every_process(self) -> None:
+    def test_they_are_the_same_in_every_process(self) -> None:
         """A retry is another process, which hashes texts in another way."""
-        print_ = fingerprint({"words": {"a", "b", "c", "d"}, "when": dt.date(2024, 1, 2)}, (1, None))
+        assert fingerprint({"words": {"a", "b", "c", "d"}, "when": WHEN}, (1, None)) == "f241573e05c2f17358eb"
 
-        assert print_ == "f241573e05c2f17358eb"
-
-    @pytest.mark.parametrize(
-        ("one", "other"),
-        [
-            pytest.param((["base"], "n_0", ["item"]), (["base"], "n_1", ["item"]), id="name"),
-            pytest.param((["base"], "n_0", ["item"]), (["base"], "n_0", ["other"]), id="item"),
-            pytest.param((["base"], "n_0", ["item"]), (["bass"], "n_0", ["item"]), id="argument"),
-            pytest.param((["base"], "n_0", None), (["base"], "n_0", [None]), id="no item and None"),
-            pytest.param((1,), ("1",), id="a number and a text"),
-            pytest.param(((1, 2),), ([1, 2],), id="a tuple and a list"),
-        ],
-    )
-    def test_another_value_has_another(self, one: Any, other: Any) -> None:
-        assert fingerprint(*one) != fingerprint(*other)
-
-    @pytest.mark.parametrize("value", [Unstorable(), [Rude()]], ids=["no serializer", "a broken one"])
+    @pytest.mark.parametrize("value", [Unstorable(), [Rude()]], ids=["no-serializer", "a-broken-one"])
     def test_what_cannot_be_serialized_has_none(self, value: Any) -> None:
         assert fingerprint("name", value) is None
-
-    @given(parts=st.lists(st.text() | st.integers() | st.none() | st.dictionaries(st.text(), st.integers())))
-    def test_it_is_short(self, parts: list[Any]) -> None:
-        assert len(fingerprint(*parts) or "") == 20

@@ -30,8 +30,6 @@ from tests.unit.fake_batch import run_batch
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun, run_fan_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow.sdk import DAG
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -99,7 +97,7 @@ class TestATextInALog:
         items = {"names": ["a\n  z: fine", "b"], "items": ["x\n  y: fine", "\x1b[2J"]}
         ran = run_batch(FanOutGroup("g", branch=work, items=load(), items_per_task=2), 0, 2, payload=items)
 
-        assert ran.message.splitlines()[1:] == [
+        assert str(ran.error).splitlines()[1:] == [
             "  a z: fine: ValueError: x y: fine",
             "  b: ValueError: \\x1b[2J",
         ]
@@ -120,55 +118,55 @@ class UnreadableSkipError(UnreadableError, AirflowSkipException):
     pass
 
 
-def batch_of(*acts: Callable[[], Any], **way: Any) -> Batch:
-    return Batch(len(acts), lambda place: acts[place](), describe=redacted_error, **way)
+def batch_of(*fates: Any, concurrency: int = 1) -> Batch:
+    """Items that return these values, or raise these exceptions."""
+
+    def call(index: int) -> Any:
+        if isinstance(fates[index], BaseException):
+            raise fates[index]
+        return fates[index]
+
+    return Batch(len(fates), call, describe=redacted_error, concurrency=concurrency)
 
 
-def raising(exception: BaseException) -> Callable[[], Any]:
-    def act() -> Any:
-        raise exception
+@pytest.mark.parametrize("concurrency", [1, 3], ids=["one-after-another", "threads"])
+@pytest.mark.parametrize(
+    ("raised", "status", "error"),
+    [
+        pytest.param(
+            UnreadableError(SystemExit(3)),
+            "F",
+            "UnreadableError: (its message can't be read: SystemExit)",
+            id="unreadable-failure",
+        ),
+        pytest.param(
+            UnreadableSkipError(RecursionError()),
+            "K",
+            "(its message can't be read: RecursionError)",
+            id="unreadable-skip",
+        ),
+        pytest.param(
+            AirflowSkipException("no open-sesame-4711 today"), "K", "no *** today", id="a-secret-in-a-skip"
+        ),
+    ],
+)
+def test_an_exception_of_an_item_is_put_into_words_and_harms_no_other(
+    raised: Exception, status: str, error: str, concurrency: int
+) -> None:
+    mask_secret("open-sesame-4711")
+    batch = batch_of("a", raised, "b", concurrency=concurrency)
+    batch.run()
 
-    return act
-
-
-@pytest.mark.parametrize("concurrency", [1, 3], ids=["one after another", "threads"])
-class TestAnExceptionOfAnItem:
-    @pytest.mark.parametrize(
-        "raised",
-        [RuntimeError("no"), SystemExit(3), RecursionError()],
-        ids=lambda raised: type(raised).__name__,
-    )
-    def test_that_cannot_say_what_it_is_fails_its_item_alone(
-        self, concurrency: int, raised: BaseException
-    ) -> None:
-        batch = batch_of(lambda: "a", raising(UnreadableError(raised)), lambda: "b", concurrency=concurrency)
-        batch.run()
-
-        assert "".join(batch.states) == "SFS"
-        assert batch.errors[1] == f"UnreadableError: (its message can't be read: {type(raised).__name__})"
-
-    def test_a_skip_that_cannot_say_why_is_a_skip(self, concurrency: int) -> None:
-        batch = batch_of(
-            lambda: "a", raising(UnreadableSkipError(RuntimeError())), lambda: "b", concurrency=concurrency
-        )
-        batch.run()
-
-        assert "".join(batch.states) == "SKS"
-
-    def test_a_secret_in_a_skip_is_masked(self, concurrency: int) -> None:
-        mask_secret("open-sesame-4711")
-        batch = batch_of(raising(AirflowSkipException("no open-sesame-4711 today")), concurrency=concurrency)
-        batch.run()
-
-        assert batch.errors == {0: "no *** today"}
+    assert "".join(batch.results[index].status for index in range(3)) == f"S{status}S"
+    assert batch.results[1].error == error
 
 
 def test_a_timeout_while_an_exception_says_what_it_is_ends_the_batch() -> None:
-    batch = batch_of(lambda: "a", raising(UnreadableError(AirflowTaskTimeout())), lambda: "b")
+    batch = batch_of("a", UnreadableError(AirflowTaskTimeout()), "b")
 
     with pytest.raises(AirflowTaskTimeout):
         batch.run()
-    assert batch.values == {0: "a"}
+    assert list(batch.results) == [0]
 
 
 def first_instance(dag: DAG) -> Any:

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
-import asyncio
 import functools
+import math
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
 import pytest
+from airflow.providers.common.io.xcom.backend import XComObjectStorageBackend
 from airflow.sdk import task
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.timeout import timeout
 from structlog.testing import capture_logs
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
-from airflow_fanout.execution_time.batch import Batch
-from airflow_fanout.execution_time.checkpoints import FINAL_KEY, Checkpoints
-from airflow_fanout.operators.batch import CHECKPOINT_EVERY, BatchOperator, _Watch
+from airflow_fanout.execution_time import deadline
+from airflow_fanout.operators.batch import BatchOperator
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_batch import batch_operator, run_batch
 from tests.unit.fake_run import FakeRun
@@ -26,54 +29,39 @@ from tests.unit.fake_store import FakeStore
 pytestmark = pytest.mark.usefixtures("dag")
 
 RAN: list[Any] = []
+"""What ran, in order."""
 
 
 @pytest.fixture(autouse=True)
-def ran() -> list[Any]:
-    """What ran, in order."""
+def nothing_ran() -> None:
     RAN.clear()
-    return RAN
 
 
 @pytest.fixture
-def killed_at_its_end() -> Any:
-    """Let a batch end when its items have, and were saved, without a word more."""
+def store() -> FakeStore:
+    return FakeStore()
 
-    def die(operator: Any, *_: Any, **__: Any) -> None:
-        operator._watch.save()
-        raise SystemExit
 
-    return mock.patch.multiple(BatchOperator, _report=die, _keep=mock.create_autospec(BatchOperator._keep))
+FAILURES = {
+    "fails": ValueError("broken"),
+    "fails for good": AirflowFailException("no use"),
+    "is skipped": AirflowSkipException("nothing to do"),
+    "has a timeout of its own": AirflowTaskTimeout("its own"),
+}
 
 
 def act(fate: Any, ti: Any = None) -> Any:
     RAN.append(fate)
-    match fate:
-        case "fails":
-            message = "broken"
-            raise ValueError(message)
-        case "recovers" if ti.try_number == 1:
-            message = "not yet"
-            raise ValueError(message)
-        case "fails for good":
-            message = "no use"
-            raise AirflowFailException(message)
-        case "is skipped":
-            message = "nothing to do"
-            raise AirflowSkipException(message)
-        case "can't be stored":
-            return object()
-        case "takes too long":
-            time.sleep(10)
-        case "has a timeout of its own":
-            message = "its own"
-            raise AirflowTaskTimeout(message)
-    return fate
+    failure = FAILURES.get(str(fate), ValueError() if fate == "recovers" and ti.try_number == 1 else None)
+    if failure is not None:
+        raise failure
+    if fate == "takes too long":
+        time.sleep(10)
+    return object() if fate == "can't be stored" else fate
 
 
 def group_of(*fates: Any, **arguments: Any) -> FanOutGroup:
-    given = {"branch": act, "items": list(fates), "items_per_task": 100}
-    return FanOutGroup("acts", **{**given, **arguments})
+    return FanOutGroup("acts", **{"branch": act, "items": list(fates), "items_per_task": 100, **arguments})
 
 
 @task
@@ -81,16 +69,21 @@ def list_items() -> list[Any]:
     return []
 
 
-class TestWhatItReports:
+class TestTheReport:
     def test_a_success_pushes_values_by_name_and_then_a_record(self) -> None:
-        ran = run_batch(group_of("a", None, "is skipped"))
+        group = group_of("a", None, "is skipped")
+        operator = batch_operator(group, 0, 3)
+        assert operator.do_xcom_push
+        ran = run_batch(group, operator=operator)
 
         assert list(ran.pushed) == [RETURN_VALUE, RECORD_KEY]
-        assert ran.pushed[RETURN_VALUE] == {"acts_0": "a", "acts_1": None}
+        assert ran.value is ran.pushed[RETURN_VALUE]  # for a post_execute of the author's
+        assert not operator.do_xcom_push
+        assert ran.value == {"acts_0": "a", "acts_1": None}
         seconds, cpu = ran.record.pop("seconds"), ran.record.pop("cpu_seconds")
         assert len(seconds) == len(cpu) == 3
-        assert ran.record.pop("peak_memory_bytes") > 0
         assert sum(seconds) <= ran.record.pop("elapsed") + 1e-4
+        assert ran.record.pop("peak_memory_bytes") > 0
         assert ran.record.pop("cores") > 0
         assert ran.record == {
             "state": "batch",
@@ -112,428 +105,143 @@ class TestWhatItReports:
             ),
         ],
     )
-    def test_it_says_how_many_items_could_run_at_once(
-        self, arguments: dict[str, Any], concurrency: int
-    ) -> None:
+    def test_it_says_how_many_items_could_run_at_once(self, arguments: Any, concurrency: int) -> None:
         assert run_batch(group_of("a", "b", **arguments)).record["concurrency"] == concurrency
 
-    @pytest.mark.parametrize(
-        ("items", "said"),
-        [
-            ("a", ("1 item to run, 0 done by an earlier try", "1 of 1 item done, 0 failed")),
-            ("ab", ("2 items to run, 0 done by an earlier try", "2 of 2 items done, 0 failed")),
-        ],
-        ids=["one", "two"],
-    )
-    def test_the_log_says_how_many_items(self, items: str, said: tuple[str, str]) -> None:
+    def test_the_log_says_how_many_items_there_are(self) -> None:
         with capture_logs() as logged:
-            run_batch(group_of(*items))
+            run_batch(group_of("a"))
 
         begun, *_, ended = [entry["event"] for entry in logged]
-        assert begun == said[0]
-        assert ended.startswith(said[1])
+        assert begun == "1 item to run, 0 done by an earlier try"
+        assert ended.startswith("1 of 1 item done, 0 failed")
 
-    def test_places_are_those_of_the_batch(self) -> None:
+    def test_indexes_are_those_of_the_batch(self) -> None:
         ran = run_batch(group_of(*"abcdef"), 4, 6, map_index=2)
 
         assert ran.value == {"acts_4": "e", "acts_5": "f"}
         assert (ran.record["map_index"], ran.record["start"]) == (2, 4)
 
-    def test_what_it_has_pushed_is_returned_and_not_pushed_again(self) -> None:
-        """A ``post_execute`` of the author's is given what the task returned."""
-        group = group_of("a")
-        operator = batch_operator(group, 0, 1)
+    def test_names_of_a_mapping_are_recorded_in_its_order(self) -> None:
+        ran = run_batch(group_of(items={"b": "B", "a": "A"}))
 
-        assert operator.do_xcom_push
-        ran = run_batch(group, operator=operator)
-        assert ran.value is ran.pushed[RETURN_VALUE]
-        assert not operator.do_xcom_push
+        assert (ran.record["names"], list(ran.value.items())) == (["b", "a"], [("b", "B"), ("a", "A")])
 
-    def test_values_that_are_refused_leave_no_record_and_run_no_item_again(self) -> None:
-        store, group = FakeStore(), group_of("a", "b")
-        refused = ConnectionError("too large")
-        first = run_batch(group, store=store, retries=1, refuses={RETURN_VALUE: refused})
-
-        assert (first.error, first.pushed) == (refused, {})
-        RAN.clear()
-        second = run_batch(group, store=store, retries=1, try_number=2)
-        assert (RAN, second.values) == ([], {"acts_0": "a", "acts_1": "b"})
-
-    def test_a_failed_batch_pushes_values_and_record_before_it_fails(self) -> None:
-        ran = run_batch(group_of("a", "fails", "b"))
+    def test_a_failed_batch_reports_before_it_fails(self) -> None:
+        ran = run_batch(group_of("a", "fails", "b", *["fails for good"] * 9))
 
         assert isinstance(ran.error, BatchFailedError)
         assert list(ran.pushed) == [RETURN_VALUE, RECORD_KEY]
-        assert (ran.states, ran.values) == ("SFS", {"acts_0": "a", "acts_2": "b"})
-        assert ran.record["errors"] == {"1": "ValueError: broken"}
-        assert "1 of 3 items failed:\n  acts_1: ValueError: broken" in ran.message
+        assert ran.outcome == ("SFS" + "F" * 9, {"acts_0": "a", "acts_2": "b"})
+        assert ran.record["errors"]["1"] == "ValueError: broken"
+        assert str(ran.error).startswith("10 of 12 items failed:\n  acts_1: ValueError: broken\n  acts_3: ")
+        assert str(ran.error).endswith("\n  and 5 more")
 
-    def test_the_error_shows_a_few(self) -> None:
-        assert run_batch(group_of(*["fails"] * 9)).message.endswith("and 4 more")
-
-    def test_only_final_failures_are_not_retried(self) -> None:
+    def test_a_batch_of_final_failures_alone_is_not_retried(self) -> None:
         assert isinstance(run_batch(group_of("a", "fails for good")).error, FinalBatchFailedError)
 
-    def test_one_that_may_recover_is(self) -> None:
-        assert isinstance(run_batch(group_of("fails", "fails for good")).error, BatchFailedError)
+    @pytest.mark.parametrize(
+        ("value", "error"),
+        [
+            pytest.param(math.nan, "NaN can't be stored in an XCom", id="NaN"),
+            pytest.param(
+                {"id": 2**64}, "an int beyond 64 bits at ['id'] can't be stored in an XCom", id="int"
+            ),
+            pytest.param(["\ud800"], "a lone surrogate at [0] can't be stored in an XCom", id="surrogate"),
+            pytest.param(
+                object(), "a value of type object can't be stored in an XCom: TypeError", id="object"
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("backend", [BaseXCom, XComObjectStorageBackend])
+    def test_a_value_that_cannot_be_stored_fails_its_item_by_name_on_every_try(
+        self, value: Any, error: str, backend: Any, store: FakeStore
+    ) -> None:
+        group = group_of(*"abc", branch=lambda item: value if item == "b" else item)
+        for try_number in (1, 2):
+            with mock.patch("airflow.sdk.execution_time.xcom.XCom", backend):
+                ran = run_batch(group, store=store, retries=2, try_number=try_number)
 
-    def test_a_value_that_cannot_be_stored_fails_its_item_by_name(self) -> None:
-        ran = run_batch(group_of("a", "can't be stored", "b"))
+            assert ran.outcome == ("SFS", {"acts_0": "a", "acts_2": "c"})
+            assert f"acts_1: {error}" in str(ran.error)
 
-        assert (ran.states, ran.values) == ("SFS", {"acts_0": "a", "acts_2": "b"})
-        assert "acts_1: its value can't be stored: TypeError" in ran.message
+    def test_a_value_that_the_server_refuses_fails_its_item_alone(self) -> None:
+        ran = run_batch(group_of(*"abcdef", "a\0b"), refuses=lambda values: "\0" in "".join(values.values()))
 
+        assert ran.outcome == ("SSSSSSF", {f"acts_{index}": fate for index, fate in enumerate("abcdef")})
+        error = "its value can't be stored in an XCom: ConnectionError: refused"
+        assert ran.record["errors"] == {"6": error}
+
+    @pytest.mark.parametrize(
+        "limit", [pytest.param(-1, id="whatever-they-are"), pytest.param(1, id="for-their-size-together")]
+    )
+    def test_values_that_are_refused_together_leave_no_record_and_run_no_item_again(
+        self, limit: int, store: FakeStore
+    ) -> None:
+        group = group_of("a", "b")
+        first = run_batch(group, store=store, retries=1, refuses=lambda values: len(values) > limit)
+        assert isinstance(first.error, ConnectionError)
+        assert RECORD_KEY not in first.pushed
+
+        second = run_batch(group, store=store, retries=1, try_number=2)
+        assert (RAN, second.value) == (["a", "b"], {"acts_0": "a", "acts_1": "b"})
+
+
+class TestTheEndOfTheTask:
     def test_a_timeout_of_an_item_is_that_items_failure(self) -> None:
         group = group_of("a", "has a timeout of its own", "b")
         with timeout(10):  # type: ignore[no-untyped-call]
             ran = run_batch(group)
 
         assert isinstance(ran.error, BatchFailedError)
-        assert (ran.states, ran.record["errors"]) == ("SFS", {"1": "AirflowTaskTimeout: its own"})
+        assert (ran.record["statuses"], ran.record["errors"]) == ("SFS", {"1": "AirflowTaskTimeout: its own"})
 
-    def test_a_timeout_keeps_what_was_done(self) -> None:
-        store = FakeStore()
+    def test_a_timeout_keeps_what_was_done(self, store: FakeStore) -> None:
         group = group_of("a", "can't be stored", "fails for good", "takes too long", "b")
         with timeout(0.3):  # type: ignore[no-untyped-call]
             ran = run_batch(group, store=store, retries=1)
 
         assert isinstance(ran.error, AirflowTaskTimeout)
-        assert (ran.states, ran.values) == ("SFFFF", {"acts_0": "a"})
+        assert ran.outcome == ("SFFFF", {"acts_0": "a"})
         assert ran.record["errors"]["4"].endswith("when the task ended: AirflowTaskTimeout")
         assert getattr(ran.error, "fan_out_recorded", False)
-        assert f"{FINAL_KEY}_0" in store.kept
-        assert len(Checkpoints(store, str, mock.Mock(), retried=True).load()) == 2
-
-    def test_names_of_a_mapping_are_recorded(self) -> None:
-        ran = run_batch(group_of(items={"b": "B", "a": "A"}))
-
-        assert ran.record["names"] == ["b", "a"]
-        assert list(ran.value.items()) == [("b", "B"), ("a", "A")]
-
-
-class TestItems:
-    def test_of_a_count_are_places(self) -> None:
-        def number(index: int, base: int = 0) -> int:
-            return base + index
-
-        assert run_batch(group_of(branch=number, items=None, count=5, partial={"base": 10}), 3).value == {
-            "acts_3": 13,
-            "acts_4": 14,
-        }
-
-    def test_of_the_dag_file_are_rendered(self) -> None:
-        ran = run_batch(group_of("{{ ds }}", ["{{ ds }}"], "{plain}"), context={"ds": "2024-01-02"})
-
-        assert list(ran.value.values()) == ["2024-01-02", ["2024-01-02"], "{plain}"]
-
-    def test_one_that_cannot_be_rendered_fails_alone(self) -> None:
-        ran = run_batch(group_of("a", "{{ nothing.there }}", "{% bad"), context={"ds": "2024-01-02"})
-
-        assert (ran.states, ran.values) == ("SFF", {"acts_0": "a"})
-        assert "TemplateSyntaxError" in ran.record["errors"]["2"]
-
-    def test_of_run_time_come_by_batch(self) -> None:
-        group = group_of(items=list_items())
-        ran = run_batch(group, 2, 4, map_index=1, payload={"names": ["x", "y"], "items": ["X", "Y"]})
-
-        assert ran.value == {"x": "X", "y": "Y"}
-        ran.ti.xcom_pull.assert_called_once_with(task_ids="acts.split", key="batch_1", map_indexes=-1)
-
-    def test_of_run_time_in_a_list_are_numbered(self) -> None:
-        ran = run_batch(group_of(items=list_items()), 2, 4, payload={"names": None, "items": ["X", "Y"]})
-
-        assert ran.value == {"acts_2": "X", "acts_3": "Y"}
-        assert ran.record["names"] is None
-
-    def test_a_map_is_applied_to_each_on_its_own(self) -> None:
-        def halve(number: int) -> float:
-            if number == 0:
-                message = "zero"
-                raise AirflowSkipException(message)
-            return 8 / (number - 1)
-
-        items = list_items().map(halve).map(int)
-        ran = run_batch(group_of(items=items), 0, 4, payload={"names": None, "items": [3, 0, 1, 5]})
-
-        assert (ran.states, ran.values) == ("SKFS", {"acts_0": 4, "acts_3": 2})
-        assert ran.record["errors"] == {"1": "zero", "2": "ZeroDivisionError: division by zero"}
+        RAN.clear()
+        with timeout(0.3):  # type: ignore[no-untyped-call]
+            run_batch(group, store=store, retries=1, try_number=2)
+        assert RAN == ["can't be stored", "takes too long"]
 
     @pytest.mark.parametrize(
-        "payload", [None, FileNotFoundError("s3://gone")], ids=["deleted", "its artifact"]
-    )
-    def test_that_are_gone_are_said_to_be(self, payload: Any) -> None:
-        ran = run_batch(group_of(items=list_items()), 0, 2, payload=payload)
-
-        assert isinstance(ran.error, ItemsError)
-        assert ran.message == "the items of batch 0 are no longer stored; clear 'acts.split'"
-
-
-class TestWhatAFunctionIsGiven:
-    def test_an_item_goes_to_the_first_free_parameter(self) -> None:
-        def call(ds: str, first: str, item: str, last: str = "d") -> list[str]:
-            return [ds, first, item, last]
-
-        group = group_of("c", branch=call, partial={"first": "b"})
-        assert run_batch(group, context={"ds": "a"}).value == {"acts_0": ["a", "b", "c", "d"]}
-
-    def test_an_item_may_be_given_by_position(self) -> None:
-        def call(*items: str, ds: str = "") -> list[Any]:
-            return [items[0], ds]
-
-        assert run_batch(group_of("a", branch=call), context={"ds": "b"}).value == {"acts_0": ["a", "b"]}
-
-    def test_kwargs_take_the_whole_context(self) -> None:
-        def call(item: str, **context: Any) -> list[Any]:
-            return [item, context["ds"], context["try_number_of"], "ti" in context]
-
-        group = group_of("a", branch=call, partial={"try_number_of": 1})
-        assert run_batch(group, context={"ds": "b"}).value == {"acts_0": ["a", "b", 1, True]}
-
-    def test_each_item_has_its_own_copy_of_what_is_bound(self) -> None:
-        def call(item: str, base: list[str]) -> list[str]:
-            base.append(item)
-            return base
-
-        group = group_of("a", "b", branch=call, partial={"base": ["x"]})
-        assert run_batch(group).value == {"acts_0": ["x", "a"], "acts_1": ["x", "b"]}
-
-    def test_what_cannot_be_copied_is_for_all(self) -> None:
-        def call(item: str, lock: Any) -> bool:
-            with lock:
-                return lock is shared
-
-        shared = threading.Lock()
-        operator = batch_operator(group_of("a", "b", branch=call, partial={"lock": None}), 0, 2)
-        operator.op_kwargs = {"": {"lock": shared}}
-        group: Any = operator.task_group
-
-        assert run_batch(group, operator=operator).value == {"acts_0": True, "acts_1": True}
-
-    def test_a_list_of_functions_is_a_pipe(self) -> None:
-        group = group_of("a", "b", branch=[_upper, functools.partial(_add, what="!")])
-
-        assert run_batch(group).value == {"acts_0": "A!", "acts_1": "B!"}
-
-    def test_each_item_has_its_own_copy_of_what_a_later_function_of_a_list_binds(self) -> None:
-        def gather(item: str, found: list[str], lock: Any) -> list[str]:
-            with lock:
-                found.append(item)
-            return found
-
-        later = functools.partial(gather, found=["x"], lock=threading.Lock())
-        group = group_of("a", "b", branch=[_upper, later], item_concurrency=2)
-
-        assert run_batch(group).value == {"acts_0": ["x", "A"], "acts_1": ["x", "B"]}
-
-    def test_a_mapping_of_functions_runs_each_with_its_own(self) -> None:
-        group = FanOutGroup(
-            "acts",
-            branch={"upper": _upper, "add": functools.partial(_add, what="?")},
-            partial={"text": "a"},
-            items_per_task=2,
-        )
-        ran = run_batch(group)
-
-        assert ran.value == {"upper": "A", "add": "a?"}
-        assert ran.record["names"] == ["upper", "add"]
-
-    def test_a_mapping_of_functions_runs_at_once_unless_told(self) -> None:
-        barrier = threading.Barrier(3)
-
-        async def meet_on_loop() -> bool:
-            return await asyncio.to_thread(barrier.wait, 10) >= 0
-
-        def meet() -> bool:
-            return barrier.wait(10) >= 0
-
-        branch = {"one": meet, "two": meet, "three": meet_on_loop}
-        group = FanOutGroup("acts", branch=branch, items_per_task=3)
-
-        assert run_batch(group).value == {"one": True, "two": True, "three": True}
-
-
-def _upper(text: str) -> str:
-    return text.upper()
-
-
-def _add(text: str, what: str) -> str:
-    return text + what
-
-
-class TestARetry:
-    def test_runs_only_what_has_failed(self) -> None:
-        store = FakeStore()
-        group = group_of("a", "recovers", "is skipped", "fails for good")
-        run_batch(group, store=store, retries=1)
-        RAN.clear()
-        ran = run_batch(group, store=store, retries=1, try_number=2)
-
-        assert RAN == ["recovers"]
-        assert (ran.states, ran.values) == ("SSKF", {"acts_0": "a", "acts_1": "recovers"})
-        assert ran.record["errors"] == {"2": "nothing to do", "3": "AirflowFailException: no use"}
-        assert isinstance(ran.error, FinalBatchFailedError)
-
-    def test_that_succeeds_leaves_nothing_behind(self) -> None:
-        store = FakeStore()
-        group = group_of("a", "recovers")
-        run_batch(group, store=store, retries=1)
-        ran = run_batch(group, store=store, retries=1, try_number=2)
-
-        assert (ran.value, store.kept) == ({"acts_0": "a", "acts_1": "recovers"}, {})
-
-    def test_by_hand_runs_final_failures_too(self) -> None:
-        store = FakeStore()
-        group = group_of("a", "fails for good")
-        run_batch(group, store=store, retries=0)
-        RAN.clear()
-        run_batch(group, store=store, retries=0, try_number=2)
-
-        assert RAN == ["fails for good"]
-
-    @pytest.mark.parametrize(
-        ("retries", "again"),
+        ("comms", "unfinished", "exits"),
         [
-            pytest.param(1, ["recovers"], id="by Airflow"),
-            pytest.param(0, ["recovers", "fails for good"], id="by hand, as none was left"),
+            pytest.param("CommsDecoder", ["0", "1"], [mock.call(1)], id="a-task"),
+            pytest.param("InProcessSupervisorComms", ["1"], [], id="dag-test"),
         ],
     )
-    def test_after_a_kill_runs_final_failures_if_somebody_has_mended_them(
-        self, retries: int, again: list[str], killed_at_its_end: Any
+    def test_a_process_whose_item_cannot_be_interrupted_reports_and_ends(
+        self, comms: str, unfinished: list[str], exits: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        store = FakeStore()
-        group = group_of("a", "recovers", "fails for good")
-        with killed_at_its_end:
-            run_batch(group, store=store, retries=retries)
-        RAN.clear()
-        run_batch(group, store=store, retries=2, try_number=2)
+        given_up = threading.Event()
 
-        assert again == RAN
+        def stubborn(item: str) -> None:
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end and not given_up.is_set():
+                with suppress(AirflowTaskTimeout):
+                    given_up.wait(0.5)
 
-    def test_after_a_kill_on_the_last_try_runs_final_failures_of_the_tries_before(
-        self, killed_at_its_end: Any
+        group = group_of("a", "b", branch=stubborn)
+        monkeypatch.setattr(deadline, "FIRST_RING", 0.02)
+        monkeypatch.setattr(deadline, "SECONDS_BETWEEN", 0.02)
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", type(comms, (), {})(), raising=False)
+        with mock.patch("os._exit", side_effect=lambda code: given_up.set()) as end, timeout(0.05):  # type: ignore[no-untyped-call]
+            errors = run_batch(group).record["errors"]
+
+        assert end.mock_calls == exits
+        assert list(errors) == unfinished
+        assert all(error.endswith("when the task ended: AirflowTaskTimeout") for error in errors.values())
+
+    def test_when_it_is_killed_no_further_item_starts_and_what_is_done_is_kept(
+        self, store: FakeStore
     ) -> None:
-        store = FakeStore()
-        group = group_of("fails", "fails for good")
-        run_batch(group, store=store, retries=1)
-        with killed_at_its_end:
-            run_batch(group, store=store, retries=1, try_number=2)
-        RAN.clear()
-        run_batch(group, store=store, retries=3, try_number=3)
-
-        assert RAN == ["fails", "fails for good"]
-
-    def test_runs_no_final_failure_however_many_there_are(self) -> None:
-        def call(number: int) -> None:
-            RAN.append(number)
-            if number == 0:
-                raise ValueError
-            message = f"no use {number} {'x' * 400}"
-            raise AirflowFailException(message)
-
-        store, size = FakeStore(), 400
-        group = group_of(*range(size), branch=call, items_per_task=size)
-        run_batch(group, store=store, retries=1)
-        assert len(store.kept) > 1
-        RAN.clear()
-        ran = run_batch(group, store=store, retries=1, try_number=2)
-
-        assert RAN == [0]
-        assert ran.states == "F" * size
-        assert store.kept == {}
-
-    def test_with_another_argument_runs_all(self) -> None:
-        def call(item: str, ti: Any, base: str) -> str:
-            return str(act(f"{base}{item}" if item == "a" else item, ti))
-
-        store = FakeStore()
-        group = group_of("a", "fails", branch=call, partial={"base": "old "})
-        run_batch(group, store=store)
-        operator = batch_operator(group, 0, 2)
-        operator.op_kwargs = {"": {"base": "new "}}
-        RAN.clear()
-        ran = run_batch(group, store=store, try_number=2, operator=operator)
-
-        assert RAN == ["new a", "fails"]
-        assert ran.values == {"acts_0": "new a"}
-
-    def test_knows_an_item_that_its_function_has_changed(self) -> None:
-        def call(item: dict[str, Any]) -> str:
-            RAN.append(item["id"])
-            return str(act(item.pop("fate")))
-
-        store = FakeStore()
-        payload = [{"id": 0, "fate": "a"}, {"id": 1, "fate": "fails"}]
-        group = group_of(branch=call, items=list_items())
-        run_batch(
-            group, 0, 2, store=store, payload={"names": None, "items": [dict(each) for each in payload]}
-        )
-        RAN.clear()
-        run_batch(group, 0, 2, store=store, try_number=2, payload={"names": None, "items": payload})
-
-        assert RAN == [1, "fails"]
-
-    def test_without_a_store_runs_all_and_says_so(self) -> None:
-        with capture_logs() as logs:
-            run_batch(group_of("a"), try_number=2)
-
-        assert RAN == ["a"]
-        assert any("all items run again" in each["event"] for each in logs)
-
-    @pytest.mark.parametrize("broken", ["get", "set", "delete"])
-    def test_a_store_that_does_not_work_fails_nothing(self, broken: str) -> None:
-        assert run_batch(group_of("a"), store=FakeStore(broken={broken})).value == {"acts_0": "a"}
-
-
-class TestStopping:
-    FATES = ("a", "fails", "fails", "b", "c")
-
-    def test_items_are_stopped_with_the_reason(self) -> None:
-        ran = run_batch(group_of(*self.FATES, stop_after_failures=2))
-
-        assert (RAN, ran.states) == (["a", "fails", "fails"], "SFFXX")
-        assert ran.record["stopped"] == (
-            "not started: 2 or more items of 'acts' have failed (stop_after_failures=2)"
-        )
-
-    def test_failures_of_batches_that_have_ended_count(self) -> None:
-        run = FakeRun().add("acts.each", "failed", map_index=1, record=record_of(1, "SF"))
-        ran = run_batch(group_of(*self.FATES, stop_after_failures=2), run=run)
-
-        assert ran.states == "SFXXX"
-
-    def test_batches_that_died_count_with_all_their_items(self) -> None:
-        run = FakeRun().add("acts.each", "failed", map_index=1)
-        run.add("acts.split", value=[[0, 3], [3, 5]])
-        ran = run_batch(group_of(*self.FATES, stop_after_failures=2), run=run)
-
-        assert ran.states == "XXXXX"
-        assert ran.error is None
-
-    def test_what_was_marked_success_by_hand_does_not(self) -> None:
-        run = FakeRun().add("acts.each", "success", map_index=1, record=record_of(1, "FF"))
-
-        assert run_batch(group_of(*self.FATES, stop_after_failures=2), run=run).states == "SFFXX"
-
-    def test_a_retry_is_not_stopped(self) -> None:
-        run = FakeRun().add("acts.each", "failed", map_index=1, record=record_of(1, "FF"))
-        ran = run_batch(group_of(*self.FATES, stop_after_failures=2), run=run, try_number=2)
-
-        assert ran.states == "SFFSS"
-
-    def test_failures_that_will_be_retried_do_not_count(self) -> None:
-        assert run_batch(group_of(*self.FATES, stop_after_failures=2), retries=1).states == "SFFSS"
-
-
-def record_of(map_index: int, states: str) -> dict[str, Any]:
-    nothing: list[None] = [None] * len(states)
-    record = {"map_index": map_index, "start": 0, "statuses": states, "errors": {}, "seconds": nothing}
-    return {"state": "batch", "cpu_seconds": nothing, **record}
-
-
-class TestBeingKilled:
-    def test_no_further_item_starts_and_what_is_done_is_kept(self) -> None:
-        store = FakeStore()
-
         def call(item: str) -> str:
             RAN.append(item)
             if item == "b":
@@ -545,19 +253,248 @@ class TestBeingKilled:
         ran = run_batch(group, operator=operator, store=store)
 
         assert RAN == ["a", "b"]
-        assert (ran.states, ran.values) == ("SFF", {"acts_0": "a"})
+        assert ran.outcome == ("SFF", {"acts_0": "a"})
         assert "had not ended" in ran.record["errors"]["2"]
         assert len(store.kept) == 1
 
-    def test_it_is_safe_before_anything_runs(self) -> None:
+    def test_it_may_be_killed_before_anything_runs(self) -> None:
         batch_operator(group_of("a"), 0, 1).on_kill()
 
-    def test_the_watch_saves_when_it_is_asked(self) -> None:
-        store, batch = FakeStore(), Batch(1, lambda place: "a", describe=str)
-        watch = _Watch(mock.Mock(), batch, Checkpoints(store, str, mock.Mock(), retried=False))
-        with watch:
-            batch.run()
-            watch.kill()
 
-        assert CHECKPOINT_EVERY > 1  # it did not come by itself
-        assert len(store.kept) == 1
+class TestItems:
+    def test_a_count_gives_indexes(self) -> None:
+        def number(index: int, base: int = 0) -> int:
+            return base + index
+
+        group = group_of(branch=number, items=None, count=5, partial={"base": 10})
+        assert run_batch(group, 3).value == {"acts_3": 13, "acts_4": 14}
+
+    def test_items_of_the_dag_file_are_rendered_and_one_that_cannot_be_fails_alone(self) -> None:
+        group = group_of("{{ ds }}", ["{{ ds }}"], "{plain}", "{{ nothing.there }}", "{% bad")
+        ran = run_batch(group, context={"ds": "2024-01-02"})
+
+        values = {"acts_0": "2024-01-02", "acts_1": ["2024-01-02"], "acts_2": "{plain}"}
+        assert ran.outcome == ("SSSFF", values)
+        assert "TemplateSyntaxError" in ran.record["errors"]["4"]
+
+    @pytest.mark.parametrize("is_mapped", [False, True], ids=["literal", "made-by-map"])
+    def test_an_item_has_its_own_copy_of_what_items_share(self, is_mapped: bool) -> None:
+        def call(item: dict[str, Any]) -> Any:
+            item["shared"]["tags"].append(item["id"])
+            return item["shared"]["tags"]
+
+        shared: dict[str, list[int]] = {"tags": []}
+        payload = {"names": None, "items": [0, 1]}
+        made = list_items().map(lambda number: {"id": number, "shared": shared})
+        items: Any = made if is_mapped else [{"id": number, "shared": shared} for number in range(2)]
+
+        ran = run_batch(group_of(branch=call, items=items), 0, 2, payload=payload)
+        assert ran.value == {"acts_0": [0], "acts_1": [1]}
+        assert shared == {"tags": []}
+
+    def test_items_that_cannot_be_copied_are_shared(self) -> None:
+        lock = threading.Lock()
+        items = [{"lock": lock}, {"lock": lock}]
+
+        ran = run_batch(group_of(branch=lambda item: item["lock"] is lock, items=items))
+        assert ran.value == {"acts_0": True, "acts_1": True}
+
+    @pytest.mark.parametrize(
+        ("names", "labels"),
+        [
+            pytest.param(["x", "y"], ["x", "y"], id="named"),
+            pytest.param(None, ["acts_2", "acts_3"], id="numbered"),
+        ],
+    )
+    def test_items_of_run_time_come_batch_by_batch(self, names: list[str] | None, labels: list[str]) -> None:
+        group, payload = group_of(items=list_items()), {"names": names, "items": ["X", "Y"]}
+        ran = run_batch(group, 2, 4, map_index=1, payload=payload)
+
+        assert ran.value == dict(zip(labels, ["X", "Y"], strict=True))
+        assert ran.record["names"] == names
+        ran.ti.xcom_pull.assert_called_once_with(task_ids="acts.split", key="batch_1", map_indexes=-1)
+
+    def test_a_map_makes_each_item_on_its_own(self) -> None:
+        items = list_items().map(lambda item: act(item) if item == "is skipped" else 8 / item).map(int)
+        payload = {"names": None, "items": [2, "is skipped", 0, 4]}
+        ran = run_batch(group_of(items=items), 0, 4, payload=payload)
+
+        assert ran.outcome == ("SKFS", {"acts_0": 4, "acts_3": 2})
+        assert ran.record["errors"] == {"1": "nothing to do", "2": "ZeroDivisionError: division by zero"}
+
+    @pytest.mark.parametrize(
+        "payload", [None, FileNotFoundError("s3://gone")], ids=["deleted", "its-artifact-is-gone"]
+    )
+    def test_items_that_are_gone_fail_the_batch_with_the_way_out(self, payload: Any) -> None:
+        ran = run_batch(group_of(items=list_items()), 0, 2, payload=payload)
+
+        assert isinstance(ran.error, ItemsError)
+        assert str(ran.error) == "the items of batch 0 are no longer stored; clear 'acts.split'"
+
+
+class TestArguments:
+    def test_a_function_is_given_context_bound_arguments_and_its_item(self) -> None:
+        def call(ds: str, first: str, item: str, last: str = "d", **context: Any) -> list[Any]:
+            return [ds, first, item, last, context["more"], "ti" in context]
+
+        group = group_of("c", branch=call, partial={"first": "b", "more": "e"})
+        assert run_batch(group, context={"ds": "a"}).value == {"acts_0": [*"abcde", True]}
+
+    def test_each_item_has_its_own_copy_of_what_is_bound_if_it_can_be_copied(self) -> None:
+        def call(item: str, base: list[str], lock: Any) -> list[Any]:
+            base.append(item)
+            return [*base, lock is shared]
+
+        shared = threading.Lock()
+        group: Any = group_of("a", "b", branch=call, partial={"base": [], "lock": None})
+        operator = batch_operator(group, 0, 2)
+        operator.op_kwargs = {"": {"base": ["x"], "lock": shared}}
+
+        values = run_batch(group, operator=operator).value
+        assert values == {"acts_0": ["x", "a", True], "acts_1": ["x", "b", True]}
+
+    def test_a_list_of_functions_is_a_pipe_with_copies_of_what_later_ones_bind(self) -> None:
+        def gather(item: str, gathered: list[str], lock: Any) -> list[str]:
+            with lock:
+                gathered.append(item)
+            return gathered
+
+        later = functools.partial(gather, gathered=["x"], lock=threading.Lock())
+        group = group_of("a", "b", branch=[lambda text: text.upper(), later], item_concurrency=2)
+
+        assert run_batch(group).value == {"acts_0": ["x", "A"], "acts_1": ["x", "B"]}
+
+
+class TestARetry:
+    def test_it_runs_only_what_has_failed_and_a_success_leaves_nothing_behind(self, store: FakeStore) -> None:
+        group = group_of("a", "recovers", "is skipped")
+        run_batch(group, store=store, retries=1)
+        RAN.clear()
+        ran = run_batch(group, store=store, retries=1, try_number=2)
+
+        assert (RAN, store.kept) == (["recovers"], {})
+        assert ran.outcome == ("SSK", {"acts_0": "a", "acts_1": "recovers"})
+
+    def test_a_post_execute_that_fails_repeats_nothing(self, store: FakeStore) -> None:
+        callbacks = {
+            "post_execute": mock.Mock(side_effect=[KeyError("no"), None]),
+            "on_success_callback": lambda context: RAN.append("success"),
+        }
+        group = group_of("a", "b", default_args=callbacks)
+        first = run_batch(group, store=store, retries=1)
+        assert isinstance(first.error, KeyError)
+
+        second = run_batch(group, store=store, retries=1, try_number=2)
+        assert (RAN, second.value) == (["a", "b", "success"], {"acts_0": "a", "acts_1": "b"})
+        assert store.kept == {}
+
+    def test_what_failed_for_good_runs_again_only_by_hand(self, store: FakeStore) -> None:
+        group = group_of("a", "recovers", "fails for good")
+        run_batch(group, store=store, retries=1)
+        RAN.clear()
+        ran = run_batch(group, store=store, retries=1, try_number=2)
+
+        assert RAN == ["recovers"]
+        assert ran.record["errors"] == {"2": "AirflowFailException: no use"}
+        assert isinstance(ran.error, FinalBatchFailedError)
+        RAN.clear()
+        run_batch(group, store=store, retries=3, try_number=3)
+        assert RAN == ["fails for good"]
+
+    def test_after_a_kill_it_knows_what_was_saved(self, store: FakeStore) -> None:
+        group = group_of("a", "recovers", "fails for good")
+        with mock.patch.object(BatchOperator, "_report", autospec=True, side_effect=SystemExit):
+            run_batch(group, store=store, retries=1)
+        RAN.clear()
+        run_batch(group, store=store, retries=1, try_number=2)
+
+        assert RAN == ["recovers"]
+
+    def test_after_another_split_it_runs_all_items_again(self, store: FakeStore) -> None:
+        """What they stand for may have changed with them."""
+        group = group_of("a", "fails")
+        for split in ("one", "one", "another"):
+            run_batch(group, store=store, split=split)
+
+        assert RAN == ["a", "fails", "fails", "a", "fails"]
+
+    def test_another_argument_runs_all_items_again(self, store: FakeStore) -> None:
+        def call(item: str, base: str) -> str:
+            return str(act(f"{base}{item}" if item == "a" else item))
+
+        group = group_of("a", "fails", branch=call, partial={"base": "old "})
+        run_batch(group, store=store)
+        operator = batch_operator(group, 0, 2)
+        operator.op_kwargs = {"": {"base": "new "}}
+        RAN.clear()
+        ran = run_batch(group, store=store, try_number=2, operator=operator)
+
+        assert (RAN, ran.outcome) == (["new a", "fails"], ("SF", {"acts_0": "new a"}))
+
+    def test_an_item_that_its_function_has_changed_is_known_again(self, store: FakeStore) -> None:
+        def call(item: dict[str, Any]) -> str:
+            return str(act(item.pop("fate")))
+
+        group = group_of(branch=call, items=list_items())
+        for try_number in (1, 2):
+            items = [{"fate": "a"}, {"fate": "fails"}]
+            payload = {"names": None, "items": items}
+            run_batch(group, 0, 2, store=store, try_number=try_number, payload=payload)
+
+        assert RAN == ["a", "fails", "fails"]
+
+    def test_without_a_store_it_runs_all_and_says_so(self) -> None:
+        with capture_logs() as logs:
+            run_batch(group_of("a"), try_number=2)
+
+        assert RAN == ["a"]
+        assert any("all items run again" in entry["event"] for entry in logs)
+
+
+def record_of(states: str) -> dict[str, Any]:
+    nothing: list[None] = [None] * len(states)
+    whole = {"start": 0, "errors": {}, "seconds": nothing, "cpu_seconds": nothing}
+    return {"state": "batch", "map_index": 1, "statuses": states, **whole}
+
+
+class TestStopping:
+    @pytest.mark.parametrize(
+        ("others", "of_instance", "states"),
+        [
+            pytest.param(
+                FakeRun().add("acts.each", "failed", map_index=1, record=record_of("SF")),
+                {},
+                "SFXXX",
+                id="failures-of-batches-that-have-ended-count",
+            ),
+            pytest.param(
+                FakeRun().add("acts.each", "failed", map_index=1).add("acts.split", value=[[0, 3], [3, 5]]),
+                {},
+                "XXXXX",
+                id="batches-that-died-count-with-all-their-items",
+            ),
+            pytest.param(
+                FakeRun().add("acts.each", "success", map_index=1, record=record_of("FF")),
+                {},
+                "SFFXX",
+                id="what-was-marked-success-by-hand-does-not-count",
+            ),
+            pytest.param(
+                FakeRun().add("acts.each", "failed", map_index=1, record=record_of("FF")),
+                {"try_number": 2},
+                "SFFSS",
+                id="a-retry-is-not-stopped",
+            ),
+            pytest.param(FakeRun(), {"retries": 1}, "SFFSS", id="failures-that-are-retried-do-not-count"),
+        ],
+    )
+    def test_no_item_starts_after_so_many_failures(
+        self, others: FakeRun, of_instance: Any, states: str
+    ) -> None:
+        group = group_of("a", "fails", "fails", "b", "c", stop_after_failures=2)
+        ran = run_batch(group, run=others, **of_instance)
+
+        reason = "not started: 2 or more items of 'acts' have failed (stop_after_failures=2)"
+        assert (ran.record["statuses"], len(RAN)) == (states, 5 - states.count("X"))
+        assert ran.record["stopped"] == (reason if "X" in states else None)
+        assert (ran.error is None) == ("F" not in states)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from airflow_fanout import FanOutGroup
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.operators.split import BRANCH_SETTINGS, SplitOperator
+from airflow_fanout.rules.records import SPLIT_KEY
 from tests.unit.fake_batch import task_instance
 
 
@@ -37,7 +38,9 @@ def split(*, found: Any = None, ti: Any = None, **arguments: Any) -> tuple[Any, 
     context: Any = {"ti": ti}
     with mock.patch.object(ExecutorSafeguard, "test_mode", new=True):
         value = operator.execute(context)
-    return value, {call.args[0]: call.args[1] for call in ti.xcom_push.call_args_list}
+    pushed = {call.args[0]: call.args[1] for call in ti.xcom_push.call_args_list}
+    assert pushed.pop(SPLIT_KEY, None) == (str(ti.id) if operator.items_per_task is not None else None)
+    return value, pushed
 
 
 @pytest.mark.parametrize(

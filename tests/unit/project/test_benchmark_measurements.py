@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
@@ -14,7 +13,6 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.execution_time.checkpoints import ITEMS_AT_ONCE, Checkpoints
 from airflow_fanout.execution_time.xcom import PAGE_SIZE
 from airflow_fanout.rules.records import RECORD_KEY
 from benchmarks import __main__, in_process, one_process, scale
@@ -115,31 +113,7 @@ def test_a_batch_within_the_process_runs_every_item() -> None:
     batch = one_process.batch_of(one_process.double, SIZE.count)
     one_process.run(batch)
 
-    assert [batch.values[place] for place in range(SIZE.count)] == [2 * n for n in range(SIZE.count)]
-
-
-def test_a_checkpoint_gives_up_when_the_batch_has_ended_and_takes_up_where_it_was() -> None:
-    count = 2 * ITEMS_AT_ONCE + 1
-    batch = one_process.batch_of(one_process.double, count)
-    one_process.run(batch)
-    store: dict[str, Any] = {}
-
-    class Store:
-        get, delete = store.get, store.pop
-
-        def set(self, key: str, value: object) -> None:
-            store[key] = value
-
-    checkpoints = Checkpoints(Store(), str, logging.getLogger(), retried=True)
-    answers = iter([False, True])
-    checkpoints.save(batch, give_up=lambda: next(answers))
-    saved = [entry[0] for piece in store.values() for entry in piece]
-    assert saved == [str(place) for place in range(ITEMS_AT_ONCE)]
-
-    checkpoints.save(batch)
-
-    saved = [entry[0] for piece in store.values() for entry in piece]
-    assert saved == [str(place) for place in range(count)]
+    assert [batch.results[n].value for n in range(SIZE.count)] == [2 * n for n in range(SIZE.count)]
 
 
 def test_slow_storage_waits_before_each_read_and_never_before_a_write() -> None:

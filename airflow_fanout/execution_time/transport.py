@@ -1,0 +1,217 @@
+"""Values on their way through an XCom, where Airflow's encodings change some and refuse others."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from airflow_fanout.rules.wording import typed
+from airflow_fanout.serialization.stored_values import values_lie_elsewhere
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+SMALLEST, LARGEST = -(2**63), 2**64 - 1
+"""The ints of MessagePack, which a task and its supervisor talk in."""
+
+PLAIN_DEPTH = 60
+"""Depth to which a value needs no proof; Airflow can read 198 lists, or 98 tuples, within each other."""
+
+PATH_LENGTH = 20
+"""Names and indexes that a message spells out."""
+
+_NOT_PLAIN: Any = object()
+
+
+class UnstorableValueError(ValueError):
+    """Raised for a value that an XCom would change or refuse; says what it is, and where in the value."""
+
+
+def transport_problem(value: Any) -> str | None:
+    """Say why a value does not come back from an XCom as it is, and where in it; None if it does."""
+    try:
+        stored_value(value)
+    except UnstorableValueError as error:
+        return str(error)
+    return None
+
+
+def stored_value(value: Any) -> Any:
+    """
+    Return a value as a reader of its XCom gets it: equal, and out of reach of whoever made it.
+
+    The proof is Airflow's own encoding. Values of plain JSON types, which it leaves as they are, are copied.
+    Nothing can be said for an XCom backend that is neither Airflow's nor its object storage.
+
+    :raises UnstorableValueError: If an XCom would change or refuse it.
+    """
+    plain = _plain_copy(value, PLAIN_DEPTH)
+    if plain is not _NOT_PLAIN:
+        return plain
+    if _has_foreign_backend():
+        try:
+            return copy.deepcopy(value)
+        except Exception:  # such as of a lock
+            return value
+    try:
+        stored = _sent_and_read(value)
+    except Exception as error:  # also a serializer's of the author
+        raise UnstorableValueError(_refusal_message(value, error)) from error
+    if (change := _change(value, stored, "")) is not None:
+        raise UnstorableValueError(change)
+    return stored
+
+
+def _plain_copy(value: Any, depth: int) -> Any:
+    """Copy a value of plain JSON types that no encoding changes or refuses; ``_NOT_PLAIN`` of any other."""
+    kind = type(value)
+    if kind is str:
+        is_plain = value.isascii() or _is_unicode(value)
+    elif kind is int or kind is float:
+        is_plain = SMALLEST <= value <= LARGEST  # NaN is not between them
+    elif depth and kind is dict:
+        return _plain_dict(value, depth - 1)
+    elif depth and (kind is list or kind is tuple):
+        members = [_plain_copy(member, depth - 1) for member in value]
+        return _NOT_PLAIN if any(member is _NOT_PLAIN for member in members) else kind(members)
+    else:
+        is_plain = value is None or kind is bool
+    return value if is_plain else _NOT_PLAIN
+
+
+def _plain_dict(value: dict[Any, Any], depth: int) -> Any:
+    members = {}
+    for name, member in value.items():
+        # Airflow's own names begin with two underscores.
+        if type(name) is not str or name[:2] == "__" or not (name.isascii() or _is_unicode(name)):
+            return _NOT_PLAIN
+        copied = _plain_copy(member, depth)
+        if copied is _NOT_PLAIN:
+            return _NOT_PLAIN
+        members[name] = copied
+    return members
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _has_foreign_backend() -> bool:
+    from airflow.sdk.execution_time.xcom import XCom
+
+    own = {"BaseXCom", "XComObjectStorageBackend"}
+    return values_lie_elsewhere() and XCom.__name__ not in own
+
+
+def _sent_and_read(value: Any) -> Any:
+    """Put a value through every encoding on its way into the database and back."""
+    from airflow.sdk.bases.xcom import BaseXCom
+    from airflow.sdk.execution_time.comms import SetXCom, XComResult, _RequestFrame, _ResponseFrame
+
+    # In a dict: as deep as it is to lie beside others.
+    sent = SetXCom(key="", value=BaseXCom.serialize_value({"": value}), dag_id="", run_id="", task_id="")
+    _RequestFrame(id=0, body=sent.model_dump()).as_bytes()  # from the task to its supervisor
+    # From there to the API server, as its client does it.
+    body = json.dumps(sent.value, ensure_ascii=False, allow_nan=False).encode()
+    json.loads(body, parse_float=_check_float)  # into the database
+    read = XComResult.model_validate_json(b'{"key":"","value":%b}' % body)  # to the reader's supervisor
+    _ResponseFrame(id=0, body=read.model_dump()).as_bytes()  # from there to the reader
+    return BaseXCom.deserialize_value(read)[""]
+
+
+def _check_float(text: str) -> None:
+    """Refuse what PostgreSQL's JSONB, which writes no exponents, gives back as an int that no frame holds."""
+    if not SMALLEST <= float(text) <= LARGEST:
+        message = f"PostgreSQL returns {text} as an int beyond 64 bits"
+        raise OverflowError(message)
+
+
+def _refusal(value: Any) -> Exception | None:
+    try:
+        _sent_and_read(value)
+    except Exception as error:
+        return error
+    return None
+
+
+def _refusal_message(value: Any, error: Exception) -> str:
+    path = ""
+    for _ in range(PATH_LENGTH):
+        if (member := _refused_member(value)) is None:
+            break
+        piece, value, error = member
+        path += piece
+    at = f" at {path}" if path else ""
+    match value:
+        case float() if not math.isfinite(value):
+            return f"{_NAMES[str(value)]}{at} can't be stored in an XCom"
+        case int():
+            return f"an int beyond 64 bits{at} can't be stored in an XCom"
+        case str():
+            return f"a lone surrogate{at} can't be stored in an XCom"
+    what = f"a value of type {type(value).__name__}"
+    return f"{what}{at} can't be stored in an XCom: {type(error).__name__}: {error}"
+
+
+_NAMES = {"nan": "NaN", "inf": "infinity", "-inf": "-infinity"}
+
+
+def _refused_member(value: Any) -> tuple[str, Any, Exception] | None:
+    """Find a refused member by halving, with the path to it; None if none is refused by itself."""
+    members = list(_members(value))
+    while members and (error := _refusal([member for _, member in members])) is not None:
+        if len(members) == 1:
+            return *members[0], error
+        half = members[: len(members) // 2]
+        members = members[len(half) :] if _refusal([member for _, member in half]) is None else half
+    return None
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((f"[{name!r}]", member) for name, member in value.items())
+        yield from ((f"[{name!r}]", name) for name in value)
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{index}]", member) for index, member in enumerate(value))
+    else:
+        for name in getattr(type(value), "__dataclass_fields__", ()):
+            yield f".{name}", getattr(value, name)
+
+
+def _change(value: Any, stored: Any, path: str) -> str | None:
+    """Say where a value was stored as another one; None if it wasn't."""
+    at = f" at {path}" if path else ""
+    if isinstance(value, dict) and (names := [name for name in value if not isinstance(name, str)]):
+        return f"the key {typed(names[0])}{at} comes back from an XCom as {str(names[0])!r}"
+    pairs: Iterable[tuple[Any, Any, Any]] = ()
+    if isinstance(value, dict) and isinstance(stored, dict) and value.keys() == stored.keys():
+        pairs = ((name, member, stored[name]) for name, member in value.items())
+    elif _are_alike(value, stored, list) or _are_alike(value, stored, tuple):
+        pairs = zip(count(), value, stored)
+    elif not _is_equal(value, stored):
+        return f"{typed(value)}{at} comes back from an XCom as {typed(stored)}"
+    changes = (_change(member, other, f"{path}[{name!r}]") for name, member, other in pairs)
+    return next(filter(None, changes), None)
+
+
+def _are_alike(value: Any, stored: Any, kind: type[Any]) -> bool:
+    return isinstance(value, kind) and isinstance(stored, kind) and len(value) == len(stored)
+
+
+def _is_equal(value: Any, stored: Any) -> bool:
+    from airflow.sdk.serde import serialize
+
+    kind: Any = type(value)
+    with suppress(Exception):  # such as a data frame's, which compares its cells
+        if value == stored or kind.__eq__ is not object.__eq__:
+            return bool(value == stored)
+    return kind is type(stored) and serialize(value) == serialize(stored)
