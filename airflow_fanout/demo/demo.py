@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import httpx
 from rich.console import Console
 
 from airflow_fanout.demo import view as demo_view
-from airflow_fanout.demo.embedded import EmbeddedAirflow, EmbeddedAirflowError, PortTakenError
+from airflow_fanout.demo.embedded import EmbeddedAirflow, EmbeddedAirflowError
 from airflow_fanout.demo.plan import Plan, make_plan, shown
 from airflow_fanout.demo.rest import FINISHED_RUN_STATES, RestError
 from airflow_fanout.reports.timing import BranchTiming
@@ -113,9 +112,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> int:
             return _demo(options, console)
     except KeyboardInterrupt:
         problem = "interrupted; all that it had started is stopped"
-    except httpx.HTTPError as error:
-        problem = f"the embedded Airflow does not answer: {error}"
-    except (DemoError, EmbeddedAirflowError, OSError, PortTakenError, RestError, RuntimeError) as error:
+    except (DemoError, EmbeddedAirflowError, OSError, RestError, RuntimeError) as error:
         problem = str(error)
     _complain(problem)
     return 1

@@ -19,16 +19,14 @@ import redis
 
 from airflow_fanout.demo import reaper
 from airflow_fanout.demo.embedded import LOOPBACK, free_port
-from airflow_fanout.demo.rest import AirflowRest
 from tests.distributed.compose_file import REPOSITORY, interpolate, read
-from tests.e2e.servers import PostgresServer, RedisServer
+from tests.support.airflow import RestCalls
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
-
-    import httpx
 
 __all__ = ["NativeStack"]
 
@@ -39,7 +37,7 @@ socket.gethostname = lambda: os.environ["HOSTNAME"]
 """Python imports it, as ``sitecustomize``, when it starts: each process has its container's host name."""
 
 
-class NativeStack(AirflowRest):
+class NativeStack(RestCalls):
     """
     PostgreSQL, Redis, and whatever services of the file are started.
 
@@ -67,7 +65,7 @@ class NativeStack(AirflowRest):
             failed.push(self.__exit__)
             self._make_folders()
             self._watch()
-            database = self._ending.enter_context(PostgresServer(self._folder / "postgres"))
+            database = self._ending.enter_context(PostgresServer())
             broker = self._ending.enter_context(RedisServer(self._folder / "redis"))
             services = interpolate(read()["services"], self._variables)
             _as_the_image_does(database, services["postgres"]["environment"])
@@ -89,7 +87,6 @@ class NativeStack(AirflowRest):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 10
@@ -143,18 +140,16 @@ class NativeStack(AirflowRest):
             )
             return True if last.returncode == 0 else None
 
-        def what() -> str:
+        def condition() -> str:
             said = f"{last.stdout}{last.stderr}" if last else ""
             return f"{name} is not healthy: {said}\nThe end of its log:\n{self.log_tail(name)}"
 
-        self.poll(probe, timeout=timeout, what=what)
+        self.poll(probe, timeout=timeout, condition=condition)
 
-    def log_in(self, username: str, password: str) -> httpx.Response:
-        """Ask for a token, and use it from now on if there is one."""
-        answer = self._http.post("/auth/token", json={"username": username, "password": password})
-        if answer.is_success:
-            self._http.headers["authorization"] = f"Bearer {answer.json()['access_token']}"
-        return answer
+    def log_in(self, username: str, password: str) -> None:
+        """Ask for a token, and use it from now on."""
+        user = {"username": username, "password": password}
+        self.token = self.send("POST", "auth/token", json=user)["access_token"]
 
     def ensure_alive(self) -> None:
         """Raise if a service has ended."""
@@ -202,7 +197,7 @@ class NativeStack(AirflowRest):
         return self._folder / f"{name}.log"
 
     def _make_folders(self) -> None:
-        for name in ("site", "logs", "postgres", "redis"):
+        for name in ("site", "logs", "redis"):
             (self._folder / name).mkdir(parents=True)
         (self._folder / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
         compiled = shutil.ignore_patterns("__pycache__")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
-from benchmarks.database import metadata_database
-from tests.e2e.run import Run
+from tests.support.airflow import ControlledAirflow
+from tests.support.database import metadata_database
+from tests.support.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,11 +63,11 @@ def full(storage: Path) -> str:
 @pytest.fixture(scope="module")
 def airflow(
     tmp_path_factory: pytest.TempPathFactory, scratch: Path, storage: Path
-) -> Iterator[EmbeddedAirflow]:
+) -> Iterator[ControlledAirflow]:
     """An Airflow whose large values are files in the storage."""
     with (
         metadata_database() as database_url,
-        EmbeddedAirflow(
+        ControlledAirflow(
             dag_files=[DAG_FILE],
             home=tmp_path_factory.mktemp("airflow"),
             database_url=database_url,
@@ -88,19 +88,19 @@ def airflow(
         yield started
 
 
-def trigger(airflow: EmbeddedAirflow, dag_id: str) -> Run:
+def trigger(airflow: ControlledAirflow, dag_id: str) -> Run:
     airflow.wait_for_dag(dag_id, timeout=PATIENCE)
     return Run(airflow, dag_id, airflow.trigger(dag_id))
 
 
-def wait_until_held(airflow: EmbeddedAirflow, scratch: Path, *names: str) -> None:
+def wait_until_held(airflow: ControlledAirflow, scratch: Path, *names: str) -> None:
     missing = list(names)
 
     def probe() -> bool | None:
         missing[:] = [name for name in missing if not (scratch / f"{name}.held").exists()]
         return None if missing else True
 
-    airflow.poll(probe, timeout=PATIENCE, what=lambda: f"Not reached: {missing}")
+    airflow.poll(probe, timeout=PATIENCE, condition=lambda: f"Not reached: {missing}")
 
 
 def let_go(scratch: Path, *names: str) -> None:
@@ -118,7 +118,7 @@ def look_again(run: Run) -> None:
 
 
 @pytest.fixture(scope="module", params=["before", "while"])
-def run(airflow: EmbeddedAirflow, scratch: Path, request: pytest.FixtureRequest) -> Run:
+def run(airflow: ControlledAirflow, scratch: Path, request: pytest.FixtureRequest) -> Run:
     """The run when its fan-ins have ended and the branches are still running."""
     run = trigger(airflow, f"cleared_{request.param}_it_reads")
     fan_ins = [f"collect_{way}" for way in BRANCH_B]
@@ -134,7 +134,7 @@ def run(airflow: EmbeddedAirflow, scratch: Path, request: pytest.FixtureRequest)
         ended = {"success", "failed"}
         return all(run.instance(each).state in ended for each in fan_ins) or None
 
-    airflow.poll(have_ended, timeout=PATIENCE, what=lambda: f"The fan-ins run: {run.instances}")
+    airflow.poll(have_ended, timeout=PATIENCE, condition=lambda: f"The fan-ins run: {run.instances}")
     return run
 
 
@@ -167,7 +167,7 @@ class TestAClearedBranch:
 
 
 @pytest.fixture(scope="module")
-def runs(airflow: EmbeddedAirflow, scratch: Path) -> dict[str, Run]:
+def runs(airflow: ControlledAirflow, scratch: Path) -> dict[str, Run]:
     """Each run after the second try of its fan-in."""
     runs = {dag_id: trigger(airflow, dag_id) for dag_id in CHANGES}
     wait_until_held(airflow, scratch, *runs)
@@ -185,7 +185,7 @@ def runs(airflow: EmbeddedAirflow, scratch: Path) -> dict[str, Run]:
 
 
 @pytest.fixture(scope="module")
-def seen(airflow: EmbeddedAirflow, runs: dict[str, Run]) -> dict[str, Run]:
+def seen(airflow: ControlledAirflow, runs: dict[str, Run]) -> dict[str, Run]:
     """The same runs, with their fan-ins cleared when the Dag processor has seen the file."""
     versions = {dag_id: version_count(airflow, dag_id) for dag_id in runs}
     airflow.start_process("dag-processor")
@@ -193,7 +193,7 @@ def seen(airflow: EmbeddedAirflow, runs: dict[str, Run]) -> dict[str, Run]:
     def are_seen() -> bool | None:
         return all(version_count(airflow, dag_id) > count for dag_id, count in versions.items()) or None
 
-    airflow.poll(are_seen, timeout=PATIENCE, what=lambda: "The Dag processor has not seen the file")
+    airflow.poll(are_seen, timeout=PATIENCE, condition=lambda: "The Dag processor has not seen the file")
     for run in runs.values():
         airflow.clear(run.dag_id, run.run_id, ["collect"])
     for run in runs.values():
@@ -202,7 +202,7 @@ def seen(airflow: EmbeddedAirflow, runs: dict[str, Run]) -> dict[str, Run]:
     return runs
 
 
-def version_count(airflow: EmbeddedAirflow, dag_id: str) -> int:
+def version_count(airflow: ControlledAirflow, dag_id: str) -> int:
     return len(airflow.pages(f"dags/{dag_id}/dagVersions", "dag_versions"))
 
 
@@ -242,7 +242,7 @@ class TestAnotherDagFile:
 
 
 @pytest.fixture(scope="module")
-def full_runs(airflow: EmbeddedAirflow, storage: Path) -> FullRuns:
+def full_runs(airflow: ControlledAirflow, storage: Path) -> FullRuns:
     """Runs that have ended, been given room again, cleared where they had failed, and ended again."""
     found = {}
     for dag_id in FULL:

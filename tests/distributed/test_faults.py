@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
-from tests.e2e.distributed import DistributedAirflow
-from tests.e2e.run import Run
-from tests.e2e.servers import PostgresServer, RedisServer, missing_servers
+from tests.support.celery_airflow import CeleryAirflow
+from tests.support.run import Run
+from tests.support.servers import PostgresServer, RedisServer, missing_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.e2e.run import Collected
+    from tests.support.run import Collected
 
 MISSING = missing_servers()
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
-DATABASE = "airflow"
+DATABASE = "postgres"
 PATIENCE = 240
 """Seconds after which to give up whatever is waited for: a busy machine takes its time."""
 
@@ -61,7 +61,7 @@ NO_EXCEPTION = (
 )
 
 
-class SupervisedAirflow(DistributedAirflow):
+class SupervisedAirflow(CeleryAirflow):
     """An Airflow whose processes are started again when they end, as ``restart: unless-stopped`` has it."""
 
     def __init__(self, **settings: Any) -> None:
@@ -75,11 +75,6 @@ class SupervisedAirflow(DistributedAirflow):
                 self.stop_process(name)
                 self.start_process(name)
                 self.restarted.append(name)
-
-    def wait_until_healthy(self) -> None:
-        """Wait until all is as it was before."""
-        self.poll(self._healthy, timeout=PATIENCE, what=self._condition)
-        self.poll(self._task_api_answers, timeout=PATIENCE, what=self._condition)
 
 
 class HeldRun(Run):
@@ -118,7 +113,7 @@ class HeldRun(Run):
 
     def poll(self, condition: Callable[[], bool], failure: str) -> None:
         """Wait for a condition."""
-        self.airflow.poll(lambda: condition() or None, timeout=PATIENCE, what=lambda: failure)
+        self.airflow.poll(lambda: condition() or None, timeout=PATIENCE, condition=lambda: failure)
 
     def let_go(self, *stages: str) -> None:
         """Let what has come, or comes, to stages go on."""
@@ -179,7 +174,7 @@ def assert_all_squares(group_id: str, collected: Collected) -> None:
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+    with PostgresServer() as server:
         yield server
 
 
@@ -210,7 +205,7 @@ def shared_airflow(
     """Two workers, PostgreSQL and Redis, for all faults one after another."""
     with SupervisedAirflow(
         broker_url=redis.url,
-        database_url=postgres.create_database(DATABASE),
+        database_url=postgres.database_url,
         concurrency=SLOTS,
         dag_files=[DAGS / "faults.py"],
         home=tmp_path_factory.mktemp("airflow"),

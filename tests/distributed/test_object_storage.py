@@ -15,9 +15,9 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
-from benchmarks.database import metadata_database
-from tests.e2e.run import Run
+from tests.support.airflow import ControlledAirflow
+from tests.support.database import metadata_database
+from tests.support.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,7 +117,7 @@ def storage(request: pytest.FixtureRequest) -> Storage:
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Iterator[EmbeddedAirflow]:
+def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Iterator[ControlledAirflow]:
     home = tmp_path_factory.mktemp("airflow")
     # Tasks are forks of the scheduler: what it has imported they needn't, which takes a second each.
     (home / "config").mkdir()
@@ -125,8 +125,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Itera
     (home / "config" / "airflow_local_settings.py").write_text(imports, encoding="utf-8")
     with (
         metadata_database() as url,
-        EmbeddedAirflow(
-            dags_folder=HERE / "dags_storage",
+        ControlledAirflow(
+            dag_files=[HERE / "dags_storage" / "storage.py"],
             home=home,
             database_url=url,
             start_timeout=300,
@@ -149,7 +149,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Itera
 class StoredRun(Run):
     """A run whose XComs are references, as the API server has them."""
 
-    def __init__(self, airflow: EmbeddedAirflow, dag_id: str, storage: Storage) -> None:
+    def __init__(self, airflow: ControlledAirflow, dag_id: str, storage: Storage) -> None:
         super().__init__(airflow, dag_id, airflow.trigger(dag_id))
         self._storage = storage
         self.wait()
@@ -161,12 +161,12 @@ class StoredRun(Run):
 
 
 @pytest.fixture(scope="module")
-def artifacts(airflow: EmbeddedAirflow, storage: Storage) -> Run:
+def artifacts(airflow: ControlledAirflow, storage: Storage) -> Run:
     return StoredRun(airflow, "storage_artifacts", storage)
 
 
 @pytest.fixture(scope="module")
-def gone(airflow: EmbeddedAirflow, storage: Storage) -> Run:
+def gone(airflow: ControlledAirflow, storage: Storage) -> Run:
     return StoredRun(airflow, "storage_gone", storage)
 
 
@@ -273,12 +273,12 @@ class TestABodyThatIsGone:
         assert "what 'lost.split' returned is no longer stored" in gone.log("tell_lost")
 
     def test_the_metadata_reader_knows_what_is_recorded(
-        self, gone: Run, airflow: EmbeddedAirflow, tmp_path: Path
+        self, gone: Run, airflow: ControlledAirflow, tmp_path: Path
     ) -> None:
         answer = tmp_path / "branches.json"
         subprocess.run(
             [sys.executable, str(HERE / "read_run.py"), str(answer), gone.dag_id, gone.run_id],
-            env=airflow._env,
+            env=airflow.environment("command"),
             check=True,
             timeout=120,
             capture_output=True,
@@ -300,7 +300,7 @@ def test_a_damaged_body_fails_the_fan_in_by_name(gone: Run, storage: Storage) ->
 
 
 @pytest.fixture
-def denied(airflow: EmbeddedAirflow, storage: Storage) -> Iterator[Run]:
+def denied(airflow: ControlledAirflow, storage: Storage) -> Iterator[Run]:
     """A run during which the storage has begun to refuse everything; it gives in when the test has ended."""
     try:
         yield StoredRun(airflow, "storage_denied", storage)
@@ -310,7 +310,7 @@ def denied(airflow: EmbeddedAirflow, storage: Storage) -> Iterator[Run]:
 
 @pytest.mark.parametrize("storage", ["s3"], indirect=True)
 def test_a_storage_that_refuses_fails_the_fan_in_until_it_gives_in(
-    denied: Run, airflow: EmbeddedAirflow, storage: Storage
+    denied: Run, airflow: ControlledAirflow, storage: Storage
 ) -> None:
     assert denied.instance("combine").state == "failed"
     assert "can't be read: PermissionError: Forbidden" in denied.log("combine")

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.distributed import DistributedAirflow
-from tests.e2e.run import Run
-from tests.e2e.servers import PostgresServer, RedisServer, missing_servers
 from tests.e2e.test_truth import verdict_of
 from tests.e2e.truth_plan import Plan, plan_of, seeds
+from tests.support.celery_airflow import CeleryAirflow
+from tests.support.run import Run
+from tests.support.servers import PostgresServer, RedisServer, missing_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,14 +58,14 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DistributedAirflow]:
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryAirflow]:
     """Two workers, and a Redis and a PostgreSQL that are nobody else's."""
     with (
         RedisServer(tmp_path_factory.mktemp("redis")) as broker,
-        PostgresServer(tmp_path_factory.mktemp("postgres")) as database,
-        DistributedAirflow(
+        PostgresServer() as database,
+        CeleryAirflow(
             broker_url=broker.url,
-            database_url=database.create_database("airflow"),
+            database_url=database.database_url,
             dag_files=[DAG_FILE],
             home=tmp_path_factory.mktemp("airflow"),
             start_timeout=PATIENCE,
@@ -97,7 +97,7 @@ def kills() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run(airflow: DistributedAirflow, kills: list[str]) -> Run:
+def run(airflow: CeleryAirflow, kills: list[str]) -> Run:
     """The run of all groups, during which workers were killed; it has ended."""
     airflow.wait_for_dag("truth", timeout=PATIENCE)
     for worker in airflow.workers:
@@ -187,7 +187,7 @@ def states_of_batch(run: Run, plan: Plan, number: int, names: list[str]) -> Mapp
 
 
 def test_workers_were_killed(
-    airflow: DistributedAirflow, run: Run, kills: list[str], capsys: pytest.CaptureFixture[str]
+    airflow: CeleryAirflow, run: Run, kills: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kills
     found = airflow.run(run.dag_id, run.run_id)

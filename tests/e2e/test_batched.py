@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.e2e.run import Collected, Run
+    from tests.support.run import Collected, Run
 
 pytestmark = pytest.mark.e2e
 

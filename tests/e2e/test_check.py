@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from airflow_fanout.demo.embedded import EmbeddedAirflow
-    from tests.e2e.run import Instance, Run
+    from tests.support.airflow import ControlledAirflow
+    from tests.support.run import Instance, Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.commands]
 
@@ -32,7 +32,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def checked(airflow: EmbeddedAirflow, limit_runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
+def checked(airflow: ControlledAirflow, limit_runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
     """What the command says of every Dag of the folder."""
     completed = airflow.command("fanout", "check", "--all", "--output", "json")
     assert completed.returncode in {0, 1}, completed.stderr

@@ -7,7 +7,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.e2e.run import Collected, Run
+    from tests.support.run import Collected, Run
 
 pytestmark = pytest.mark.e2e
 

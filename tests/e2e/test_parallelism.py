@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.run import Run
+    from tests.support.run import Run
 
 pytestmark = pytest.mark.e2e
 

@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.run import Run
+from tests.support.run import Run
 
 if TYPE_CHECKING:
-    from airflow_fanout.demo.embedded import EmbeddedAirflow
+    from tests.support.airflow import ControlledAirflow
 
 DAG_ID = "fan_out_fan_in_pipeline"
 
 
 @pytest.fixture(scope="module")
-def run(airflow: EmbeddedAirflow) -> Run:
+def run(airflow: ControlledAirflow) -> Run:
     airflow.wait_for_dag(DAG_ID)
     run = Run(airflow, DAG_ID, airflow.trigger(DAG_ID))
     run.wait()

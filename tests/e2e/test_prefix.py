@@ -7,7 +7,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.e2e.run import Run
+    from tests.support.run import Run
 
 pytestmark = pytest.mark.e2e
 

@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_fanout.demo.embedded import EmbeddedAirflow
-    from tests.e2e.run import Run
+    from tests.support.airflow import ControlledAirflow
+    from tests.support.run import Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.commands]
 
@@ -63,7 +63,7 @@ def run(finished_run: Callable[[str], Run]) -> Run:
 
 
 @pytest.fixture(scope="module")
-def report(airflow: EmbeddedAirflow, run: Run) -> dict[str, Any]:
+def report(airflow: ControlledAirflow, run: Run) -> dict[str, Any]:
     """What the command prints as JSON."""
     done = airflow.command("fanout", "report", "reported", run.run_id, "--output", "json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -269,7 +269,7 @@ def test_items_are_those_of_the_batches_records(
 
 
 def test_the_latest_run_is_shown_in_a_pipe_with_the_same_figures(
-    airflow: EmbeddedAirflow, report: dict[str, Any]
+    airflow: ControlledAirflow, report: dict[str, Any]
 ) -> None:
     done = airflow.command("fanout", "report", "reported", "--group", "waits")
 
@@ -283,7 +283,7 @@ def test_the_latest_run_is_shown_in_a_pipe_with_the_same_figures(
     assert "parts" not in done.stdout
 
 
-def test_a_run_without_a_fan_out_is_one_line(airflow: EmbeddedAirflow, run: Run) -> None:
+def test_a_run_without_a_fan_out_is_one_line(airflow: ControlledAirflow, run: Run) -> None:
     run_id = airflow.trigger("unfanned")
     done = airflow.command("fanout", "report", "unfanned")
 
@@ -306,7 +306,7 @@ def test_a_run_without_a_fan_out_is_one_line(airflow: EmbeddedAirflow, run: Run)
     ],
 )
 def test_what_is_not_there_is_one_line_and_exit_code_2(
-    airflow: EmbeddedAirflow, run: Run, arguments: list[str], said: str
+    airflow: ControlledAirflow, run: Run, arguments: list[str], said: str
 ) -> None:
     done = airflow.command("fanout", "report", *arguments)
 

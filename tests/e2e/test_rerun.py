@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_fanout.rules.names import instance_name
-from tests.e2e.run import Run
+from tests.support.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from airflow_fanout.demo.embedded import EmbeddedAirflow
+    from tests.support.airflow import ControlledAirflow
 
 pytestmark = [pytest.mark.e2e, pytest.mark.commands]
 
@@ -211,7 +211,7 @@ def test_a_group_that_is_not_there_is_an_error_in_one_line(run: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def many(airflow: EmbeddedAirflow, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Many:
+def many(airflow: ControlledAirflow, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Many:
     """420 branches of which 135 failed, in a round that was written into the database, and the next one."""
     airflow.wait_for_dag("rerun_many")
     run = Run(airflow, "rerun_many", airflow.trigger("rerun_many"))  # the Dag is paused

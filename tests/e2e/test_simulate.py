@@ -9,13 +9,13 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_fanout.testing import Simulation, simulate
-from tests.e2e.run import Run
 from tests.e2e.simulated_plan import DAG_IDS, PLANS, Case, Plan, plans_of
+from tests.support.run import Run
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
-    from airflow_fanout.demo.embedded import EmbeddedAirflow
+    from tests.support.airflow import ControlledAirflow
 
 pytestmark = [pytest.mark.e2e, pytest.mark.truth]
 
@@ -24,7 +24,7 @@ SECONDS = {"total_branch_seconds", "longest_branch", "longest_branch_seconds"}
 
 
 @pytest.fixture(scope="module")
-def runs(airflow: EmbeddedAirflow) -> dict[str, Run]:
+def runs(airflow: ControlledAirflow) -> dict[str, Run]:
     """One run of each Dag."""
     for dag_id in DAG_IDS:
         airflow.wait_for_dag(dag_id)

@@ -24,7 +24,7 @@ from tests.e2e.truth_plan import Plan, plan_of, seeds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.e2e.run import Run
+    from tests.support.run import Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.truth]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from tests.e2e.distributed import hostname
+from tests.support.celery_airflow import hostname
 from tests.e2e.dump import dump
 
 if TYPE_CHECKING:

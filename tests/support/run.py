@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
-    from airflow_fanout.demo.embedded import EmbeddedAirflow
+    from tests.support.airflow import ControlledAirflow
 
-__all__ = ["NEVER", "Collected", "Instance", "Run"]
+__all__ = ["NEVER", "Collected", "Instance", "Run", "RunStarter"]
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 """When a task started that hasn't."""
@@ -44,7 +45,7 @@ class Instance:
 @dataclass(frozen=True, kw_only=True)
 class Collected:
     """
-    What a fan-in's function was given, as ``tests.e2e.dump`` pushed it.
+    What a fan-in's function was given, as :func:`tests.e2e.dump.dump` pushed it.
 
     :param items: ``results.items()``, in order.
     :param outcomes: The fields of every outcome by name, in order.
@@ -74,8 +75,14 @@ class Run:
     :param run_id: Id of the run.
     """
 
-    def __init__(self, airflow: EmbeddedAirflow, dag_id: str, run_id: str) -> None:
+    def __init__(self, airflow: ControlledAirflow, dag_id: str, run_id: str) -> None:
         self.airflow, self.dag_id, self.run_id = airflow, dag_id, run_id
+
+    @classmethod
+    def start(cls, airflow: ControlledAirflow, dag_id: str, **conf: Any) -> Self:
+        """Start a run of a Dag, as soon as there is one."""
+        airflow.wait_for_dag(dag_id, timeout=180)
+        return cls(airflow, dag_id, airflow.trigger(dag_id, conf=conf))
 
     def wait(self) -> None:
         """Wait until the run has ended."""
@@ -125,7 +132,7 @@ class Run:
         return self.airflow.xcom(self.dag_id, self.run_id, task_id, key=key, map_index=map_index)
 
     def collected(self, task_id: str, key: str = "return_value") -> Collected:
-        """Return what the function of a fan-in was given, as ``tests.e2e.dump`` has put it under a key."""
+        """Return what the function of a fan-in was given, as :func:`tests.e2e.dump.dump` has put it under a key."""
         found = self.xcom(task_id, key)
         return Collected(
             items=[(name, value) for name, value in found["items"]],
@@ -144,6 +151,37 @@ class Run:
         """Return the log of a task's last try."""
         number = self.instance(task_id, map_index).try_number
         return self.airflow.log(self.dag_id, self.run_id, task_id, try_number=number, map_index=map_index)
+
+
+class RunStarter:
+    """
+    Starts one run of each Dag that is asked for; one that can't be started fails whoever asks for it.
+
+    :param airflow: Where they run.
+    """
+
+    def __init__(self, airflow: ControlledAirflow) -> None:
+        self._airflow = airflow
+        self._runs: dict[str, Run | Exception] = {}
+
+    def start(self, *dag_ids: str) -> None:
+        """Start runs, without waiting for them."""
+        for dag_id in dag_ids:
+            try:
+                self._runs[dag_id] = Run.start(self._airflow, dag_id)
+            except Exception as error:
+                self._runs[dag_id] = error
+
+    def __call__(self, dag_id: str) -> Run:
+        """Wait for the run of a Dag."""
+        if dag_id not in self._runs:
+            self.start(dag_id)
+        run = self._runs[dag_id]
+        if isinstance(run, Exception):
+            message = f"the run of {dag_id!r} could not be started"
+            raise RuntimeError(message) from run
+        run.wait()
+        return run
 
 
 def _moment(text: str | None) -> datetime:
