@@ -22,8 +22,6 @@ from airflow_fanout.demo.rest import AirflowRest, NoAnswerError, RestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
 
 __all__ = ["LOOPBACK", "EmbeddedAirflow", "EmbeddedAirflowError", "free_port", "isolated_environment"]
@@ -46,7 +44,7 @@ class EmbeddedAirflowError(Exception):
 
 class EmbeddedAirflow(AirflowRest):
     """
-    An Airflow that lives as long as the ``with`` block, and leaves nothing even if this process is killed.
+    An Airflow that lives until it is stopped, and leaves nothing even if this process is killed.
 
     The scheduler (``LocalExecutor``), the Dag processor and the API server run as child processes that see
     only their own configuration: every ``AIRFLOW…`` variable of this process is kept from them. Everything
@@ -60,10 +58,10 @@ class EmbeddedAirflow(AirflowRest):
     :param home: ``AIRFLOW_HOME``, which stays afterwards; None for a temporary one, which doesn't.
     :param keep: Whether the temporary home stays too.
     :param port: Port of the API server; None for a free one.
-    :param start_timeout: Seconds until all has to be healthy.
-    :raises EmbeddedAirflowError: By :meth:`start` if ``port`` is in use; by it and every wait if a process
-        ends by itself, with the last lines of its log.
     """
+
+    start_timeout = 120.0
+    """Seconds until all has to be healthy."""
 
     components: tuple[str, ...] = ("metadatabase", "scheduler", "dag_processor")
     """Parts of the health check that have to be healthy."""
@@ -76,7 +74,6 @@ class EmbeddedAirflow(AirflowRest):
         home: Path | None = None,
         keep: bool = False,
         port: int | None = None,
-        start_timeout: float = 120,
     ) -> None:
         self._required_port = port
         self.port = free_port() if port is None else port
@@ -86,7 +83,6 @@ class EmbeddedAirflow(AirflowRest):
         self.home = (home or Path(tempfile.gettempdir(), f"airflow-fanout-{self.marker}")).resolve()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._dag_files = dag_files
-        self._start_timeout = start_timeout
         self._watcher: subprocess.Popen[bytes] | None = None
         self._env = isolated_environment(os.environ, home=self.home, base_url=self.base_url, extra=env)
         self._commands = {
@@ -95,15 +91,6 @@ class EmbeddedAirflow(AirflowRest):
             "scheduler": ["scheduler", "--skip-serve-logs"],
             "dag-processor": ["dag-processor"],
         }
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Migrate the database, start all processes at once and wait until all are healthy."""
@@ -130,14 +117,10 @@ class EmbeddedAirflow(AirflowRest):
             raise
 
     def stop(self, *, grace: float = 3) -> None:
-        """
-        End everything; whatever is left after the grace is killed.
-
-        :param grace: Seconds that the processes have to end by themselves: time for a scheduler to reap its
-            workers, which would be left to init as zombies.
-        """
+        """End everything; whatever is left after the grace, in seconds, is killed."""
+        # In that time a scheduler reaps its workers, which would be left to init as zombies.
+        deadline = time.monotonic() + grace
         try:
-            deadline = time.monotonic() + grace
             for name, process in self.processes.items():
                 # The API server has nothing to lose, and would take 3 s.
                 process.send_signal(signal.SIGKILL if name == "api-server" else signal.SIGTERM)
@@ -156,29 +139,19 @@ class EmbeddedAirflow(AirflowRest):
 
     def wait_until_healthy(self) -> None:
         """Wait until all is healthy, and the first task need not wait for the Task API."""
-        self.poll(
-            lambda: None if self._unhealthy() else True,
-            timeout=self._start_timeout,
-            condition=self._health_condition,
-        )
-        # Its first request makes the Task API build its routes: 4.5 s that the first task would wait.
-        self.poll(
-            lambda: self.send("GET", "execution/health") or True,
-            timeout=self._start_timeout,
-            condition=self._health_condition,
-        )
+
+        def probe() -> bool | None:
+            # Its first request makes the Task API build its routes: 4.5 s that the first task would wait.
+            return None if self._unhealthy() else self.send("GET", "execution/health") or True
+
+        self.poll(probe, timeout=self.start_timeout, condition=self._health_condition)
 
     def command(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """
-        Run an ``airflow`` command in this Airflow's environment; its output comes back as text.
-
-        :param arguments: What comes after ``airflow``.
-        :param timeout: Seconds that it may take.
-        """
+        """Run an ``airflow`` command in this Airflow's environment."""
         return subprocess.run(
             [sys.executable, "-c", LAUNCH, *arguments],
             cwd=self.home,
-            env={**self._env, MARKER: f"{self.marker}/command"},
+            env=self.environment("command"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -226,7 +199,7 @@ class EmbeddedAirflow(AirflowRest):
 
     def _migrate(self) -> None:
         process = self.processes["db-migrate"] = self._spawn("db-migrate", ["db", "migrate"])
-        if process.wait(self._start_timeout):
+        if process.wait(self.start_timeout):
             self._raise_ended("db-migrate", process.returncode)
         del self.processes["db-migrate"]
 
@@ -273,7 +246,6 @@ def isolated_environment(
 
     :param inherited: The environment to start from.
     :param home: ``AIRFLOW_HOME``, with ``dags`` and a SQLite database.
-    :param base_url: URL of the API server.
     :param extra: Variables to add or replace.
     """
     options: dict[str, Any] = {

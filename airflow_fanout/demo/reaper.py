@@ -45,12 +45,7 @@ def kill(marker: str) -> None:
 
 
 def main(marker: str, home: str = "") -> None:
-    """
-    Wait until the owner closes its end of the pipe, or is gone, then leave nothing behind.
-
-    :param marker: Beginning of the processes' markers.
-    :param home: Directory to remove at the end; empty to leave it.
-    """
+    """Wait until the owner closes its end of the pipe, or is gone; then kill the rest and remove the home."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-__all__ = ["FINISHED_RUN_STATES", "AirflowRest", "NoAnswerError", "RestError", "run_path", "task_path"]
+__all__ = ["ENDED", "AirflowRest", "NoAnswerError", "RestError", "quoted", "task_path"]
 
 PAGE = 100
 
@@ -26,7 +26,8 @@ TIMEOUT = 120
 RETRY_TIMEOUT = 30
 """Seconds within which a request is sent again if the server fails."""
 
-FINISHED_RUN_STATES = frozenset({"success", "failed"})
+ENDED = frozenset({"success", "failed"})
+"""States of a run that has ended."""
 
 T = TypeVar("T")
 
@@ -36,16 +37,10 @@ class NoAnswerError(ConnectionError):
 
 
 class RestError(Exception):
-    """
-    Raised when Airflow refuses a request.
+    """Raised when Airflow answers a request with an HTTP status that isn't a success."""
 
-    :param request: Method and path.
-    :param status: The HTTP status.
-    :param detail: The reason that Airflow gives.
-    """
-
-    def __init__(self, request: str, *, status: int, detail: str) -> None:
-        super().__init__(f"{request}: {status}: {detail}")
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
         self.status = status
 
     @property
@@ -55,11 +50,7 @@ class RestError(Exception):
 
 
 class AirflowRest:
-    """
-    An Airflow that lets anybody in: a simple auth manager with ``simple_auth_manager_all_admins``.
-
-    :param base_url: URL of the API server, such as ``http://127.0.0.1:8080``.
-    """
+    """An Airflow that lets anybody in: a simple auth manager with ``simple_auth_manager_all_admins``."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
@@ -70,47 +61,10 @@ class AirflowRest:
     def ensure_alive(self) -> None:
         """Raise if waiting any longer makes no sense; called between the requests of every wait."""
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-    ) -> Any:
-        """
-        Send a request and return the decoded JSON; None for an empty answer.
-
-        :param path: Path below the base URL.
-        :raises RestError: If Airflow refuses it.
-        :raises NoAnswerError: If there is no answer.
-        """
-        headers = {"accept": "application/json", "content-type": "application/json"}
-        if self.token is not None:
-            headers["authorization"] = f"Bearer {self.token}"
-        request = Request(  # noqa: S310 - the scheme is http
-            f"{self.base_url}/{path}?{urlencode(params or {}, doseq=True)}",
-            data=None if json is None else dumps(json).encode(),
-            headers=headers,
-            method=method,
-        )
-        name = f"{method} /{path}"
-        try:
-            with self._opener.open(request, timeout=TIMEOUT) as answer:
-                content = answer.read()
-        except HTTPError as error:
-            with error:
-                detail = _detail(error.read().decode(errors="replace"))
-            raise RestError(name, status=error.code, detail=detail) from error
-        except (OSError, HTTPException) as error:
-            msg = f"Airflow does not answer: {name}: {error}"
-            raise NoAnswerError(msg) from error
-        return loads(content) if content else None
-
     def request(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
     ) -> Any:
-        """Send a request to a path below ``/api/v2``, with a token; again if the server fails."""
+        """Send a request to a path below ``/api/v2``, with a token; again for a while if the server fails."""
         deadline = time.monotonic() + RETRY_TIMEOUT
         while True:
             try:
@@ -122,36 +76,67 @@ class AirflowRest:
                     raise
             time.sleep(0.5)
 
+    def send(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
+    ) -> Any:
+        """Send a request to a path below the base URL, and return the JSON; None for an empty answer."""
+        headers = {"accept": "application/json", "content-type": "application/json"}
+        if self.token is not None:
+            headers["authorization"] = f"Bearer {self.token}"
+        request = Request(  # noqa: S310 - the scheme is http
+            f"{self.base_url}/{path}?{urlencode(params or {}, doseq=True)}",
+            data=None if json is None else dumps(json).encode(),
+            headers=headers,
+            method=method,
+        )
+        try:
+            with self._opener.open(request, timeout=TIMEOUT) as response:
+                answer = response.read()
+        except HTTPError as error:
+            with error:
+                msg = f"{method} /{path}: {error.code}: {error.read().decode()}"
+            raise RestError(msg, error.code) from error
+        except (OSError, HTTPException) as error:
+            msg = f"Airflow does not answer: {method} /{path}: {error}"
+            raise NoAnswerError(msg) from error
+        return loads(answer) if answer else None
+
+    def find(self, path: str, **params: Any) -> Any:
+        """Return what is there; None if there is nothing."""
+        try:
+            return self.request("GET", path, params=params)
+        except RestError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return None
+
     def pages(self, path: str, key: str, **params: Any) -> list[dict[str, Any]]:
         """Read all pages of a collection whose entries are under ``key``."""
         entries: list[dict[str, Any]] = []
         while True:
-            query = {**params, "limit": PAGE, "offset": len(entries)}
-            page = self.request("GET", path, params=query)
+            page = self.request("GET", path, params={**params, "limit": PAGE, "offset": len(entries)})
             entries += page[key]
             if not page[key] or len(entries) >= page["total_entries"]:
                 return entries
 
     def poll(self, probe: Callable[[], T | None], *, timeout: float, condition: Callable[[], str]) -> T:
         """
-        Ask again and again until there is an answer, and return it.
+        Ask until there is an answer; None, a server's error and no answer mean "not yet".
 
-        :param probe: The question; None, a server's error and no answer mean "not yet".
-        :param timeout: Seconds after which to give up.
-        :param condition: Says what was waited for, and how far it got, for the error.
+        :param condition: Says what was waited for, and how far it got.
         :raises TimeoutError: If there is no answer in time.
         """
         deadline = time.monotonic() + timeout
         while True:
             self.ensure_alive()
+            answer = None
             try:
                 answer = probe()
             except NoAnswerError:
-                answer = None
+                pass
             except RestError as error:
                 if not error.is_transient:
                     raise
-                answer = None
             if answer is not None:
                 return answer
             if time.monotonic() > deadline:
@@ -164,37 +149,21 @@ class AirflowRest:
         return self.pages("importErrors", "import_errors")
 
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60) -> None:
-        """
-        Wait until the Dag processor has found a Dag.
+        """Wait until the Dag processor has found a Dag; raise if its file can't be imported."""
 
-        :raises RuntimeError: If the file named after the Dag cannot be imported.
-        :raises TimeoutError: If the Dag doesn't come; with the import errors there are.
-        """
-
-        def probe() -> bool | None:
+        def probe() -> Any:
             for error in self.import_errors():
                 if PurePath(error["filename"]).stem == dag_id:
                     msg = f"{error['filename']} cannot be imported:\n{error['stack_trace']}"
                     raise RuntimeError(msg)
-            try:
-                self.request("GET", f"dags/{quote(dag_id, safe='')}")
-            except RestError as error:
-                if error.status != HTTPStatus.NOT_FOUND:
-                    raise
-                return None
-            return True
+            return self.find(f"dags/{quoted(dag_id)}")
 
-        def condition() -> str:
-            traces = [f"{error['filename']}: {error['stack_trace']}" for error in self.import_errors()]
-            return f"No Dag {dag_id!r}; import errors: {chr(10).join(traces) or 'none'}"
-
-        self.poll(probe, timeout=timeout, condition=condition)
+        self.poll(probe, timeout=timeout, condition=lambda: f"No Dag {dag_id!r}: {self.import_errors()}")
 
     def trigger(self, dag_id: str, **fields: Any) -> str:
         """Start a run and return its id; ``fields`` are more of the request's, such as ``conf``."""
         body = {"logical_date": None, **fields}
-        answer = self.request("POST", f"dags/{quote(dag_id, safe='')}/dagRuns", json=body)
-        return str(answer["dag_run_id"])
+        return str(self.request("POST", f"dags/{quoted(dag_id)}/dagRuns", json=body)["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a run, with its ``state``, ``start_date`` and ``end_date``."""
@@ -203,7 +172,8 @@ class AirflowRest:
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return all task instances of a run, in the order in which Airflow made them."""
-        instances = self.pages(f"{run_path(dag_id, run_id)}/taskInstances", "task_instances", order_by="id")
+        path = f"{run_path(dag_id, run_id)}/taskInstances"
+        instances = self.pages(path, "task_instances", order_by="id")
         # A page boundary can repeat an instance if one is added meanwhile.
         unique = {(instance["task_id"], instance["map_index"]): instance for instance in instances}
         return list(unique.values())
@@ -211,19 +181,9 @@ class AirflowRest:
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1
     ) -> Any:
-        """
-        Return the value of an XCom that is plain JSON; others come as Airflow's serialized form.
-
-        :raises KeyError: If the task pushed nothing under that key.
-        """
-        path = f"{task_path(dag_id, run_id, task_id)}/xcomEntries/{quote(key, safe='')}"
-        try:
-            entry = self.request("GET", path, params={"map_index": map_index})
-        except RestError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-            raise KeyError((task_id, map_index, key)) from error
-        return entry["value"]
+        """Return an XCom that is plain JSON; None if the task pushed nothing under that key."""
+        path = f"{task_path(dag_id, run_id, task_id)}/xcomEntries/{quoted(key)}"
+        return (self.find(path, map_index=map_index) or {}).get("value")
 
     def log_entries(
         self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
@@ -235,18 +195,16 @@ class AirflowRest:
         return entries
 
 
-def run_path(dag_id: str, run_id: str) -> str:
-    """Return the path of a run below ``/api/v2``."""
-    return f"dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
-
-
 def task_path(dag_id: str, run_id: str, task_id: str) -> str:
     """Return the path of a task instance below ``/api/v2``."""
-    return f"{run_path(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}"
+    return f"{run_path(dag_id, run_id)}/taskInstances/{quoted(task_id)}"
 
 
-def _detail(text: str) -> str:
-    try:
-        return str(loads(text)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return text
+def run_path(dag_id: str, run_id: str) -> str:
+    """Return the path of a run below ``/api/v2``."""
+    return f"dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}"
+
+
+def quoted(part: str) -> str:
+    """Return a part of a path as it stands in a URL."""
+    return quote(part, safe="")
