@@ -96,8 +96,6 @@ def measure_scale(tell: Callable[[str], None]) -> list[Comparison]:
             env={
                 **environment(branches=0, numbers=NUMBERS),
                 **told_to_dags(),
-                # The files don't change, and parsing them beside the tasks would be measured too.
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             },
         ) as airflow,
     ):

@@ -64,8 +64,6 @@ def measure_runs(runs: int, wanted: Collection[str], tell: Callable[[str], None]
             dag_files=[FAN_OUT.ours, FAN_OUT.by_hand, MAPPED.ours, MAPPED.by_hand],
             env={
                 **environment(branches=BRANCHES, numbers=NUMBERS),
-                # The files don't change, and parsing them beside the tasks would be measured too.
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             },
         ) as airflow,
     ):

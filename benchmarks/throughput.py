@@ -18,7 +18,7 @@ from benchmarks.database import metadata_database
 from benchmarks.machine import machine_facts
 from benchmarks.scheduled import wall_seconds
 from benchmarks.sizes import SIZES, ItemSize, as_text, expected_sum, items_dag_id
-from benchmarks.twins import DAGS, FAN_IN, REPOSITORY
+from benchmarks.twins import DAGS, FAN_IN
 from tests.support.airflow import ControlledAirflow
 
 if TYPE_CHECKING:
@@ -110,10 +110,7 @@ def _measure(branches: Sequence[int], items: Sequence[int]) -> Iterator[Throughp
     env = {
         "FANOUT_BENCHMARK_BRANCH_COUNTS": ",".join(map(str, branches)),
         SIZES: as_text(sizes),
-        "PYTHONPATH": str(REPOSITORY),
         "PYTHONDONTWRITEBYTECODE": "",
-        # The file doesn't change, and parsing it beside the tasks would be measured too.
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "7200",
     }
     with (
         metadata_database() as database_url,

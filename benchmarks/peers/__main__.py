@@ -153,9 +153,7 @@ def _airflow(items: Sequence[int]) -> Iterator[ControlledAirflow]:
     env = {
         "FANOUT_BENCHMARK_PEER_ITEMS": ",".join(map(str, items)),
         "FANOUT_BENCHMARK_PEER_WAITS": ",".join(map(str, WAITS)),
-        "PYTHONPATH": str(REPOSITORY),
         "PYTHONDONTWRITEBYTECODE": "",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "7200",
     }
     with (
         metadata_database() as database_url,

@@ -21,7 +21,7 @@ from airflow_fanout.demo import reaper
 from airflow_fanout.demo.embedded import LOOPBACK, free_port
 from tests.distributed.compose_file import REPOSITORY, interpolate, read
 from tests.support.airflow import RestCalls
-from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers import PostgresServer, RedisServer, postgres_programs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,10 +46,6 @@ class NativeStack(RestCalls):
     ``AIRFLOW_HOME`` of its own, in which ``dags`` is a copy of the repository's and ``logs`` is common.
     Names such as ``postgres:5432`` become addresses on loopback, with free ports. (The log servers of workers
     and triggerer listen on all addresses; Airflow can't be told otherwise.)
-
-    :param folder: An empty folder for all of it.
-    :param variables: Values of the file's variables.
-    :param more: Further environment variables of every service.
     """
 
     def __init__(self, folder: Path, variables: Mapping[str, str], more: Mapping[str, str]) -> None:
@@ -172,7 +168,7 @@ class NativeStack(RestCalls):
             (home / "logs").symlink_to(self._folder / "logs")
             (home / "dags").symlink_to(self._folder / "dags")
         environment = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{postgres_programs()}:{os.environ['PATH']}",
             "LANG": "C.UTF-8",
             "HOME": str(home),
             "HOSTNAME": name,
@@ -185,7 +181,7 @@ class NativeStack(RestCalls):
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
             "NO_PROXY": f"{LOOPBACK},localhost",
-            "PYTHONPATH": f"{self._folder / 'site'}{os.pathsep}{REPOSITORY}",
+            "PYTHONPATH": f"{self._folder / 'site'}:{REPOSITORY}",
             "SPT_NOENV": "1",  # setproctitle would write over the environment that the reaper reads.
             reaper.MARKER: f"{self.marker}/{name}",
             **self._more,

@@ -71,9 +71,7 @@ def airflow(
             dag_files=[DAG_FILE],
             home=tmp_path_factory.mktemp("airflow"),
             database_url=database_url,
-            start_timeout=PATIENCE,
             env={
-                "PYTHONPATH": str(REPOSITORY),
                 "FANOUT_E2E_SCRATCH": str(scratch),
                 "FANOUT_E2E_STORAGE": str(storage),
                 "AIRFLOW__CORE__XCOM_BACKEND": BACKEND,
@@ -86,11 +84,6 @@ def airflow(
         ) as started,
     ):
         yield started
-
-
-def trigger(airflow: ControlledAirflow, dag_id: str) -> Run:
-    airflow.wait_for_dag(dag_id, timeout=PATIENCE)
-    return Run(airflow, dag_id, airflow.trigger(dag_id))
 
 
 def wait_until_held(airflow: ControlledAirflow, scratch: Path, *names: str) -> None:
@@ -113,14 +106,10 @@ def points(run: Run) -> list[str]:
     return [f"{run.dag_id}.{task_id}[{map_index}]" for task_id, map_index in BRANCH_B.values()]
 
 
-def look_again(run: Run) -> None:
-    run.__dict__.pop("instances", None)
-
-
 @pytest.fixture(scope="module", params=["before", "while"])
 def run(airflow: ControlledAirflow, scratch: Path, request: pytest.FixtureRequest) -> Run:
     """The run when its fan-ins have ended and the branches are still running."""
-    run = trigger(airflow, f"cleared_{request.param}_it_reads")
+    run = Run.start(airflow, f"cleared_{request.param}_it_reads")
     fan_ins = [f"collect_{way}" for way in BRANCH_B]
     wait_until_held(airflow, scratch, *(f"{run.dag_id}.{fan_in}" for fan_in in fan_ins))
     cleared: list[Any] = [one if one[1] >= 0 else one[0] for one in BRANCH_B.values()]
@@ -130,7 +119,7 @@ def run(airflow: ControlledAirflow, scratch: Path, request: pytest.FixtureReques
     let_go(scratch, *(f"{run.dag_id}.{fan_in}" for fan_in in fan_ins))
 
     def have_ended() -> bool | None:
-        look_again(run)
+        run.look_again()
         ended = {"success", "failed"}
         return all(run.instance(each).state in ended for each in fan_ins) or None
 
@@ -144,13 +133,13 @@ class TestAClearedBranch:
     @pytest.mark.parametrize("way", BRANCH_B)
     def test_its_fan_in_fails_and_names_it(self, run: Run, way: str) -> None:
         assert run.instance(f"collect_{way}").state == "failed"
-        said = run.log(f"collect_{way}")
+        log = run.log(f"collect_{way}")
         if way == "batched" and run.dag_id == "cleared_before_it_reads":
-            assert "Batches are not finished: 'batched.each[1]'. " in said
+            assert "Batches are not finished: 'batched.each[1]'. " in log
         else:
             name = "foreign_b" if way == "foreign" else "b"
-            assert f"Branches are not finished: '{name}'. " in said
-        assert "BranchesRunningError" in said
+            assert f"Branches are not finished: '{name}'. " in log
+        assert "BranchesRunningError" in log
 
     def test_its_fan_in_has_the_true_result_afterwards(self, run: Run, scratch: Path) -> None:
         let_go(scratch, *points(run))
@@ -169,7 +158,7 @@ class TestAClearedBranch:
 @pytest.fixture(scope="module")
 def runs(airflow: ControlledAirflow, scratch: Path) -> dict[str, Run]:
     """Each run after the second try of its fan-in."""
-    runs = {dag_id: trigger(airflow, dag_id) for dag_id in CHANGES}
+    runs = {dag_id: Run.start(airflow, dag_id) for dag_id in CHANGES}
     wait_until_held(airflow, scratch, *runs)
     airflow.stop_process("dag-processor")
     file = airflow.dags_folder / DAG_FILE.name
@@ -198,7 +187,6 @@ def seen(airflow: ControlledAirflow, runs: dict[str, Run]) -> dict[str, Run]:
         airflow.clear(run.dag_id, run.run_id, ["collect"])
     for run in runs.values():
         run.wait()
-        look_again(run)
     return runs
 
 
@@ -249,7 +237,7 @@ def full_runs(airflow: ControlledAirflow, storage: Path) -> FullRuns:
         for path in storage.rglob("*"):
             if path.is_file():
                 path.unlink()
-        run = trigger(airflow, dag_id)
+        run = Run.start(airflow, dag_id)
         run.wait()
         found[dag_id] = (run, look(run))
         (storage / "ballast").unlink(missing_ok=True)
@@ -261,7 +249,6 @@ def full_runs(airflow: ControlledAirflow, storage: Path) -> FullRuns:
             include_downstream=True,
         )
         run.wait()
-        look_again(run)
     return found
 
 

@@ -14,13 +14,15 @@ import pytest
 from airflow_fanout.demo.rest import RestError
 from tests.distributed.compose_file import read, variables
 from tests.distributed.native_stack import NativeStack
-from tests.support.servers import missing_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MISSING = [*missing_servers(), *(name for name in ("curl", "pg_isready", "redis-cli") if which(name) is None)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+MISSING = [name for name in ("curl", "redis-cli") if which(name) is None]
+pytestmark = [
+    pytest.mark.celery,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
 
 WORKERS = ("worker-1", "worker-2")
 ADMIN = ("admin", f"{token_hex(8)} with a space, $PATH and 'quotes\"")

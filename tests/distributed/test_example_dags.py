@@ -11,13 +11,12 @@ import pytest
 
 from tests.support.celery_airflow import CeleryAirflow
 from tests.support.run import Run
-from tests.support.servers import PostgresServer, RedisServer, missing_servers
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MISSING = missing_servers()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = pytest.mark.celery
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 300
@@ -64,12 +63,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryAirflow]
             concurrency=5,
             dag_files=sorted((REPOSITORY / "dags").glob("*.py")),
             home=tmp_path_factory.mktemp("airflow"),
-            start_timeout=PATIENCE,
             env={
-                "PYTHONPATH": str(REPOSITORY),
                 "AIRFLOW_CONN_FANOUT_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(warehouse)}),
                 "AIRFLOW_FANOUT_DEMO_WORK_SECONDS": "2",
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             },
         ) as started,
     ):

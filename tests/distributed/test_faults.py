@@ -17,15 +17,14 @@ import pytest
 
 from tests.support.celery_airflow import CeleryAirflow
 from tests.support.run import Run
-from tests.support.servers import PostgresServer, RedisServer, missing_servers
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support.run import Collected
 
-MISSING = missing_servers()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = pytest.mark.celery
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
@@ -78,15 +77,7 @@ class SupervisedAirflow(CeleryAirflow):
 
 
 class HeldRun(Run):
-    """
-    A run whose branches, items and fan-in wait at stages until they are let go.
-
-    :param airflow: Where it runs.
-    :param dag_id: Id of the Dag.
-    :param fault: What will happen to it; the run's id.
-    :param scratch: Where its tasks say how far they have come.
-    :param database: The server with the metadata database.
-    """
+    """A run, named after a fault, whose branches, items and fan-in wait at stages until they are let go."""
 
     airflow: SupervisedAirflow
 
@@ -209,11 +200,8 @@ def shared_airflow(
         concurrency=SLOTS,
         dag_files=[DAGS / "faults.py"],
         home=tmp_path_factory.mktemp("airflow"),
-        start_timeout=PATIENCE,
         env={
-            "PYTHONPATH": str(REPOSITORY),
             "FANOUT_E2E_SCRATCH": str(scratch),
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             **DETECTION,
             **PERSISTENCE,
         },

@@ -29,6 +29,13 @@ LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}
 OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, *OWN_DAGS, *LIMIT_DAGS})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark this folder's tests."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
 def pytest_report_header() -> str:
     """Say what the runs are on."""
     return f"end-to-end tests: {EXECUTOR}, {database_in_use()}"
@@ -62,14 +69,10 @@ def airflow(
         "home": tmp_path_factory.mktemp("airflow"),
         "triggerer": True,
         "database_url": database_url,
-        "start_timeout": 300,
         "env": {
-            "PYTHONPATH": str(REPOSITORY),
             "FANOUT_E2E_SCRATCH": str(scratch),
             # More at once would only wait for each other.
             "AIRFLOW__CORE__PARALLELISM": "10",
-            # The files don't change; parsing them all every 30 s would cost as much as the tasks.
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         },
     }
     with ExitStack() as started:
@@ -134,3 +137,9 @@ def finished_run(airflow: ControlledAirflow, request: pytest.FixtureRequest) -> 
             request.getfixturevalue("timing_run")
         starter.start(*OTHER_DAGS)
     return starter
+
+
+@pytest.fixture(scope="module")
+def run(finished_run: RunStarter, request: pytest.FixtureRequest) -> Run:
+    """The run of the Dag that the test module names, which has ended."""
+    return finished_run(request.module.DAG_ID)

@@ -7,8 +7,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.run import Run
 
-pytestmark = pytest.mark.e2e
-
 
 def test_eight_branches_all_run_at_one_moment(timing_run: Run) -> None:
     branches = timing_run.group("eight")

@@ -7,19 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.support.run import Collected, Run
 
-pytestmark = pytest.mark.e2e
+DAG_ID = "stops"
 
 NAMES = [f"plain_{index}" for index in range(20)]
 SLOTS = 2
-
-
-@pytest.fixture(scope="module")
-def run(finished_run: Callable[[str], Run]) -> Run:
-    return finished_run("stops")
 
 
 @pytest.fixture(scope="module")

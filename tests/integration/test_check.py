@@ -18,7 +18,7 @@ from tests.integration.conftest import BUNDLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.integration, pytest.mark.commands]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 REPOSITORY = Path(__file__).parents[2]
 HEAD = """

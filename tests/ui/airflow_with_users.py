@@ -81,14 +81,7 @@ class AirflowWithUsers(ControlledAirflow):
             self.stop_process(FAB)
 
     def run_script(self, script: Path, given: Any, *arguments: str, process: str = "command") -> None:
-        """
-        Run one of the tests' scripts in this Airflow's environment.
-
-        :param script: The script.
-        :param given: What it reads, as JSON.
-        :param arguments: Its arguments.
-        :param process: Whose environment it has.
-        """
+        """Run one of the tests' scripts in a process's environment; what it is given it reads as JSON."""
         done = subprocess.run(
             [sys.executable, str(script), *arguments],
             cwd=self.home,
