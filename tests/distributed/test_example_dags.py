@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.celery_airflow import CeleryAirflow
-from tests.support.run import Run
+from tests.support.run import Run, ran_side_by_side
 from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
@@ -109,11 +108,7 @@ def test_the_branches_of_the_pipeline_run_on_both_workers_at_the_same_time(
 ) -> None:
     branches = [runs[PIPELINE].instance(f"process_{index}") for index in range(8)]
     assert {branch.hostname for branch in branches} == set(airflow.workers)
-    pairs = itertools.combinations(branches, 2)
-    assert any(
-        one.hostname != other.hostname and max(one.start, other.start) < min(one.end, other.end)
-        for one, other in pairs
-    )
+    assert ran_side_by_side(branches)
 
 
 def test_what_one_worker_logged_can_be_read_beside_what_the_other_did(runs: dict[str, Run]) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tests.support.airflow import ControlledAirflow
     from tests.support.run import Run
 
 DAG_ID = "many_names"
@@ -13,8 +14,10 @@ DAG_ID = "many_names"
 NAMES = [f"document_{(number * 7) % 300}_of_the_archive_that_was_scanned_last_year" for number in range(300)]
 
 
-def test_a_process_without_the_dag_file_knows_every_branch_in_declared_order(run: Run) -> None:
-    ended = run.airflow.command("fanout", "report", "many_names", run.run_id, "--output", "json")
+def test_a_process_without_the_dag_file_knows_every_branch_in_declared_order(
+    airflow: ControlledAirflow, run: Run
+) -> None:
+    ended = airflow.command("fanout", "report", "many_names", run.run_id, "--output", "json")
 
     assert ended.returncode == 0, ended.stderr
     (group,) = json.loads(ended.stdout)["groups"]

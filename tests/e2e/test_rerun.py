@@ -28,8 +28,8 @@ DAG_ID = "rerun"
 SCRIPT = Path(__file__).parent / "write_round.py"
 
 
-def rerun(run: Run, *options: str) -> subprocess.CompletedProcess[str]:
-    return run.airflow.command("fanout", "rerun", run.dag_id, run.run_id, *options)
+def rerun(airflow: ControlledAirflow, run: Run, *options: str) -> subprocess.CompletedProcess[str]:
+    return airflow.command("fanout", "rerun", run.dag_id, run.run_id, *options)
 
 
 def names_of(instances: list[Mapping[str, Any]]) -> set[str]:
@@ -55,7 +55,7 @@ class Round:
 
 
 @pytest.fixture(scope="module")
-def rounds(run: Run, scratch: Path) -> list[Round]:
+def rounds(airflow: ControlledAirflow, run: Run, scratch: Path) -> list[Round]:
     """After a dry run; after one group was run again, without what comes after; after all was."""
 
     def look(ended: subprocess.CompletedProcess[str]) -> Round:
@@ -67,10 +67,10 @@ def rounds(run: Run, scratch: Path) -> list[Round]:
             ended=ended,
         )
 
-    rounds = [look(rerun(run, "--dry-run", "--output", "json"))]
+    rounds = [look(rerun(airflow, run, "--dry-run", "--output", "json"))]
     (scratch / "rerun-mended").touch()
     for options in (["--group", "chains", "--no-downstream", "--yes"], ["--yes"]):
-        ended = rerun(run, *options)
+        ended = rerun(airflow, run, *options)
         run.wait()
         rounds.append(look(ended))
     return rounds
@@ -147,8 +147,8 @@ def test_of_a_batch_only_the_failed_items_ran_again(all_groups: Round) -> None:
     assert {name: count for name, count in all_groups.notes.items() if name.startswith("item")} == items
 
 
-def test_a_group_that_is_not_there_is_an_error_in_one_line(run: Run) -> None:
-    ended = rerun(run, "--group", "chain", "--yes")
+def test_a_group_that_is_not_there_is_an_error_in_one_line(airflow: ControlledAirflow, run: Run) -> None:
+    ended = rerun(airflow, run, "--group", "chain", "--yes")
 
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (
@@ -171,7 +171,7 @@ def test_more_branches_than_a_page_run_again(
     command = [sys.executable, str(SCRIPT), run.dag_id, run.run_id]
     subprocess.run(command, cwd=tmp_path, env=env, input=json.dumps(states), text=True, check=True)
 
-    ended = rerun(run, "--yes", "--output", "json")
+    ended = rerun(airflow, run, "--yes", "--output", "json")
     airflow.request("PATCH", "dags/rerun_many", json={"is_paused": False})
     run.wait()
 

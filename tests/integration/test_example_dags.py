@@ -141,14 +141,6 @@ def test_a_task_says_how_to_install_what_it_lacks(dag_id: str, task_id: str, arg
         task.python_callable(*arguments)
 
 
-@pytest.mark.usefixtures("without_extra")
-def test_a_branch_of_a_mapped_group_says_how_to_install_what_it_lacks() -> None:
-    group = find("hyperparameter_search").task_group_dict["mapped"]
-
-    with pytest.raises(MissingExtraError, match=r'pip install "airflow-fanout\[examples\]"'):
-        group.branch.function({"C": 1, "gamma": 1}, folds="2")
-
-
 @pytest.mark.parametrize(
     "dag_id",
     [
@@ -256,15 +248,6 @@ class TestChosenCount:
         assert run.xcom("combine") == self.combined(11)
         assert run.xcom("combine", key="fan_out_report")["expected"] == 11
 
-    @pytest.mark.parametrize("count", [0, 201, "eight", 2.5])
-    def test_the_trigger_form_refuses_another_count(self, count: Any) -> None:
-        from airflow.sdk.exceptions import ParamValidationError
-
-        param = find("fan_out_fan_in_chosen_count").params.get_param("parallel_count")
-
-        with pytest.raises(ParamValidationError):
-            param.resolve(count)
-
 
 @pytest.fixture(scope="module")
 def search() -> ExampleRun:
@@ -284,13 +267,6 @@ class TestHyperparameterSearch:
 
         assert compared["hyperparameters"] == grid.best_params_
         assert compared["score"] == round(grid.best_score_, 4)
-
-    def test_both_ways_find_the_same(self, search: ExampleRun) -> None:
-        mapped, batched = search.xcom("best_mapped"), search.xcom("best_batched")
-
-        assert (mapped["hyperparameters"], mapped["score"]) == (batched["hyperparameters"], batched["score"])
-        assert mapped["name"].removeprefix("mapped") == batched["name"].removeprefix("batched")
-        assert search.xcom("compare")["agree"] is True
 
     @tells_why_tasks_failed
     def test_a_combination_that_is_refused_fails_alone_and_at_once(self) -> None:
@@ -392,16 +368,6 @@ class TestRegionalEtl:
         assert self.rows(again["warehouse"]) == before
         assert again["regions"] == first["regions"]
         assert again["run_id"] != first["run_id"]
-
-    def test_a_load_that_fails_half_way_leaves_the_region_as_it_was(self, run_of: RunOf) -> None:
-        before = self.rows(self.manifest(run_of("regional_etl"))["warehouse"])
-        load: Any = parse("regional_etl").dags["regional_etl"].get_task("etl.oceania.load")
-        load.parameters = {"region": "OC", "rows": json.dumps([{"country": "NZ"}])}
-
-        with pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
-            load.execute({})
-
-        assert self.rows(self.manifest(run_of("regional_etl"))["warehouse"]) == before
 
 
 class TestTaskflowFanOut:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    from tests.support.airflow import ControlledAirflow
+    from tests.support.airflow import RestCalls
 
-__all__ = ["NEVER", "Collected", "Instance", "Run", "RunStarter"]
+__all__ = ["NEVER", "Collected", "Instance", "Run", "RunStarter", "ran_side_by_side"]
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 """When a task started that hasn't."""
@@ -51,11 +52,11 @@ class Collected:
 class Run:
     """One run of a Dag; what it says is of the time when it was last waited for."""
 
-    def __init__(self, airflow: ControlledAirflow, dag_id: str, run_id: str) -> None:
+    def __init__(self, airflow: RestCalls, dag_id: str, run_id: str) -> None:
         self.airflow, self.dag_id, self.run_id = airflow, dag_id, run_id
 
     @classmethod
-    def start(cls, airflow: ControlledAirflow, dag_id: str, **conf: Any) -> Self:
+    def start(cls, airflow: RestCalls, dag_id: str, **conf: Any) -> Self:
         """Start a run of a Dag, as soon as there is one."""
         airflow.wait_for_dag(dag_id, timeout=180)
         return cls(airflow, dag_id, airflow.trigger(dag_id, conf=conf))
@@ -146,10 +147,18 @@ class Run:
         return self.airflow.log(self.dag_id, self.run_id, task_id, try_number=number, map_index=map_index)
 
 
+def ran_side_by_side(instances: list[Instance]) -> bool:
+    """Whether two of them ran at the same time on different hosts."""
+    return any(
+        one.hostname != other.hostname and max(one.start, other.start) < min(one.end, other.end)
+        for one, other in combinations(instances, 2)
+    )
+
+
 class RunStarter:
     """Starts one run of each Dag that is asked for; one that can't be started fails whoever asks for it."""
 
-    def __init__(self, airflow: ControlledAirflow) -> None:
+    def __init__(self, airflow: RestCalls) -> None:
         self._airflow = airflow
         self._runs: dict[str, Run | Exception] = {}
 
