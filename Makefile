@@ -3,13 +3,15 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+
+# Which tests `make test` runs; make test SUITES=unit ARGS="-k policy" runs some of them.
 SUITES := unit integration e2e
 
 # Any of these that is new enough will do; `make PYTHON=/path/to/python install` chooses another.
 PYTHON ?=
 CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python)
 
-# More arguments for pytest, demo and benchmarks: make test-unit ARGS="-k policy", make demo ARGS="--count 20"
+# More arguments for pytest, demo and benchmarks: make demo ARGS="--count 20"
 ARGS ?=
 
 # A throwaway AIRFLOW_HOME for one command, so that ~/airflow is neither read nor made.
@@ -19,16 +21,14 @@ WITH_HOME := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && trap 'exit 130
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev demo bench bench-peers bench-scale bench-throughput soak test-commands test-demo test-truth
-.PHONY: test test-unit test-integration test-e2e test-celery test-distributed test-ui
-.PHONY: matrix lint types audit format docs build clean
+.PHONY: help install install-dev demo bench test test-slow matrix lint types audit format docs build clean
 
 help: ## Show these explanations
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 install: $(VENV)/.installed ## Make .venv with the package and what its tests need
 
-install-dev: $(VENV)/.installed-dev ## The same, with the linter, the type checker and the build tools
+install-dev: $(VENV)/.installed-dev ## The same, with what make test-slow needs, the linter, the type checker and the build tools
 
 demo: $(VENV)/.installed ## Run the example pipeline on an embedded Airflow; ARGS="--help" for its options
 	@$(WITH_HOME) $(BIN)/airflow fanout demo $(ARGS)
@@ -36,66 +36,24 @@ demo: $(VENV)/.installed ## Run the example pipeline on an embedded Airflow; ARG
 bench: $(VENV)/.installed ## Measure beside the same Dags written by hand; ARGS="--help" for its options
 	@$(WITH_HOME) $(BIN)/python -m benchmarks $(ARGS)
 
-bench-scale: $(VENV)/.installed ## The same up to a million items, which takes some minutes
-	@$(WITH_HOME) $(BIN)/python -m benchmarks --only scale $(ARGS)
-
-bench-throughput: $(VENV)/.installed ## Branches and items a second, and where the time goes; 15 minutes
-	@$(WITH_HOME) $(BIN)/python -m benchmarks.throughput $(ARGS)
-
-bench-peers: $(VENV)/.installed ## The same fan-out in Prefect, Dagster and ZenML, which it installs; half an hour
-	@$(WITH_HOME) $(BIN)/python -m benchmarks.peers $(ARGS)
-
-test: $(VENV)/.installed ## Run all the tests, suite by suite, and show how long each took
-	@summary=; status=0; \
+test: $(VENV)/.installed ## Run unit, integration and end-to-end tests in five minutes; SUITES=unit ARGS="-k policy" for some
+	@$(WITH_HOME); export AIRFLOW_HOME; summary=; status=0; \
 	for suite in $(SUITES); do \
 		begin=$$(date +%s); verdict=passed; \
-		$(MAKE) --no-print-directory "test-$$suite" || { verdict=FAILED; status=1; }; \
+		$(BIN)/pytest "tests/$$suite" -m "not slow" $(ARGS) || { verdict=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %4d s  %s' "$$suite" $$(($$(date +%s) - begin)) "$$verdict")\n"; \
 	done; \
 	printf "\n$$summary"; \
-	printf "%s\n" "Left out for their time: make test-celery, test-commands, test-demo, test-distributed, test-truth, test-ui."; \
+	printf "%s\n" "Left out for their time: the tests marked slow (make test-slow)."; \
 	exit $$status
 
-test-unit: ## Run the tests of plain values and of Dags that are only built
-test-integration: ## Run the tests with dag.test(), one task after another
-test-e2e: ## Run the tests on a real scheduler, which they start
-
-test-unit: $(VENV)/.installed
-	@$(WITH_HOME) $(BIN)/pytest tests/unit $(ARGS)
-
-test-integration: $(VENV)/.installed
-	@$(WITH_HOME) $(BIN)/pytest tests/integration -m "not demo and not commands" $(ARGS)
-
-test-e2e: $(VENV)/.installed
-	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m "not demo and not truth and not commands" $(ARGS)
-
-test-commands: $(VENV)/.installed ## Run check, report and rerun against real runs; not part of make test
-	@$(WITH_HOME) $(BIN)/pytest tests/integration -m commands $(ARGS)
-	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m "commands and not truth" $(ARGS)
-
-test-demo: $(VENV)/.installed ## Run the demo's tests and the longest example; 5 minutes, not part of make test
-	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m demo $(ARGS)
-	@$(WITH_HOME) $(BIN)/pytest tests/integration -m demo $(ARGS)
-
-test-truth: $(VENV)/.installed ## Do fan-ins say what branches did, and does simulate say so? Not part of make test
-	@$(WITH_HOME) $(BIN)/pytest tests/e2e -m truth $(ARGS)
-
-test-celery: $(VENV)/.installed-distributed ## Run the same as test-e2e on two Celery workers
-	@$(WITH_HOME) FANOUT_E2E_EXECUTOR=CeleryExecutor $(BIN)/pytest tests/e2e \
-		-m "not demo and not truth and not commands" $(ARGS)
-
-test-distributed: $(VENV)/.installed-distributed ## Run docker-compose.yaml, faults, object storage, truth, examples on Celery
-	@$(WITH_HOME) $(BIN)/pytest tests/distributed $(ARGS)
-
-test-ui: $(VENV)/.installed-ui ## Look at the Fan-out tab in Chromium, which has to be installed; not part of make test
-	@$(WITH_HOME) $(BIN)/pytest tests/ui $(ARGS)
+test-slow: $(VENV)/.installed-dev ## Run the tests that make test leaves out; half an hour, needs Redis, curl and Chromium
+	@$(WITH_HOME); export AIRFLOW_HOME; status=0; \
+	for suite in integration e2e distributed ui; do $(BIN)/pytest "tests/$$suite" -m "slow or ui" $(ARGS) || status=1; done; \
+	exit $$status
 
 matrix: $(VENV)/.installed ## Run the tests on Airflow 3.2 and 3.3 with every Python that is installed; half an hour
 	@$(BIN)/python .ci/matrix.py
-
-soak: $(VENV)/.installed-distributed ## Run test-truth with 100 groups, then 100 on Celery workers that are killed
-	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/e2e -m truth $(ARGS)
-	@$(WITH_HOME) FANOUT_TRUTH_SEEDS=0:100 $(BIN)/pytest tests/distributed -m truth $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style and formatting
 	$(BIN)/ruff check
@@ -144,14 +102,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-$(VENV)/.installed-distributed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-distributed]'
-	@touch $(VENV)/.installed $@
-
-$(VENV)/.installed-ui: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-ui]'
-	@touch $(VENV)/.installed $@
-
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $(VENV)/.installed $(VENV)/.installed-distributed $(VENV)/.installed-ui $@
+	@touch $(VENV)/.installed $@

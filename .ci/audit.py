@@ -12,40 +12,39 @@ NOT_AUDITED = "NOT AUDITED: the vulnerability database can't be reached from her
 
 def verdict(report: dict[str, Any]) -> tuple[int, str]:
     """
-    Judge what pip-audit found: ``(exit code, what to say)``.
+    Judge pip-audit's report, which is JSON; return the exit code and the lines to print.
 
     It takes a package that its database doesn't know for one without vulnerabilities, and so a registry
     without that database for a clean bill of health.
-
-    :param report: Its JSON.
     """
     packages = report["dependencies"]
-    audited = [each for each in packages if "skip_reason" not in each]
-    skipped = [each["name"] for each in packages if "skip_reason" in each]
+    audited = [package for package in packages if "skip_reason" not in package]
+    skipped = [package["name"] for package in packages if "skip_reason" in package]
     if not audited:
         return 0, f"{NOT_AUDITED} (it knows none of {len(packages)} packages)"
     lines = [f"{len(audited)} of {len(packages)} packages audited"]
     lines += [f"not audited: {name}" for name in skipped]
-    found = [
-        f"{each['name']} {each['version']}: {hole['id']}"
-        f" (mended in {', '.join(hole['fix_versions']) or 'no version yet'})"
-        for each in audited
-        for hole in each["vulns"]
+    vulnerabilities = [
+        f"{package['name']} {package['version']}: {vulnerability['id']}"
+        f" (mended in {', '.join(vulnerability['fix_versions']) or 'no version yet'})"
+        for package in audited
+        for vulnerability in package["vulns"]
     ]
-    return (1 if found else 0), "\n".join([*lines, *(found or ["no known vulnerabilities"])])
+    lines += vulnerabilities or ["no known vulnerabilities"]
+    return (1 if vulnerabilities else 0), "\n".join(lines)
 
 
 def main(command: list[str]) -> int:
-    """Run pip-audit, and say what came of it."""
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run pip-audit, and print its verdict."""
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        report = json.loads(ran.stdout)
+        report = json.loads(ended.stdout)
     except ValueError:
-        last = (ran.stderr.strip() or "it said nothing").splitlines()[-1]
-        print(f"{NOT_AUDITED} (exit code {ran.returncode}: {last})")
+        last = (ended.stderr.strip() or "it said nothing").splitlines()[-1]
+        print(f"{NOT_AUDITED} (exit code {ended.returncode}: {last})")
         return 0
-    code, said = verdict(report)
-    print(said)
+    code, text = verdict(report)
+    print(text)
     return code
 
 

@@ -15,14 +15,14 @@ PYTHONS = ("3.11", "3.12", "3.13")
 AIRFLOWS = {"3.2": "constraints-airflow-3.2.txt", "3.3": "constraints.txt"}
 SUITES = {
     "unit": ["tests/unit"],
-    "integration": ["tests/integration", "-m", "not demo and not commands"],
+    "integration": ["tests/integration", "-m", "not slow"],
     "end to end": ["tests/e2e", "-m", "compat"],
 }
 PASSED, FAILED = "passed", "FAILED"
 
 
 def main() -> int:
-    """Return 1 if a supported combination fails; one with a pre-release of Airflow is told only."""
+    """Return 1 if a supported combination fails; of one with a pre-release of Airflow only say so."""
     rows: list[tuple[str, str, dict[str, str]]] = []
     for airflow, constraints in AIRFLOWS.items():
         for version in PYTHONS:
@@ -45,24 +45,14 @@ def main() -> int:
 
 
 def find_python(version: str) -> str | None:
-    """
-    Find an interpreter: on the path, or where pyenv has it.
-
-    :param version: Such as ``3.12``.
-    """
-    roots = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))]
-    kept = sorted(found for root in roots for found in root.glob(f"versions/{version}.*/bin/python"))
-    return str(kept[-1]) if kept else shutil.which(f"python{version}")
+    """Find an interpreter, such as ``3.12``: where pyenv has it, or on the path."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    interpreters = sorted(root.glob(f"versions/{version}.*/bin/python"))
+    return str(interpreters[-1]) if interpreters else shutil.which(f"python{version}")
 
 
 def install(python: str, environment: Path, arguments: list[str]) -> None:
-    """
-    Make an environment, or bring it up to date.
-
-    :param python: The interpreter.
-    :param environment: Where to.
-    :param arguments: What ``pip install`` is given.
-    """
+    """Make an environment, or bring it up to date; the arguments are those of ``pip install``."""
     own = environment / "bin" / "python"
     if not own.exists():
         subprocess.run([python, "-m", "venv", str(environment)], check=True)
@@ -72,29 +62,23 @@ def install(python: str, environment: Path, arguments: list[str]) -> None:
 
 
 def run(environment: Path) -> tuple[str, str, dict[str, str]]:
-    """
-    Run the suites.
-
-    :param environment: Where they are installed.
-    :return: Versions of Airflow and Python, and a verdict for each suite.
-    """
+    """Run the suites of an environment; return the versions of Airflow and Python, and verdicts by suite."""
     python = str(environment / "bin" / "python")
-    told = "import platform; from importlib.metadata import version as v; "
-    told += "print(v('apache-airflow-core'), platform.python_version())"
-    airflow, version = subprocess.run(
-        [python, "-c", told], check=True, capture_output=True, text=True
-    ).stdout.split()
+    script = "import platform; from importlib.metadata import version as v; "
+    script += "print(v('apache-airflow-core'), platform.python_version())"
+    versions = subprocess.run([python, "-c", script], check=True, capture_output=True, text=True)
+    airflow, version = versions.stdout.split()
     verdicts: dict[str, str] = {}
     for suite, arguments in SUITES.items():
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as home:
-            done = subprocess.run(
+            ended = subprocess.run(
                 [python, "-m", "pytest", "-q", *arguments],
                 cwd=ROOT,
                 env={**os.environ, "AIRFLOW_HOME": home},
                 check=False,
             )
-        verdict = PASSED if done.returncode == 0 else FAILED
+        verdict = PASSED if ended.returncode == 0 else FAILED
         verdicts[suite] = verdict
         print(
             f"Airflow {airflow}, Python {version}, {suite}: {verdict}, {time.monotonic() - began:.0f} s",

@@ -7,7 +7,6 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING
 
-import httpx
 from rich.console import Console
 
 from airflow_fanout.demo.embedded import EmbeddedAirflowError
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         progress.print("benchmarks: interrupted; all that was started is stopped")
         return 1
-    except (EmbeddedAirflowError, OSError, RestError, RuntimeError, httpx.HTTPError) as error:
+    except (EmbeddedAirflowError, OSError, RestError, RuntimeError) as error:
         progress.print(f"benchmarks: {error}")
         return 1
     _show(comparisons, options.output)

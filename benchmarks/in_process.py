@@ -100,11 +100,9 @@ def _measured(home: Path, name: str) -> list[tuple[float, float]]:
             env=isolated_environment(
                 os.environ,
                 home=home,
-                dags_folder=DAGS,
-                base_url="http://localhost",  # nothing answers there, and nothing asks
-                database_url=f"sqlite:///{home / 'airflow.db'}",
                 extra={
                     **environment(branches=0, numbers=0),
+                    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
                     "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": BASE,
                     "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "0",
                 },

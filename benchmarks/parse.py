@@ -71,10 +71,10 @@ def _parsed(home: Path, branches: int, pairs: int) -> list[tuple[list[float], li
             env=isolated_environment(
                 os.environ,
                 home=home,
-                dags_folder=DAGS,
-                base_url="http://localhost",  # nothing answers there, and nothing asks
-                database_url=f"sqlite:///{home / 'airflow.db'}",
-                extra=environment(branches=branches, numbers=0),
+                extra={
+                    **environment(branches=branches, numbers=0),
+                    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+                },
             ),
             stdout=said,
             stderr=subprocess.STDOUT,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.counting import REQUESTS_KEY
 from benchmarks.database import metadata_database
 from benchmarks.finished_instances import FinishedInstances
@@ -24,6 +23,7 @@ from benchmarks.sizes import (
     items_dag_id,
 )
 from benchmarks.twins import DAGS, FAN_IN, environment
+from tests.support.airflow import ControlledAirflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,14 +90,12 @@ def measure_scale(tell: Callable[[str], None]) -> list[Comparison]:
     tell("Airflow starts")
     with (
         metadata_database() as database_url,
-        EmbeddedAirflow(
+        ControlledAirflow(
             database_url=database_url,
             dag_files=[DAGS / file for file in DAG_FILES],
             env={
                 **environment(branches=0, numbers=NUMBERS),
                 **told_to_dags(),
-                # The files don't change, and parsing them beside the tasks would be measured too.
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             },
         ) as airflow,
     ):
@@ -113,7 +111,7 @@ def measure_scale(tell: Callable[[str], None]) -> list[Comparison]:
 class _Runs:
     """Runs Dags, one at a time."""
 
-    def __init__(self, airflow: EmbeddedAirflow, tell: Callable[[str], None]) -> None:
+    def __init__(self, airflow: ControlledAirflow, tell: Callable[[str], None]) -> None:
         self.airflow, self.tell = airflow, tell
 
     def start(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
@@ -214,13 +212,15 @@ def _wide(runs: _Runs, database_url: str) -> list[Comparison]:
         airflow.poll(
             lambda: True if instances.count() == WIDE else None,
             timeout=RUN_TIMEOUT,
-            what=lambda: f"The scheduler has made {instances.count()} of {WIDE} instances of {task_id!r}",
+            condition=lambda: (
+                f"The scheduler has made {instances.count()} of {WIDE} instances of {task_id!r}"
+            ),
         )
         instances.push(WIDE)
         airflow.poll(
             lambda: True if not instances.finish() and airflow.run("wide", run_id)["end_date"] else None,
             timeout=RUN_TIMEOUT,
-            what=lambda: f"wide has not ended: {airflow.run('wide', run_id)}",
+            condition=lambda: f"wide has not ended: {airflow.run('wide', run_id)}",
         )
     finally:
         engine.dispose()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.counting import REQUESTS_KEY
 from benchmarks.database import metadata_database
 from benchmarks.pairs import Comparison, Pair, Target, alternated
 from benchmarks.twins import FAN_IN, FAN_OUT, MAPPED, environment
+from tests.support.airflow import ControlledAirflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -59,13 +59,11 @@ def measure_runs(runs: int, wanted: Collection[str], tell: Callable[[str], None]
     tell("Airflow starts")
     with (
         metadata_database() as database_url,
-        EmbeddedAirflow(
+        ControlledAirflow(
             database_url=database_url,
             dag_files=[FAN_OUT.ours, FAN_OUT.by_hand, MAPPED.ours, MAPPED.by_hand],
             env={
                 **environment(branches=BRANCHES, numbers=NUMBERS),
-                # The files don't change, and parsing them beside the tasks would be measured too.
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             },
         ) as airflow,
     ):
@@ -101,7 +99,7 @@ def wall_seconds(instances: Collection[dict[str, Any]]) -> float:
     return (ended - began).total_seconds()
 
 
-def _run(airflow: EmbeddedAirflow, tell: Callable[[str], None], file: Path, size: int) -> Measured:
+def _run(airflow: ControlledAirflow, tell: Callable[[str], None], file: Path, size: int) -> Measured:
     dag_id = file.stem
     airflow.wait_for_dag(dag_id)
     before = _cpu_seconds(airflow)
@@ -123,7 +121,7 @@ def _run(airflow: EmbeddedAirflow, tell: Callable[[str], None], file: Path, size
     return measured
 
 
-def _cpu_seconds(airflow: EmbeddedAirflow) -> float:
+def _cpu_seconds(airflow: ControlledAirflow) -> float:
     """CPU seconds until now: a task's process hands its own to the one that waits for it."""
     total = 0.0
     for pid in airflow.pids():

@@ -14,12 +14,12 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
 from benchmarks.machine import machine_facts
 from benchmarks.scheduled import wall_seconds
 from benchmarks.sizes import SIZES, ItemSize, as_text, expected_sum, items_dag_id
-from benchmarks.twins import DAGS, FAN_IN, REPOSITORY
+from benchmarks.twins import DAGS, FAN_IN
+from tests.support.airflow import ControlledAirflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,14 +110,11 @@ def _measure(branches: Sequence[int], items: Sequence[int]) -> Iterator[Throughp
     env = {
         "FANOUT_BENCHMARK_BRANCH_COUNTS": ",".join(map(str, branches)),
         SIZES: as_text(sizes),
-        "PYTHONPATH": str(REPOSITORY),
         "PYTHONDONTWRITEBYTECODE": "",
-        # The file doesn't change, and parsing it beside the tasks would be measured too.
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "7200",
     }
     with (
         metadata_database() as database_url,
-        EmbeddedAirflow(database_url=database_url, dag_files=[DAGS / "throughput.py"], env=env) as airflow,
+        ControlledAirflow(database_url=database_url, dag_files=[DAGS / "throughput.py"], env=env) as airflow,
     ):
         first = f"throughput_static_{branches[0]}"
         airflow.wait_for_dag(first)
@@ -129,7 +126,7 @@ def _measure(branches: Sequence[int], items: Sequence[int]) -> Iterator[Throughp
                 yield _run(airflow, mode, f"throughput_{mode}_{count}", count, count)
 
 
-def _run(airflow: EmbeddedAirflow, mode: str, dag_id: str, count: int, tasks: int) -> Throughput:
+def _run(airflow: ControlledAirflow, mode: str, dag_id: str, count: int, tasks: int) -> Throughput:
     airflow.wait_for_dag(dag_id)
     before = _load(airflow)
     run_id = airflow.trigger(dag_id)
@@ -158,7 +155,7 @@ def _between(instance: dict[str, Any], first: str, last: str) -> float:
     return (datetime.fromisoformat(instance[last]) - datetime.fromisoformat(instance[first])).total_seconds()
 
 
-def _load(airflow: EmbeddedAirflow) -> Load:
+def _load(airflow: ControlledAirflow) -> Load:
     return Load(
         scheduler=_own(airflow.processes["scheduler"].pid),
         api_server=_own(airflow.processes["api-server"].pid) + _below(airflow.processes["api-server"].pid),

@@ -17,16 +17,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from airflow_fanout.demo import reaper
-from airflow_fanout.demo.rest import AirflowRest, RestError
+from airflow_fanout.demo.reaper import MARKER
+from airflow_fanout.demo.rest import AirflowRest, NoAnswerError, RestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
+
+LOOPBACK = "127.0.0.1"
+
+SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
 
 LAUNCH = """
 import gc, runpy
@@ -37,107 +37,69 @@ runpy.run_module("airflow", run_name="__main__", alter_sys=True)
 
 
 class EmbeddedAirflowError(Exception):
-    """Raised when one of the processes ends by itself; with the last lines of its log."""
-
-
-class PortTakenError(Exception):
-    """
-    Raised when something else listens on the port that was asked for.
-
-    :param port: The port.
-    """
-
-    def __init__(self, port: int) -> None:
-        super().__init__(f"Port {port} is in use: choose another, or leave the choice to me")
-        self.port = port
+    """Raised when the Airflow can't start, or a process of it has ended by itself."""
 
 
 class EmbeddedAirflow(AirflowRest):
     """
-    An Airflow that lives as long as the ``with`` block, and leaves nothing even if this process is killed.
+    An Airflow that lives until it is stopped, and leaves nothing even if this process is killed.
 
-    The scheduler (``LocalExecutor``), the Dag processor, the API server and, if wanted, the triggerer run as
-    child processes that see only their own configuration: every ``AIRFLOW…`` variable of this process is kept
-    from them. Everything listens on loopback, and who can reach the API there is its administrator. Schedules
-    are switched off (``[scheduler] use_job_schedule``): the only runs are those that are triggered.
+    The scheduler (``LocalExecutor``), the Dag processor and the API server run as child processes that see
+    only their own configuration: every ``AIRFLOW…`` variable of this process is kept from them. Everything
+    listens on loopback, and who can reach the API there is its administrator. Schedules are switched off
+    (``[scheduler] use_job_schedule``): the only runs are those that are triggered.
 
     Logs of the processes are ``<home>/logs/<name>.log``, of the tasks below ``<home>/logs``.
 
-    :param dags_folder: Folder with the Dag files; None for ``dags`` in the home.
-    :param dag_files: Dag files to copy into that folder first, where not all of a folder are wanted.
+    :param dag_files: Dag files to copy to ``<home>/dags``.
+    :param env: Environment variables to add or replace, ``AIRFLOW__SECTION__KEY`` among them.
     :param home: ``AIRFLOW_HOME``, which stays afterwards; None for a temporary one, which doesn't.
     :param keep: Whether the temporary home stays too.
     :param port: Port of the API server; None for a free one.
-    :param database_url: SQLAlchemy URL of the metadata database, which will be migrated; None for SQLite in
-        the home.
-    :param env: Environment variables to add or replace, ``AIRFLOW__SECTION__KEY`` among them.
-    :param triggerer: Whether to run a triggerer, for deferrable operators.
-    :param start_timeout: Seconds that all may take to become healthy.
-    :raises PortTakenError: By :meth:`start`, if ``port`` is in use.
-    :raises EmbeddedAirflowError: By :meth:`start` and every wait, if a process ends by itself.
     """
+
+    start_timeout = 120.0
+    """Seconds until all has to be healthy."""
+
+    components: tuple[str, ...] = ("metadatabase", "scheduler", "dag_processor")
+    """Parts of the health check that have to be healthy."""
 
     def __init__(
         self,
         *,
-        dags_folder: Path | None = None,
-        dag_files: Sequence[Path] = (),
+        dag_files: Sequence[Path],
+        env: Mapping[str, str],
         home: Path | None = None,
         keep: bool = False,
         port: int | None = None,
-        database_url: str | None = None,
-        env: Mapping[str, str] | None = None,
-        triggerer: bool = False,
-        start_timeout: float = 120,
     ) -> None:
-        self._asked_port = port
+        self._required_port = port
         self.port = free_port() if port is None else port
         super().__init__(f"http://{LOOPBACK}:{self.port}")
         self.marker = secrets.token_hex(8)
         self._throwaway = home is None and not keep
         self.home = (home or Path(tempfile.gettempdir(), f"airflow-fanout-{self.marker}")).resolve()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.dags_folder = (dags_folder or self.home / "dags").resolve()
         self._dag_files = dag_files
-        self._start_timeout = start_timeout
         self._watcher: subprocess.Popen[bytes] | None = None
-        self._env = isolated_environment(
-            os.environ,
-            home=self.home,
-            dags_folder=self.dags_folder,
-            base_url=self.base_url,
-            # SQLite has one writer; its 5 s of patience are too few for dozens of tasks on two cores.
-            database_url=database_url or f"sqlite:///{self.home / 'airflow.db'}?timeout=60",
-            extra=env or {},
-        )
+        self._env = isolated_environment(os.environ, home=self.home, base_url=self.base_url, extra=env)
         self._commands = {
             "api-server": ["api-server", "--host", LOOPBACK, "--port", str(self.port)],
             # Log servers listen on a fixed port, on every address; the API server reads the files instead.
             "scheduler": ["scheduler", "--skip-serve-logs"],
             "dag-processor": ["dag-processor"],
         }
-        if triggerer:
-            self._commands["triggerer"] = ["triggerer", "--skip-serve-logs"]
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Migrate the database, start all processes at once and wait until all are healthy."""
         try:
-            if self._asked_port is not None and not port_is_free(self._asked_port):
-                raise PortTakenError(self._asked_port)
+            if self._required_port is not None:
+                _refuse_taken_port(self._required_port)
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self.home / "logs").mkdir(exist_ok=True)
-            self.dags_folder.mkdir(exist_ok=True)
+            for name in ("logs", "dags"):
+                (self.home / name).mkdir(exist_ok=True)
             for file in self._dag_files:
-                shutil.copy(file, self.dags_folder)
+                shutil.copy(file, self.home / "dags")
             removed = str(self.home) if self._throwaway else ""
             self._watcher = subprocess.Popen(
                 [sys.executable, "-m", "airflow_fanout.demo.reaper", self.marker, removed],
@@ -145,25 +107,18 @@ class EmbeddedAirflow(AirflowRest):
                 start_new_session=True,
             )
             self._migrate()
-            for name in self._commands:
-                self.start_process(name)
-            self.poll(self._healthy, timeout=self._start_timeout, what=self._condition)
-            # Its first request makes the Task API build its routes: 4.5 s that the first task would wait.
-            self.poll(self._task_api_answers, timeout=self._start_timeout, what=self._condition)
+            for name, arguments in self._commands.items():
+                self.processes[name] = self._spawn(name, arguments)
+            self.wait_until_healthy()
         except BaseException:
             self.stop()
             raise
 
     def stop(self, *, grace: float = 3) -> None:
-        """
-        End everything; whatever is left after the grace is killed.
-
-        :param grace: Seconds that the processes have to end by themselves: time for a scheduler to reap its
-            workers, which would be left to init as zombies.
-        """
-        self.close()
+        """End everything; whatever is left after the grace, in seconds, is killed."""
+        # In that time a scheduler reaps its workers, which would be left to init as zombies.
+        deadline = time.monotonic() + grace
         try:
-            deadline = time.monotonic() + grace
             for name, process in self.processes.items():
                 # The API server has nothing to lose, and would take 3 s.
                 process.send_signal(signal.SIGKILL if name == "api-server" else signal.SIGTERM)
@@ -180,40 +135,21 @@ class EmbeddedAirflow(AirflowRest):
                 process.wait()
             self.processes.clear()
 
-    def start_process(self, name: str) -> None:
-        """Start ``api-server``, ``scheduler``, ``dag-processor`` or ``triggerer``, without waiting for it."""
-        if name in self.processes:
-            msg = f"{name} is running already, as process {self.processes[name].pid}"
-            raise ValueError(msg)
-        self.processes[name] = self._spawn(name, self._commands[name])
+    def wait_until_healthy(self) -> None:
+        """Wait until all is healthy, and the first task need not wait for the Task API."""
 
-    def stop_process(self, name: str, sig: signal.Signals = signal.SIGTERM, *, grace: float = 10) -> None:
-        """
-        Stop one process, and all that it started, tasks included.
+        def probe() -> bool | None:
+            # Its first request makes the Task API build its routes: 4.5 s that the first task would wait.
+            return None if self._unhealthy() else self.send("GET", "execution/health") or True
 
-        :param name: One of ``processes``.
-        :param sig: Signal to send first; what hasn't ended after the grace is killed.
-        :param grace: Seconds to wait for it.
-        """
-        process = self.processes[name]
-        process.send_signal(sig)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(grace)
-        reaper.kill(f"{self.marker}/{name}")
-        process.wait()
-        del self.processes[name]
+        self.poll(probe, timeout=self.start_timeout, condition=self._health_condition)
 
     def command(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """
-        Run an ``airflow`` command in this Airflow's environment; its output comes back as text.
-
-        :param arguments: What comes after ``airflow``.
-        :param timeout: Seconds that it may take.
-        """
+        """Run an ``airflow`` command in this Airflow's environment."""
         return subprocess.run(
             [sys.executable, "-c", LAUNCH, *arguments],
             cwd=self.home,
-            env={**self._env, reaper.MARKER: f"{self.marker}/command"},
+            env=self.environment("command"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -221,84 +157,71 @@ class EmbeddedAirflow(AirflowRest):
             check=False,
         )
 
-    def pids(self) -> list[int]:
-        """Return the ids of all living processes of this Airflow, workers and tasks included."""
-        return sorted(process.pid for process in reaper.find(self.marker))
-
-    def log_tail(self, name: str, lines: int = 20) -> str:
-        """Return the last lines that a process has written."""
-        with self._log_path(name).open(encoding="utf-8", errors="replace") as log:
-            return "".join(deque(log, lines)).rstrip()
-
     def ensure_alive(self) -> None:
         """Raise if a process has ended that nobody stopped."""
         for name, process in self.processes.items():
             if process.poll() is not None:
                 self._raise_ended(name, process.returncode)
 
-    def _log_path(self, name: str) -> Path:
+    def log_path(self, name: str) -> Path:
+        """Return the log file of a process."""
         return self.home / "logs" / f"{name}.log"
+
+    def log_tail(self, name: str, lines: int = 20) -> str:
+        """Return the last lines that a process has written."""
+        with self.log_path(name).open(encoding="utf-8", errors="replace") as log:
+            return "".join(deque(log, lines)).rstrip()
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Return the environment of a process."""
+        return {**self._env, MARKER: f"{self.marker}/{name}"}
 
     def _raise_ended(self, name: str, code: int) -> None:
         msg = (
-            f"Airflow's {name} ended with exit code {code}. The end of {self._log_path(name)}:\n"
+            f"Airflow's {name} ended with exit code {code}. The end of {self.log_path(name)}:\n"
             f"{self.log_tail(name)}"
         )
         raise EmbeddedAirflowError(msg)
 
     def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        with self._log_path(name).open("ab") as log:
+        with self.log_path(name).open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-c", LAUNCH, *arguments],
                 cwd=self.home,
-                env={**self._env_of(name), reaper.MARKER: f"{self.marker}/{name}"},
+                env=self.environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for this process alone.
             )
 
-    def _env_of(self, name: str) -> dict[str, str]:
-        """Environment of one process."""
-        return self._env
-
     def _migrate(self) -> None:
         process = self.processes["db-migrate"] = self._spawn("db-migrate", ["db", "migrate"])
-        if process.wait(self._start_timeout):
+        if process.wait(self.start_timeout):
             self._raise_ended("db-migrate", process.returncode)
         del self.processes["db-migrate"]
 
-    def _healthy(self) -> bool | None:
-        return True if not self._unhealthy() else None
-
-    def _task_api_answers(self) -> bool | None:
-        return True if self._http.get("/execution/health", timeout=60).is_success else None
-
     def _unhealthy(self) -> list[str]:
-        parts = ["metadatabase", "scheduler", "dag_processor"]
-        if "triggerer" in self._commands:
-            parts.append("triggerer")
-        health = self.health()
-        return [part for part in parts if (health.get(part) or {}).get("status") != "healthy"]
+        health = self.send("GET", "api/v2/monitor/health")
+        return [name for name in self.components if (health.get(name) or {}).get("status") != "healthy"]
 
-    def _condition(self) -> str:
+    def _health_condition(self) -> str:
         try:
             return f"Airflow does not become healthy; waiting for {', '.join(self._unhealthy())}"
-        except (httpx.HTTPError, RestError) as error:
+        except (NoAnswerError, RestError) as error:
             tail = self.log_tail("api-server")
             return f"Airflow's API server does not answer ({error}). The end of its log:\n{tail}"
 
 
-def port_is_free(port: int) -> bool:
-    """Whether nothing listens on a port of the loopback interface."""
+def _refuse_taken_port(port: int) -> None:
     with socket.socket() as listener:
         # As servers do: connections of the last run that linger are no obstacle.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((LOOPBACK, port))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            msg = f"Port {port} is in use: choose another, or none for a free one"
+            raise EmbeddedAirflowError(msg) from error
 
 
 def free_port() -> int:
@@ -309,32 +232,22 @@ def free_port() -> int:
         return port
 
 
-LOOPBACK = "127.0.0.1"
-
-SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
-
-
 def isolated_environment(
     inherited: Mapping[str, str],
     *,
     home: Path,
-    dags_folder: Path,
-    base_url: str,
-    database_url: str,
+    base_url: str = f"http://{LOOPBACK}:1",
     extra: Mapping[str, str],
 ) -> dict[str, str]:
     """
     Make an environment in which nothing of another Airflow's configuration is left.
 
-    :param inherited: The environment to start from; what is Airflow's in it is dropped.
-    :param home: ``AIRFLOW_HOME``.
-    :param dags_folder: Folder with the Dag files.
-    :param base_url: Where the API server answers.
-    :param database_url: SQLAlchemy URL of the metadata database.
-    :param extra: What to add or replace.
+    :param inherited: The environment to start from.
+    :param home: ``AIRFLOW_HOME``, with ``dags`` and a SQLite database.
+    :param extra: Variables to add or replace.
     """
     options: dict[str, Any] = {
-        "CORE__DAGS_FOLDER": dags_folder,
+        "CORE__DAGS_FOLDER": home / "dags",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__LOAD_EXAMPLES": False,
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": False,
@@ -342,7 +255,8 @@ def isolated_environment(
         "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "CORE__AUTH_MANAGER": SIMPLE_AUTH_MANAGER,
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,
-        "DATABASE__SQL_ALCHEMY_CONN": database_url,
+        # SQLite has one writer; its 5 s of patience are too few for dozens of tasks on two cores.
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
         "API__BASE_URL": base_url,
         "API__SECRET_KEY": secrets.token_hex(32),
         "API_AUTH__JWT_SECRET": secrets.token_hex(32),

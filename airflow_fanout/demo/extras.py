@@ -13,12 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """
-    Turn a failed import into an error that names the extra to install, which no retry delays.
-
-    :param extra: Name of the extra of this package, such as ``examples``.
-    :raises MissingExtraError: If a module that is imported in the ``with`` block isn't installed.
-    """
+    """Turn a failed import in the ``with`` block into an error that names the extra, without a retry."""
     try:
         yield
     except ModuleNotFoundError as error:

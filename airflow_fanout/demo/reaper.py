@@ -18,46 +18,32 @@ Neither parents nor process groups would do: Airflow puts each task in a group o
 starts a session, and an orphan's parent is init. The environment is inherited by all of them.
 """
 
+TIMEOUT = 10.0
+"""Seconds after which killing is given up."""
+
 
 def find(marker: str) -> list[psutil.Process]:
-    """
-    Find the living processes whose marker starts with ``marker``.
-
-    :param marker: Beginning of the value of ``AIRFLOW_FANOUT_EMBEDDED``.
-    :return: The processes; of other users' processes none can be read, so none is found.
-    """
-    found = []
+    """Find the living processes of this user whose marker starts with ``marker``."""
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.environ().get(MARKER, "").startswith(marker):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
-def kill(marker: str, *, timeout: float = 10.0) -> list[psutil.Process]:
-    """
-    Kill those processes, and what they start meanwhile.
-
-    :param marker: Beginning of the value of ``AIRFLOW_FANOUT_EMBEDDED``.
-    :param timeout: Seconds after which to give up.
-    :return: What is left, which nothing can kill just now.
-    """
-    deadline = time.monotonic() + timeout
-    while (found := find(marker)) and time.monotonic() < deadline:
-        for process in found:
+def kill(marker: str) -> None:
+    """Kill those processes, and what they start meanwhile."""
+    deadline = time.monotonic() + TIMEOUT
+    while (processes := find(marker)) and time.monotonic() < deadline:
+        for process in processes:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=0.2)
-    return found
+        psutil.wait_procs(processes, timeout=0.2)
 
 
 def main(marker: str, home: str = "") -> None:
-    """
-    Wait until the owner closes its end of the pipe, or is gone, then leave nothing behind.
-
-    :param marker: Beginning of the value of ``AIRFLOW_FANOUT_EMBEDDED``.
-    :param home: Directory to remove at the end; empty to leave it.
-    """
+    """Wait until the owner closes its end of the pipe, or is gone; then kill the rest and remove the home."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
 from benchmarks.database import metadata_database
 from benchmarks.machine import machine_facts
 from benchmarks.peers.exchange import MARK
 from benchmarks.twins import DAGS, FAN_IN, REPOSITORY
+from tests.support.airflow import ControlledAirflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,22 +149,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _airflow(items: Sequence[int]) -> Iterator[EmbeddedAirflow]:
+def _airflow(items: Sequence[int]) -> Iterator[ControlledAirflow]:
     env = {
         "FANOUT_BENCHMARK_PEER_ITEMS": ",".join(map(str, items)),
         "FANOUT_BENCHMARK_PEER_WAITS": ",".join(map(str, WAITS)),
-        "PYTHONPATH": str(REPOSITORY),
         "PYTHONDONTWRITEBYTECODE": "",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "7200",
     }
     with (
         metadata_database() as database_url,
-        EmbeddedAirflow(database_url=database_url, dag_files=[DAGS / "peers_ours.py"], env=env) as airflow,
+        ControlledAirflow(database_url=database_url, dag_files=[DAGS / "peers_ours.py"], env=env) as airflow,
     ):
         yield airflow
 
 
-def _ours(airflow: EmbeddedAirflow, give_up: float) -> Iterator[Contestant]:
+def _ours(airflow: ControlledAirflow, give_up: float) -> Iterator[Contestant]:
     """Run with this package; a run's seconds are from the trigger to its end, as the server tells."""
 
     def measure(mode: str, kind: str, numbers: Sequence[float]) -> float | str:

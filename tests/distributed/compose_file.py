@@ -34,13 +34,7 @@ class MissingVariableError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """
-    A variable that the file uses.
-
-    :param name: Its name.
-    :param default: What it is if nobody sets it; None if it has to be set.
-    :param message: What Compose says if it has to be set and isn't.
-    """
+    """A variable that the file uses: it has a default, or else a message for whoever doesn't set it."""
 
     name: str
     default: str | None
@@ -74,13 +68,7 @@ def variables(value: Any) -> set[Variable]:
 
 
 def interpolate(value: Any, values: Mapping[str, str]) -> Any:
-    """
-    Replace the variables in a part of the file.
-
-    :param value: The part.
-    :param values: Values by name, as an ``.env`` file would give them.
-    :raises MissingVariableError: If one has to be set and isn't, or is empty.
-    """
+    """Replace the variables in a part of the file by values, as an ``.env`` file would give them."""
     if isinstance(value, dict):
         return {name: interpolate(part, values) for name, part in value.items()}
     if isinstance(value, list):

@@ -19,16 +19,14 @@ import redis
 
 from airflow_fanout.demo import reaper
 from airflow_fanout.demo.embedded import LOOPBACK, free_port
-from airflow_fanout.demo.rest import AirflowRest
 from tests.distributed.compose_file import REPOSITORY, interpolate, read
-from tests.e2e.servers import PostgresServer, RedisServer
+from tests.support.airflow import RestCalls
+from tests.support.servers import PostgresServer, RedisServer, postgres_programs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
-
-    import httpx
 
 __all__ = ["NativeStack"]
 
@@ -39,7 +37,7 @@ socket.gethostname = lambda: os.environ["HOSTNAME"]
 """Python imports it, as ``sitecustomize``, when it starts: each process has its container's host name."""
 
 
-class NativeStack(AirflowRest):
+class NativeStack(RestCalls):
     """
     PostgreSQL, Redis, and whatever services of the file are started.
 
@@ -48,10 +46,6 @@ class NativeStack(AirflowRest):
     ``AIRFLOW_HOME`` of its own, in which ``dags`` is a copy of the repository's and ``logs`` is common.
     Names such as ``postgres:5432`` become addresses on loopback, with free ports. (The log servers of workers
     and triggerer listen on all addresses; Airflow can't be told otherwise.)
-
-    :param folder: An empty folder for all of it.
-    :param variables: Values of the file's variables.
-    :param more: Further environment variables of every service.
     """
 
     def __init__(self, folder: Path, variables: Mapping[str, str], more: Mapping[str, str]) -> None:
@@ -67,7 +61,7 @@ class NativeStack(AirflowRest):
             failed.push(self.__exit__)
             self._make_folders()
             self._watch()
-            database = self._ending.enter_context(PostgresServer(self._folder / "postgres"))
+            database = self._ending.enter_context(PostgresServer())
             broker = self._ending.enter_context(RedisServer(self._folder / "redis"))
             services = interpolate(read()["services"], self._variables)
             _as_the_image_does(database, services["postgres"]["environment"])
@@ -89,7 +83,6 @@ class NativeStack(AirflowRest):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 10
@@ -143,18 +136,16 @@ class NativeStack(AirflowRest):
             )
             return True if last.returncode == 0 else None
 
-        def what() -> str:
+        def condition() -> str:
             said = f"{last.stdout}{last.stderr}" if last else ""
             return f"{name} is not healthy: {said}\nThe end of its log:\n{self.log_tail(name)}"
 
-        self.poll(probe, timeout=timeout, what=what)
+        self.poll(probe, timeout=timeout, condition=condition)
 
-    def log_in(self, username: str, password: str) -> httpx.Response:
-        """Ask for a token, and use it from now on if there is one."""
-        answer = self._http.post("/auth/token", json={"username": username, "password": password})
-        if answer.is_success:
-            self._http.headers["authorization"] = f"Bearer {answer.json()['access_token']}"
-        return answer
+    def log_in(self, username: str, password: str) -> None:
+        """Ask for a token, and use it from now on."""
+        user = {"username": username, "password": password}
+        self.token = self.send("POST", "auth/token", json=user)["access_token"]
 
     def ensure_alive(self) -> None:
         """Raise if a service has ended."""
@@ -177,7 +168,7 @@ class NativeStack(AirflowRest):
             (home / "logs").symlink_to(self._folder / "logs")
             (home / "dags").symlink_to(self._folder / "dags")
         environment = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{postgres_programs()}:{os.environ['PATH']}",
             "LANG": "C.UTF-8",
             "HOME": str(home),
             "HOSTNAME": name,
@@ -190,7 +181,7 @@ class NativeStack(AirflowRest):
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
             "NO_PROXY": f"{LOOPBACK},localhost",
-            "PYTHONPATH": f"{self._folder / 'site'}{os.pathsep}{REPOSITORY}",
+            "PYTHONPATH": f"{self._folder / 'site'}:{REPOSITORY}",
             "SPT_NOENV": "1",  # setproctitle would write over the environment that the reaper reads.
             reaper.MARKER: f"{self.marker}/{name}",
             **self._more,
@@ -202,7 +193,7 @@ class NativeStack(AirflowRest):
         return self._folder / f"{name}.log"
 
     def _make_folders(self) -> None:
-        for name in ("site", "logs", "postgres", "redis"):
+        for name in ("site", "logs", "redis"):
             (self._folder / name).mkdir(parents=True)
         (self._folder / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
         compiled = shutil.ignore_patterns("__pycache__")

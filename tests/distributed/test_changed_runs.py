@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
-from benchmarks.database import metadata_database
-from tests.e2e.run import Run
+from tests.support.airflow import ControlledAirflow
+from tests.support.database import metadata_database
+from tests.support.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,17 +63,15 @@ def full(storage: Path) -> str:
 @pytest.fixture(scope="module")
 def airflow(
     tmp_path_factory: pytest.TempPathFactory, scratch: Path, storage: Path
-) -> Iterator[EmbeddedAirflow]:
+) -> Iterator[ControlledAirflow]:
     """An Airflow whose large values are files in the storage."""
     with (
         metadata_database() as database_url,
-        EmbeddedAirflow(
+        ControlledAirflow(
             dag_files=[DAG_FILE],
             home=tmp_path_factory.mktemp("airflow"),
             database_url=database_url,
-            start_timeout=PATIENCE,
             env={
-                "PYTHONPATH": str(REPOSITORY),
                 "FANOUT_E2E_SCRATCH": str(scratch),
                 "FANOUT_E2E_STORAGE": str(storage),
                 "AIRFLOW__CORE__XCOM_BACKEND": BACKEND,
@@ -88,19 +86,14 @@ def airflow(
         yield started
 
 
-def trigger(airflow: EmbeddedAirflow, dag_id: str) -> Run:
-    airflow.wait_for_dag(dag_id, timeout=PATIENCE)
-    return Run(airflow, dag_id, airflow.trigger(dag_id))
-
-
-def wait_until_held(airflow: EmbeddedAirflow, scratch: Path, *names: str) -> None:
+def wait_until_held(airflow: ControlledAirflow, scratch: Path, *names: str) -> None:
     missing = list(names)
 
     def probe() -> bool | None:
         missing[:] = [name for name in missing if not (scratch / f"{name}.held").exists()]
         return None if missing else True
 
-    airflow.poll(probe, timeout=PATIENCE, what=lambda: f"Not reached: {missing}")
+    airflow.poll(probe, timeout=PATIENCE, condition=lambda: f"Not reached: {missing}")
 
 
 def let_go(scratch: Path, *names: str) -> None:
@@ -113,14 +106,10 @@ def points(run: Run) -> list[str]:
     return [f"{run.dag_id}.{task_id}[{map_index}]" for task_id, map_index in BRANCH_B.values()]
 
 
-def look_again(run: Run) -> None:
-    run.__dict__.pop("instances", None)
-
-
 @pytest.fixture(scope="module", params=["before", "while"])
-def run(airflow: EmbeddedAirflow, scratch: Path, request: pytest.FixtureRequest) -> Run:
+def run(airflow: ControlledAirflow, scratch: Path, request: pytest.FixtureRequest) -> Run:
     """The run when its fan-ins have ended and the branches are still running."""
-    run = trigger(airflow, f"cleared_{request.param}_it_reads")
+    run = Run.start(airflow, f"cleared_{request.param}_it_reads")
     fan_ins = [f"collect_{way}" for way in BRANCH_B]
     wait_until_held(airflow, scratch, *(f"{run.dag_id}.{fan_in}" for fan_in in fan_ins))
     cleared: list[Any] = [one if one[1] >= 0 else one[0] for one in BRANCH_B.values()]
@@ -130,11 +119,11 @@ def run(airflow: EmbeddedAirflow, scratch: Path, request: pytest.FixtureRequest)
     let_go(scratch, *(f"{run.dag_id}.{fan_in}" for fan_in in fan_ins))
 
     def have_ended() -> bool | None:
-        look_again(run)
+        run.look_again()
         ended = {"success", "failed"}
         return all(run.instance(each).state in ended for each in fan_ins) or None
 
-    airflow.poll(have_ended, timeout=PATIENCE, what=lambda: f"The fan-ins run: {run.instances}")
+    airflow.poll(have_ended, timeout=PATIENCE, condition=lambda: f"The fan-ins run: {run.instances}")
     return run
 
 
@@ -144,13 +133,13 @@ class TestAClearedBranch:
     @pytest.mark.parametrize("way", BRANCH_B)
     def test_its_fan_in_fails_and_names_it(self, run: Run, way: str) -> None:
         assert run.instance(f"collect_{way}").state == "failed"
-        said = run.log(f"collect_{way}")
+        log = run.log(f"collect_{way}")
         if way == "batched" and run.dag_id == "cleared_before_it_reads":
-            assert "Batches are not finished: 'batched.each[1]'. " in said
+            assert "Batches are not finished: 'batched.each[1]'. " in log
         else:
             name = "foreign_b" if way == "foreign" else "b"
-            assert f"Branches are not finished: '{name}'. " in said
-        assert "BranchesRunningError" in said
+            assert f"Branches are not finished: '{name}'. " in log
+        assert "BranchesRunningError" in log
 
     def test_its_fan_in_has_the_true_result_afterwards(self, run: Run, scratch: Path) -> None:
         let_go(scratch, *points(run))
@@ -167,9 +156,9 @@ class TestAClearedBranch:
 
 
 @pytest.fixture(scope="module")
-def runs(airflow: EmbeddedAirflow, scratch: Path) -> dict[str, Run]:
+def runs(airflow: ControlledAirflow, scratch: Path) -> dict[str, Run]:
     """Each run after the second try of its fan-in."""
-    runs = {dag_id: trigger(airflow, dag_id) for dag_id in CHANGES}
+    runs = {dag_id: Run.start(airflow, dag_id) for dag_id in CHANGES}
     wait_until_held(airflow, scratch, *runs)
     airflow.stop_process("dag-processor")
     file = airflow.dags_folder / DAG_FILE.name
@@ -185,7 +174,7 @@ def runs(airflow: EmbeddedAirflow, scratch: Path) -> dict[str, Run]:
 
 
 @pytest.fixture(scope="module")
-def seen(airflow: EmbeddedAirflow, runs: dict[str, Run]) -> dict[str, Run]:
+def seen(airflow: ControlledAirflow, runs: dict[str, Run]) -> dict[str, Run]:
     """The same runs, with their fan-ins cleared when the Dag processor has seen the file."""
     versions = {dag_id: version_count(airflow, dag_id) for dag_id in runs}
     airflow.start_process("dag-processor")
@@ -193,16 +182,15 @@ def seen(airflow: EmbeddedAirflow, runs: dict[str, Run]) -> dict[str, Run]:
     def are_seen() -> bool | None:
         return all(version_count(airflow, dag_id) > count for dag_id, count in versions.items()) or None
 
-    airflow.poll(are_seen, timeout=PATIENCE, what=lambda: "The Dag processor has not seen the file")
+    airflow.poll(are_seen, timeout=PATIENCE, condition=lambda: "The Dag processor has not seen the file")
     for run in runs.values():
         airflow.clear(run.dag_id, run.run_id, ["collect"])
     for run in runs.values():
         run.wait()
-        look_again(run)
     return runs
 
 
-def version_count(airflow: EmbeddedAirflow, dag_id: str) -> int:
+def version_count(airflow: ControlledAirflow, dag_id: str) -> int:
     return len(airflow.pages(f"dags/{dag_id}/dagVersions", "dag_versions"))
 
 
@@ -242,14 +230,14 @@ class TestAnotherDagFile:
 
 
 @pytest.fixture(scope="module")
-def full_runs(airflow: EmbeddedAirflow, storage: Path) -> FullRuns:
+def full_runs(airflow: ControlledAirflow, storage: Path) -> FullRuns:
     """Runs that have ended, been given room again, cleared where they had failed, and ended again."""
     found = {}
     for dag_id in FULL:
         for path in storage.rglob("*"):
             if path.is_file():
                 path.unlink()
-        run = trigger(airflow, dag_id)
+        run = Run.start(airflow, dag_id)
         run.wait()
         found[dag_id] = (run, look(run))
         (storage / "ballast").unlink(missing_ok=True)
@@ -261,7 +249,6 @@ def full_runs(airflow: EmbeddedAirflow, storage: Path) -> FullRuns:
             include_downstream=True,
         )
         run.wait()
-        look_again(run)
     return found
 
 

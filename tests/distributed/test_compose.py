@@ -62,19 +62,6 @@ def test_it_is_valid() -> None:
     assert set(specification.services or {}) == AIRFLOW | {"postgres", "redis"}
 
 
-def test_an_unknown_key_would_not_be_valid() -> None:
-    contents = as_compose_casts(interpolate(FILE, FILLED))
-    contents["services"]["worker"]["restarts"] = "always"
-    with pytest.raises(ValueError, match="restarts"):
-        PyCompose.from_json(json.dumps(contents))
-
-
-def test_it_has_no_deprecated_keys() -> None:
-    assert set(FILE) == {"name", "x-airflow", "services", "volumes"}
-    keys = set().union(*SERVICES.values())
-    assert not keys & {"links", "external_links", "volumes_from", "cpu_shares", "mem_limit", "scale"}
-
-
 @every_service
 def test_an_image_is_pinned_by_its_full_version(name: str) -> None:
     assert FULL_VERSION.fullmatch(SERVICES[name]["image"])

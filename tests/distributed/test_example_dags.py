@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.distributed import DistributedAirflow
-from tests.e2e.run import Run
-from tests.e2e.servers import PostgresServer, RedisServer, missing_servers
+from tests.support.celery_airflow import CeleryAirflow
+from tests.support.run import Run, ran_side_by_side
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MISSING = missing_servers()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = pytest.mark.celery
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 300
@@ -52,24 +50,21 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DistributedAirflow]:
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryAirflow]:
     """Two workers, neither of which has a slot for every branch of the pipeline."""
     warehouse = tmp_path_factory.mktemp("warehouse") / "cities.db"
     with (
         RedisServer(tmp_path_factory.mktemp("redis")) as broker,
-        PostgresServer(tmp_path_factory.mktemp("postgres")) as database,
-        DistributedAirflow(
+        PostgresServer() as database,
+        CeleryAirflow(
             broker_url=broker.url,
-            database_url=database.create_database("airflow"),
+            database_url=database.database_url,
             concurrency=5,
             dag_files=sorted((REPOSITORY / "dags").glob("*.py")),
             home=tmp_path_factory.mktemp("airflow"),
-            start_timeout=PATIENCE,
             env={
-                "PYTHONPATH": str(REPOSITORY),
                 "AIRFLOW_CONN_FANOUT_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(warehouse)}),
                 "AIRFLOW_FANOUT_DEMO_WORK_SECONDS": "2",
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             },
         ) as started,
     ):
@@ -79,7 +74,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DistributedAir
 
 
 @pytest.fixture(scope="module")
-def runs(airflow: DistributedAirflow) -> dict[str, Run]:
+def runs(airflow: CeleryAirflow) -> dict[str, Run]:
     """A run of each Dag, all of which have ended; that of the pipeline had no other beside it."""
     found = {}
     for dag_id in sorted(DAGS, key=lambda dag_id: dag_id != PIPELINE):
@@ -92,13 +87,13 @@ def runs(airflow: DistributedAirflow) -> dict[str, Run]:
     return found
 
 
-def test_no_example_is_left_out(airflow: DistributedAirflow, runs: dict[str, Run]) -> None:
+def test_no_example_is_left_out(airflow: CeleryAirflow, runs: dict[str, Run]) -> None:
     assert airflow.import_errors() == []
     assert {dag["dag_id"] for dag in airflow.pages("dags", "dags")} == {*DAGS, TWIN}
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
-def test_it_runs_to_success(airflow: DistributedAirflow, runs: dict[str, Run], dag_id: str) -> None:
+def test_it_runs_to_success(airflow: CeleryAirflow, runs: dict[str, Run], dag_id: str) -> None:
     assert airflow.run(dag_id, runs[dag_id].run_id)["state"] == "success"
 
 
@@ -109,15 +104,11 @@ def test_its_fan_in_has_every_branch(runs: dict[str, Run], dag_id: str, fan_in: 
 
 
 def test_the_branches_of_the_pipeline_run_on_both_workers_at_the_same_time(
-    airflow: DistributedAirflow, runs: dict[str, Run]
+    airflow: CeleryAirflow, runs: dict[str, Run]
 ) -> None:
     branches = [runs[PIPELINE].instance(f"process_{index}") for index in range(8)]
     assert {branch.hostname for branch in branches} == set(airflow.workers)
-    pairs = itertools.combinations(branches, 2)
-    assert any(
-        one.hostname != other.hostname and max(one.start, other.start) < min(one.end, other.end)
-        for one, other in pairs
-    )
+    assert ran_side_by_side(branches)
 
 
 def test_what_one_worker_logged_can_be_read_beside_what_the_other_did(runs: dict[str, Run]) -> None:

@@ -15,21 +15,20 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
-from tests.e2e.distributed import DistributedAirflow
-from tests.e2e.run import Run
-from tests.e2e.servers import PostgresServer, RedisServer, missing_servers
+from tests.support.celery_airflow import CeleryAirflow
+from tests.support.run import Run
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.e2e.run import Collected
+    from tests.support.run import Collected
 
-MISSING = missing_servers()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = pytest.mark.celery
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
-DATABASE = "airflow"
+DATABASE = "postgres"
 PATIENCE = 240
 """Seconds after which to give up whatever is waited for: a busy machine takes its time."""
 
@@ -61,7 +60,7 @@ NO_EXCEPTION = (
 )
 
 
-class SupervisedAirflow(DistributedAirflow):
+class SupervisedAirflow(CeleryAirflow):
     """An Airflow whose processes are started again when they end, as ``restart: unless-stopped`` has it."""
 
     def __init__(self, **settings: Any) -> None:
@@ -76,22 +75,9 @@ class SupervisedAirflow(DistributedAirflow):
                 self.start_process(name)
                 self.restarted.append(name)
 
-    def wait_until_healthy(self) -> None:
-        """Wait until all is as it was before."""
-        self.poll(self._healthy, timeout=PATIENCE, what=self._condition)
-        self.poll(self._task_api_answers, timeout=PATIENCE, what=self._condition)
-
 
 class HeldRun(Run):
-    """
-    A run whose branches, items and fan-in wait at stages until they are let go.
-
-    :param airflow: Where it runs.
-    :param dag_id: Id of the Dag.
-    :param fault: What will happen to it; the run's id.
-    :param scratch: Where its tasks say how far they have come.
-    :param database: The server with the metadata database.
-    """
+    """A run, named after a fault, whose branches, items and fan-in wait at stages until they are let go."""
 
     airflow: SupervisedAirflow
 
@@ -118,7 +104,7 @@ class HeldRun(Run):
 
     def poll(self, condition: Callable[[], bool], failure: str) -> None:
         """Wait for a condition."""
-        self.airflow.poll(lambda: condition() or None, timeout=PATIENCE, what=lambda: failure)
+        self.airflow.poll(lambda: condition() or None, timeout=PATIENCE, condition=lambda: failure)
 
     def let_go(self, *stages: str) -> None:
         """Let what has come, or comes, to stages go on."""
@@ -179,7 +165,7 @@ def assert_all_squares(group_id: str, collected: Collected) -> None:
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+    with PostgresServer() as server:
         yield server
 
 
@@ -210,15 +196,12 @@ def shared_airflow(
     """Two workers, PostgreSQL and Redis, for all faults one after another."""
     with SupervisedAirflow(
         broker_url=redis.url,
-        database_url=postgres.create_database(DATABASE),
+        database_url=postgres.database_url,
         concurrency=SLOTS,
         dag_files=[DAGS / "faults.py"],
         home=tmp_path_factory.mktemp("airflow"),
-        start_timeout=PATIENCE,
         env={
-            "PYTHONPATH": str(REPOSITORY),
             "FANOUT_E2E_SCRATCH": str(scratch),
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             **DETECTION,
             **PERSISTENCE,
         },

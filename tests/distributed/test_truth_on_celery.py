@@ -10,27 +10,22 @@ from __future__ import annotations
 import random
 import signal
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.distributed import DistributedAirflow
-from tests.e2e.run import Run
-from tests.e2e.servers import PostgresServer, RedisServer, missing_servers
-from tests.e2e.test_truth import verdict_of
+from tests.e2e.test_truth import Answer, ask, verdict_of
 from tests.e2e.truth_plan import Plan, plan_of, seeds
+from tests.support.celery_airflow import CeleryAirflow
+from tests.support.run import Run
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-MISSING = missing_servers()
-pytestmark = [
-    pytest.mark.truth,
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
-]
+pytestmark = pytest.mark.celery
 
 REPOSITORY = Path(__file__).parents[2]
 DAG_FILE = REPOSITORY / "tests" / "e2e" / "dags" / "truth.py"
@@ -40,43 +35,23 @@ SECONDS_BETWEEN_KILLS = (10, 20)
 SECONDS_FOR_ALL = 120 + 120 * len(SEEDS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """
-    What became of a group.
-
-    :param state: State of its fan-in.
-    :param given: What the fan-in's function was given, or would have been.
-    :param report: The fan-in's report.
-    :param value: The fan-in's value.
-    """
-
-    state: str
-    given: dict[str, Any] | None
-    report: dict[str, Any] | None
-    value: Any
-
-
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DistributedAirflow]:
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryAirflow]:
     """Two workers, and a Redis and a PostgreSQL that are nobody else's."""
     with (
         RedisServer(tmp_path_factory.mktemp("redis")) as broker,
-        PostgresServer(tmp_path_factory.mktemp("postgres")) as database,
-        DistributedAirflow(
+        PostgresServer() as database,
+        CeleryAirflow(
             broker_url=broker.url,
-            database_url=database.create_database("airflow"),
+            database_url=database.database_url,
             dag_files=[DAG_FILE],
             home=tmp_path_factory.mktemp("airflow"),
-            start_timeout=PATIENCE,
             env={
-                "PYTHONPATH": str(REPOSITORY),
                 "FANOUT_E2E_SCRATCH": str(tmp_path_factory.mktemp("scratch")),
                 "FANOUT_TRUTH_SEEDS": f"{SEEDS.start}:{len(SEEDS)}",
                 "FANOUT_TRUTH_RETRIES": "4",
                 "FANOUT_TRUTH_SECONDS": "2",
                 "AIRFLOW__CORE__PARALLELISM": "10",
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
                 # What a killed worker ran is given up after so many seconds without a sign of life.
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "25",
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
@@ -97,7 +72,7 @@ def kills() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run(airflow: DistributedAirflow, kills: list[str]) -> Run:
+def run(airflow: CeleryAirflow, kills: list[str]) -> Run:
     """The run of all groups, during which workers were killed; it has ended."""
     airflow.wait_for_dag("truth", timeout=PATIENCE)
     for worker in airflow.workers:
@@ -128,24 +103,9 @@ def ends_within(run: Run, seconds: float) -> bool:
 
 
 @pytest.fixture(scope="module")
-def told(run: Run) -> dict[int, Told]:
-    """What each fan-in said, by seed."""
-
-    def xcom(task_id: str, key: str) -> Any:
-        try:
-            return run.xcom(task_id, key)
-        except KeyError:
-            return None
-
-    return {
-        seed: Told(
-            state=run.instance(f"collect_g{seed}").state,
-            given=xcom(f"collect_g{seed}", "given"),
-            report=xcom(f"collect_g{seed}", "fan_out_report"),
-            value=xcom(f"collect_g{seed}", "return_value"),
-        )
-        for seed in SEEDS
-    }
+def answers(run: Run) -> dict[int, Answer]:
+    """The answer of each fan-in, by seed."""
+    return {seed: ask(run, plan_of(seed)) for seed in SEEDS}
 
 
 def states_in_the_database(run: Run, plan: Plan) -> dict[str, str]:
@@ -187,7 +147,7 @@ def states_of_batch(run: Run, plan: Plan, number: int, names: list[str]) -> Mapp
 
 
 def test_workers_were_killed(
-    airflow: DistributedAirflow, run: Run, kills: list[str], capsys: pytest.CaptureFixture[str]
+    airflow: CeleryAirflow, run: Run, kills: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kills
     found = airflow.run(run.dag_id, run.run_id)
@@ -198,39 +158,39 @@ def test_workers_were_killed(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_fan_in_says_what_the_database_says(run: Run, told: dict[int, Told], seed: int) -> None:
-    plan, said = plan_of(seed), told[seed]
+def test_the_fan_in_says_what_the_database_says(run: Run, answers: dict[int, Answer], seed: int) -> None:
+    plan, answer = plan_of(seed), answers[seed]
     before = [f"tell_g{seed}"] if plan.at_run_time else []
     before += [f"g{seed}.split"] if plan.mode == "batched" and (f"g{seed}.split", -1) in run.instances else []
     if any(run.instance(task_id).state != "success" for task_id in before):
-        assert said.state == "failed"
+        assert answer.state == "failed"
         return
-    if said.given is None:
+    if answer.given is None:
         # Killed at its last try: it has said nothing, and nothing wrong.
-        assert (said.state, said.value) == ("failed", None)
+        assert (answer.state, answer.value) == ("failed", None)
         assert run.instance(f"collect_g{seed}").try_number == 5
         return
     states = states_in_the_database(run, plan)
-    outcomes = {each["name"]: each for each in said.given["outcomes"]}
+    outcomes = {each["name"]: each for each in answer.given["outcomes"]}
     assert {name: each["state"] for name, each in outcomes.items()} == states
     assert list(outcomes) == list(states)
     good = [[name, plan.fates[1][name]["value"]] for name, state in states.items() if state == "success"]
-    assert said.given["items"] == good
-    assert all((outcomes[name]["error"] is not None) == (states[name] == "failed") for name in states)
-    assert said.report is not None
-    assert (said.report["expected"], said.report["succeeded"]) == (len(states), len(good))
-    assert said.state == verdict_of(plan, list(states.values()))
-    if said.state == "success":
-        assert said.value == dict(good)
+    assert answer.given["items"] == good
+    assert all((outcomes[name]["error"] is None) == (states[name] == "success") for name in states)
+    assert answer.report is not None
+    assert (answer.report["expected"], answer.report["succeeded"]) == (len(states), len(good))
+    assert answer.state == verdict_of(plan, list(states.values()))
+    if answer.state == "success":
+        assert answer.value == dict(good)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_branch_ends_as_it_was_told_to_unless_it_was_killed(
-    run: Run, told: dict[int, Told], seed: int
+    run: Run, answers: dict[int, Answer], seed: int
 ) -> None:
-    plan, said = plan_of(seed), told[seed]
+    plan, answer = plan_of(seed), answers[seed]
     as_told = {"value": "success", "recover": "success", "skip": "skipped"}
-    for each in (said.given or {"outcomes": []})["outcomes"]:
+    for each in (answer.given or {"outcomes": []})["outcomes"]:
         expected = as_told.get(plan.fates[1][each["name"]]["does"], "failed")
         killed = each["state"] == "failed" and "no exception was recorded" in each["error"]
         assert killed or each["state"] == expected, each["name"]

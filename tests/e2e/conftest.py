@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.demo.embedded import EmbeddedAirflow
-from benchmarks.database import metadata_database
-from tests.e2e.distributed import DistributedAirflow
-from tests.e2e.run import Run
-from tests.e2e.servers import PostgresServer, RedisServer
+from tests.support.airflow import ControlledAirflow
+from tests.support.celery_airflow import CeleryAirflow
+from tests.support.database import database_in_use, metadata_database
+from tests.support.run import Run, RunStarter
+from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
-EXECUTOR = "FANOUT_E2E_EXECUTOR"
+EXECUTOR = os.environ.get("FANOUT_E2E_EXECUTOR", "LocalExecutor")
 TIMING_DAG = "timing"
 OWN_DAGS = {"truth", "simulated", "reported", "rerun", "rerun_many"}
 """Files whose Dags only their own tests start, in suites of their own."""
@@ -29,9 +29,16 @@ LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}
 OTHER_DAGS = sorted({path.stem for path in DAGS.glob("*.py")} - {TIMING_DAG, *OWN_DAGS, *LIMIT_DAGS})
 
 
-def on_celery() -> bool:
-    """Whether tasks run on Celery workers."""
-    return os.environ.get(EXECUTOR) == "CeleryExecutor"
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark this folder's tests."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+def pytest_report_header() -> str:
+    """Say what the runs are on."""
+    return f"end-to-end tests: {EXECUTOR}, {database_in_use()}"
 
 
 @pytest.fixture(scope="session")
@@ -42,17 +49,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """
-    A database of this session's own: on the server that FANOUT_E2E_POSTGRES names, or else SQLite.
-
-    ``FANOUT_E2E_POSTGRES=postgresql://postgres@127.0.0.1:5432`` is a server on which databases may be made.
-    Celery workers are more writers than SQLite takes; for them a server is started.
-    """
-    with ExitStack() as started:
-        url = started.enter_context(metadata_database())
-        if url is None and on_celery():
-            server = started.enter_context(PostgresServer(tmp_path_factory.mktemp("postgres")))
-            url = server.create_database("airflow")
+    """A database of this session's own."""
+    with metadata_database() as url:
         # On a busy machine a writer may wait longer than 5 s, and the scheduler would end with "locked".
         yield url or f"sqlite:///{tmp_path_factory.mktemp('database') / 'airflow.db'}?timeout=60"
 
@@ -60,7 +58,7 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def airflow(
     tmp_path_factory: pytest.TempPathFactory, scratch: Path, database_url: str
-) -> Iterator[EmbeddedAirflow]:
+) -> Iterator[ControlledAirflow]:
     """
     A scheduler, a Dag processor and an API server; their logs stay in pytest's temporary folders.
 
@@ -71,23 +69,18 @@ def airflow(
         "home": tmp_path_factory.mktemp("airflow"),
         "triggerer": True,
         "database_url": database_url,
-        "start_timeout": 300,
         "env": {
-            "PYTHONPATH": str(REPOSITORY),
             "FANOUT_E2E_SCRATCH": str(scratch),
             # More at once would only wait for each other.
             "AIRFLOW__CORE__PARALLELISM": "10",
-            # The files don't change; parsing them all every 30 s would cost as much as the tasks.
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         },
     }
     with ExitStack() as started:
-        if on_celery():
+        if EXECUTOR == "CeleryExecutor":
             broker = started.enter_context(RedisServer(tmp_path_factory.mktemp("redis")))
-            distributed = DistributedAirflow(broker_url=broker.url, **settings)
-            yield started.enter_context(distributed)
+            yield started.enter_context(CeleryAirflow(broker_url=broker.url, **settings))
         else:
-            yield started.enter_context(EmbeddedAirflow(**settings))
+            yield started.enter_context(ControlledAirflow(**settings))
 
 
 @pytest.fixture(scope="session")
@@ -97,16 +90,17 @@ def limits() -> dict[str, float]:
 
 
 @pytest.fixture(scope="session")
-def timing_run(airflow: EmbeddedAirflow, limits: dict[str, float]) -> Run:
+def timing_run(airflow: ControlledAirflow, limits: dict[str, float]) -> Run:
     """
     The run whose seconds count: no other runs beside it, and no file is parsed.
 
     The machine may be busy with something else, which can only add seconds; so it may have three goes at it.
     """
-    for dag_id in (*OTHER_DAGS, TIMING_DAG):
-        airflow.wait_for_dag(dag_id)
+    with suppress(Exception):  # of another's file, which fails its own tests
+        for dag_id in OTHER_DAGS:
+            airflow.wait_for_dag(dag_id)
     for _ in range(3):
-        run = Run(airflow, TIMING_DAG, airflow.trigger(TIMING_DAG))
+        run = Run.start(airflow, TIMING_DAG)
         run.wait()
         if all(run.wall_seconds(group_id) <= seconds for group_id, seconds in limits.items()):
             break
@@ -114,7 +108,7 @@ def timing_run(airflow: EmbeddedAirflow, limits: dict[str, float]) -> Run:
 
 
 @pytest.fixture(scope="session")
-def limit_runs(airflow: EmbeddedAirflow) -> dict[str, Run]:
+def limit_runs(airflow: ControlledAirflow) -> dict[str, Run]:
     """
     Runs in which groups are held back by limits, by Dag id: one after another, no other runs beside them.
 
@@ -124,30 +118,28 @@ def limit_runs(airflow: EmbeddedAirflow) -> dict[str, Run]:
         airflow.request("POST", "pools", json={"name": name, "slots": slots})
     runs = {}
     for dag_id in LIMIT_DAGS:
-        airflow.wait_for_dag(dag_id)
-        runs[dag_id] = Run(airflow, dag_id, airflow.trigger(dag_id))
+        runs[dag_id] = Run.start(airflow, dag_id)
         runs[dag_id].wait()
     return runs
 
 
 @pytest.fixture(scope="session")
-def finished_run(airflow: EmbeddedAirflow, request: pytest.FixtureRequest) -> Callable[[str], Run]:
+def finished_run(airflow: ControlledAirflow, request: pytest.FixtureRequest) -> RunStarter:
     """
     Call it with a Dag id to wait for that one's run.
 
     Where most modules are tested, every Dag of the folder is started at once, after the timing run.
     """
-    runs: dict[str, Run] = {}
+    starter = RunStarter(airflow)
     modules = {item.path for item in request.session.items}
     if len(modules) > len(OTHER_DAGS) // 2:
-        request.getfixturevalue("timing_run")
-        runs |= {dag_id: Run(airflow, dag_id, airflow.trigger(dag_id)) for dag_id in OTHER_DAGS}
+        with suppress(Exception):  # which fails its own tests
+            request.getfixturevalue("timing_run")
+        starter.start(*OTHER_DAGS)
+    return starter
 
-    def wait_for(dag_id: str) -> Run:
-        if dag_id not in runs:
-            airflow.wait_for_dag(dag_id)
-            runs[dag_id] = Run(airflow, dag_id, airflow.trigger(dag_id))
-        runs[dag_id].wait()
-        return runs[dag_id]
 
-    return wait_for
+@pytest.fixture(scope="module")
+def run(finished_run: RunStarter, request: pytest.FixtureRequest) -> Run:
+    """The run of the Dag that the test module names, which has ended."""
+    return finished_run(request.module.DAG_ID)

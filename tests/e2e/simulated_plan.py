@@ -19,21 +19,17 @@ SHAPES = {
     "mapped": ["literal", "list", "mapping", "items failed", "items skipped", "zero", "stop", "keyed"],
     "batched": ["literal", "count", "mapping", "items failed", "items skipped", "zero", "stop"],
 }
+FATES = {
+    "keyed": ["value"] * 4 + ["missing"] * 2 + ["raise", "skip"],
+    "blocked": ["value"] * 5 + ["none", "raise", "give up", "skip", "die"] + ["blocked"] * 5,
+}
 VALUES: list[Any] = [0, "", False, [], {}, 1, "text", [1, None], {"a": 1}, 0.5]
 RATIOS = [0.2, 0.28, 0.5, 0.67, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """
-    One fan-in.
-
-    :param task_id: Its id.
-    :param policy: Its tolerance.
-    :param function: Name of its function, or None.
-    :param by_prefix: Whether it collects by prefix.
-    :param after_other: Whether the task that is no branch comes before it.
-    """
+    """One fan-in: its tolerance, the name of its function, and what comes before it."""
 
     task_id: str
     policy: dict[str, Any]
@@ -47,16 +43,10 @@ class Plan:
     """
     One group, with its fan-ins.
 
-    :param group_id: Id of the group.
-    :param mode: ``static``, ``mapped`` or ``batched``.
     :param shape: What is special about it.
-    :param names: Names of the branches.
-    :param fates: What becomes of each: ``value``, ``none``, ``raise``, ``give up``, ``skip``, ``die``,
-        ``blocked``, ``missing`` or ``stopped``.
-    :param values: What it returns if it is ``value``.
+    :param fates: What becomes of each branch, by name.
+    :param values: What it returns if its fate is ``value``.
     :param other: What becomes of a task that is no branch: ``failed`` or ``skipped``.
-    :param items_per_task: Items of one batch.
-    :param cases: Its fan-ins.
     """
 
     group_id: str
@@ -75,9 +65,9 @@ class Plan:
         return self.mode != "static" and self.shape not in {"literal", "stop", "keyed"}
 
     @property
-    def named(self) -> bool:
-        """Whether the branches have names of their own."""
-        return self.shape == "mapping"
+    def never_expands(self) -> bool:
+        """Whether the task that says so fails, or is skipped."""
+        return self.shape.startswith("items ")
 
 
 def fates_of(mode: str, shape: str, names: list[str], dice: random.Random) -> dict[str, str]:
@@ -85,14 +75,9 @@ def fates_of(mode: str, shape: str, names: list[str], dice: random.Random) -> di
         failing = dice.randrange(len(names) - 1)
         before = {name: dice.choice(["value", "none", "skip"]) for name in names[:failing]}
         return {**before, names[failing]: "raise", **dict.fromkeys(names[failing + 1 :], "stopped")}
-    doings = ["value"] * 5 + ["none"] * 2 + ["raise", "raise", "give up", "skip", "skip"]
-    if mode != "batched":
-        doings.append("die")
-    if shape == "keyed":
-        doings = ["value"] * 4 + ["missing"] * 2 + ["raise", "skip"]
-    if shape == "blocked":
-        doings += ["blocked"] * 5
-    return {name: dice.choice(doings) for name in names}
+    usual = ["value"] * 5 + ["none"] * 2 + ["raise", "raise", "give up", "skip", "skip"]
+    fates = FATES.get(shape, usual if mode == "batched" else [*usual, "die"])
+    return {name: dice.choice(fates) for name in names}
 
 
 def policy_of(size: int, dice: random.Random) -> dict[str, Any]:
@@ -112,7 +97,6 @@ def plan_of(mode: str, shape: str) -> Plan:
     dice = random.Random(f"{SEED} {mode} {shape}")
     group_id = f"{mode}_{shape.replace(' ', '_')}"
     size = 0 if shape == "zero" else dice.randint(3, 5)
-    never = shape.startswith("items ")
     names = [f"key-{n}" if shape == "mapping" else f"{group_id}_{n}" for n in range(size)]
     cases = [
         Case(
@@ -122,7 +106,7 @@ def plan_of(mode: str, shape: str) -> Plan:
             by_prefix=shape == "foreign" or dice.random() < 0.25,
             after_other=dice.random() < 0.15,
         )
-        for number in range(5 if never else 10)
+        for number in range(5 if shape.startswith("items ") else 10)
     ]
     return Plan(
         group_id=group_id,

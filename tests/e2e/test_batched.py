@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.e2e.run import Collected, Run
+    from tests.support.run import Collected, Run
 
-pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def run(finished_run: Callable[[str], Run]) -> Run:
-    return finished_run("batched")
+DAG_ID = "batched"
 
 
 @pytest.fixture(scope="module")
@@ -26,30 +20,18 @@ def fates(run: Run) -> Collected:
     return run.collected("collect_fates")
 
 
-def requests(run: Run, task_id: str) -> int:
-    return sum(run.xcom(task_id, "requests").values())
-
-
-def test_every_item_has_an_outcome_in_order(fates: Collected) -> None:
-    assert [(name, o["index"], o["task_id"], o["map_index"]) for name, o in fates.outcomes.items()] == [
-        (f"fates_{index}", index, "fates.each", index // 4) for index in range(10)
+def test_every_item_has_its_own_outcome_in_order(fates: Collected) -> None:
+    states = {4: "failed", 5: "skipped", 7: "failed", 8: "failed"}
+    outcomes = fates.outcomes.values()
+    assert [(o["name"], o["index"], o["task_id"], o["map_index"], o["state"]) for o in outcomes] == [
+        (f"fates_{index}", index, "fates.each", index // 4, states.get(index, "success"))
+        for index in range(10)
     ]
-
-
-def test_every_state_is_the_items_own(fates: Collected) -> None:
-    unsuccessful = {"fates_4": "failed", "fates_5": "skipped", "fates_7": "failed", "fates_8": "failed"}
-    assert fates.states == {name: unsuccessful.get(name, "success") for name in fates.states}
 
 
 def test_every_value_is_under_its_own_name(fates: Collected) -> None:
-    assert fates.items == [
-        ("fates_0", "a"),
-        ("fates_1", None),
-        ("fates_2", 0),
-        ("fates_3", ""),
-        ("fates_6", "recovers"),
-        ("fates_9", "b"),
-    ]
+    values = {0: "a", 1: None, 2: 0, 3: "", 6: "recovers", 9: "b"}
+    assert fates.items == [(f"fates_{index}", value) for index, value in values.items()]
 
 
 def test_a_failed_item_has_the_error_of_its_last_try(fates: Collected) -> None:
@@ -70,6 +52,12 @@ def test_a_retry_runs_only_what_failed(run: Run, fates: Collected, scratch: Path
     assert run.instance("fates.each", 1).try_number == 2
 
 
+def test_items_that_succeeded_run_once_however_often_others_are_retried(run: Run, scratch: Path) -> None:
+    ran = Counter((scratch / "batched-mostly").read_text().split())
+    assert ran == {str(n): 3 if n % 70 == 50 else 1 for n in range(200)}
+    assert len(run.collected("collect_thrice").failed) == 3
+
+
 def test_a_prefix_calls_items_by_their_group_and_name(run: Run, fates: Collected) -> None:
     by_prefix = run.collected("fates_by_prefix")
     assert list(by_prefix.states) == [f"fates.fates_{index}" for index in range(10)]
@@ -78,13 +66,8 @@ def test_a_prefix_calls_items_by_their_group_and_name(run: Run, fates: Collected
 
 def test_a_mapping_at_run_time_gives_names_and_values(run: Run) -> None:
     named = run.collected("collect_named")
-    assert named.states == {
-        "north": "success",
-        "south": "failed",
-        "east": "success",
-        "west": "skipped",
-        "mid": "success",
-    }
+    states = {"north": "success", "south": "failed", "east": "success", "west": "skipped", "mid": "success"}
+    assert named.states == states
     assert dict(named.items) == {"north": "a", "east": None, "mid": "b"}
 
 
@@ -101,40 +84,50 @@ def test_a_mapping_at_run_time_gives_names_and_values(run: Run) -> None:
     ],
 )
 def test_requests_grow_with_the_tasks_and_not_with_the_items(run: Run, fan_in: str, tasks: int) -> None:
-    assert requests(run, fan_in) <= 4 + 2 * tasks
+    assert run.requests(fan_in) <= 4 + 2 * tasks
 
 
-def test_a_dag_param_is_a_count_and_each_item_has_its_own_copy_of_what_is_bound(run: Run) -> None:
-    assert run.xcom("collect_counted") == {f"counted_{index}": 10 + index for index in range(5)}
+@pytest.mark.parametrize(
+    ("fan_in", "values"),
+    [
+        pytest.param(
+            "collect_counted", {f"counted_{n}": 10 + n for n in range(5)}, id="a Dag param, own copies"
+        ),
+        pytest.param("collect_meeting", {"meeting_0": "a", "meeting_1": "b"}, id="threads at the same time"),
+        pytest.param("collect_squashed", {"upper": "TWO WORDS", "words": 2, "piped": 2}, id="functions"),
+        pytest.param("collect_from_mapped", {f"from_mapped_{n}": n + 1 for n in range(3)}, id="mapped task"),
+        pytest.param(
+            "collect_paired",
+            [repr(item) for item in [("1", "a"), ("2", None), ("3", 0), ("4", ""), 1, 2, 3, 4]],
+            id="several tasks zipped and joined",
+        ),
+        pytest.param("collect_none", {}, id="no items"),
+    ],
+)
+def test_values_are_collected(run: Run, fan_in: str, values: Any) -> None:
+    assert run.xcom(fan_in) == values
 
 
 def test_literal_items_are_rendered(run: Run) -> None:
     assert run.xcom("collect_literal") == {"x": "1", "run": run.run_id, "z": 3}
 
 
-def test_threads_run_at_the_same_time(run: Run) -> None:
-    assert run.xcom("collect_meeting") == {"meeting_0": "a", "meeting_1": "b"}
-
-
 def test_an_event_loop_runs_items_at_the_same_time(run: Run) -> None:
     outcomes = run.collected("collect_sleeping").outcomes.values()
     assert sum(outcome["duration"] for outcome in outcomes) >= 40 * 0.5
-    assert run.instance("sleeping.each", 0).duration or 99 < 0.5 * 40 * 0.5
-
-
-def test_a_mapping_of_functions_runs_in_one_task(run: Run) -> None:
-    assert run.xcom("collect_squashed") == {"upper": "TWO WORDS", "words": 2, "piped": 2}
-    assert run.instance("squashed.each", 0).state == "success"
+    duration = run.instance("sleeping.each", 0).duration
+    assert duration is not None
+    assert duration < 0.5 * 40 * 0.5
 
 
 def test_a_timeout_keeps_what_was_done(run: Run) -> None:
     late = run.collected("collect_late")
     assert 1 <= len(late.items) <= 4
     assert late.items == [(f"late_{index}", index) for index in range(len(late.items))]
-    for outcome in late.outcomes.values():
-        if outcome["state"] != "success":
-            assert outcome["state"] == "failed"
-            assert outcome["error"].startswith("it was not started, or had not ended, when the task ended")
+    for name in late.outcomes.keys() - dict(late.items):
+        outcome = late.outcomes[name]
+        assert outcome["state"] == "failed"
+        assert outcome["error"].startswith("it was not started, or had not ended, when the task ended")
 
 
 def test_items_after_enough_failures_are_stopped(run: Run, scratch: Path) -> None:
@@ -146,40 +139,27 @@ def test_items_after_enough_failures_are_stopped(run: Run, scratch: Path) -> Non
     assert (report["expected"], report["counted"], report["skipped"]) == (6, 6, 3)
 
 
-def test_nothing_reaches_on_empty(run: Run) -> None:
-    assert run.xcom("collect_none") == {}
-    assert run.instance("tolerate_none").state == "failed"
-    assert "Nothing to fan in" in run.log("tolerate_none")
-
-
-def test_items_that_are_no_list_fail_before_anything_runs(run: Run) -> None:
-    assert run.instance("no_list.split").state == "failed"
-    assert (
-        "expected a list, or a mapping by name, from the task that gives the items, found a value of type str"
-        in run.log("no_list.split")
-    )
-    assert run.instance("collect_no_list").state == "failed"
-    assert "'no_list.split'" in run.log("collect_no_list")
-
-
-def test_items_may_be_what_a_mapped_task_returned(run: Run) -> None:
-    assert run.xcom("collect_from_mapped") == {f"from_mapped_{index}": index + 1 for index in range(3)}
-
-
-def test_airflow_does_not_push_the_values_of_a_batch_again(run: Run) -> None:
-    assert "Pushing xcom" in run.log("list_fates")
-    assert "Pushing xcom" not in run.log("fates.each", 0)
+@pytest.mark.parametrize(
+    ("task_id", "logged"),
+    [
+        pytest.param("tolerate_none", "Nothing to fan in", id="no items under a tolerance"),
+        pytest.param(
+            "no_list.split",
+            "expected a list, or a mapping by name, from the task that gives the items, found a value of",
+            id="items that are no list",
+        ),
+        pytest.param("collect_no_list", "'no_list.split'", id="after items that are no list"),
+    ],
+)
+def test_what_can_not_be_fanned_in_fails(run: Run, task_id: str, logged: str) -> None:
+    assert run.instance(task_id).state == "failed"
+    assert logged in run.log(task_id)
 
 
 def test_a_map_makes_each_item_skips_it_or_fails_it_alone(run: Run) -> None:
     made = run.collected("collect_made")
     assert made.states == {"made_0": "failed", "made_1": "success", "made_2": "skipped", "made_3": "success"}
     assert made.items == [("made_1", 20), ("made_3", 13)]
-
-
-def test_items_may_come_of_several_tasks(run: Run) -> None:
-    items = [("1", "a"), ("2", None), ("3", 0), ("4", ""), 1, 2, 3, 4]
-    assert run.xcom("collect_paired") == [repr(item) for item in items]
 
 
 def test_after_a_kill_every_item_is_done_and_few_of_them_twice(run: Run, scratch: Path) -> None:
@@ -199,12 +179,8 @@ def test_items_of_a_batch_that_died_have_its_state(run: Run) -> None:
     assert "no exception was recorded" in dead.outcomes["dead_5"]["error"]
 
 
-def test_items_that_succeeded_run_once_however_often_others_are_retried(run: Run, scratch: Path) -> None:
-    ran = Counter((scratch / "batched-mostly").read_text().split())
-    assert ran == {str(n): 3 if n % 70 == 50 else 1 for n in range(200)}
-    assert len(run.collected("collect_thrice").failed) == 3
-
-
-def test_the_log_of_a_batch_tells_where_an_item_failed(run: Run) -> None:
+def test_the_log_of_a_batch_tells_where_an_item_failed_and_no_values(run: Run) -> None:
     _, traceback = run.log("fates.each", 1).split("fates_4 failed", 1)
     assert "batched.py" in traceback
+    assert "Pushing xcom" in run.log("list_fates")
+    assert "Pushing xcom" not in run.log("fates.each", 0)

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.e2e.run import Collected, Run
+    from tests.support.run import Collected, Run
 
-pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def run(finished_run: Callable[[str], Run]) -> Run:
-    return finished_run("hooks")
+DAG_ID = "hooks"
 
 
 @pytest.fixture(scope="module")

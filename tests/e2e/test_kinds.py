@@ -7,22 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tests.support.run import Collected, Run
 
-    from tests.e2e.run import Collected, Run
-
-pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def run(finished_run: Callable[[str], Run]) -> Run:
-    return finished_run("kinds")
-
-
-@pytest.fixture(scope="module")
-def several(run: Run) -> Collected:
-    return run.collected("collect_several")
-
+DAG_ID = "kinds"
 
 STATES = {
     "good": "success",
@@ -35,22 +22,19 @@ STATES = {
 }
 
 
-def test_a_branch_of_several_tasks_has_one_outcome(several: Collected) -> None:
-    assert several.states == STATES
-    assert list(several.states) == list(STATES)
+@pytest.fixture(scope="module")
+def several(run: Run) -> Collected:
+    return run.collected("collect_several")
 
 
-def test_its_value_is_that_of_its_last_task(several: Collected) -> None:
+def test_a_branch_of_several_tasks_has_one_outcome_and_the_value_of_its_last_task(several: Collected) -> None:
+    assert list(several.states.items()) == list(STATES.items())
     assert several.items == [("good", "GOOD"), ("none", None)]
 
 
 def test_a_failure_within_it_says_which_task_and_why(several: Collected) -> None:
-    failed = {
-        name: (outcome["task_id"], outcome["error"])
-        for name, outcome in several.outcomes.items()
-        if outcome["state"] == "failed"
-    }
-    assert failed == {
+    outcomes = several.outcomes
+    assert {name: (outcomes[name]["task_id"], outcomes[name]["error"]) for name in several.failed[:3]} == {
         "first_fails": ("several.first_fails.extract", "ValueError: broken in extract, try 1"),
         "middle_fails": ("several.middle_fails.transform", "ValueError: broken in transform, try 2"),
         "last_fails": ("several.last_fails.load", "ValueError: broken in load, try 1"),
@@ -63,29 +47,27 @@ def test_its_duration_is_that_of_its_tasks_together(run: Run, several: Collected
 
 
 def test_it_takes_a_request_more_for_a_none_and_for_each_failed_inner_task(run: Run) -> None:
-    assert sum(run.xcom("collect_several", "requests").values()) <= len(STATES) + 3 + 1 + 2
+    assert run.requests("collect_several") <= len(STATES) + 3 + 1 + 2
 
 
 def test_a_prefix_takes_the_last_tasks_and_tells_the_same_of_them(run: Run, several: Collected) -> None:
-    by_prefix = run.collected("several_by_prefix")
-    assert by_prefix.states == {
-        f"several.{name}.load": state
-        for name, state in sorted(STATES.items(), key=lambda pair: f"{pair[0]}.load")
-    }
+    by_prefix = run.collected("several_by_prefix").outcomes
+    assert list(by_prefix) == sorted(f"several.{name}.load" for name in STATES)
     for name, outcome in several.outcomes.items():
-        assert by_prefix.outcomes[f"several.{name}.load"]["error"] == outcome["error"]
+        same = by_prefix[f"several.{name}.load"]
+        assert (same["state"], same["error"]) == (outcome["state"], outcome["error"])
 
 
 def test_mapped_tasks_within_a_branch_are_part_of_it(run: Run) -> None:
     inside = run.collected("collect_inside")
-    assert inside.items == [("inside_0", 1)]
     failed = inside.outcomes["inside_1"]
-    assert (failed["state"], failed["task_id"], failed["map_index"], failed["error"]) == (
+    assert inside.items == [("inside_0", 1)]
+    assert (failed["state"], failed["task_id"], failed["map_index"]) == (
         "failed",
         "inside.inside_1.number",
         1,
-        "ValueError: no third",
     )
+    assert failed["error"] == "ValueError: no third"
 
 
 def test_a_branch_may_have_a_setup_and_its_teardown(run: Run) -> None:
@@ -101,8 +83,7 @@ def test_operators_are_branches(run: Run) -> None:
 
 
 def test_every_kind_may_stand_in_one_mapping_in_a_group(run: Run) -> None:
-    mixed = run.collected("outer.collect")
-    assert mixed.items == [
+    assert run.collected("outer.collect").items == [
         ("plain", "plain text"),
         ("decorated", "decorated"),
         ("steps", "GOOD"),
@@ -116,12 +97,7 @@ def test_every_kind_may_stand_in_one_mapping_in_a_group(run: Run) -> None:
 @pytest.mark.parametrize(("map_index", "fate"), [(0, "ONE!"), (1, "TWO!")])
 def test_in_a_mapped_group_every_kind_is_read_by_its_own_index(run: Run, map_index: int, fate: str) -> None:
     assert run.xcom("each.collect_lone", map_index=map_index) == {"lone_0": fate, "lone_1": fate}
-    outcomes = {each["name"]: each for each in run.xcom("each.collect", map_index=map_index)["outcomes"]}
-    assert outcomes["pair_0"]["value"] == "GOOD"
-    failed = outcomes["pair_1"]
-    assert (failed["state"], failed["task_id"], failed["map_index"], failed["error"]) == (
-        "failed",
-        "each.pair.pair_1.transform",
-        map_index,
-        "ValueError: broken in transform, try 2",
-    )
+    good, failed = run.xcom("each.collect", map_index=map_index)["outcomes"]
+    assert (good["name"], good["value"]) == ("pair_0", "GOOD")
+    assert (failed["state"], failed["task_id"]) == ("failed", "each.pair.pair_1.transform")
+    assert (failed["map_index"], failed["error"]) == (map_index, "ValueError: broken in transform, try 2")

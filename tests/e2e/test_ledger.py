@@ -1,65 +1,29 @@
-"""What was declared outlives the Dag file."""
+"""A group of 300 long names: its declaration outlives the Dag file, and a failure names only some of them."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tests.support.airflow import ControlledAirflow
+    from tests.support.run import Run
 
-    from tests.e2e.run import Collected, Run
+DAG_ID = "many_names"
 
-pytestmark = pytest.mark.e2e
-
-SCRIPT = Path(__file__).parent / "rebuild_ledger.py"
-
-
-@pytest.fixture(scope="module")
-def run(finished_run: Callable[[str], Run]) -> Run:
-    return finished_run("many_names")
+NAMES = [f"document_{(number * 7) % 300}_of_the_archive_that_was_scanned_last_year" for number in range(300)]
 
 
-@pytest.fixture(scope="module")
-def collected(run: Run) -> Collected:
-    return run.collected("tolerate")
+def test_a_process_without_the_dag_file_knows_every_branch_in_declared_order(
+    airflow: ControlledAirflow, run: Run
+) -> None:
+    ended = airflow.command("fanout", "report", "many_names", run.run_id, "--output", "json")
 
-
-@pytest.fixture(scope="module")
-def rebuilt(run: Run, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The ledger, from a process that knows the database and nothing else of the run."""
-    home = tmp_path_factory.mktemp("without_dags")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    env |= {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url,
-    }
-    output = home / "ledger.json"
-    command = [sys.executable, str(SCRIPT), str(output), run.dag_id, run.run_id, "tolerate"]
-    subprocess.run(command, cwd=home, env=env, check=True)
-    ledger: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))
-    return ledger
-
-
-def test_the_names_are_in_declared_order_which_is_not_theirs(rebuilt: list[dict[str, Any]]) -> None:
-    ending = "of_the_archive_that_was_scanned_last_year"
-    assert [row["name"] for row in rebuilt] == [f"document_{(n * 7) % 300}_{ending}" for n in range(300)]
-
-
-def test_the_ledger_is_that_of_the_fan_in(rebuilt: list[dict[str, Any]], collected: Collected) -> None:
-    assert {row["name"]: row["state"] for row in rebuilt} == collected.states
-    assert [row["name"] for row in rebuilt] == list(collected.outcomes)
-
-
-def test_the_values_are_those_of_the_fan_in(rebuilt: list[dict[str, Any]], collected: Collected) -> None:
-    assert [(row["name"], row["value"]) for row in rebuilt if row["state"] == "success"] == collected.items
+    assert ended.returncode == 0, ended.stderr
+    (group,) = json.loads(ended.stdout)["groups"]
+    collected = run.collected("tolerate")
+    assert [branch["name"] for branch in group["branches"]] == list(collected.outcomes) == NAMES
+    assert {branch["name"]: branch["state"] for branch in group["branches"]} == collected.states
 
 
 def test_a_failure_names_20_branches_and_counts_the_rest(run: Run) -> None:

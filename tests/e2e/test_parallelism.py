@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.run import Run
-
-pytestmark = pytest.mark.e2e
+    from tests.support.run import Run
 
 
 def test_eight_branches_all_run_at_one_moment(timing_run: Run) -> None:

@@ -2,114 +2,76 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from tests.e2e.run import Collected, Run
-
-pytestmark = pytest.mark.e2e
+    from tests.support.run import Run
 
 
 TASKS_TO_CLEAR = ("load", "group.flaky", "list_texts", "list_once")
 TASKS_TO_MARK = ("group.broken", "group.flaky", "group.marked", "native_never")
+ROUNDS: dict[str, dict[str, tuple[str, str | None]]] = {
+    "at first": {
+        "steady": ("success", "steady"),
+        "flaky": ("success", "once"),
+        "loaded": ("success", "loaded"),
+        "marked": ("success", "loaded"),
+        "native_shrinking[0]": ("success", "first"),
+        "native_shrinking[1]": ("success", "second"),
+        "native_shrinking[2]": ("success", "third"),
+        "native_steady": ("success", "steady"),
+        "native_unlisted[0]": ("success", "first"),
+        "native_unlisted[1]": ("success", "second"),
+    },
+    "cleared": {
+        "steady": ("success", "steady"),
+        "flaky": ("failed", None),
+        "loaded": ("upstream_failed", None),
+        "native_shrinking[0]": ("success", "again"),
+        "native_shrinking[1]": ("removed", None),
+        "native_shrinking[2]": ("removed", None),
+        "native_unlisted[0]": ("upstream_failed", None),
+        "native_unlisted[1]": ("upstream_failed", None),
+    },
+    "marked as success": {
+        "broken": ("missing", None),  # it never succeeded
+        "flaky": ("missing", None),  # it succeeded before it failed
+        "native_never": ("missing", None),  # it never ran
+    },
+}
+"""State and value of branches, by round."""
 
 
 @pytest.fixture(scope="module")
-def rounds(finished_run: Callable[[str], Run]) -> list[dict[str, Collected]]:
-    """What the fan-ins got at first, after some tasks were cleared, and after some were marked as success."""
+def rounds(finished_run: Callable[[str], Run]) -> dict[str, Mapping[str, Any]]:
+    """What the fan-ins got in each round."""
 
-    def collected() -> dict[str, Collected]:
-        return {fan_in: run.collected(fan_in) for fan_in in ("collect", "collect_native")}
+    def outcomes() -> Mapping[str, Any]:
+        return {**run.collected("collect").outcomes, **run.collected("collect_native").outcomes}
 
     run = finished_run("reruns")
-    at_first = collected()
+    at_first = outcomes()
     run.clear(*TASKS_TO_CLEAR)
-    cleared = collected()
+    cleared = outcomes()
     for task_id in TASKS_TO_MARK:
         run.mark_success(task_id)
     run.clear("collect", "collect_native")
-    return [at_first, cleared, collected()]
+    return {"at first": at_first, "cleared": cleared, "marked as success": outcomes()}
 
 
-@pytest.fixture(scope="module")
-def at_first(rounds: list[dict[str, Collected]]) -> dict[str, Collected]:
-    return rounds[0]
+@pytest.mark.parametrize("name", ROUNDS)
+def test_each_branch_has_the_outcome_of_its_last_try(rounds: dict[str, Mapping[str, Any]], name: str) -> None:
+    outcomes = rounds[name]
+    assert {
+        branch: (outcomes[branch]["state"], outcomes[branch]["value"]) for branch in ROUNDS[name]
+    } == ROUNDS[name]
 
 
-@pytest.fixture(scope="module")
-def cleared(rounds: list[dict[str, Collected]]) -> dict[str, Collected]:
-    return rounds[1]
-
-
-@pytest.fixture(scope="module")
-def marked(rounds: list[dict[str, Collected]]) -> dict[str, Collected]:
-    return rounds[2]
-
-
-def test_at_first_there_are_values(at_first: dict[str, Collected]) -> None:
-    values = {"steady": "steady", "flaky": "once", "loaded": "loaded", "marked": "loaded"}
-    assert dict(at_first["collect"].items) == values
-
-
-def test_at_first_mapped_tasks_have_values(at_first: dict[str, Collected]) -> None:
-    assert dict(at_first["collect_native"].items) == {
-        "native_shrinking[0]": "first",
-        "native_shrinking[1]": "second",
-        "native_shrinking[2]": "third",
-        "native_steady": "steady",
-        "native_unlisted[0]": "first",
-        "native_unlisted[1]": "second",
-    }
-
-
-def test_a_value_does_not_outlive_the_task_that_it_was_made_from(cleared: dict[str, Collected]) -> None:
-    outcome = cleared["collect"].outcomes["loaded"]
-    assert (outcome["state"], outcome["value"]) == ("upstream_failed", None)
-
-
-def test_a_branch_that_fails_when_it_is_cleared_has_no_value(cleared: dict[str, Collected]) -> None:
-    outcome = cleared["collect"].outcomes["flaky"]
-    assert (outcome["state"], outcome["value"]) == ("failed", None)
-    assert outcome["error"] == "ValueError: not again"
-
-
-def test_a_branch_that_was_not_cleared_keeps_its_value(cleared: dict[str, Collected]) -> None:
-    assert cleared["collect"].items == [("steady", "steady")]
-
-
-def test_instances_of_a_list_that_cannot_be_made_again_have_no_value(cleared: dict[str, Collected]) -> None:
-    outcomes = cleared["collect_native"].outcomes
-    assert [
-        (name, outcomes[name]["state"], outcomes[name]["value"]) for name in outcomes if "unlisted" in name
-    ] == [
-        ("native_unlisted[0]", "upstream_failed", None),
-        ("native_unlisted[1]", "upstream_failed", None),
-    ]
-
-
-def test_what_a_list_that_has_shrunk_left_behind_has_no_value(cleared: dict[str, Collected]) -> None:
-    outcomes = cleared["collect_native"].outcomes
-    assert [
-        (name, outcomes[name]["state"], outcomes[name]["value"]) for name in outcomes if "shrinking" in name
-    ] == [
-        ("native_shrinking[0]", "success", "again"),
-        ("native_shrinking[1]", "removed", None),
-        ("native_shrinking[2]", "removed", None),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("fan_in", "name"),
-    [
-        pytest.param("collect", "broken", id="it never succeeded"),
-        pytest.param("collect", "flaky", id="it succeeded before it failed"),
-        pytest.param("collect_native", "native_never", id="it never ran"),
-    ],
-)
-def test_a_branch_marked_as_success_is_missing(marked: dict[str, Collected], fan_in: str, name: str) -> None:
-    outcome = marked[fan_in].outcomes[name]
-    assert (outcome["state"], outcome["value"]) == ("missing", None)
+def test_a_branch_that_fails_when_it_is_cleared_has_its_new_error(
+    rounds: dict[str, Mapping[str, Any]],
+) -> None:
+    assert rounds["cleared"]["flaky"]["error"] == "ValueError: not again"

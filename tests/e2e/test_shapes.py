@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tests.support.run import Run
 
-    from tests.e2e.run import Run
-
-pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def run(finished_run: Callable[[str], Run]) -> Run:
-    return finished_run("shapes")
+DAG_ID = "shapes"
 
 
 def test_the_branches_of_a_second_group_get_what_the_first_fan_in_returned(run: Run) -> None:

@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_fanout.testing import Simulation, simulate
-from tests.e2e.run import Run
-from tests.e2e.simulated_plan import DAG_IDS, PLANS, Case, Plan, plans_of
+from tests.e2e.dags import simulated
+from tests.e2e.simulated_plan import DAG_IDS, Case, Plan, plans_of
+from tests.support.run import Run
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
+    from tests.support.airflow import ControlledAirflow
 
-    from airflow_fanout.demo.embedded import EmbeddedAirflow
+pytestmark = pytest.mark.slow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.truth]
-
-CASES = [(plan, case) for plan in PLANS for case in plan.cases]
+CASES = [(dag_id, plan, case) for dag_id in DAG_IDS for plan in plans_of(dag_id) for case in plan.cases]
 SECONDS = {"total_branch_seconds", "longest_branch", "longest_branch_seconds"}
 
 
 @pytest.fixture(scope="module")
-def runs(airflow: EmbeddedAirflow) -> dict[str, Run]:
+def runs(airflow: ControlledAirflow) -> dict[str, Run]:
     """One run of each Dag."""
-    for dag_id in DAG_IDS:
-        airflow.wait_for_dag(dag_id)
-    started = {dag_id: Run(airflow, dag_id, airflow.trigger(dag_id)) for dag_id in DAG_IDS}
-    for run in started.values():
+    runs = {dag_id: Run.start(airflow, dag_id) for dag_id in DAG_IDS}
+    for run in runs.values():
         run.wait()
-    return started
+    return runs
 
 
-@pytest.fixture(scope="module")
-def dags() -> dict[str, DAG]:
-    """The same Dags as the test knows them."""
-    from tests.e2e.dags import simulated
-
-    return {dag_id: getattr(simulated, dag_id) for dag_id in DAG_IDS}
-
-
-def dag_id_of(plan: Plan) -> str:
-    return next(dag_id for dag_id in DAG_IDS if plan in plans_of(dag_id))
-
-
-def told(plan: Plan, name: str) -> Any:
-    """What became of a branch, in the words of ``simulate``."""
+def outcome(plan: Plan, name: str) -> Any:
+    """What becomes of a branch, in the words of ``simulate``."""
     return {
         "raise": ValueError(f"{name} is told to"),
         "give up": AirflowFailException(f"{name} gives up"),
@@ -59,73 +43,52 @@ def told(plan: Plan, name: str) -> Any:
     }.get(plan.fates[name], "success")
 
 
-def known_as(plan: Plan, case: Case, place: int) -> str:
-    """What a fan-in calls a branch."""
-    name = plan.names[place]
+def branch_name(plan: Plan, case: Case, index: int) -> str:
+    """The name that a fan-in gives a branch."""
+    name = plan.names[index]
     if not case.by_prefix or plan.shape == "foreign":
         return name
     if plan.mode == "mapped":
-        return f"{plan.group_id}.each[{place}]"
+        return f"{plan.group_id}.each[{index}]"
     return f"{plan.group_id}.{name}" + (".same" if plan.shape == "chain" else "")
 
 
-def simulated(plan: Plan, case: Case, dag: DAG) -> Simulation:
-    never = plan.shape.startswith("items ")
-    names = {} if never else {known_as(plan, case, place): name for place, name in enumerate(plan.names)}
-    outcomes = {known: told(plan, name) for known, name in names.items()}
-    values = {known: plan.values[name] for known, name in names.items() if plan.fates[name] == "value"}
-    if never:
-        outcomes[f"tell_{plan.group_id}"] = plan.shape.removeprefix("items ")
+def simulation(dag_id: str, plan: Plan, case: Case) -> Simulation:
+    count_or_names: dict[str, Any] = {}
+    if plan.never_expands:
+        outcomes, values = {f"tell_{plan.group_id}": plan.shape.removeprefix("items ")}, {}
+    else:
+        names = {branch_name(plan, case, index): name for index, name in enumerate(plan.names)}
+        outcomes = {known: outcome(plan, name) for known, name in names.items()}
+        values = {known: plan.values[name] for known, name in names.items() if plan.fates[name] == "value"}
+        if plan.at_run_time:
+            has_names = plan.shape == "mapping" and not (case.by_prefix and plan.mode == "mapped")
+            count_or_names = {"names": plan.names} if has_names else {"count": len(plan.names)}
     if case.after_other:
         outcomes[f"other_{plan.group_id}"] = plan.other
-    how_many: dict[str, Any] = {}
-    if plan.at_run_time and not never:
-        by_name = plan.named and not (case.by_prefix and plan.mode == "mapped")
-        how_many = {"names": plan.names} if by_name else {"count": len(plan.names)}
-    fan_in: Any = dag.get_task(case.task_id)
-    return simulate(fan_in, outcomes, values, **how_many, context={"dag": dag})
+    dag = getattr(simulated, dag_id)
+    return simulate(dag.get_task(case.task_id), outcomes, values, **count_or_names, context={"dag": dag})
 
 
-def test_there_are_enough_cases_of_every_mode_and_verdict(dags: dict[str, DAG]) -> None:
-    found = {(plan.mode, simulated(plan, case, dags[dag_id_of(plan)]).state) for plan, case in CASES}
-
+def test_there_are_enough_cases_of_every_mode_and_verdict() -> None:
     assert len(CASES) >= 200
-    assert found == {
+    assert {(plan.mode, simulation(dag_id, plan, case).state) for dag_id, plan, case in CASES} == {
         (mode, state)
         for mode in ("static", "mapped", "batched")
         for state in ("success", "degraded", "failed", "skipped")
     }
 
 
-def test_all_of_them_take_no_time(dags: dict[str, DAG]) -> None:
-    begin = time.process_time()
-    for plan, case in CASES:
-        simulated(plan, case, dags[dag_id_of(plan)])
+@pytest.mark.parametrize(("dag_id", "plan", "case"), [pytest.param(*row, id=row[2].task_id) for row in CASES])
+def test_it_says_what_the_fan_in_does(runs: dict[str, Run], dag_id: str, plan: Plan, case: Case) -> None:
+    run, simulated = runs[dag_id], simulation(dag_id, plan, case)
+    report, state = run.report(case.task_id), run.instance(case.task_id).state
 
-    assert (time.process_time() - begin) / len(CASES) < 0.05
-
-
-@pytest.mark.parametrize(("plan", "case"), [pytest.param(p, c, id=c.task_id) for p, c in CASES])
-def test_it_says_what_the_fan_in_does(
-    runs: dict[str, Run], dags: dict[str, DAG], plan: Plan, case: Case
-) -> None:
-    dag_id = dag_id_of(plan)
-    run, said = runs[dag_id], simulated(plan, case, dags[dag_id])
-    report = run.report(case.task_id)
-    state = run.instance(case.task_id).state
-
-    assert said.state == ("degraded" if state == "success" and report["degraded"] else state)
-    assert said.return_value == (xcom(run, case, "return_value") if state == "success" else None)
-    assert said.error == (xcom(run, case, "raised") if state == "failed" else None)
-    assert said.report is not None
-    assert without_seconds(said.report) == without_seconds(report)
-
-
-def xcom(run: Run, case: Case, key: str) -> Any:
-    try:
-        return run.xcom(case.task_id, key)
-    except KeyError:
-        return None
+    assert simulated.state == ("degraded" if state == "success" and report["degraded"] else state)
+    assert simulated.return_value == (run.find_xcom(case.task_id) if state == "success" else None)
+    assert simulated.error == (run.find_xcom(case.task_id, "raised") if state == "failed" else None)
+    assert simulated.report is not None
+    assert without_seconds(simulated.report) == without_seconds(report)
 
 
 def without_seconds(report: Any) -> dict[str, Any]:

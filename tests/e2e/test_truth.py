@@ -12,7 +12,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,35 +24,46 @@ from tests.e2e.truth_plan import Plan, plan_of, seeds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.e2e.run import Run
+    from tests.support.run import Run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.truth]
+pytestmark = pytest.mark.slow
+
 
 SCRIPT = Path(__file__).parents[1] / "distributed" / "read_run.py"
 
 
 @dataclass
-class Told:
-    """What the fan-in of a group said, after a phase; and what the report reads of each branch."""
+class Answer:
+    """What became of a group's fan-in in a phase; its branches' events, and what the report reads of them."""
 
     given: dict[str, Any] | None
     report: dict[str, Any] | None
     state: str
     value: Any
-    events: list[dict[str, Any]]
-    in_database: dict[str, list[Any]]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    in_database: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
-def told(finished_run: Callable[[str], Run], scratch: Path, database_url: str) -> dict[tuple[int, int], Told]:
-    """What every fan-in said, by seed and phase."""
+def answers(
+    finished_run: Callable[[str], Run], scratch: Path, database_url: str
+) -> dict[tuple[int, int], Answer]:
+    """The answer of every fan-in, by seed and phase."""
+
+    def look(phase: int) -> dict[tuple[int, int], Answer]:
+        found = {(seed, phase): ask(run, plan_of(seed)) for seed in seeds()}
+        groups = read_groups(run, database_url, scratch)
+        for (seed, _), answer in found.items():
+            answer.in_database = groups[plan_of(seed).group_id]
+            path = scratch / f"truth-{plan_of(seed).group_id}.jsonl"
+            answer.events = list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+        return found
+
     run = finished_run("truth")
-    groups = read_groups(run, database_url, scratch)
-    found = {(seed, 1): ask(run, plan_of(seed), scratch, groups) for seed in seeds()}
+    at_first = look(1)
     (scratch / "truth-phase-2").touch()
     run.clear(*sorted(to_clear(run)))
-    groups = read_groups(run, database_url, scratch)
-    return found | {(seed, 2): ask(run, plan_of(seed), scratch, groups) for seed in seeds()}
+    return at_first | look(2)
 
 
 def read_groups(run: Run, database_url: str, scratch: Path) -> dict[str, dict[str, list[Any]]]:
@@ -65,29 +76,18 @@ def read_groups(run: Run, database_url: str, scratch: Path) -> dict[str, dict[st
     return groups
 
 
-def ask(run: Run, plan: Plan, scratch: Path, groups: dict[str, dict[str, list[Any]]]) -> Told:
+def ask(run: Run, plan: Plan) -> Answer:
     fan_in = f"collect_{plan.group_id}"
-    path = scratch / f"truth-{plan.group_id}.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-
-    def xcom(key: str) -> Any:
-        try:
-            return run.xcom(fan_in, key)
-        except KeyError:
-            return None
-
-    return Told(
-        given=xcom("given"),
-        report=xcom("fan_out_report"),
+    return Answer(
+        given=run.find_xcom(fan_in, "given"),
+        report=run.find_xcom(fan_in, "fan_out_report"),
         state=run.instance(fan_in).state,
-        value=xcom("return_value"),
-        events=[json.loads(line) for line in lines],
-        in_database=groups[plan.group_id],
+        value=run.find_xcom(fan_in),
     )
 
 
 def to_clear(run: Run) -> set[str]:
-    """What is cleared: what said how many, every second branch of a static group, each mapped task."""
+    """Tasks to clear: those that say how many, every second static branch, each mapped task."""
     tasks = set()
     for plan in map(plan_of, seeds()):
         if plan.at_run_time:
@@ -109,8 +109,8 @@ def first_tasks(run: Run, plan: Plan) -> set[str]:
 
 def names_of(plan: Plan, events: list[dict[str, Any]]) -> list[str]:
     """The branches that were declared last."""
-    said: list[list[str]] = [event["told"] for event in events if "told" in event]
-    return said[-1] if said else plan.names[1]
+    rounds: list[list[str]] = [event["told"] for event in events if "told" in event]
+    return rounds[-1] if rounds else plan.names[1]
 
 
 def states_of(plan: Plan, events: list[dict[str, Any]]) -> dict[str, tuple[str, Any, str | None]]:
@@ -173,32 +173,32 @@ def verdict_of(plan: Plan, states: list[str]) -> str:
 @pytest.mark.parametrize("phase", [1, 2])
 @pytest.mark.parametrize("seed", seeds())
 def test_the_fan_in_says_what_the_branches_did(
-    told: dict[tuple[int, int], Told], seed: int, phase: int
+    answers: dict[tuple[int, int], Answer], seed: int, phase: int
 ) -> None:
-    plan, said = plan_of(seed), told[seed, phase]
-    states = states_of(plan, said.events)
-    assert said.given is not None
-    assert said.report is not None
-    outcomes = {each["name"]: each for each in said.given["outcomes"] if each["state"] != "removed"}
+    plan, answer = plan_of(seed), answers[seed, phase]
+    states = states_of(plan, answer.events)
+    assert answer.given is not None
+    assert answer.report is not None
+    outcomes = {each["name"]: each for each in answer.given["outcomes"] if each["state"] != "removed"}
 
     assert {name: each["state"] for name, each in outcomes.items()} == {
         name: state for name, (state, _, _) in states.items()
     }
     assert list(outcomes) == list(states)
     good = [[name, value] for name, (state, value, _) in states.items() if state == "success"]
-    assert said.given["items"] == good
+    assert answer.given["items"] == good
     for name, (_, _, error) in states.items():
         assert (outcomes[name]["error"] or "").startswith(error or "")
         assert (error is None) == (outcomes[name]["error"] is None)
     assert {name: [each["state"], each["error"]] for name, each in outcomes.items()} == {
-        name: outcome for name, outcome in said.in_database.items() if outcome[0] != "removed"
+        name: outcome for name, outcome in answer.in_database.items() if outcome[0] != "removed"
     }
     counts = [state for state, _, _ in states.values()]
-    assert (said.report["expected"], said.report["succeeded"], said.report["failed"]) == (
+    assert (answer.report["expected"], answer.report["succeeded"], answer.report["failed"]) == (
         len(states),
         counts.count("success"),
         counts.count("failed"),
     )
-    assert said.state == verdict_of(plan, counts)
-    if said.state == "success":
-        assert said.value == dict(good)
+    assert answer.state == verdict_of(plan, counts)
+    if answer.state == "success":
+        assert answer.value == dict(good)

@@ -19,16 +19,9 @@ class Plan:
     """
     One group of the truth test.
 
-    :param seed: What it was made from.
-    :param mode: ``static``, ``mapped`` or ``batched``.
-    :param kind: ``function``, ``task``, ``pipe``, ``operator`` or ``task_group``.
-    :param origin: ``count``, ``list`` or ``mapping``.
     :param at_run_time: Whether a task says how many, or over what.
     :param names: Names of the branches, by phase.
     :param fates: What each branch does, by phase and name; ``{"does": …, "value": …}``.
-    :param items_per_task: Items of one batch.
-    :param item_concurrency: Of these, how many at once.
-    :param policy: The tolerance of the fan-in.
     """
 
     seed: int
@@ -49,11 +42,7 @@ class Plan:
 
 
 def seeds(*, default: str = "0:25") -> range:
-    """
-    The seeds of this run: what FANOUT_TRUTH_SEEDS says, the first and how many.
-
-    :param default: Unless it is set.
-    """
+    """The seeds of this run: what FANOUT_TRUTH_SEEDS says, the first and how many."""
     first, count = os.environ.get("FANOUT_TRUTH_SEEDS", default).split(":")
     return range(int(first), int(first) + int(count))
 

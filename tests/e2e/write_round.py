@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 def write(dag_id: str, run_id: str, states: Mapping[str, str]) -> None:
     """
-    Write the states, the values and the records that branches leave.
+    Write the states, the values and the records that branches leave; each returns its index.
 
-    :param dag_id: Id of the Dag, whose branches return their place.
-    :param run_id: Id of the run.
     :param states: State of each task instance that was no success, by ``task_id`` or ``task_id[map_index]``.
     """
     now = datetime.now(UTC)

@@ -18,7 +18,7 @@ from tests.integration.conftest import BUNDLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.integration, pytest.mark.commands]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 REPOSITORY = Path(__file__).parents[2]
 HEAD = """
@@ -74,9 +74,6 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = isolated_environment(
         os.environ,
         home=home,
-        dags_folder=home / "dags",
-        base_url="http://127.0.0.1:1",
-        database_url=f"sqlite:///{home / 'airflow.db'}",
         extra={"PYTHONPATH": str(REPOSITORY)},
     )
     return subprocess.run(

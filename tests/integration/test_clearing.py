@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
     from sqlalchemy.orm import Session
 
-pytestmark = [pytest.mark.integration, pytest.mark.commands]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 DAG_FILE = Path(__file__).parents[2] / "dags" / "fan_out_fan_in_pipeline.py"
 DAG_ID = "fan_out_fan_in_pipeline"

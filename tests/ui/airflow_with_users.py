@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from airflow_fanout.demo.embedded import LOOPBACK, EmbeddedAirflow, free_port
+from airflow_fanout.demo.embedded import LOOPBACK, free_port
+from tests.support.airflow import ControlledAirflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +26,12 @@ USERS = {"admin": "admin", "viewer": "viewer"}
 """Who may log in where the simple auth manager answers: role by name; each password is the name."""
 
 
-class AirflowWithUsers(EmbeddedAirflow):
+class AirflowWithUsers(ControlledAirflow):
     """
-    An :class:`EmbeddedAirflow` to which only those who have logged in have access.
+    An :class:`ControlledAirflow` to which only those who have logged in have access.
 
     :param env: Environment variables to add or replace.
-    :param settings: What else ``EmbeddedAirflow`` takes.
+    :param settings: What else ``ControlledAirflow`` takes.
     """
 
     def __init__(self, *, home: Path, env: Mapping[str, str], **settings: Any) -> None:
@@ -55,7 +56,7 @@ class AirflowWithUsers(EmbeddedAirflow):
     def start(self) -> None:
         """Start it, and log in as its administrator."""
         super().start()
-        self._http.headers["authorization"] = f"Bearer {log_in(self.base_url, 'admin')}"
+        self.token = log_in(self.base_url, "admin")
 
     @contextmanager
     def with_fab(self, roles: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[None]:
@@ -73,25 +74,18 @@ class AirflowWithUsers(EmbeddedAirflow):
                 self.poll(
                     lambda: client.get("/api/v2/version").is_success or None,
                     timeout=180,
-                    what=lambda: f"No answer; the end of its log:\n{self.log_tail(FAB)}",
+                    condition=lambda: f"No answer; the end of its log:\n{self.log_tail(FAB)}",
                 )
             yield
         finally:
             self.stop_process(FAB)
 
     def run_script(self, script: Path, given: Any, *arguments: str, process: str = "command") -> None:
-        """
-        Run one of the tests' scripts in this Airflow's environment.
-
-        :param script: The script.
-        :param given: What it reads, as JSON.
-        :param arguments: Its arguments.
-        :param process: Whose environment it has.
-        """
+        """Run one of the tests' scripts in a process's environment; what it is given it reads as JSON."""
         done = subprocess.run(
             [sys.executable, str(script), *arguments],
             cwd=self.home,
-            env=self._env_of(process),
+            env=self.environment(process),
             input=json.dumps(given),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -103,11 +97,15 @@ class AirflowWithUsers(EmbeddedAirflow):
             message = f"{script.name} ended with exit code {done.returncode}:\n{done.stdout[-3000:]}"
             raise RuntimeError(message)
 
-    def _env_of(self, name: str) -> dict[str, str]:
-        env = super()._env_of(name)
-        if name != FAB:
-            return env
-        return {**env, "AIRFLOW__CORE__AUTH_MANAGER": FAB_MANAGER, "AIRFLOW__API__BASE_URL": self.fab_url}
+    def environment(self, name: str) -> dict[str, str]:
+        """Return the environment of a process."""
+        environment = super().environment(name)
+        if name == FAB:
+            environment |= {
+                "AIRFLOW__CORE__AUTH_MANAGER": FAB_MANAGER,
+                "AIRFLOW__API__BASE_URL": self.fab_url,
+            }
+        return environment
 
 
 def log_in(base_url: str, name: str) -> str:

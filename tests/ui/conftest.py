@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from playwright.sync_api import sync_playwright
 
-from benchmarks.database import metadata_database
+from tests.support.database import metadata_database
 from tests.ui.airflow_with_users import AirflowWithUsers, log_in
 from tests.ui.runs import Runs
 from tests.ui.tab import Tab

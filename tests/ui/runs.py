@@ -60,7 +60,7 @@ class Runs:
         def probe() -> bool | None:
             return self.states(run) == ["running", "running", "success", "success"] or None
 
-        self.airflow.poll(probe, timeout=300, what=lambda: f"{run} is {self.states(run)}")
+        self.airflow.poll(probe, timeout=300, condition=lambda: f"{run} is {self.states(run)}")
         return run
 
     def let_go(self, run: RunKey) -> None:
@@ -85,7 +85,7 @@ class Runs:
         def probe() -> bool | None:
             return self._versions(dag_id) > before or None
 
-        self.airflow.poll(probe, timeout=180, what=lambda: f"{dag_id} still has {before} versions")
+        self.airflow.poll(probe, timeout=180, condition=lambda: f"{dag_id} still has {before} versions")
 
     def _versions(self, dag_id: str) -> int:
         return int(self.airflow.request("GET", f"dags/{dag_id}/dagVersions")["total_entries"])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from tests.e2e.distributed import hostname
 from tests.e2e.dump import dump
+from tests.support.celery_airflow import hostname
 
 if TYPE_CHECKING:
     from airflow_fanout import FanInResults

@@ -101,7 +101,11 @@ def group_of(plan: Plan) -> FanOutGroup:
         if plan.shape == "items skipped":
             skip()
         return (
-            len(plan.names) if counted else {name: name for name in plan.names} if plan.named else plan.names
+            len(plan.names)
+            if counted
+            else {name: name for name in plan.names}
+            if plan.shape == "mapping"
+            else plan.names
         )
 
     @task_group

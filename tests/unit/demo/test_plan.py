@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from airflow_fanout.demo.plan import Plan, make_plan, shown
+from airflow_fanout.demo.plan import Plan, make_plan
 
 pytestmark = pytest.mark.unit
 
@@ -18,12 +18,12 @@ def declared(task_id: str, class_name: str, *downstream: str) -> dict[str, Any]:
 
 
 def instance(
-    task_id: str, map_index: int = -1, *, state: str | None = "running", named: str | None = None
+    task_id: str, map_index: int = -1, *, state: str | None = "running", name: str | None = None
 ) -> dict[str, Any]:
     return {
         "task_id": task_id,
         "map_index": map_index,
-        "rendered_map_index": named or (None if map_index < 0 else str(map_index)),
+        "rendered_map_index": name or (None if map_index < 0 else str(map_index)),
         "state": state,
         "queued_when": "2026-01-01T12:00:00Z",
         "start_date": None,
@@ -32,7 +32,7 @@ def instance(
     }
 
 
-def test_what_is_directly_before_a_fan_in_is_shown() -> None:
+def test_the_tasks_directly_before_a_fan_in_are_shown() -> None:
     plan = make_plan(
         [
             declared("prepare", "PythonOperator", "load.each"),
@@ -45,28 +45,26 @@ def test_what_is_directly_before_a_fan_in_is_shown() -> None:
         ]
     )
 
-    assert plan.shown == {"load.each", "docs.each"}
-    assert plan.fan_ins == {"combine": {"load.each"}, "index": {"docs.each"}}
-    assert plan.batched == {"docs.each"}
-
-
-def test_a_dag_without_a_fan_in_shows_nothing() -> None:
-    assert make_plan([declared("prepare", "PythonOperator")]) == Plan(shown=frozenset())
+    assert plan == Plan(
+        shown=frozenset({"load.each", "docs.each"}),
+        fan_ins=frozenset({"combine", "index"}),
+        batched=frozenset({"docs.each"}),
+    )
 
 
 def test_batches_are_numbered_and_branches_named_in_order() -> None:
     plan = Plan(shown=frozenset({"docs.each", "load.each"}), batched=frozenset({"docs.each"}))
     instances = [
         instance("prepare"),
-        *(instance("docs.each", n) for n in (10, 9)),
-        instance("load.each", 0, named="eu"),
+        *(instance("docs.each", index) for index in (10, 9)),
+        instance("load.each", 0, name="eu"),
     ]
 
-    assert [timing.name for timing in shown(instances, plan)] == ["docs batch 9", "docs batch 10", "eu"]
+    assert [timing.name for timing in plan.timings(instances)] == ["docs batch 9", "docs batch 10", "eu"]
 
 
 @pytest.mark.parametrize(
-    ("task_id", "named", "expected"),
+    ("task_id", "name", "expected"),
     [
         pytest.param("load.each", None, ("load.each[2]", "queued"), id="nameless"),
         pytest.param("load.each", "eu", ("eu", "running"), id="named"),
@@ -74,17 +72,23 @@ def test_batches_are_numbered_and_branches_named_in_order() -> None:
         pytest.param("theirs", None, ("theirs[2]", "running"), id="somebody-elses"),
     ],
 )
-def test_a_branch_is_said_to_run_once_it_has_its_name(
-    task_id: str, named: str | None, expected: tuple[str, str]
+def test_a_mapped_branch_runs_once_it_has_its_name(
+    task_id: str, name: str | None, expected: tuple[str, str]
 ) -> None:
-    (timing,) = shown([instance(task_id, 2, named=named)], Plan(shown=frozenset({task_id})))
+    (timing,) = Plan(shown=frozenset({task_id})).timings([instance(task_id, 2, name=name)])
 
     assert (timing.name, timing.state) == expected
 
 
 def test_the_tasks_of_a_branch_share_its_name() -> None:
-    instances = [instance("load.each.read", 2, named="eu", state="success"), instance("load.each.write", 2)]
+    instances = [instance("load.each.read", 2, name="eu", state="success"), instance("load.each.write", 2)]
 
-    (timing,) = shown(instances, Plan(shown=frozenset({"load.each.write"})))
+    (timing,) = Plan(shown=frozenset({"load.each.write"})).timings(instances)
 
     assert (timing.name, timing.state) == ("eu", "running")
+
+
+def test_an_instance_that_airflow_has_no_state_for_waits() -> None:
+    (timing,) = Plan(shown=frozenset({"load"})).timings([instance("load", state=None)])
+
+    assert (timing.name, timing.state) == ("load", "waiting")
