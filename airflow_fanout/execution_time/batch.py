@@ -77,7 +77,7 @@ class Batch:
         is_retried: bool = False,
         deadline: float = math.inf,
     ) -> None:
-        self.size, self.concurrency = size, concurrency
+        self.size, self.concurrency, self.deadline = size, concurrency, deadline
         self.results: dict[int, ItemResult] = {}
         self.ended: list[int] = []  # indexes of this try's items in the order in which they ended
         self.reused = self._failed = 0
@@ -85,7 +85,6 @@ class Batch:
         self._call, self._describe, self._on_failure = call, describe, on_failure
         self._is_async, self._is_retried, self._failures_left = is_async, is_retried, failures_left
         self.beside_loop: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self._deadline = deadline
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,7 +153,7 @@ class Batch:
                     self._run_one(index)
             else:
                 self._run_in_threads(indexes)
-            if self.pending and not self.is_stopped and time.monotonic() >= self._deadline:
+            if self.pending and not self.is_stopped and time.monotonic() >= self.deadline:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # it is about to ring, or an item has swallowed it
                 message = "execution_timeout is over"
                 raise AirflowTaskTimeout(message)
@@ -166,7 +165,7 @@ class Batch:
 
     def _next_indexes(self) -> Iterator[int]:
         for index in self.pending:
-            if self._closed.is_set() or self.is_stopped or time.monotonic() >= self._deadline:
+            if self._closed.is_set() or self.is_stopped or time.monotonic() >= self.deadline:
                 return
             yield index
 
@@ -269,7 +268,7 @@ class Batch:
         """Make the result of an exception, or raise it if it is not the item's own."""
         # Signals reach the main thread alone, whatever runs there.
         if threading.current_thread() is threading.main_thread():
-            is_late = isinstance(exception, AirflowTaskTimeout) and time.monotonic() >= self._deadline
+            is_late = isinstance(exception, AirflowTaskTimeout) and time.monotonic() >= self.deadline
             if is_late or isinstance(exception, KeyboardInterrupt):
                 self.close()
                 raise exception

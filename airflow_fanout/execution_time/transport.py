@@ -13,7 +13,7 @@ from airflow_fanout.rules.wording import typed
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1
@@ -215,3 +215,25 @@ def _is_equal(value: Any, stored: Any) -> bool:
         if value == stored or kind.__eq__ is not object.__eq__:
             return bool(value == stored)
     return kind is type(stored) and serialize(value) == serialize(stored)
+
+
+def is_of_values(error: Exception) -> bool:
+    """Whether a push may have failed for its values, and not because the server doesn't answer."""
+    detail = getattr(getattr(error, "error", None), "detail", None)
+    if not isinstance(detail, dict):
+        return True  # raised in this process
+    if isinstance(status := detail.get("status_code"), int):
+        return 400 <= status < 500  # noqa: PLR2004 - HTTP's for a bad request
+    return detail.get("exception_type") in {"OverflowError", "TypeError", "ValueError"}
+
+
+def refused_values(push: Callable[[Sequence[int]], object], indexes: Sequence[int]) -> dict[int, Exception]:
+    """Find by halves which of several values are refused, even alone, when they are pushed."""
+    try:
+        push(indexes)
+    except Exception as error:
+        if len(indexes) <= 1:
+            return dict.fromkeys(indexes, error)
+        half = len(indexes) // 2
+        return refused_values(push, indexes[:half]) | refused_values(push, indexes[half:])
+    return {}

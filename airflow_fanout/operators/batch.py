@@ -23,7 +23,7 @@ from airflow_fanout.execution_time.deadline import AlarmThread, alarm_deadline
 from airflow_fanout.execution_time.items import has_templates, read_at_once, source_and_functions
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import item_stop_reason
-from airflow_fanout.execution_time.transport import UnstorableValueError
+from airflow_fanout.execution_time.transport import UnstorableValueError, is_of_values, refused_values
 from airflow_fanout.execution_time.xcom import RunReader, resumes
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
@@ -90,18 +90,31 @@ class BatchOperator(BaseOperator):
             function: {name: read_at_once(value) for name, value in arguments.items()}
             for function, arguments in self.op_kwargs.items()
         }
-        deadline = alarm_deadline()
-        batch = self._batch(context, items, bound, deadline)
+        batch = self._batch(context, items, bound)
         checkpoints = self._checkpoints(context, items, bound)
         checkpoints.restore(batch)
+        report = partial(self._report, context["ti"], batch, labels, labels if is_named else None)
+        values = self._run(batch, checkpoints, report)
+        failed = _with_status(batch, ITEM_FAILED)
+        if failed:
+            checkpoints.keep(batch)
+            message = _failure_message(failed, labels)
+            is_final = all(result.is_final for result in failed.values())
+            raise FinalBatchFailedError(message) if is_final else BatchFailedError(message)
+        if self._post_execute_hook is not None:  # the author's, which may fail
+            checkpoints.keep(batch)
+        self.on_success_callback = [lambda _: checkpoints.forget(), *self.on_success_callback]
+        return values
+
+    def _run(self, batch: Batch, checkpoints: Checkpoints, report: Callable[..., Any]) -> Any:
+        """Run the items, report, and return the values."""
         self._beside = CheckpointThread(self.log, batch, checkpoints)
         to_run = counted(len(batch.pending), "item", "items")
         self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
-        report = partial(self._report, context["ti"], batch, labels, labels if is_named else None)
         try:
-            with self._beside, AlarmThread(deadline, give_up=partial(self._end_process, batch, report)):
+            with self._beside, AlarmThread(batch.deadline, give_up=partial(self._end_process, batch, report)):
                 batch.run()
-            values = report()
+            return report()
         except BaseException as ended:  # also of values that are too large for the database
             batch.close()
             checkpoints.keep(batch)
@@ -109,16 +122,6 @@ class BatchOperator(BaseOperator):
                 report(f": {type(ended).__name__}")
                 ended.fan_out_recorded = True  # type: ignore[union-attr]
             raise
-        failed = _with_status(batch, ITEM_FAILED)
-        if not failed:
-            if self._post_execute_hook is not None:  # the author's, which may fail
-                checkpoints.keep(batch)
-            self.on_success_callback = [lambda _: checkpoints.forget(), *self.on_success_callback]
-            return values
-        checkpoints.keep(batch)
-        message = _failure_message(failed, labels)
-        is_final = all(result.is_final for result in failed.values())
-        raise FinalBatchFailedError(message) if is_final else BatchFailedError(message)
 
     def on_kill(self) -> None:
         """Let no further item start, and save what was done."""
@@ -184,9 +187,7 @@ class BatchOperator(BaseOperator):
         with suppress(FileNotFoundError):  # the body of an object-storage XCom
             return ti.xcom_pull(task_ids=self._group.split_task_id, key=key, map_indexes=-1)
 
-    def _batch(
-        self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]], deadline: float
-    ) -> Batch:
+    def _batch(self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]]) -> Batch:
         ti, work, labels = context["ti"], self._work, list(items)
         return Batch(
             len(items),
@@ -197,7 +198,7 @@ class BatchOperator(BaseOperator):
             is_async=work.is_async(labels),
             failures_left=self._failures_left(ti),
             is_retried=bool(ti.max_tries and ti.try_number <= ti.max_tries),
-            deadline=deadline,
+            deadline=alarm_deadline(),
         )
 
     def _failures_left(self, ti: Any) -> int | None:
@@ -253,20 +254,14 @@ class BatchOperator(BaseOperator):
             ti.xcom_push(RETURN_VALUE, values)
             return values
 
-        def refusals(indexes: Sequence[int]) -> dict[int, Exception]:
-            try:
-                push(indexes)
-            except Exception as error:
-                half = len(indexes) // 2
-                return refusals(indexes[:half]) | refusals(indexes[half:]) if half else {indexes[0]: error}
-            return {}
-
         try:
             return push([*_with_status(batch, ITEM_SUCCEEDED)])
-        except Exception:
-            push([])  # raises if the values are not to blame
-            for index, error in refusals([*_with_status(batch, ITEM_SUCCEEDED)]).items():
-                text = redacted_error(error)
+        except Exception as error:
+            if not is_of_values(error):
+                raise
+            push([])  # raises if it is something else
+            for index, refusal in refused_values(push, [*_with_status(batch, ITEM_SUCCEEDED)]).items():
+                text = redacted_error(refusal)
                 self.log.error("The value of %s can't be stored: %s", on_one_line(labels[index]), text)
                 batch.fail(index, f"its value can't be stored in an XCom: {text}")
             return push([*_with_status(batch, ITEM_SUCCEEDED)])  # raises if together they are too large

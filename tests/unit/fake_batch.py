@@ -80,7 +80,7 @@ def run_batch(
     run: FakeRun | None = None,
     context: dict[str, Any] | None = None,
     operator: BatchOperator | None = None,
-    refuses: Callable[[dict[str, Any]], bool] = lambda values: False,
+    refuses: Callable[[dict[str, Any]], Exception | bool] = lambda values: False,
     **of_instance: Any,
 ) -> Ran:
     """
@@ -94,9 +94,8 @@ def run_batch(
     pushed: dict[str, Any] = {}
 
     def push(key: str, value: Any) -> None:
-        if key == RETURN_VALUE and refuses(value):
-            message = "refused"
-            raise ConnectionError(message)
+        if key == RETURN_VALUE and (refusal := refuses(value)):
+            raise refusal if isinstance(refusal, Exception) else ConnectionError("refused")
         pushed[key] = value
 
     ti.xcom_push.side_effect = push

@@ -12,8 +12,15 @@ import pytest
 from airflow.providers.common.io.xcom.backend import XComObjectStorageBackend
 from airflow.sdk import task
 from airflow.sdk.bases.xcom import BaseXCom
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRuntimeError,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    ErrorType,
+)
 from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.sdk.execution_time.timeout import timeout
 from structlog.testing import capture_logs
 
@@ -171,6 +178,20 @@ class TestTheReport:
         assert ran.outcome == ("SSSSSSF", {f"acts_{index}": fate for index, fate in enumerate("abcdef")})
         error = "its value can't be stored in an XCom: ConnectionError: refused"
         assert ran.record["errors"] == {"6": error}
+
+    @pytest.mark.parametrize(
+        "detail",
+        [
+            pytest.param({"status_code": 503}, id="the-server"),
+            pytest.param({"status_code": None, "exception_type": "ReadTimeout"}, id="the-way-to-it"),
+        ],
+    )
+    def test_a_failure_of_the_server_is_not_searched_for_in_the_values(self, detail: dict[str, Any]) -> None:
+        failure = AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
+        ran = run_batch(group_of("a", "b"), refuses=lambda values: failure)
+
+        assert ran.error is failure
+        ran.ti.xcom_push.assert_called_once()
 
     @pytest.mark.parametrize(
         "limit", [pytest.param(-1, id="whatever-they-are"), pytest.param(1, id="for-their-size-together")]
