@@ -98,8 +98,8 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     changed: list[TaskRun] = []
     for start in range(0, len(planned), PAGE):
         page = {(run.task_id, run.map_index): run for run in planned[start : start + PAGE]}
-        found = {(ti.task_id, ti.map_index): ti for ti in _locked(plan, page, session=session)}
-        unchanged = {key: ti for key, ti in found.items() if ti.state == page[key].state}
+        locked = {(ti.task_id, ti.map_index): ti for ti in _locked(plan, page, session=session)}
+        unchanged = {key: ti for key, ti in locked.items() if ti.state == page[key].state}
         if unchanged:
             # The run is queued once.
             state: Any = False if cleared else DagRunState.QUEUED
@@ -107,7 +107,7 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
         cleared += [task_run for key, task_run in page.items() if key in unchanged]
         changed += [task_run for key, task_run in page.items() if key not in unchanged]
         session.flush()
-        for ti in found.values():
+        for ti in locked.values():
             session.expunge(ti)  # for each instance Airflow goes through all that the session holds
     return Clearing(
         cleared=tuple(cleared),

@@ -220,10 +220,10 @@ def _obstacles(
 def _by(
     tasks: Iterable[TaskOutline], attribute: Callable[[TaskOutline], str]
 ) -> list[tuple[str, list[TaskOutline]]]:
-    found: dict[str, list[TaskOutline]] = {}
+    by_attribute: dict[str, list[TaskOutline]] = {}
     for task in tasks:
-        found.setdefault(attribute(task), []).append(task)
-    return sorted(found.items())
+        by_attribute.setdefault(attribute(task), []).append(task)
+    return sorted(by_attribute.items())
 
 
 def _batch_problems(capacities: Iterable[GroupCapacity], longest: int) -> Iterator[Problem]:

@@ -179,8 +179,8 @@ def _by_key(task_runs: Iterable[TaskRun]) -> dict[Key, TaskRun]:
 
 def _fan_ins(facts: RunFacts, run: GroupRun) -> list[TaskRun]:
     """Fan-ins of a group; inside a mapped task group those of its own index."""
-    found = (facts.by_task.get(task_id, {}).get(run.map_index) for task_id in run.fan_in_ids)
-    return [fan_in for fan_in in found if fan_in is not None]
+    instances = (facts.by_task.get(task_id, {}).get(run.map_index) for task_id in run.fan_in_ids)
+    return [fan_in for fan_in in instances if fan_in is not None]
 
 
 def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
@@ -254,7 +254,7 @@ def _causes(
 
     :param taken: What is cleared anyway.
     """
-    found: dict[Key, TaskRun] = {}
+    unsuccessful: dict[Key, TaskRun] = {}
     followers: dict[Key, set[Key]] = {}
     to_do = list(blocked)
     while to_do:
@@ -264,18 +264,18 @@ def _causes(
                 key = _key(before)
                 if key in taken or before.state not in UNSUCCESSFUL:
                     continue
-                if key not in found:
-                    found[key] = before
+                if key not in unsuccessful:
+                    unsuccessful[key] = before
                     to_do.append(before)
                 followers.setdefault(key, set()).add(_key(task_run))
-    failed = {key for key, task_run in found.items() if task_run.state in FAILED}
+    failed = {key for key, task_run in unsuccessful.items() if task_run.state in FAILED}
     following: set[Key] = set()
     spreading = list(failed)
     while spreading:
-        later = (followers[spreading.pop()] & found.keys()) - following
+        later = (followers[spreading.pop()] & unsuccessful.keys()) - following
         following |= later
         spreading += later
-    ordered = sorted(found.items())
+    ordered = sorted(unsuccessful.items())
     return (
         tuple(task_run for key, task_run in ordered if key in failed - following),
         tuple(task_run for key, task_run in ordered if key in following),
