@@ -64,14 +64,6 @@ def test_the_dialog_lists_exactly_what_will_be_cleared_with_numbers(tab: Tab) ->
     expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
 
 
-def test_cancelling_clears_nothing(airflow: AirflowWithUsers, tab: Tab, run: RunKey) -> None:
-    before = states(airflow, run)
-    open_dialog(tab)
-    tab.find("dialog").get_by_role("button", name="Cancel").click()
-    expect(tab.find("dialog")).to_be_hidden()
-    assert states(airflow, run) == before
-
-
 def test_exactly_these_are_cleared_and_shown_until_they_have_run(
     airflow: AirflowWithUsers, tab: Tab, run: RunKey
 ) -> None:

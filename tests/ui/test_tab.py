@@ -207,7 +207,7 @@ class TestMapped:
         assert long.startswith("long long")
         assert ordinary == "ordinary"
 
-    def test_of_300_few_are_in_the_document_and_a_click_opens_the_row_that_is_clicked(
+    def test_a_click_opens_the_row_that_is_clicked_wherever_one_has_scrolled(
         self, open_tab: Open, runs: Runs
     ) -> None:
         give = open_tab(runs.finished("tab_many")).group("give")
@@ -215,8 +215,6 @@ class TestMapped:
         expect(give.locator(".mode")).to_have_text("mapped")
         expect(give.locator(".failed")).to_be_hidden()
         expect(give.get_by_role("button", name="Run failed again…")).to_have_count(0)
-        assert give.get_by_role("treegrid").get_attribute("aria-rowcount") == "300"
-        assert give.locator(".row").count() < 100
         give.locator(".scroller").evaluate("box => { box.scrollTop = 28 * 150 }")
         give.locator(".row", has_text="give_152").click()
         heading = give.get_by_role("region", name="Chosen branch").get_by_role("heading")
