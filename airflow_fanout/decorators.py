@@ -27,15 +27,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.rules.policy import CountSkipped, OnEmpty
 
-__all__ = [
-    "FAN_IN_OPTIONS",
-    "FAN_OUT_OPTIONS",
-    "FanInFunction",
-    "FanOutFunction",
-    "check_options",
-    "fan_in",
-    "fan_out",
-]
+__all__ = ["FanInFunction", "FanOutFunction", "fan_in", "fan_out"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

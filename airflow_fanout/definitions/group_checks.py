@@ -123,9 +123,8 @@ def check_partial(owner: str, arguments: object) -> None:
         problem = f"expected a dict of arguments, found {typed(arguments)}"
         raise DeclarationTypeError(owner, "partial", problem)
     if wrong_keys := [name for name in arguments or () if not isinstance(name, str)]:
-        raise DeclarationTypeError(
-            owner, "partial", f"expected parameter names as keys, found {typed(wrong_keys[0])}"
-        )
+        problem = f"expected parameter names as keys, found {typed(wrong_keys[0])}"
+        raise DeclarationTypeError(owner, "partial", problem)
 
 
 def check_numbers(owner: str, numbers: Mapping[str, object]) -> None:
@@ -151,7 +150,7 @@ def check_item_concurrency(owner: str, item_concurrency: int | None, items_per_t
         raise DeclarationValueError(owner, "item_concurrency", problem)
 
 
-def check_mapped(owner: str, mode: Mode, *, mapped: object, prefix_group_id: bool, branch: object) -> None:
+def check_mapped(owner: str, mode: Mode, mapped: object, branch: object, prefix_group_id: bool) -> None:
     """Check that a group can have a mapped task where it has to have one."""
     if mapped is not None and not isinstance(mapped, bool):
         raise DeclarationTypeError(owner, "mapped", f"expected True or False, found {typed(mapped)}")
@@ -186,7 +185,7 @@ def check_mapped_group(owner: str, argument: str, group_id: str | None) -> None:
 def check_limit(owner: str, max_concurrency: int | None, where: str, settings: Mapping[str, Any]) -> None:
     """Check that the settings of a branch, or of the group's ``default_args``, don't contradict its limit."""
     name = "max_active_tis_per_dagrun"
-    if max_concurrency is not None and settings.get(name) not in {None, max_concurrency}:
+    if max_concurrency is not None and settings.get(name) not in (None, max_concurrency):
         problem = f"found {max_concurrency}, but {where} sets {name}={settings[name]}; leave one of them out"
         raise DeclarationValueError(owner, "max_concurrency", problem)
 

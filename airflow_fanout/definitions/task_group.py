@@ -196,20 +196,13 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             run_time = [name for name in ("count", "items") if is_run_time(getattr(self, name))]
             argument = [*run_time, "items_per_task" if self.mode == "batched" else "mapped"][0]
             checks.check_mapped_group(self.title, argument, nearest_mapped_group(self))
+            checks.check_limit(self.title, self.max_concurrency, "default_args", self.default_args or {})
         checks.check_count(self.title, self.count)
         checks.check_items(self.title, self.items, self.mode)
         checks.check_partial(self.title, self.partial)
         checks.check_numbers(self.title, {name: getattr(self, name) for name in LIMITS})
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
-        checks.check_mapped(
-            self.title,
-            self.mode,
-            mapped=self.mapped,
-            prefix_group_id=self.prefix_group_id,
-            branch=self.branch,
-        )
-        if self.mode != "static":
-            checks.check_limit(self.title, self.max_concurrency, "default_args", self.default_args or {})
+        checks.check_mapped(self.title, self.mode, self.mapped, self.branch, self.prefix_group_id)
 
     def _known_items(self) -> dict[str, Any] | None:
         """Item of each branch by name, NO_ITEM if it gets none; None if they are known only at run time."""
@@ -240,11 +233,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _check_max_concurrency(self, branches: Collection[Branch]) -> None:
         """Refuse a limit that Airflow does not have, with the ways out that these branches have."""
         are_groups = any(branch.is_group for branch in branches)
-        if (
-            self.max_concurrency is None
-            or self.mode == "batched"
-            or (self.mode == "mapped" and not are_groups)
-        ):
+        has_limit = self.mode == "batched" or (self.mode == "mapped" and not are_groups)
+        if self.max_concurrency is None or has_limit:
             return
         problem = "Airflow can't limit the branches of a static group without a pool"
         ways = ['make a pool with that many slots and give default_args={"pool": …}']
@@ -263,19 +253,18 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             argument = "branch"
         if self.mode != "static":
             if wrong_names := [name for name in names if not name or not isinstance(name, str)]:
-                raise DeclarationTypeError(
-                    self.title, argument, f"expected texts as names, found {typed(wrong_names[0])}"
-                )
+                problem = f"expected texts as names, found {typed(wrong_names[0])}"
+                raise DeclarationTypeError(self.title, argument, problem)
             return
         prefix = self._child_id("")
         for name in names:
             branch = branches.get(name) or branches[""]
-            if problem := name_problem(name, prefix=prefix, is_group=branch.is_group):
-                raise DeclarationValueError(self.title, argument, f"Airflow would refuse a name: {problem}")
+            if reason := name_problem(name, prefix=prefix, is_group=branch.is_group):
+                raise DeclarationValueError(self.title, argument, f"Airflow would refuse a name: {reason}")
         existing = {*self.dag.task_dict, *self.used_group_ids}
         if taken_ids := existing.intersection(map(self._child_id, names)):
             problem = (
-                f"the Dag already has tasks or groups with the ids {listing(taken_ids)}; rename one of each"
+                f"the Dag has tasks or groups with the ids {listing(taken_ids)} already; rename one of each"
             )
             raise DeclarationValueError(self.title, argument, problem)
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 """Kinds of parameters that can be given by name."""
 
-_STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+"""Kinds of parameters that take any number of arguments, and how they are written."""
 
 NO_ITEM: Any = object()
 """Stands where a branch gets no item; None is an item."""
@@ -80,7 +81,7 @@ class FunctionArguments:
     @property
     def signature(self) -> str:
         """The function with the names of its parameters, for messages."""
-        names = (f"{_STARS.get(parameter.kind, '')}{name}" for name, parameter in self.parameters.items())
+        names = (f"{STARS.get(parameter.kind, '')}{name}" for name, parameter in self.parameters.items())
         return f"{self.title}({', '.join(names)})"
 
     @property
@@ -90,7 +91,7 @@ class FunctionArguments:
             name
             for name, parameter in self.parameters.items()
             if parameter.default is Parameter.empty
-            and parameter.kind not in _STARS
+            and parameter.kind not in STARS
             and name not in self.given_by_airflow
         }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.arguments import is_task_function
+from airflow_fanout.execution_time.arguments import STARS, is_task_function
 from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.rules.wording import batched_key_problem, counted, listing, past_dependence_problem, typed
@@ -99,15 +99,12 @@ def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str
     _, *others = inspect.signature(function, follow_wrapped=False).parameters.values()
     for parameter in others:
         is_filled = parameter.name in op_kwargs or parameter.name in KNOWN_CONTEXT_KEYS
-        if parameter.default is parameter.empty and not is_filled and parameter.kind not in _STARS:
+        if parameter.default is parameter.empty and not is_filled and parameter.kind not in STARS:
             problem = (
                 f"needs {parameter.name!r} beside the results; give it in "
                 f"op_kwargs={{{parameter.name!r}: …}}, or give it a default"
             )
             raise DeclarationTypeError(owner, "python_callable", problem)
-
-
-_STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_policy(owner: str, policy: Policy) -> None:

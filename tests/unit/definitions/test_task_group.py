@@ -187,18 +187,20 @@ class TestRefusedNames:
         else:
             TaskGroup(existing)
 
-        message = f"'process': .*already has tasks or groups with the ids '{existing}'; rename one of each"
+        message = f"'process': .*has tasks or groups with the ids '{existing}' already; rename one of each"
         with pytest.raises(DeclarationValueError, match=message):
             declare(**declared)
 
     def test_an_id_of_the_group_itself_is_refused(self) -> None:
-        with pytest.raises(DeclarationValueError, match="already has tasks or groups with the ids 'process'"):
+        with pytest.raises(DeclarationValueError, match="has tasks or groups with the ids 'process' already"):
             declare(items={"process": 1}, prefix_group_id=False)
 
     def test_all_ids_that_two_unprefixed_groups_share_are_named(self) -> None:
         declare("first", items={"a": 1, "b": 2, "c": 3}, prefix_group_id=False)
 
-        with pytest.raises(DeclarationValueError, match=r"'second': items: .* the ids 'a', 'c'; rename"):
+        with pytest.raises(
+            DeclarationValueError, match=r"'second': items: .* the ids 'a', 'c' already; rename"
+        ):
             declare("second", items={"c": 1, "d": 2, "a": 3}, prefix_group_id=False)
 
     def test_airflow_refuses_group_ids_that_it_has_already_or_can_not_take(self) -> None:
