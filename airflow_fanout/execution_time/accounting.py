@@ -8,7 +8,7 @@ import math
 import shlex
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowSkipException
@@ -39,14 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """
-    What a fan-in has found of its run.
-
-    :param sources: What it collects, in order.
-    :param map_index: Its own index in a mapped task group; -1 outside of one.
-    :param states: States of the run's finished instances.
-    :param results: Every branch's outcome.
-    """
+    """What a fan-in has found of its run; ``map_index`` is its own in a mapped task group, or else -1."""
 
     sources: Sequence[Source]
     map_index: int
@@ -60,8 +53,6 @@ class Judgement:
     What a fan-in makes of its findings.
 
     :param upstream_failure: What it raises because of a task that is no branch, whatever the branches decide.
-    :param verdict: What the branches alone decide.
-    :param report: The XCom ``fan_out_report``.
     """
 
     upstream_failure: Exception | None
@@ -80,12 +71,8 @@ def account(
     """
     Account for every branch, push the report, decide, and combine the values.
 
-    :param task: The fan-in's task.
-    :param declared: What it has declared; its prefix is the rendered one.
+    :param declared: What the fan-in has declared; its prefix is the rendered one.
     :param python_callable: Makes the fan-in's value; None for ``{name: value}``.
-    :param op_kwargs: Further arguments of it, rendered.
-    :raises FanInError: If the verdict is against the run.
-    :raises AirflowSkipException: If it is that there is nothing to do.
     """
     ti: Any = context["ti"]
     map_index = ti.map_index if ti.map_index is not None else -1
@@ -107,11 +94,7 @@ def account(
 def find_sources(
     task: BaseOperator, declared: DeclaredFanIn, context: Context, map_index: int
 ) -> list[Source]:
-    """
-    Find what is to be collected, in order; raises before anything is read.
-
-    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
-    """
+    """Find what is to be collected, in order; raises before anything is read."""
     if declared.group is not None:
         return group_sources(task, declared.group, context, map_index)
     sources = sources_by_prefix(task, declared.task_id_prefix, map_index)
@@ -190,13 +173,9 @@ def _tolerance(policy: Policy) -> str:
 
 
 def _log_report(report: FanInReport, declared: DeclaredFanIn, *, requests: int) -> None:
-    numbers = {
-        "succeeded": report["succeeded"],
-        "failed": report["failed"],
-        "skipped": report["skipped"],
-        "missing": report["missing"],
-    }
-    counts = ", ".join(f"{number} {state}" for state, number in numbers.items() if number) or "none"
+    states: tuple[Literal["succeeded", "failed", "skipped", "missing"], ...]
+    states = ("succeeded", "failed", "skipped", "missing")
+    counts = ", ".join(f"{report[state]} {state}" for state in states if report[state]) or "none"
     expected = counted(report["expected"], "branch", "branches")
     log.info("%s: %s (%s)", expected, counts, counted(requests, "request", "requests"))
     total, longest = report["total_branch_seconds"], report["longest_branch_seconds"]
@@ -279,55 +258,36 @@ def fan_in_report(
 
 def problems_listing(problems: Iterable[Problem], total: int) -> str:
     """Lines that name the first problems, with states and errors, and count the rest."""
-    lines = [
-        f"  {on_one_line(p['name'])}: {p['state']}" + (f": {p['error']}" if p["error"] else "")
-        for p in problems
-    ]
+    texts = (": ".join(filter(None, [on_one_line(p["name"]), p["state"], p["error"]])) for p in problems)
+    lines = [f"  {text}" for text in texts]
     if total > len(lines):
         lines.append(f"  and {total - len(lines)} more")
     return "\n".join(lines)
 
 
 MOST_BYTES = 64 * 1024 * 1024
-"""
-Of an XCom in the metadata database: MySQL takes 64 MiB at once (``max_allowed_packet``), PostgreSQL's
-``jsonb`` 256 MiB, and whoever reads it holds all of it in memory.
-"""
+"""Of an XCom in the metadata database; MySQL takes no more at once (``max_allowed_packet``)."""
 
 BRANCHES_MEASURED = 1_000
 """Branches that are measured at once, so that nothing much larger than the limit is ever held."""
 
 
 def collected(results: FanInResults) -> dict[str, Any]:
-    """
-    Put the values of all successful branches together, by name.
-
-    :raises ResultTooLargeError: If they are too large for an XCom in the metadata database.
-    """
-    found: dict[str, Any] = {}
-    size, piece = 0, dict[str, Any]()
-    limited = not values_lie_elsewhere()
-    for name, value in results.items():
-        found[name] = piece[name] = value
-        if limited and len(piece) >= BRANCHES_MEASURED:
-            size, piece = size + _bytes(piece), {}
-            if size > MOST_BYTES:
-                _refuse(size, len(found), len(results))
-    if limited and size + _bytes(piece) > MOST_BYTES:
-        _refuse(size + _bytes(piece), len(found), len(results))
-    return found
-
-
-def _bytes(values: dict[str, Any]) -> int:
+    """Put the values of all successful branches together, unless they are too large for the database."""
     from airflow.sdk.serde import serialize
 
-    return len(json.dumps(serialize(values)))
-
-
-def _refuse(size: int, count: int, total: int) -> None:
-    message = (
-        f"The values of {count:,} of {total:,} branches take {size:,} bytes, and an XCom in the metadata "
-        f"database takes {MOST_BYTES:,}. Give the fan-in a python_callable that goes through results.items() "
-        "and returns less (a sum, a path), or keep XComs in object storage ([core] xcom_backend)"
-    )
-    raise ResultTooLargeError(message, size=size)
+    values: dict[str, Any] = {}
+    size = 0
+    pairs = iter(results.items())
+    while piece := dict(islice(pairs, BRANCHES_MEASURED)):
+        values |= piece
+        size += 0 if values_lie_elsewhere() else len(json.dumps(serialize(piece)))
+        if size > MOST_BYTES:
+            message = (
+                f"The values of {len(values):,} of {len(results):,} branches take {size:,} bytes; an XCom in "
+                f"the metadata database takes {MOST_BYTES:,}. Give the fan-in a python_callable that goes "
+                "through results.items() and returns less (a sum, a path), or keep XComs in object storage "
+                "([core] xcom_backend)"
+            )
+            raise ResultTooLargeError(message, size=size)
+    return values

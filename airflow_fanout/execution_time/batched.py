@@ -28,8 +28,6 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
 
     Requests: one for the bounds of the batches, one to count their values, and two for each batch, its record
     and its values (or the names of its items, if it died before it reported).
-
-    :param start: Index of the first item among all branches.
     """
     instances = instances_of(states, source.task_id)
     if not instances or unexpanded_state(states, source.task_id) is not None or source.group is None:
@@ -83,11 +81,9 @@ class _Batches:
 
     def all_left_values(self, states: Collection[str]) -> bool:
         """
-        Whether no batch's value is gone, which has to be found out before the verdict.
+        Whether it is sure that no batch's value is gone, which has to be found out before the verdict.
 
-        A batch that reports has pushed its value before. If False, it is not sure.
-
-        :param states: States of the instances of the task.
+        A batch that reports has pushed its value before.
         """
         if values_lie_elsewhere():  # they can be gone though they are counted
             return False
@@ -100,13 +96,7 @@ class _Batches:
         return self._reader.value_count(self._task_id, RETURN_VALUE) == self._report_count
 
     def page(self, number: int, state: str, first: int, count: int, start: int) -> Page:
-        """
-        Account for the items of one batch.
-
-        :param state: State of its task instance.
-        :param first: Index of its first item in the group.
-        :param start: Index of its first item among all branches.
-        """
+        """Account for the items of one batch: ``first`` is an index in the group, ``start`` among all."""
         record: Record | None = None
         if state in {"success", "failed"}:
             record = self._reader.record(self._task_id, number)
@@ -170,9 +160,6 @@ def failures_of_others(reader: RunReader, task_id: str, map_index: int, *, split
     Count the failed items of the other batches that have failed.
 
     Requests: one, one for each 500 batches if one has failed, and one if one of those has left no record.
-
-    :param map_index: The batch that asks.
-    :param split_task_id: Id of the task that knows the bounds of the batches.
     """
     failed = {
         index

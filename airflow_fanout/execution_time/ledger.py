@@ -27,14 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def collect(reader: RunReader, states: States, sources: Sequence[Source], key: str) -> list[Page]:
-    """
-    Find the outcome of every branch, in the order of the sources.
-
-    :param states: States of the run's finished instances.
-    :param key: XCom key of each branch's value.
-    :raises BranchesRunningError: If a branch is not finished: it was cleared after the fan-in had been
-        started.
-    """
+    """Find the outcome of every branch, in the order of the sources; raises if one is not finished."""
     _refuse_unfinished(reader, states, sources)
     pages: list[Page] = []
     start = 0
@@ -139,9 +132,6 @@ def refuse_cleared(reader: RunReader, states: States, pages: Iterable[Page]) -> 
     Refuse to take for None, or for missing, what a branch has lost because it runs again.
 
     Airflow deletes what a task pushed when its next try starts; that try may have ended already.
-
-    :param states: States of the run's finished instances, as they were before any value was read.
-    :raises BranchesRunningError: If a branch is no longer what it was then.
     """
     now = reader.states()
     outcomes = (page.peek(index) for page in pages for index in range(len(page)))
@@ -161,14 +151,7 @@ def refuse_cleared(reader: RunReader, states: States, pages: Iterable[Page]) -> 
 def removed_branches(
     states: States, group: DeclaredGroup, declared_ids: Container[str], *, map_index: int, start: int
 ) -> Page | None:
-    """
-    Account for tasks that ran in a static group and are no longer declared: the Dag file changed meanwhile.
-
-    :param group: A group whose task ids start with its own.
-    :param declared_ids: Ids of all tasks that are declared now.
-    :param map_index: Index of the mapped task group that it stands in; -1 outside of one.
-    :param start: Index of the first of them.
-    """
+    """Account for tasks that ran in a static group and are no longer declared: the Dag file changed."""
     several = {branch.name for branch in group.branches if len(branch.task_ids) > 1}
     removed: dict[str, list[tuple[str, int]]] = {}
     for task_id, index in states:

@@ -34,9 +34,6 @@ def group_pages(reader: RunReader, states: States, source: Source, key: str, sta
     values, and, above 500, one that counts the values. For each task before the last that has failed, or
     skipped itself: one for each such instance, at most one for each 500. More only where somebody else has
     pushed or deleted values.
-
-    :param key: XCom key of each instance's value.
-    :param start: Index of the first branch among all.
     """
     group = _MappedGroup(reader, states, source, key)
     if not group.map_indexes:
@@ -173,8 +170,6 @@ class _MappedGroup:
 
         The server gives values by map index, and without it: whose they are follows from the records, unless
         a value was pushed or deleted by hand.
-
-        :param ahead: Whether to ask for all values, which tells how many they are.
         """
         successes = [n for n, instance in self._instances.items() if instance.state == "success"]
         if not successes:

@@ -28,18 +28,13 @@ OUTCOMES_HELD = 500
 
 class Page:
     """
-    Consecutive branches whose values are read together.
-
-    All but the values is known when it is made: names, states, errors and durations, by the branch's index
-    within the page.
+    Consecutive branches whose values are read together; all else is known when the page is made.
 
     :param start: Index of the first branch among all.
-    :param names: Their names.
     :param rulings: What became of each; the same object may stand for many.
     :param instances: Task id and map index of each one's last task.
-    :param durations: Seconds of each.
-    :param load: Reads the values of the successful ones: by index, a :class:`LostValue` in place of one that
-        is gone.
+    :param load: Reads the values of the successful ones: by index within the page, a :class:`LostValue` in
+        place of one that is gone.
     """
 
     def __init__(
@@ -52,7 +47,10 @@ class Page:
         durations: Sequence[float | None],
         load: Callable[[], Mapping[int, Any]],
     ) -> None:
-        _refuse_unknown_states(rulings, instances)
+        for ruling, (task_id, _) in zip(rulings, instances, strict=True):
+            if ruling.state not in STATES:
+                message = f"{task_id!r} is finished in a state that is not known: {ruling.state!r}"
+                raise ValueError(message)
         self.names, self.durations = names, durations
         self._start, self._rulings, self._instances = start, rulings, instances
         self._load: Callable[[], Mapping[int, Any]] | None = load
@@ -88,7 +86,7 @@ class Page:
         return {name: index for index, name in enumerate(self.names)}
 
     def find(self, name: str) -> int | None:
-        """Return the index of a branch within the page, or None if it is not here."""
+        """Index of a branch within the page; None if it is not here."""
         return self._indexes.get(name)
 
     def settle(self) -> Self:
@@ -105,18 +103,10 @@ class Page:
         return self
 
     def read(self) -> Sequence[BranchOutcome]:
-        """
-        Return the outcomes, values included.
-
-        :raises BranchesRunningError: If a value is gone since its branch was counted as a success.
-        """
+        """Return the outcomes, values included; raises if one is gone since it was counted as a success."""
         values = self._values if self._load is None else self._load()
-        lost = [
-            self.names[index]
-            for index, value in values.items()
-            if isinstance(value, LostValue) and self.states[index] == "success"
-        ]
-        if lost:
+        successes = [index for index, state in enumerate(self.states) if state == "success"]
+        if lost := [self.names[i] for i in successes if isinstance(values.get(i), LostValue)]:
             message = f"Values are gone since they were counted: {listing(lost)}"
             raise BranchesRunningError(message, names=lost)
         return [self._outcome(index, values.get(index)) for index in range(len(self))]
@@ -143,17 +133,6 @@ class Page:
 
 def _states(rulings: Iterable[Ruling]) -> list[State]:
     return [cast("State", ruling.state) for ruling in rulings]
-
-
-def _refuse_unknown_states(rulings: Sequence[Ruling], instances: Sequence[tuple[str, int]]) -> None:
-    if unknown := {ruling.state for ruling in rulings}.difference(STATES):
-        task_id = next(
-            task_id
-            for ruling, (task_id, _) in zip(rulings, instances, strict=True)
-            if ruling.state in unknown
-        )
-        message = f"{task_id!r} is finished in a state that is not known: {min(unknown)!r}"
-        raise ValueError(message)
 
 
 class _Ledger:

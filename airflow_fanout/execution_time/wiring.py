@@ -31,16 +31,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """
-    A branch that a fan-in collects, or a mapped task each of whose instances is one.
+    A branch that a fan-in collects, or a mapped task each of whose instances is one, or runs a batch.
 
     :param name: Name of the branch; of a mapped task, the part before ``[map_index]``.
-    :param tasks: Its tasks.
-    :param is_mapped: Whether each instance is a branch, or runs a batch of them.
     :param group: The group of this package whose branches the instances are; None of any other task.
     :param by_prefix: Whether a prefix brought it in: then names are task ids.
     :param may_have_names: Whether the items of such a group, known only at run time, may have names.
-    :param ask_names: Asks the task that returned the items for their names (None if it was a list) and their
-        number, which takes a request; None where it can have returned nothing but a list.
+    :param ask_names: Asks the items' task for the names (None of a list) and their number, in one request.
     """
 
     name: str
@@ -74,11 +71,7 @@ class Source:
 def group_sources(
     fan_in: BaseOperator, declared: DeclaredGroup, context: Context, map_index: int
 ) -> list[Source]:
-    """
-    Say where to read the branches of a group.
-
-    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
-    """
+    """Say where to read the branches of a group."""
     if declared.mode == "static":
         return [
             Source(name=branch.name, tasks=BranchTasks(task_ids=branch.task_ids, map_index=map_index))
@@ -115,12 +108,7 @@ def _group_source(fan_in: BaseOperator, declared: DeclaredGroup, *, by_prefix: b
 
 
 def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> list[Source]:
-    """
-    Match a prefix, as rendered, against the ids of a fan-in's direct upstream tasks, in natural order.
-
-    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
-    :raises PrefixError: If nothing matches, or a task that is neither upstream nor downstream does.
-    """
+    """Match a prefix, as rendered, against the ids of a fan-in's direct upstream tasks, in natural order."""
     if not isinstance(prefix, str) or not prefix:
         message = f"task_id_prefix: expected a prefix of task ids, found {prefix!r} (as rendered)"
         raise PrefixError(message, prefix=str(prefix), candidates=())
@@ -142,13 +130,7 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
 def upstream_failure(
     fan_in: BaseOperator, states: States, sources: Sequence[Source], map_index: int
 ) -> UpstreamFailedError | AirflowSkipException | None:
-    """
-    Say what a fan-in raises because of an upstream task that is no branch, or of branches that never existed.
-
-    :param map_index: The fan-in's own index in a mapped task group; -1 outside of one.
-    :return: An ``UpstreamFailedError`` if a task failed, an ``AirflowSkipException`` if one was skipped, else
-        None.
-    """
+    """Say what a fan-in raises because of an upstream task that is no branch, or of unexpanded branches."""
     unexpanded = _unexpanded(fan_in, states, sources)
     upstream = {
         task.task_id: set(_states_of(states, task, fan_in, map_index))

@@ -37,58 +37,44 @@ NOTHING: Any = object()
 
 
 class Values:
-    """
-    Values as the server sent them, of which each is made, or fetched, when they are iterated over.
+    """Values as the server sent them; each is deserialized, or fetched, when they are iterated over."""
 
-    :param rows: The values as they are stored.
-    :param what: What each of them is, to begin a sentence with.
-    """
-
-    def __init__(self, rows: Sequence[Any], what: str) -> None:
-        self._rows, self._what = rows, what
+    def __init__(self, rows: Sequence[Any], title: str) -> None:
+        self._rows, self._title = rows, title
 
     def __len__(self) -> int:
         """Return the number of values; reads none."""
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Any]:
-        """
-        Yield the values.
-
-        :raises FileNotFoundError: If one is an object-storage XCom whose body is gone.
-        :raises UnreadableValueError: If one can't be read for another reason.
-        """
+        """Yield the values; raises what keeps one from being read."""
         for value in self.read():
             if isinstance(value, _Unreadable):
                 raise value.cause
             yield value
 
     def read(self) -> list[Any]:
-        """Values in order; in place of one that can't be read stands an ``_Unreadable``."""
+        """Values in order; an ``_Unreadable`` in place of one that can't be read."""
         return at_once(self._read, self._rows)
 
     def _read(self, row: Any) -> Any:
         from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
 
         try:
-            return deserialized(_XComWrapper(row), self._what)
+            return deserialized(_XComWrapper(row), self._title)
         except (FileNotFoundError, UnreadableValueError) as cause:
             return _Unreadable(cause)
 
 
 class RunReader:
-    """
-    Reads one run. Each call is one request to the API server, about 10 ms, one at a time.
-
-    :param ti: The task instance that reads.
-    """
+    """Reads the run of a task instance. Each call is one request to the API server, about 10 ms."""
 
     def __init__(self, ti: RuntimeTaskInstance) -> None:
         self._ti = ti
         self._counting = threading.Lock()
         self.requests = 0
         self.found_nothing = False
-        """Whether somebody had pushed nothing where a value was looked for."""
+        """Whether nothing had been pushed where a value was looked for."""
 
     def states(self) -> dict[tuple[str, int], InstanceState]:
         """
@@ -108,32 +94,19 @@ class RunReader:
     def instance_count(self, task_ids: Sequence[str]) -> int:
         """Count the instances of some tasks, finished or not."""
         self.requests += 1
-        return self._ti.get_ti_count(
-            dag_id=self._ti.dag_id, task_ids=list(task_ids), run_ids=[self._ti.run_id]
-        )
+        run_ids = [self._ti.run_id]
+        return self._ti.get_ti_count(dag_id=self._ti.dag_id, task_ids=list(task_ids), run_ids=run_ids)
 
     def value(self, task_id: str, map_index: int, key: str) -> Any:
         """
-        Value that one instance pushed; NOTHING if there is none.
-
-        A None that was pushed by hand reads as NOTHING here; :meth:`pushed_none` tells.
+        Value that one instance pushed; NOTHING if there is none, or a None that was pushed by hand.
 
         :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
         :raises UnreadableValueError: If it can't be read for another reason.
         """
         from airflow.sdk.execution_time.comms import GetXCom, XComResult
 
-        answer = self._ask(
-            GetXCom(
-                key=key,
-                dag_id=self._ti.dag_id,
-                run_id=self._ti.run_id,
-                task_id=task_id,
-                map_index=map_index,
-            )
-        )
-        if not isinstance(answer, XComResult):
-            raise TypeError(_unexpected("XComResult", answer))
+        answer = self._ask(GetXCom, XComResult, task_id=task_id, key=key, map_index=map_index)
         if answer.value is None:
             self.found_nothing = True
             return NOTHING
@@ -141,11 +114,7 @@ class RunReader:
         return deserialized(answer, f"What {name!r} pushed under {key!r}")
 
     def record(self, task_id: str, map_index: int) -> Record | None:
-        """
-        Record that a task of this package left; None if there is none.
-
-        :raises UnreadableValueError: If the storage doesn't answer.
-        """
+        """Record that a task of this package left; None if there is none."""
         try:
             return read_record(self.value(task_id, map_index, RECORD_KEY))
         except (FileNotFoundError, UnreadableValueError) as cause:
@@ -163,12 +132,8 @@ class RunReader:
         """Count the instances of a mapped task that have pushed a value."""
         from airflow.sdk.execution_time.comms import GetXComCount, XComCountResponse
 
-        answer = self._ask(
-            GetXComCount(key=key, dag_id=self._ti.dag_id, run_id=self._ti.run_id, task_id=task_id)
-        )
-        if not isinstance(answer, XComCountResponse):
-            raise TypeError(_unexpected("XComCountResponse", answer))
-        return answer.len
+        count: int = self._ask(GetXComCount, XComCountResponse, task_id=task_id, key=key).len
+        return count
 
     def page(self, task_id: str, key: str, start: int, stop: int) -> Values:
         """
@@ -178,36 +143,25 @@ class RunReader:
         """
         from airflow.sdk.execution_time.comms import GetXComSequenceSlice, XComSequenceSliceResult
 
-        answer = self._ask(
-            GetXComSequenceSlice(
-                key=key,
-                dag_id=self._ti.dag_id,
-                task_id=task_id,
-                run_id=self._ti.run_id,
-                start=start,
-                stop=stop,
-                step=None,
-            )
-        )
-        if not isinstance(answer, XComSequenceSliceResult):
-            raise TypeError(_unexpected("XComSequenceSliceResult", answer))
+        bounds = {"start": start, "stop": stop, "step": None}
+        answer = self._ask(GetXComSequenceSlice, XComSequenceSliceResult, task_id=task_id, key=key, **bounds)
         return Values(answer.root, f"What an instance of {task_id!r} pushed under {key!r}")
 
-    def _ask(self, message: Any) -> Any:
+    def _ask(self, request: type[Any], expected: type[Any], **fields: Any) -> Any:
         from airflow.sdk.execution_time import task_runner
 
         with self._counting:  # branches may be read in threads
             self.requests += 1
-        return task_runner.SUPERVISOR_COMMS.send(message)
+        message = request(dag_id=self._ti.dag_id, run_id=self._ti.run_id, **fields)
+        answer = task_runner.SUPERVISOR_COMMS.send(message)
+        if not isinstance(answer, expected):
+            problem = f"expected {expected.__name__} from the supervisor, found {answer!r}"
+            raise TypeError(problem)
+        return answer
 
 
 def at_once(read: Callable[[Thing], Read], things: Sequence[Thing]) -> list[Read]:
-    """
-    Read things in order: one after another, or so many at the same time if their values lie elsewhere.
-
-    :param read: Reads one of them; the requests that it sends still go one at a time.
-    :param things: What is to be read.
-    """
+    """Read things in order, several at a time if values lie elsewhere; requests still go one by one."""
     if not values_lie_elsewhere() or _answered_in_process():
         return [read(each) for each in things]
     with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="fan-in-bodies") as readers:
@@ -240,12 +194,7 @@ def _record_of(value: Any) -> Record | None:
 
 
 class BranchReader:
-    """
-    Reads branches one by one, for the judge.
-
-    :param reader: Reads the run.
-    :param states: States of the run's finished instances.
-    """
+    """Reads branches one by one for the judge; ``states`` are those of the run's finished instances."""
 
     def __init__(self, reader: RunReader, states: States) -> None:
         self._reader, self._states = reader, states
@@ -293,13 +242,10 @@ class BranchReader:
         self, task_id: str, key: str, indexes: Sequence[int], first: int, *, ahead: Values | None = None
     ) -> dict[int, Any]:
         """
-        Read the values of instances that have all pushed one.
+        Read the values of instances that have all pushed one, the first at a position among all values.
 
-        :param indexes: Their map indexes, in order.
-        :param first: Position of the first one's value among all that were pushed.
         :param ahead: The values, if the server has sent them already.
         :return: The values by position within ``indexes``; a ``LostValue`` in place of one that is gone.
-        :raises BranchesRunningError: If there are fewer by now.
         """
         try:
             sent = self._reader.page(task_id, key, first, first + len(indexes)) if ahead is None else ahead
@@ -307,10 +253,7 @@ class BranchReader:
         except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
             return self._one_by_one(task_id, key, indexes)
         if len(values) != len(indexes):
-            message = (
-                f"{len(values)} values of {len(indexes)} {task_id!r} are left: they were cleared while they "
-                "were being read"
-            )
+            message = f"{len(values)} of {len(indexes)} values of {task_id!r} are left: it was cleared"
             raise BranchesRunningError(message, names=[task_id])
         return dict(enumerate(values))
 
@@ -343,7 +286,3 @@ async def supervisor_turn() -> None:
     if lock is not None:  # dag.test() has none
         async with lock:
             pass
-
-
-def _unexpected(expected: str, answer: object) -> str:
-    return f"expected {expected} from the supervisor, found {answer!r}"

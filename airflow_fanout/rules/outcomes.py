@@ -152,14 +152,7 @@ def judge_branch(reader: Reader, tasks: BranchTasks, key: str = RETURN_VALUE) ->
 
 
 def judge_items(state: str | None, record: Record | None, count: int, value: ValueState) -> list[Ruling]:
-    """
-    Decide what became of each item of a batch.
-
-    :param state: State of the batch's task instance.
-    :param record: What it recorded.
-    :param count: Number of its items.
-    :param value: Whether the batch's values can be read.
-    """
+    """Decide what became of each item of a batch, by its task instance's state, its record and its value."""
     record = believed(state, record)
     if not isinstance(record, BatchRecord) or len(record.statuses) != count:
         return [_judge_silent_batch(state, record)] * count

@@ -59,12 +59,7 @@ class _Instance(InstanceState):
 
 @dataclass
 class SimulatedReader:
-    """
-    Answers as the API server would, from values at hand; has the methods of ``RunReader``.
-
-    :param instances: ``{(task_id, map_index): state}``.
-    :param xcoms: ``{(task_id, map_index, key): value}``; records lie under their key as they are.
-    """
+    """Answers as the API server would, from values at hand: with the methods of ``RunReader``."""
 
     instances: dict[tuple[str, int], InstanceState] = field(default_factory=dict)
     xcoms: dict[tuple[str, int, str], Any] = field(default_factory=dict)
@@ -122,16 +117,7 @@ class _Branch:
 
 
 class SimulatedRun:
-    """
-    A run as its author tells it.
-
-    :param fan_in: The fan-in.
-    :param sources: What it collects, in order.
-    :param map_index: Its own index in a mapped task group; -1 outside of one.
-    :param outcomes: What became of branches by name, and of other tasks by id.
-    :param values: What branches returned, by name.
-    :raises DeclarationTypeError: If one of these is no mapping.
-    """
+    """A run as its author tells it: outcomes of branches by name and of other tasks by id, values by name."""
 
     def __init__(
         self,
@@ -154,14 +140,7 @@ class SimulatedRun:
         self._reader = SimulatedReader()
 
     def reader(self, count: Counts | None, names: Names | None) -> SimulatedReader:
-        """
-        Make what the fan-in reads.
-
-        :param count: How many branches there are, where only a run knows.
-        :param names: Or their names.
-        :raises DeclarationValueError: If there can be no such run.
-        :raises DeclarationTypeError: If an outcome, a count or a name is of the wrong type.
-        """
+        """Make what the fan-in reads; raises a ``DeclarationError`` if there can be no such run."""
         for task_id, outcome in self._task_outcomes.items():
             self._check_outcome(task_id, outcome, TASK_STATES)
         numbers = self._numbers(count, names)
