@@ -182,7 +182,7 @@ class TestAMappedTask:
         results = results_of(reader, MAPPED)
         del reader.xcoms["each", 1, RETURN_VALUE]
 
-        with pytest.raises(BranchesRunningError, match="1 values of 2 'each' are left"):
+        with pytest.raises(BranchesRunningError, match="1 of 2 values of 'each' are left"):
             dict(results)
 
     def test_one_that_never_expanded_has_no_branches(self) -> None:
