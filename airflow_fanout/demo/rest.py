@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from http.client import HTTPException
-from json import dumps, loads
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.error import HTTPError
-from urllib.parse import quote, urlencode
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.parse import quote
+
+import httpx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,8 +51,14 @@ class AirflowRest:
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         self.token: str | None = None
-        # A proxy from the environment has no business between this process and loopback.
-        self._opener = build_opener(ProxyHandler({}))
+        # No proxy of the environment's, and no connection that a server may close while it is idle.
+        self._client = httpx.Client(
+            base_url=base_url,
+            headers={"accept": "application/json"},
+            timeout=TIMEOUT,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     def ensure_alive(self) -> None:
         """Raise if waiting any longer makes no sense; called between the requests of every wait."""
@@ -78,26 +82,16 @@ class AirflowRest:
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
     ) -> Any:
         """Send a request to a path below the base URL, and return the JSON; None for an empty answer."""
-        headers = {"accept": "application/json", "content-type": "application/json"}
-        if self.token is not None:
-            headers["authorization"] = f"Bearer {self.token}"
-        request = Request(  # noqa: S310 - the scheme is http
-            f"{self.base_url}/{path}?{urlencode(params or {}, doseq=True)}",
-            data=None if json is None else dumps(json).encode(),
-            headers=headers,
-            method=method,
-        )
+        headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
         try:
-            with self._opener.open(request, timeout=TIMEOUT) as response:
-                answer = response.read()
-        except HTTPError as error:
-            with error:
-                msg = f"{method} /{path}: {error.code}: {error.read().decode()}"
-            raise RestError(msg, error.code) from error
-        except (OSError, HTTPException) as error:
+            answer = self._client.request(method, f"/{path}", params=params, json=json, headers=headers)
+        except httpx.HTTPError as error:
             msg = f"Airflow does not answer: {method} /{path}: {error}"
             raise NoAnswerError(msg) from error
-        return loads(answer) if answer else None
+        if not answer.is_success:
+            msg = f"{method} /{path}: {answer.status_code}: {answer.text}"
+            raise RestError(msg, answer.status_code)
+        return answer.json() if answer.content else None
 
     def find(self, path: str, **params: Any) -> Any:
         """Return what is there; None if there is nothing."""
