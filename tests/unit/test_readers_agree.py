@@ -71,7 +71,17 @@ class Instance:
     content: Any = "value"
 
 
-instances = st.builds(
+NOTED, NONE, RAISED = RECORDS[1], RECORDS[2], RECORDS[3]
+instances = st.sampled_from(
+    [
+        Instance(record=NOTED, value="present"),
+        Instance(record=NONE, content=None),
+        Instance(record=NOTED, value=LostValue(PATH)),
+        Instance(state="failed", record=RAISED),
+        Instance(state="failed"),
+        Instance(state="upstream_failed", has_run=False),
+    ]
+) | st.builds(
     Instance,
     state=st.sampled_from(STATES),
     record=st.sampled_from(RECORDS),

@@ -638,6 +638,12 @@ class TestBranchesThatAreNotFinished:
         assert verdict.error.names == ("process_1",)
         assert verdict.report is None
 
+    def test_what_one_has_lost_from_storage_that_starts_again_meanwhile_is_not_missing(self) -> None:
+        run = run_of("success").succeed("process.process_1", FileNotFoundError("s3://gone"))
+        run.running_again.add(("process.process_1", -1))
+
+        assert isinstance(run_fan_in(fan_in_of(2, min_success=1), run).error, BranchesRunningError)
+
     def test_what_a_foreign_one_has_lost_is_not_none(self) -> None:
         fan_in = FanInOperator(task_id="combine", task_id_prefix="native_", min_success=1)
         fan_in << [task(task_id=f"native_{n}")(work)() for n in range(2)]

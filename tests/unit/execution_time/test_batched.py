@@ -182,6 +182,12 @@ class TestValuesThatAreGone:
         assert verdict.report is not None
         assert (verdict.report["succeeded"], verdict.report["missing"]) == (3, 1)
 
+    @pytest.mark.parametrize(("state", "total"), [("upstream_failed", 8), ("removed", 6)])
+    def test_are_missing_where_a_batch_kept_those_of_an_earlier_try(self, state: str, total: int) -> None:
+        run = Batches().cut(total).batch(0, "SS").batch(1, "SS").batch(2, "SS").batch(3, "SS", state=state)
+
+        assert states(collect(run.lose(1)))[:6] == "SSMMSS"
+
     def test_behind_the_count_fail_the_fan_in(self) -> None:
         """One batch was killed before its record, and so its value makes up for another's in the count."""
         run = Batches().cut(6).batch(0, "SS").batch(1, "SS").dead(2, value={"g_4": 1, "g_5": 2})
@@ -252,6 +258,19 @@ class TestRequests:
 
         assert len(outcomes(verdict)) == tasks * size
         assert verdict.requests <= 4 + 2 * tasks
+
+    def test_of_a_batch_that_did_not_run_no_record_is_asked_for(self) -> None:
+        verdict = collect(Batches().cut(4).batch(0, "SS").batch(1, "SS", state="upstream_failed"))
+
+        assert verdict.reader.asked("record") == [("g.each", 0)]
+
+    def test_of_items_in_a_list_one_batch_is_asked_for_names(self) -> None:
+        run = Batches().cut(6).dead(0).dead(1).batch(2, "SS")
+        for number in range(3):
+            run.xcoms["g.split", -1, batch_key(number)] = {"names": None, "items": []}
+        asked = collect(run).reader.asked("value")
+
+        assert [key for _, _, key in asked if key != RETURN_VALUE] == [batch_key(0)]
 
     def test_a_batch_is_read_when_its_items_are_asked_for(self) -> None:
         fan_out = FanOutGroup("g", branch=work, items=load(), items_per_task=2)

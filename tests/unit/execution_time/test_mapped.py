@@ -314,6 +314,14 @@ class TestALieInARecord:
         assert (found["g_0"], found["g_2"]) == (("success", "value 0", None), ("success", "value 2", None))
         assert found["g_1"][1] in {"value 1", None}
 
+    def test_about_whose_it_is_gives_no_error_to_another(self) -> None:
+        run = Instances().ok(2, "c")
+        for index in (0, 1):
+            record = {"state": "failed", "error": f"E: {index}", "map_index": 1 - index}
+            run.add("g.each", "failed", map_index=index, record=record)
+
+        assert [error for _, _, error in outcomes(collect(run)).values()] == ["E: 0", "E: 1", None]
+
     @pytest.mark.parametrize("claimed", ["a", "c", "", None, 8], ids=repr)
     def test_about_a_name_takes_it_from_nobody(self, claimed: Any) -> None:
         run = self.instances({"name": claimed}, "a", "b", "c")
