@@ -14,11 +14,7 @@ CELERY_PATIENCE = 1.0
 
 
 def read_scheduling_limits() -> SchedulingLimits:
-    """
-    Read the limits from the metadata database and the configuration, and ask Celery's workers.
-
-    :raises SQLAlchemyError: If the database can't be read.
-    """
+    """Read the limits from the metadata database and the configuration, and ask Celery's workers."""
     from airflow.jobs.job import Job
 
     with create_session() as session:
@@ -61,10 +57,6 @@ def _celery_workers() -> tuple[Worker, ...] | None:
         return None
     if not stats or not queues:
         return None
-    return tuple(
-        Worker(
-            concurrency=stats[name]["pool"]["max-concurrency"],
-            queues=frozenset(queue["name"] for queue in queues[name]),
-        )
-        for name in sorted(stats.keys() & queues.keys())
-    )
+    slots = {name: stats[name]["pool"]["max-concurrency"] for name in sorted(stats.keys() & queues.keys())}
+    names = {worker: frozenset(queue["name"] for queue in queues[worker]) for worker in slots}
+    return tuple(Worker(concurrency=slots[worker], queues=names[worker]) for worker in slots)
