@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.cli.cli_config import (
@@ -24,22 +25,7 @@ if TYPE_CHECKING:
 MOST_BRANCHES, LONGEST_WAIT, LAST_PORT = 200, 600, 65535
 
 
-def branch_count(text: str) -> int:
-    """Read ``--count``."""
-    return int(_number(text, int, "a whole number", 1, MOST_BRANCHES))
-
-
-def port_number(text: str) -> int:
-    """Read ``--port``."""
-    return int(_number(text, int, "a port", 1, LAST_PORT))
-
-
-def wait_seconds(text: str) -> float:
-    """Read ``--work-seconds``."""
-    return _number(text, float, "seconds", 0, LONGEST_WAIT)
-
-
-def _number(text: str, read: Callable[[str], float], noun: str, least: int, most: int) -> float:
+def _number(read: Callable[[str], float], noun: str, least: int, most: int, text: str) -> float:
     try:
         number = read(text)
     except ValueError:
@@ -48,6 +34,11 @@ def _number(text: str, read: Callable[[str], float], noun: str, least: int, most
         msg = f"expected {noun} from {least} to {most}, not {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return number
+
+
+branch_count = partial(_number, int, "a whole number", 1, MOST_BRANCHES)
+wait_seconds = partial(_number, float, "seconds", 0, LONGEST_WAIT)
+port_number = partial(_number, int, "a port", 1, LAST_PORT)
 
 
 def _arg(*flags: str, **settings: Any) -> Arg:
@@ -67,9 +58,9 @@ DEMO = ActionCommand(
     help="Run an example pipeline on an Airflow of its own and show what running in parallel brings",
     description=(
         "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs an "
-        "example Dag on it and shows its branches while they run, the result and the report. If there is a "
-        "Dag that does the same one by one (DAG_ID_sequential), that runs next, for comparison. Your own "
-        "Airflow is neither used nor changed. It takes half a minute to two, and leaves nothing behind."
+        "example Dag on it and shows its branches while they run, the result and the report; then a Dag that "
+        "does the same one by one, if there is one (DAG_ID_sequential). Your own Airflow is neither used nor "
+        "changed. It takes half a minute to two, and leaves nothing behind."
     ),
     epilog="Exit code: 0 if the run succeeded, 1 if it failed or was stopped, 2 for a wrong argument.",
     func=lazy_load_command("airflow_fanout.demo.demo.command"),
@@ -94,11 +85,7 @@ DEMO = ActionCommand(
             default=3.0,
             metavar="SECONDS",
         ),
-        _arg(
-            "--keep",
-            help="Leave Airflow running, to look at the run in the browser, until Ctrl-C; its files stay",
-            action="store_true",
-        ),
+        _arg("--keep", help="Leave Airflow running until Ctrl-C, and its files", action="store_true"),
         _arg("--port", help="Port of the web interface on 127.0.0.1 (default: a free one)", type=port_number),
     ),
 )
@@ -120,11 +107,10 @@ CHECK = ActionCommand(
         "JSON and YAML: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), "
         "problems (their number), others (number of Dags without fan-out and fan-in), import_errors (file, "
         "error). A group: group_id (as rerun --group takes it), mode, declared (branches or items; null if "
-        "known only at run time), tasks (what wants to run at once: branches or batches), effective (how "
-        "many can), effective_items (batches: items at once), limit (what sets it: name, slots, where, "
-        "reason; its name is 'branches' if there are no more than that), limits (all there are). A fan-in: "
-        "task_id, group_id or prefix, matches (task ids), count, key, threshold. A problem: kind, message, "
-        "task_ids."
+        "known only at run time), tasks (branches or batches that want to run at once), effective (how many "
+        "can), effective_items (of batches), limit (what sets it: name, slots, where, reason; named "
+        "'branches' if there are no more), limits (all there are). A fan-in: task_id, group_id or prefix, "
+        "matches (task ids), count, key, threshold. A problem: kind, message, task_ids."
     ),
     func=lazy_load_command("airflow_fanout.cli.check.command"),
     args=(
@@ -167,11 +153,7 @@ RERUN = ActionCommand(
             metavar="GROUP_ID",
         ),
         _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
-        _arg(
-            "--whole-branches",
-            help="Of branches of several tasks run again all tasks, those that succeeded, too",
-            action="store_true",
-        ),
+        _arg("--whole-branches", help="Of an unsuccessful branch run all tasks again", action="store_true"),
         _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
         _arg("--yes", "-y", help="Don't ask; take the cause too, if there is one", action="store_true"),
         OUTPUT,

@@ -28,16 +28,15 @@ from airflow_fanout.ui.access import CLEAR, READ, may_clear
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from airflow_fanout.reports.group_capacity import SchedulingLimits
-
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
 
-KEPT_SECONDS = 30
-"""How long the surroundings are taken to stay as they are: Celery's workers take a second to answer."""
+MOST_ITEMS = 2000  # in one answer
 
-MOST_ITEMS = 2000
-"""Items in one answer."""
+Index = Annotated[int, Query(ge=0)]
+
+# The surroundings are taken to stay as they are for 30 seconds: Celery's workers take one to answer.
+surroundings = cached(TTLCache(maxsize=1, ttl=30), lock=Lock())(read_scheduling_limits)
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -78,26 +77,17 @@ def static(dag_id: str, name: str) -> Response:  # noqa: ARG001 - asked for in t
 
 @router.get("/report/{run_id:path}")
 def report(
-    dag_id: str,
-    run_id: str,
-    session: SessionDep,
-    user_may_clear: Annotated[bool, Depends(may_clear)],
+    dag_id: str, run_id: str, session: SessionDep, user_may_clear: Annotated[bool, Depends(may_clear)]
 ) -> Response:
     """Return the run's report, and whether the user may run again what failed."""
     with _explained():
-        run_report = read_report(dag_id, run_id, surroundings=_surroundings(), session=session)
+        run_report = read_report(dag_id, run_id, surroundings=surroundings(), session=session)
     return _json({"report": run_report, "may_clear": user_may_clear})
 
 
 @router.get("/items/{run_id:path}")
 def items(
-    dag_id: str,
-    run_id: str,
-    session: SessionDep,
-    *,
-    group: Annotated[str, Query()],
-    batch: Annotated[int, Query(ge=0)],
-    start: Annotated[int, Query(ge=0)] = 0,
+    dag_id: str, run_id: str, session: SessionDep, *, group: str, batch: Index, start: Index = 0
 ) -> Response:
     """Return some of a batch's items."""
     with _explained():
@@ -107,9 +97,7 @@ def items(
 
 
 @router.get("/rerun/{run_id:path}", dependencies=[CLEAR[-1]])
-def plan_rerun(
-    dag_id: str, run_id: str, session: SessionDep, group: Annotated[str | None, Query()] = None
-) -> Response:
+def plan_rerun(dag_id: str, run_id: str, session: SessionDep, group: str | None = None) -> Response:
     """Return what would be cleared."""
     with _explained():
         plan = find_plan(dag_id, run_id, group_ids=_only(group), session=session)
@@ -139,11 +127,6 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
-
-
-@cached(TTLCache(maxsize=1, ttl=KEPT_SECONDS), lock=Lock())
-def _surroundings() -> SchedulingLimits:
-    return read_scheduling_limits()
 
 
 def _only(group: str | None) -> list[str] | None:
