@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import TaskRun
 
 
-PAGE = 500
-"""Task instances that one query asks for."""
+PAGE = 500  # task instances that one query asks for
 
 
 def find_plan(

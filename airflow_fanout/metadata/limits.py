@@ -9,8 +9,7 @@ from sqlalchemy import select
 
 from airflow_fanout.reports.group_capacity import CELERY, SchedulingLimits, Worker
 
-CELERY_PATIENCE = 1.0
-"""Seconds that Celery workers have to answer."""
+CELERY_PATIENCE = 1.0  # seconds that Celery workers have to answer
 
 
 def read_scheduling_limits() -> SchedulingLimits:

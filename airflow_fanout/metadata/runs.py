@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import ValueState
 
 
-CANDIDATES = 5
-"""Runs that an error names."""
+CANDIDATES = 5  # runs that an error names
 
 
 class UnknownDagError(LookupError):

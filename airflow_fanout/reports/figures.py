@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_report import GroupReport, Outcomes
 
 
-DONE = (FINISHED | {"missing"}) - {"removed"}
-"""States of branches that nothing more will become of."""
-
+DONE = (FINISHED | {"missing"}) - {"removed"}  # states of branches that nothing more will become of
 PLURALS = {"branch": "branches", "batch": "batches", "item": "items"}
 
 LONGEST_NAME, CAUSES_NAMED = 60, 2

@@ -22,8 +22,7 @@ UNLIMITED_POOL = -1
 Kind = tuple[tuple["TaskOutline", ...], int]
 """The tasks of a branch, and the number of branches that are made of them."""
 
-Takers = list[tuple[int, int]]
-"""Slots of a pool that a branch takes, and the number of such branches."""
+Takers = list[tuple[int, int]]  # slots of a pool that a branch takes, and the number of such branches
 
 
 @dataclass(frozen=True, kw_only=True)

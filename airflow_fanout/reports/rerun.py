@@ -26,8 +26,7 @@ UNSUCCESSFUL = FAILED | {"skipped"}
 CLEARABLE = FINISHED - {"removed"}
 """States that clearing changes; a task instance in another one has not ended, or is no longer declared."""
 
-Key = tuple[str, int]
-"""Task id and map index of a task instance."""
+Key = tuple[str, int]  # task id and map index of a task instance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,15 +39,9 @@ if TYPE_CHECKING:
     """Tells how many of a number of a group's branches, or batches, can run at once; None if unknown."""
 
 
-ENDED = DONE | {"removed"}
-"""States of branches that nothing more will become of."""
-
-SLOWEST_ITEMS = 10
-"""Items that are named as the slowest: a batched group may have a million."""
-
-PROBLEM_ITEMS = 20
-"""Items without a value that are named; the rest are counted."""
-
+ENDED = DONE | {"removed"}  # states of branches that nothing more will become of
+SLOWEST_ITEMS = 10  # items that are named as the slowest: a batched group may have a million
+PROBLEM_ITEMS = 20  # items without a value that are named; the rest are counted
 PYTHON_TASKS = frozenset({"_PythonDecoratedOperator", "PythonOperator"})
 """Operators whose branches could run in batches too."""
 

@@ -27,11 +27,8 @@ STATE_ORDER = (
 )
 """States in the order in which people want to know about them."""
 
-LONG = 0.2
-"""Share of the busy time from which on an idle time is left out of a time line."""
-
-MOST_CUTS = 10
-"""Idle times that are left out, at most: the longest."""
+LONG = 0.2  # share of the busy time from which on an idle time is left out of a time line
+MOST_CUTS = 10  # idle times that are left out, at most: the longest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

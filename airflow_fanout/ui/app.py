@@ -32,7 +32,6 @@ STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
 
 MOST_ITEMS = 2000  # in one answer
-
 Index = Annotated[int, Query(ge=0)]
 
 # The surroundings are taken to stay as they are for 30 seconds: Celery's workers take one to answer.
@@ -99,16 +98,18 @@ def items(
 @router.get("/rerun/{run_id:path}", dependencies=[CLEAR[-1]])
 def plan_rerun(dag_id: str, run_id: str, session: SessionDep, group: str | None = None) -> Response:
     """Return what would be cleared."""
+    group_ids = None if group is None else [group]
     with _explained():
-        plan = find_plan(dag_id, run_id, group_ids=_only(group), session=session)
+        plan = find_plan(dag_id, run_id, group_ids=group_ids, session=session)
     return _json({**plan_as_json(plan), "plan": fingerprint(plan)})
 
 
 @router.post("/rerun/{run_id:path}", dependencies=[*CLEAR, Depends(action_logging("fan_out_rerun"))])
 def rerun(dag_id: str, run_id: str, body: RerunBody, session: SessionDep) -> Response:
     """Clear what was shown; nothing, if that is no longer what there is."""
+    group_ids = None if body.group is None else [body.group]
     with _explained():
-        plan = find_plan(dag_id, run_id, group_ids=_only(body.group), session=session)
+        plan = find_plan(dag_id, run_id, group_ids=group_ids, session=session)
         if fingerprint(plan) != body.plan:
             message = "The run has changed in the meantime. Nothing was cleared; look at what would be now."
             raise HTTPException(status.HTTP_409_CONFLICT, message)
@@ -129,15 +130,10 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
     return response
 
 
-def _only(group: str | None) -> list[str] | None:
-    return None if group is None else [group]
-
-
 def _file(name: str) -> Response:
-    paths = {path.name: path for path in STATIC.iterdir() if path.suffix in MEDIA_TYPES}
-    if name not in paths:
+    path = next((path for path in STATIC.iterdir() if path.name == name), None)
+    if path is None or path.suffix not in MEDIA_TYPES:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such file")
-    path = paths[name]
     # Asked for again each time, answered with "not modified": an upgrade shows at once.
     headers = {"Cache-Control": "private, no-cache"}
     return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
