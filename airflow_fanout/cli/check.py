@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_capacity import GroupCapacity
 
 
-FINE, PROBLEM = 0, 1
-
-
 @suppress_logs_and_warning
 @while_read()
 def command(args: Namespace) -> NoReturn:
@@ -49,7 +46,7 @@ def command(args: Namespace) -> NoReturn:
     show(checks, others=others, errors=errors, output=args.output)
     if errors:
         sys.exit(CANNOT_TELL)
-    sys.exit(PROBLEM if any(check.problems for check in checks) else FINE)
+    sys.exit(int(any(check.problems for check in checks)))
 
 
 def _check(dag_id: str | None) -> tuple[list[DagCheck], int, dict[str, str]]:
@@ -65,12 +62,7 @@ def _check(dag_id: str | None) -> tuple[list[DagCheck], int, dict[str, str]]:
 
 
 def show(checks: Sequence[DagCheck], *, others: int = 0, errors: Mapping[str, str], output: str) -> None:
-    """
-    Print the result in one of Airflow's formats.
-
-    :param others: Number of Dags that have no fan-out and no fan-in.
-    :param errors: Errors of Dag files by their paths.
-    """
+    """Print the checks, the number of other Dags, and errors by file, in one of Airflow's formats."""
     problems = sum(len(check.problems) for check in checks)
     if output in {"json", "yaml"}:
         data = {
@@ -81,13 +73,9 @@ def show(checks: Sequence[DagCheck], *, others: int = 0, errors: Mapping[str, st
         }
         print(json.dumps(data, indent=2) if output == "json" else yaml.dump(data, sort_keys=False))
         return
-    console = AirflowConsole(markup=False, emoji=False, highlight=False)
-    rows = [
-        {"dag_id": check.dag_id, "name": name, "kind": kind, "finding": finding}
-        for check in checks
-        for name, kind, finding in _rows(check)
-    ]
-    console.print_as(rows, output)
+    heads = ("dag_id", "name", "kind", "finding")
+    rows = [dict(zip(heads, (check.dag_id, *row), strict=True)) for check in checks for row in _rows(check)]
+    AirflowConsole(markup=False, emoji=False, highlight=False).print_as(rows, output)
     for file, error in sorted(errors.items()):
         print(f"{file} can't be imported: {error.rstrip()}", file=sys.stderr)
     if output == "table":
@@ -130,13 +118,9 @@ def _group_as_json(group_id: str, capacity: GroupCapacity) -> dict[str, Any]:
         "tasks": None if tasks.declared == UNKNOWN else tasks.declared,
         "effective": tasks.effective,
         "effective_items": capacity.items,
-        "limit": _limit_as_json(limit),
-        "limits": [_limit_as_json(limit) for limit in capacity.limits],
+        "limit": asdict(limit) | {"reason": limit.explanation},
+        "limits": [asdict(each) | {"reason": each.explanation} for each in capacity.limits],
     }
-
-
-def _limit_as_json(limit: Limit) -> dict[str, Any]:
-    return {**asdict(limit), "reason": limit.explanation}
 
 
 def _rows(check: DagCheck) -> Iterator[tuple[str, str, str]]:
@@ -160,11 +144,9 @@ def _capacity_in_words(capacity: GroupCapacity) -> str:
     if capacity.items is not None:
         items = "" if capacity.declared is None else f"{counted(capacity.declared, 'item', 'items')} in "
         text = f"{items}{text} ({counted(capacity.items, 'item', 'items')} at once)"
-    limits = ", ".join(
-        f"pool {limit.where} {limit.slots}" if limit.name == "pool" else f"{limit.name} {limit.slots}"
-        for limit in capacity.limits
-    )
-    return f"{text}. Limits: {limits}"
+    names = (f"pool {limit.where}" if limit.name == "pool" else limit.name for limit in capacity.limits)
+    limits = (f"{name} {limit.slots}" for name, limit in zip(names, capacity.limits, strict=True))
+    return f"{text}. Limits: {', '.join(limits)}"
 
 
 def _fan_in_in_words(check: FanInCheck) -> str:

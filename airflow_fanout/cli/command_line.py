@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-CANNOT_TELL = 2
-"""Exit code where there is nothing to say anything about."""
+CANNOT_TELL = 2  # exit code where there is nothing to say anything about
 
 
 @contextmanager
@@ -55,10 +54,8 @@ def metadata_session(command: str) -> Iterator[Session]:
 def why_unreadable(error: SQLAlchemyError) -> str:
     """Say in one line that the metadata database can't be read, and why."""
     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-    return (
-        f"the metadata database can't be read: {reason}. Is it there (airflow db check), and up to date "
-        "(airflow db migrate)?"
-    )
+    way_out = "Is it there (airflow db check), and up to date (airflow db migrate)?"
+    return f"the metadata database can't be read: {reason}. {way_out}"
 
 
 def stop(command: str, problem: str, code: int = CANNOT_TELL) -> NoReturn:

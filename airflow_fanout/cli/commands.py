@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.cli.cli_config import (
-    ARG_OUTPUT,
-    ARG_VERBOSE,
-    ActionCommand,
-    Arg,
-    GroupCommand,
-    lazy_load_command,
-)
+from airflow.cli import cli_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from airflow.cli.cli_config import CLICommand
 
 
 MOST_BRANCHES, LONGEST_WAIT, LAST_PORT = 200, 600, 65535
 
 
-def branch_count(text: str) -> int:
-    """Read ``--count``."""
-    return int(_number(text, int, "a whole number", 1, MOST_BRANCHES))
-
-
-def port_number(text: str) -> int:
-    """Read ``--port``."""
-    return int(_number(text, int, "a port", 1, LAST_PORT))
-
-
-def wait_seconds(text: str) -> float:
-    """Read ``--work-seconds``."""
-    return _number(text, float, "seconds", 0, LONGEST_WAIT)
-
-
-def _number(text: str, read: Callable[[str], float], noun: str, least: int, most: int) -> float:
+def _number(read: Callable[[str], float], noun: str, least: int, most: int, text: str) -> float:
     try:
         number = read(text)
     except ValueError:
@@ -50,8 +27,13 @@ def _number(text: str, read: Callable[[str], float], noun: str, least: int, most
     return number
 
 
-def _arg(*flags: str, **settings: Any) -> Arg:
-    return Arg(flags, **settings)  # type: ignore[no-untyped-call]
+branch_count = partial(_number, int, "a whole number", 1, MOST_BRANCHES)
+wait_seconds = partial(_number, float, "seconds", 0, LONGEST_WAIT)
+port_number = partial(_number, int, "a port", 1, LAST_PORT)
+
+
+def _arg(*flags: str, **settings: Any) -> cli_config.Arg:
+    return cli_config.Arg(flags, **settings)  # type: ignore[no-untyped-call]
 
 
 OUTPUT = _arg(
@@ -62,17 +44,17 @@ OUTPUT = _arg(
     default="text",
 )
 
-DEMO = ActionCommand(
+DEMO = cli_config.ActionCommand(
     name="demo",
     help="Run an example pipeline on an Airflow of its own and show what running in parallel brings",
     description=(
         "Starts an Airflow of its own (SQLite, LocalExecutor) in a throwaway home, on loopback only, runs an "
-        "example Dag on it and shows its branches while they run, the result and the report. If there is a "
-        "Dag that does the same one by one (DAG_ID_sequential), that runs next, for comparison. Your own "
-        "Airflow is neither used nor changed. It takes half a minute to two, and leaves nothing behind."
+        "example Dag on it and shows its branches while they run, the result and the report; then a Dag that "
+        "does the same one by one, if there is one (DAG_ID_sequential). Your own Airflow is neither used nor "
+        "changed. It takes half a minute to two, and leaves nothing behind."
     ),
     epilog="Exit code: 0 if the run succeeded, 1 if it failed or was stopped, 2 for a wrong argument.",
-    func=lazy_load_command("airflow_fanout.demo.demo.command"),
+    func=cli_config.lazy_load_command("airflow_fanout.demo.demo.command"),
     args=(
         _arg(
             "--dag",
@@ -94,24 +76,19 @@ DEMO = ActionCommand(
             default=3.0,
             metavar="SECONDS",
         ),
-        _arg(
-            "--keep",
-            help="Leave Airflow running, to look at the run in the browser, until Ctrl-C; its files stay",
-            action="store_true",
-        ),
+        _arg("--keep", help="Leave Airflow running until Ctrl-C, and its files", action="store_true"),
         _arg("--port", help="Port of the web interface on 127.0.0.1 (default: a free one)", type=port_number),
     ),
 )
 
-CHECK = ActionCommand(
+CHECK = cli_config.ActionCommand(
     name="check",
     help="Say how many branches of a Dag can run at once, and why; and what would go wrong",
     description=(
-        "Why do only 16 of my 50 branches run? For each fan-out group: how many branches are declared, how "
+        "Why do only 16 of my 50 branches run? For each fan-out group: how many branches it declares, how "
         "many can run at once if nothing else does, and the limit that sets that number. For each fan-in: "
-        "what it collects and when it succeeds. Problems are what would keep tasks waiting for ever or fail "
-        "the fan-in. The Dag is taken from its file as it is now, or from the database if no file has it; "
-        "nothing is written."
+        "what it collects and when it succeeds. Problems keep tasks waiting for ever or fail the fan-in. The "
+        "Dag is taken from its file, or from the database if no file has it; nothing is written."
     ),
     epilog=(
         "Examples: airflow fanout check scores; airflow fanout check --all --output json. "
@@ -120,31 +97,29 @@ CHECK = ActionCommand(
         "JSON and YAML: dags (each: dag_id; source, 'file' or 'database'; groups; fan_ins; problems; notes), "
         "problems (their number), others (number of Dags without fan-out and fan-in), import_errors (file, "
         "error). A group: group_id (as rerun --group takes it), mode, declared (branches or items; null if "
-        "known only at run time), tasks (what wants to run at once: branches or batches), effective (how "
-        "many can), effective_items (batches: items at once), limit (what sets it: name, slots, where, "
-        "reason; its name is 'branches' if there are no more than that), limits (all there are). A fan-in: "
-        "task_id, group_id or prefix, matches (task ids), count, key, threshold. A problem: kind, message, "
-        "task_ids."
+        "known only at run time), tasks (branches or batches that want to run at once), effective (how many "
+        "can), effective_items (of batches), limit (what sets it: name, slots, where, reason; named "
+        "'branches' if there are no more), limits (all there are). A fan-in: task_id, group_id or prefix, "
+        "matches (task ids), count, key, threshold. A problem: kind, message, task_ids."
     ),
-    func=lazy_load_command("airflow_fanout.cli.check.command"),
+    func=cli_config.lazy_load_command("airflow_fanout.cli.check.command"),
     args=(
         _arg("dag_id", help="The Dag to check", nargs="?", metavar="DAG_ID"),
         _arg("--all", help="Check every Dag that has a fan-out or a fan-in", action="store_true"),
-        ARG_OUTPUT,
-        ARG_VERBOSE,
+        cli_config.ARG_OUTPUT,
+        cli_config.ARG_VERBOSE,
     ),
 )
 
-RERUN = ActionCommand(
+RERUN = cli_config.ActionCommand(
     name="rerun",
     help="Run again the branches of a run that did not succeed, the fan-in and what comes after it",
     description=(
         "Clears, in one run: of every branch that is not a success (failed, upstream_failed, skipped, "
         "stopped by stop_after_failures, or without a value) the tasks that aren't; the fan-ins; everything "
         "downstream of them; and the setups and teardowns of all these. Batches run again only what their "
-        "last try had not done (on Airflow 3.2 all). If a failed task before the branches is the cause, that "
-        "one is offered too; --yes takes it. What succeeded, or has not ended, is not cleared. First it "
-        "shows all that, and asks."
+        "last try had not done (on Airflow 3.2 all). A failed task before the branches is offered too; --yes "
+        "takes it. What succeeded, or has not ended, is not cleared. First it shows all that, and asks."
     ),
     epilog=(
         "Examples: 'airflow fanout rerun my_dag my_run --dry-run' only shows it; "
@@ -156,7 +131,7 @@ RERUN = ActionCommand(
         "(what stands between these and the branches); notes; cleared; changed_meanwhile (not cleared for "
         "that). A task instance: task_id, map_index, state."
     ),
-    func=lazy_load_command("airflow_fanout.cli.rerun.command"),
+    func=cli_config.lazy_load_command("airflow_fanout.cli.rerun.command"),
     args=(
         _arg("dag_id", help="Id of the Dag"),
         _arg("run_id", help="Id of the run"),
@@ -167,18 +142,14 @@ RERUN = ActionCommand(
             metavar="GROUP_ID",
         ),
         _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
-        _arg(
-            "--whole-branches",
-            help="Of branches of several tasks run again all tasks, those that succeeded, too",
-            action="store_true",
-        ),
+        _arg("--whole-branches", help="Of an unsuccessful branch run all tasks again", action="store_true"),
         _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
         _arg("--yes", "-y", help="Don't ask; take the cause too, if there is one", action="store_true"),
         OUTPUT,
     ),
 )
 
-REPORT = ActionCommand(
+REPORT = cli_config.ActionCommand(
     name="report",
     help="Show what became of each branch of a run, what running in parallel brought, and what to change",
     description=(
@@ -192,21 +163,21 @@ REPORT = ActionCommand(
         "database. JSON has all branches, times in ISO 8601, durations in seconds, null for what was not "
         "recorded; its keys are listed in docs/reference.md."
     ),
-    func=lazy_load_command("airflow_fanout.cli.report.command"),
+    func=cli_config.lazy_load_command("airflow_fanout.cli.report.command"),
     args=(
         _arg("dag_id", help="Id of the Dag", metavar="DAG_ID"),
         _arg("run_id", help="Id of the run (default: the latest)", metavar="RUN_ID", nargs="?"),
         _arg("--group", help="Only this group, or what this fan-in collects by prefix", metavar="GROUP_ID"),
         OUTPUT,
-        ARG_VERBOSE,
+        cli_config.ARG_VERBOSE,
     ),
 )
 
 
-def get_fanout_cli_commands() -> list[CLICommand]:
+def get_fanout_cli_commands() -> list[cli_config.CLICommand]:
     """Return what the provider adds to the ``airflow`` command."""
     return [
-        GroupCommand(
+        cli_config.GroupCommand(
             name="fanout",
             help="Fan-out and fan-in: try it out, check Dags, report on runs, run again what failed",
             description=(

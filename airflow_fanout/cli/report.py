@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from airflow.utils.cli import suppress_logs_and_warning
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import TextIO
 
-    from airflow_fanout.reports.group_report import GroupReport, Problem, RunReport
+    from airflow_fanout.reports.group_report import GroupReport, RunReport
 
 
 @suppress_logs_and_warning
@@ -49,17 +50,12 @@ def tolerate_any_encoding(stream: TextIO) -> None:
         return "".join(PLAIN.get(character, "?") for character in text), error.end
 
     codecs.register_error("airflow_fanout.similar", similar)
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None:  # a stream that holds text alone encodes nothing
-        reconfigure(errors="airflow_fanout.similar")
+    if isinstance(stream, TextIOWrapper):  # a stream that holds text alone encodes nothing
+        stream.reconfigure(errors="airflow_fanout.similar")
 
 
 def show(report: RunReport, console: Console) -> None:
-    """
-    Show a report.
-
-    :param console: Has markup and highlighting off.
-    """
+    """Show a report on a console that has markup and highlighting off."""
     run = f"{report.dag_id}, run {report.run_id}"
     if not report.groups:
         console.print(f"{run}: nothing is fanned out in it that a fan-in collects, so there is no report")
@@ -85,19 +81,14 @@ def _show_group(group: GroupReport, report: RunReport, console: Console) -> None
             console.print(f"  {shortened(slow.name)}: {format_seconds(slow.seconds)}")
     if group.failures is not None:
         console.print(f"{group.failures}:")
-        problems = group.outcomes.problems[:MOST_ROWS]
-        for problem in problems:
-            console.print(Text(f"  {_problem_line(problem)}", style=STYLES.get(problem.state, "")))
-        left = group.outcomes.problem_count - sum(problem.items for problem in problems)
+        left = group.outcomes.problem_count
+        for problem in group.outcomes.problems[:MOST_ROWS]:
+            items = number_of(problem.items, "item") if problem.items > 1 else None
+            parts = filter(None, (shortened(problem.name), items, problem.state, problem.error))
+            console.print(Text(f"  {on_one_line(': '.join(parts))}", style=STYLES.get(problem.state, "")))
+            left -= problem.items
         if left:
             console.print(f"  and {left:,} more")
     for advice in group.advice:
-        console.print(
-            Text("→ ", style="bold yellow").append(on_one_line(advice.text), style="not bold default")
-        )
-
-
-def _problem_line(problem: Problem) -> str:
-    items = number_of(problem.items, "item") if problem.items > 1 else None
-    parts = (shortened(problem.name), items, problem.state, problem.error)
-    return on_one_line(": ".join(part for part in parts if part))
+        text = on_one_line(advice.text)
+        console.print(Text("→ ", style="bold yellow").append(text, style="not bold default"))

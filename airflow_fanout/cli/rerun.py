@@ -22,18 +22,10 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import TaskRun
 
 
-COMMAND = "rerun"
-
-DECLINED = 1
-
-SHOWN = 20
-"""Branches of a group, and other task instances, that are spelt out."""
-
-LONGEST_ERROR = 120
-"""Characters of an error that are shown."""
-
-WIDEST = 40
-"""Characters that names take before what follows moves to the right."""
+COMMAND, DECLINED = "rerun", 1
+SHOWN = 20  # branches of a group, and other task instances, that are spelt out
+LONGEST_ERROR = 120  # characters of an error that are shown
+WIDEST = 40  # characters that names take before what follows moves to the right
 
 
 @action_cli(check_db=False)  # type: ignore[no-untyped-call, untyped-decorator]
@@ -90,8 +82,7 @@ def lines(plan: RerunPlan) -> Iterator[str]:
     if not plan.task_runs:
         yield "Nothing to run again: no branch and no fan-in failed."
     for group in plan.groups:
-        yield ""
-        yield from _group(group)
+        yield from ("", *_group(group))
     for title, task_runs in (
         ("Downstream of the fan-ins", plan.downstream),
         ("Setups and teardowns of these", plan.setups_and_teardowns),
@@ -99,13 +90,10 @@ def lines(plan: RerunPlan) -> Iterator[str]:
         ("Between the cause and the branches", plan.between),
     ):
         if task_runs:
-            yield ""
-            yield f"{title}: {_named(task_runs)}"
+            yield from ("", f"{title}: {_named(task_runs)}")
     if plan.causes:
         yield "If the cause is not cleared too, the branches can only fail again."
-    if plan.notes:
-        yield ""
-        yield from plan.notes
+    yield from ("", *plan.notes) if plan.notes else ()
     if plan.task_runs:
         yield ""
 
@@ -122,8 +110,7 @@ def _group(group: GroupRerun) -> Iterator[str]:
     shown, others = group.branches[:SHOWN], group.branches[SHOWN:]
     width = min(max((len(again.branch.name) for again in shown), default=0), WIDEST)
     yield from (f"  {again.branch.name:<{width}}  {_reason(again)}" for again in shown)
-    if others:
-        states = sorted(Counter(_state(again) for again in others).items())
+    if states := sorted(Counter(_state(again) for again in others).items()):
         yield f"  and {len(others):,} more: {', '.join(f'{count:,} {state}' for state, count in states)}"
     if group.fan_ins:
         yield f"  fan-in: {_named(group.fan_ins)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.table import Table
@@ -25,35 +25,19 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.timing import Span
 
 
-MOST_ROWS = 20
-"""Branches that get a row of their own."""
-
-TITLES = ("", "state", "tries", "work", "CPU", "memory")
-"""Heads of the columns beside the bars; a column with nothing to say is left out."""
-
+MOST_ROWS = 20  # branches that get a row of their own
+TITLES = ("", "state", "tries", "work", "CPU", "memory")  # of columns; one with nothing to say is left out
 WIDEST, LONGEST_NAME, SHORTEST_NAME, SHORTEST_BAR, GAP = 120, 24, 8, 10, 2
-
 QUEUED, RUNNING, EARLIER, IDLE = "░", "█", "▒", "┊"
+STYLES = {"success": "green", "failed": "bold red", "running": "cyan"}
+STYLES |= dict.fromkeys(("upstream_failed", "missing"), "red")
 
 PLAIN = {QUEUED: ".", RUNNING: "#", EARLIER: "=", IDLE: ":", "–": "-", "×": "x", "…": "~", "→": ">", "·": "|"}
 """What stands for a character that a terminal hasn't got; one for one, so that tables keep their shape."""
 
-STYLES = {
-    "success": "green",
-    "failed": "bold red",
-    "upstream_failed": "red",
-    "missing": "red",
-    "running": "cyan",
-}
-
 
 class Scale:
-    """
-    Where timestamps lie: each segment has columns by its length, the idle time before it has one.
-
-    :param segments: The segments, at least one.
-    :param width: Columns of the line, at least two for each segment.
-    """
+    """Where timestamps lie: each segment has columns by its length, the idle time before it has one."""
 
     def __init__(self, segments: Sequence[Span], width: int) -> None:
         seconds = [(end - start).total_seconds() for start, end in segments]
@@ -83,39 +67,32 @@ def show_time_line(group: GroupReport, now: datetime, console: Console) -> None:
     widths[0], bar = _fitted(widths, min(console.width, WIDEST), len(group.segments))
     scale = Scale(group.segments, bar)
     table = Table.grid(padding=(0, GAP, 0, 0))
-    table.add_column(no_wrap=True, width=widths[0])
-    table.add_column(no_wrap=True, width=bar)
-    for index, width in zip(kept[1:], widths[1:], strict=True):
-        justify: Literal["left", "right"] = "left" if TITLES[index] == "state" else "right"
-        table.add_column(no_wrap=True, width=width, justify=justify)
+    titles = [TITLES[index] for index in kept[1:]]
+    for title, width in zip(["", "", *titles], [widths[0], bar, *widths[1:]], strict=True):
+        table.add_column(no_wrap=True, width=width, justify="left" if title in {"", "state"} else "right")
     seconds = format_seconds(seconds_between(group.segments[0][0], group.segments[-1][1]))
-    table.add_row("", f"0 s{seconds:>{bar - 3}}", *(TITLES[index] for index in kept[1:]), style="dim")
+    table.add_row("", f"0 s{seconds:>{bar - 3}}", *titles, style="dim")
     for branch, row in zip(rows, cells, strict=True):
         style = STYLES.get(branch.state, "")
         others = (Text(row[index], style=style if TITLES[index] == "state" else "") for index in kept[1:])
         table.add_row(_cut(row[0], widths[0]), Text(_line(branch, now, scale, bar), style=style), *others)
     console.print()
     console.print(table)
-    console.print(Text(_legend(group, rows, len(group.branches) - len(rows)), style="dim"))
+    console.print(Text(_legend(group, rows), style="dim"))
 
 
-def _legend(group: GroupReport, rows: Sequence[BranchReport], left: int) -> str:
-    parts = [f"{QUEUED} queued", f"{RUNNING} running"]
+def _legend(group: GroupReport, rows: Sequence[BranchReport]) -> str:
+    text, left = f"{QUEUED} queued  {RUNNING} running", len(group.branches) - len(rows)
     if any(branch.earlier_tries for branch in rows):
-        parts.append(f"{EARLIER} an earlier try")
+        text += f"  {EARLIER} an earlier try"
     idle = [format_seconds(seconds_between(a[1], b[0])) for a, b in pairwise(group.segments)]
     if idle:
-        parts.append(f"{IDLE} {' and '.join(idle)} without any left out")
-    more = f"; {left:,} more {PLURALS[group.nouns[0]]}, neither slower nor failed" if left else ""
-    return "  ".join(parts) + more
+        text += f"  {IDLE} {' and '.join(idle)} without any left out"
+    return text + (f"; {left:,} more {PLURALS[group.nouns[0]]}, neither slower nor failed" if left else "")
 
 
 def _fitted(widths: Sequence[int], room: int, segments: int) -> tuple[int, int]:
-    """
-    Divide what a terminal has room for between names and bars.
-
-    Names give way to a bar of some length; where there is no room for both, lines are too long.
-    """
+    """Divide a terminal's room between names and bars; where it is too small for both, lines are too long."""
     others = sum(widths[1:]) + GAP * (len(widths) + 1)
     shortest = max(SHORTEST_BAR, 2 * segments)
     name = min(widths[0], LONGEST_NAME)
@@ -125,11 +102,9 @@ def _fitted(widths: Sequence[int], room: int, segments: int) -> tuple[int, int]:
 
 def _rows(branches: Sequence[BranchReport]) -> list[BranchReport]:
     """All branches; of many those that failed and the slowest, in their order."""
-
-    def weight(index: int) -> tuple[bool, float]:
-        return branches[index].state not in PROBLEMS, -(branches[index].elapsed_seconds or 0.0)
-
-    return [branches[index] for index in sorted(sorted(range(len(branches)), key=weight)[:MOST_ROWS])]
+    weights = [(branch.state not in PROBLEMS, -(branch.elapsed_seconds or 0.0)) for branch in branches]
+    chosen = sorted(range(len(branches)), key=lambda index: weights[index])[:MOST_ROWS]
+    return [branches[index] for index in sorted(chosen)]
 
 
 def _cells(branch: BranchReport) -> list[str]:
@@ -144,7 +119,6 @@ def _cells(branch: BranchReport) -> list[str]:
 
 
 def _line(branch: BranchReport, now: datetime, scale: Scale, width: int) -> str:
-    """Draw when a branch was queued and when it ran, and on that its earlier tries."""
     cells = [" "] * width
     _draw(cells, branch, branch.ended or now, RUNNING, scale)
     for earlier in branch.earlier_tries:  # of a branch of several tasks they lie within it

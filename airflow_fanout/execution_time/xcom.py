@@ -110,7 +110,7 @@ class RunReader:
         if answer.value is None:
             self.found_nothing = True
             return NOTHING
-        name = task_id if map_index < 0 else instance_name(task_id, map_index)
+        name = instance_name(task_id, map_index)
         return deserialized(answer, f"What {name!r} pushed under {key!r}")
 
     def record(self, task_id: str, map_index: int) -> Record | None:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, tuple_, update
 
-from airflow_fanout.metadata.runs import dag_of, find_run, read_run
+from airflow_fanout.metadata.runs import dag_of, find_run, of_run, read_run
 from airflow_fanout.reports.rerun import Clearing, plan_rerun
 from airflow_fanout.serialization.outline import outline
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from sqlalchemy.orm import Session
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import TaskRun
 
 
-PAGE = 500
-"""Task instances that one query asks for."""
+PAGE = 500  # task instances that one query asks for
 
 
 def find_plan(
@@ -38,13 +38,7 @@ def find_plan(
     whole_branches: bool = False,
     session: Session,
 ) -> RerunPlan:
-    """
-    Find out what has to be cleared in a run, as :func:`~airflow_fanout.reports.rerun.plan_rerun` does.
-
-    :raises UnknownDagError: If there is no such Dag.
-    :raises UnknownRunError: If it has no such run.
-    :raises UnknownGroupError: If the run has no such group.
-    """
+    """Find out what has to be cleared in a run, as :func:`plan_rerun` does."""
     dag_run = find_run(dag_id, run_id, session=session)
     dag = dag_of(dag_run, session=session)
     plan = plan_rerun(
@@ -71,11 +65,8 @@ def setups_and_teardowns(dag: Any, task_id: str) -> Collection[str]:
 
 def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     """
-    Clear exactly what a plan names, as long as it is in the state that the plan knows.
+    Clear exactly what a plan names, as long as it is in the state that the plan knows; commit nothing.
 
-    One query for 500 instances, beside the four that Airflow makes for each of them. Nothing is committed.
-
-    :param causes: Whether to clear the causes, too.
     :raises UnknownRunError: If the run is no longer there.
     """
     from airflow.models.dagrun import DagRun
@@ -86,51 +77,43 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     # The scheduler leaves a run alone that somebody else has locked. SQLite locks by writing, and only so.
     session.execute(update(DagRun).where(DagRun.id == dag_run.id).values(updated_at=datetime.now(UTC)))
     session.refresh(dag_run)
-    options: dict[str, Any] = {
-        "run_on_latest_version": _runs_on_latest_version(plan.dag_id, session=session),
-        "prevent_running_task": True,
-    }
+    clear_instances = partial(
+        clear_task_instances,
+        session=session,
+        run_on_latest_version=_runs_on_latest_version(plan.dag_id, session=session),
+        prevent_running_task=True,
+    )
     # Batches go on where they ended. An Airflow that asks whether to forget that is told not to.
     if "keep_task_state" in inspect.signature(clear_task_instances).parameters:
-        options["keep_task_state"] = True
+        clear_instances = partial(clear_instances, keep_task_state=True)
     planned = plan.with_causes if causes else plan.task_runs
     cleared: list[TaskRun] = []
-    changed: list[TaskRun] = []
     for start in range(0, len(planned), PAGE):
-        page = {(run.task_id, run.map_index): run for run in planned[start : start + PAGE]}
-        locked = {(ti.task_id, ti.map_index): ti for ti in _locked(plan, page, session=session)}
+        page = {task_run.key: task_run for task_run in planned[start : start + PAGE]}
+        locked = {(ti.task_id, ti.map_index): ti for ti in _locked(dag_run, page, session=session)}
         unchanged = {key: ti for key, ti in locked.items() if ti.state == page[key].state}
         if unchanged:
-            # The run is queued once.
-            state: Any = False if cleared else DagRunState.QUEUED
-            clear_task_instances(list(unchanged.values()), session, dag_run_state=state, **options)
+            state: Any = False if cleared else DagRunState.QUEUED  # the run is queued once
+            clear_instances(list(unchanged.values()), dag_run_state=state)
         cleared += [task_run for key, task_run in page.items() if key in unchanged]
-        changed += [task_run for key, task_run in page.items() if key not in unchanged]
         session.flush()
         for ti in locked.values():
             session.expunge(ti)  # for each instance Airflow goes through all that the session holds
-    return Clearing(
-        cleared=tuple(cleared),
-        changed=tuple(changed),
-        is_paused=bool(dag_run.dag_model.is_paused),
-    )
+    keys = {task_run.key for task_run in cleared}
+    changed = tuple(task_run for task_run in planned if task_run.key not in keys)
+    return Clearing(cleared=tuple(cleared), changed=changed, is_paused=bool(dag_run.dag_model.is_paused))
 
 
 def _locked(
-    plan: RerunPlan, keys: Collection[tuple[str, int]], *, session: Session
+    dag_run: DagRun, keys: Collection[tuple[str, int]], *, session: Session
 ) -> Iterable[TaskInstance]:
     from airflow.models.taskinstance import TaskInstance
 
-    return session.scalars(
-        select(TaskInstance)
-        .where(
-            TaskInstance.dag_id == plan.dag_id,
-            TaskInstance.run_id == plan.run_id,
-            tuple_(TaskInstance.task_id, TaskInstance.map_index).in_(keys),
-        )
-        .with_for_update(of=TaskInstance),
-        execution_options={"populate_existing": True},
+    instances = select(TaskInstance).where(
+        *of_run(TaskInstance, dag_run), tuple_(TaskInstance.task_id, TaskInstance.map_index).in_(keys)
     )
+    options = {"populate_existing": True}
+    return session.scalars(instances.with_for_update(of=TaskInstance), execution_options=options)
 
 
 def _runs_on_latest_version(dag_id: str, *, session: Session) -> bool:

@@ -38,8 +38,7 @@ def find_dag(dag_id: str) -> tuple[DagOutline, str]:
         dags, errors = parse_dags(dag_id)
     if dag_id in dags:
         return outline(dags[dag_id]), "file"
-    stored = SerializedDagModel.get_dag(dag_id) if dag_id in files else None
-    if stored is not None:
+    if dag_id in files and (stored := SerializedDagModel.get_dag(dag_id)) is not None:
         return outline(stored), "database"
     message = f"there is no Dag {dag_id!r}; {close_to(dag_id, {*dags, *files})}"
     if errors:
@@ -55,12 +54,10 @@ def parse_dags(
     dag_id: str | None = None, *, bundle_name: str | None = None, file: str | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """
-    Parse Dag files as ``airflow tasks list`` does, but without writing to the database.
+    Parse Dag files as ``airflow tasks list`` does, without writing: Dags by id, and errors by path.
 
     :param dag_id: The Dag that is wanted, at which to stop; files may leave out what takes long for others.
-    :param bundle_name: The only bundle to look in; None for all.
     :param file: The only file, by its path in the bundle; None for all.
-    :return: The Dags by id, and what went wrong with files by path.
     """
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag

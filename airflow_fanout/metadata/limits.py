@@ -9,16 +9,11 @@ from sqlalchemy import select
 
 from airflow_fanout.reports.group_capacity import CELERY, SchedulingLimits, Worker
 
-CELERY_PATIENCE = 1.0
-"""Seconds that Celery workers have to answer."""
+CELERY_PATIENCE = 1.0  # seconds that Celery workers have to answer
 
 
 def read_scheduling_limits() -> SchedulingLimits:
-    """
-    Read the limits from the metadata database and the configuration, and ask Celery's workers.
-
-    :raises SQLAlchemyError: If the database can't be read.
-    """
+    """Read the limits from the metadata database and the configuration, and ask Celery's workers."""
     from airflow.jobs.job import Job
 
     with create_session() as session:
@@ -61,10 +56,6 @@ def _celery_workers() -> tuple[Worker, ...] | None:
         return None
     if not stats or not queues:
         return None
-    return tuple(
-        Worker(
-            concurrency=stats[name]["pool"]["max-concurrency"],
-            queues=frozenset(queue["name"] for queue in queues[name]),
-        )
-        for name in sorted(stats.keys() & queues.keys())
-    )
+    slots = {name: stats[name]["pool"]["max-concurrency"] for name in sorted(stats.keys() & queues.keys())}
+    names = {worker: frozenset(queue["name"] for queue in queues[worker]) for worker in slots}
+    return tuple(Worker(concurrency=slots[worker], queues=names[worker]) for worker in slots)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from airflow.models.dagrun import DagRun
     from airflow.serialization.definitions.dag import SerializedDAG
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
     from airflow_fanout.reports.group_capacity import SchedulingLimits
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import ValueState
 
 
-CANDIDATES = 5
-"""Runs that an error names."""
+CANDIDATES = 5  # runs that an error names
 
 
 class UnknownDagError(LookupError):
@@ -49,56 +49,43 @@ class UnknownRunError(LookupError):
 
 def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:
     """
-    Find a run.
+    Find a run; without an id the latest, as Airflow's UI has it: that with the latest ``run_after``.
 
-    :param dag_id: Id of the Dag.
-    :param run_id: Id of the run; None for the latest, as Airflow's UI has it: that with the latest
-        ``run_after``.
-    :param session: The database.
     :raises UnknownDagError: If there is no such Dag.
     :raises UnknownRunError: If it has no such run.
     """
+    from airflow.models.dag import DagModel
     from airflow.models.dagrun import DagRun
 
-    its = select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc(), DagRun.id.desc())
-    wanted = its.limit(1) if run_id is None else its.where(DagRun.run_id == run_id)
-    found: DagRun | None = session.scalar(wanted)
-    if found is not None:
-        return found
-    _refuse_unknown_dag(dag_id, session=session)
-    latest = session.scalars(its.limit(CANDIDATES)).all()
-    if not latest:
-        message = f"Dag {dag_id!r} has no run yet: airflow dags trigger {dag_id}"
-        raise UnknownRunError(message)
-    known = ", ".join(repr(run.run_id) for run in latest)
-    message = f"Dag {dag_id!r} has no run {run_id!r}; the latest ones are {known}"
+    runs = select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc(), DagRun.id.desc())
+    wanted = runs.limit(1) if run_id is None else runs.where(DagRun.run_id == run_id)
+    dag_run: DagRun | None = session.scalar(wanted)
+    if dag_run is not None:
+        return dag_run
+    dag_ids = list(session.scalars(select(DagModel.dag_id)))
+    if dag_id not in dag_ids:
+        message = f"There is no Dag {dag_id!r} in the metadata database; {close_to(dag_id, dag_ids)}"
+        raise UnknownDagError(message)
+    latest = ", ".join(repr(run.run_id) for run in session.scalars(runs.limit(CANDIDATES)))
+    message = f"Dag {dag_id!r} has no run yet: airflow dags trigger {dag_id}"
+    if latest:
+        message = f"Dag {dag_id!r} has no run {run_id!r}; the latest ones are {latest}"
     raise UnknownRunError(message)
-
-
-def _refuse_unknown_dag(dag_id: str, *, session: Session) -> None:
-    from airflow.models.dag import DagModel
-
-    known = list(session.scalars(select(DagModel.dag_id)))
-    if dag_id in known:
-        return
-    message = f"There is no Dag {dag_id!r} in the metadata database; {close_to(dag_id, known)}"
-    raise UnknownDagError(message)
 
 
 def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session) -> RunFacts:
     """
     Read all that is known of a run's branches: a number of queries that doesn't depend on theirs.
 
-    :param dag_run: The run.
     :param dag: Its Dag; None for the Dag as it was when the run's last tasks were made.
-    :param session: The database.
     :raises UnknownDagError: If the database no longer has the Dag as it was for the run.
     """
     if dag is None:
         dag = _outline_then(dag_run, session=session) or outline(dag_of(dag_run, session=session))
     keys = {RETURN_VALUE, *(fan_in.key for fan_in in dag.fan_ins)}
     task_runs = tuple(_task_runs(dag_run, keys, session=session))
-    splits = {task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"}
+    splits = [task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"]
+    cuts = _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
     return RunFacts(
         dag_id=dag_run.dag_id,
         run_id=dag_run.run_id,
@@ -108,7 +95,7 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
         prefixes=_prefixes(dag_run, dag, session=session),
         bounds={
             task_id: [(first, stop) for first, stop in value]
-            for (task_id, _), value in _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
+            for (task_id, _), value in cuts
             if isinstance(value, list) and all(isinstance(bounds, list) for bounds in value)
         },
         batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, session=session)),
@@ -116,15 +103,7 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
 
 
 def dag_of(dag_run: DagRun, *, session: Session) -> SerializedDAG:
-    """
-    Read the Dag of a run, in the version in which its tasks run if they are cleared now.
-
-    That is the latest one, unless the bundle has versions.
-
-    :param dag_run: The run.
-    :param session: The database.
-    :raises UnknownDagError: If the database no longer has it.
-    """
+    """Read the Dag as cleared tasks run it now: the latest version, unless the bundle keeps versions."""
     from airflow.models.dagbag import DBDagBag
 
     dag = DBDagBag(load_op_links=False).get_dag_for_run(dag_run, session=session)
@@ -144,7 +123,7 @@ def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
         select(SerializedDagModel)
         .join(DagVersion, DagVersion.id == SerializedDagModel.dag_version_id)
         .join(TaskInstance, TaskInstance.dag_version_id == DagVersion.id)
-        .where(TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id)
+        .where(*of_run(TaskInstance, dag_run))
         .order_by(DagVersion.version_number.desc())
         .limit(1)
     )
@@ -154,6 +133,17 @@ def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
     return outline(serialized.dag)
 
 
+def of_run(model: Any, dag_run: DagRun) -> tuple[ColumnElement[bool], ...]:
+    """Conditions that choose a model's rows of one run."""
+    return model.dag_id == dag_run.dag_id, model.run_id == dag_run.run_id
+
+
+def _tries(model: Any) -> tuple[Any, ...]:
+    """Columns of tries, alone: thousands of them are not made into objects."""
+    times = model.queued_dttm, model.start_date, model.end_date
+    return model.task_id, model.map_index, model.state, *times, model.try_number
+
+
 def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> Iterator[TaskRun]:
     """Task instances with their records, and the state of the values that they pushed under some keys."""
     from airflow.models.taskinstance import TaskInstance
@@ -161,21 +151,11 @@ def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> I
     records = dict(_xcoms(dag_run, RECORD_KEY, session=session))
     values = _value_states(dag_run, keys, session=session)
     earlier = _earlier_tries(dag_run, session=session)
-    # Columns alone: thousands of instances are not made into objects.
-    rows = session.execute(
-        select(
-            TaskInstance.task_id,
-            TaskInstance.map_index,
-            TaskInstance.state,
-            TaskInstance.queued_dttm,
-            TaskInstance.start_date,
-            TaskInstance.end_date,
-            TaskInstance.try_number,
-            TaskInstance._rendered_map_index,  # noqa: SLF001 - its property has a default
-            TaskInstance.hostname,
-        )
-        .where(TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id)
-        .order_by(TaskInstance.task_id, TaskInstance.map_index)
+    name_column = TaskInstance._rendered_map_index  # noqa: SLF001 - its property has a default
+    columns = *_tries(TaskInstance), name_column, TaskInstance.hostname
+    order = TaskInstance.task_id, TaskInstance.map_index
+    rows: Iterable[Any] = session.execute(
+        select(*columns).where(*of_run(TaskInstance, dag_run)).order_by(*order)
     )
     for task_id, map_index, state, queued, started, ended, tries, name, hostname in rows:
         yield TaskRun(
@@ -202,11 +182,8 @@ def _value_states(
 
     are_elsewhere = values_lie_elsewhere()
     stored = [XComModel.value] if are_elsewhere else []
-    rows = session.execute(
-        select(XComModel.task_id, XComModel.map_index, XComModel.key, *stored).where(
-            XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key.in_(keys)
-        )
-    ).all()
+    columns = select(XComModel.task_id, XComModel.map_index, XComModel.key, *stored)
+    rows = session.execute(columns.where(*of_run(XComModel, dag_run), XComModel.key.in_(keys))).all()
     lost = set(lost_bodies(row.value for row in rows)) if are_elsewhere else set()
     states: dict[tuple[str, int], dict[str, ValueState]] = {}
     for row in rows:
@@ -219,30 +196,13 @@ def _value_states(
 def _earlier_tries(dag_run: DagRun, *, session: Session) -> dict[tuple[str, int], list[TaskTry]]:
     from airflow.models.taskinstancehistory import TaskInstanceHistory as History
 
-    found: dict[tuple[str, int], list[TaskTry]] = {}
-    rows = session.execute(
-        select(
-            History.task_id,
-            History.map_index,
-            History.try_number,
-            History.state,
-            History.queued_dttm,
-            History.start_date,
-            History.end_date,
-        )
-        .where(History.dag_id == dag_run.dag_id, History.run_id == dag_run.run_id)
-        .order_by(History.try_number)
-    )
-    for task_id, map_index, number, state, queued, started, ended in rows:
-        its = TaskTry(
-            number=number,
-            state=None if state is None else str(state),
-            queued=queued,
-            started=started,
-            ended=ended,
-        )
-        found.setdefault((task_id, map_index), []).append(its)
-    return found
+    tries: dict[tuple[str, int], list[TaskTry]] = {}
+    wanted = select(*_tries(History)).where(*of_run(History, dag_run)).order_by(History.try_number)
+    for task_id, map_index, status, queued, started, ended, number in session.execute(wanted):
+        state = None if status is None else str(status)
+        task_try = TaskTry(number=number, state=state, queued=queued, started=started, ended=ended)
+        tries.setdefault((task_id, map_index), []).append(task_try)
+    return tries
 
 
 def _xcoms(
@@ -250,9 +210,8 @@ def _xcoms(
 ) -> Iterator[tuple[tuple[str, int], Any]]:
     from airflow.models.xcom import XComModel
 
-    wanted = select(XComModel.task_id, XComModel.map_index, XComModel.value).where(
-        XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == key
-    )
+    columns = select(XComModel.task_id, XComModel.map_index, XComModel.value)
+    wanted = columns.where(*of_run(XComModel, dag_run), XComModel.key == key)
     if task_ids is not None:
         wanted = wanted.where(XComModel.task_id.in_(task_ids))
     for row in session.execute(wanted):
@@ -274,35 +233,26 @@ def _prefixes(dag_run: DagRun, dag: DagOutline, *, session: Session) -> Mapping[
     templated = [fan_in.task_id for fan_in in dag.fan_ins if fan_in.is_templated]
     if not templated:
         return {}
-    rows = session.execute(
-        select(Rendered.task_id, Rendered.rendered_fields).where(
-            Rendered.dag_id == dag_run.dag_id,
-            Rendered.run_id == dag_run.run_id,
-            Rendered.task_id.in_(templated),
-        )
-    )
-    return {
-        task_id: fields["task_id_prefix"]
-        for task_id, fields in rows
-        if isinstance(fields.get("task_id_prefix"), str)
-    }
+    columns = select(Rendered.task_id, Rendered.rendered_fields)
+    rows = session.execute(columns.where(*of_run(Rendered, dag_run), Rendered.task_id.in_(templated)))
+    prefixes = {task_id: fields.get("task_id_prefix") for task_id, fields in rows}
+    return {task_id: prefix for task_id, prefix in prefixes.items() if isinstance(prefix, str)}
 
 
 def _names_of_silent_batches(
     dag_run: DagRun, dag: DagOutline, task_runs: Iterable[TaskRun], *, session: Session
 ) -> Iterator[tuple[tuple[str, int], list[str]]]:
     """Names of the items of the batches that have left no record, where they came with the items."""
-    silent: dict[str, list[int]] = {}
-    of = {g.each[-1]: g.prefix + SPLIT for g in dag.groups.values() if g.mode == "batched" and not g.names}
-    for each in task_runs:
-        if each.task_id in of and each.map_index >= 0 and each.batch_record is None:
-            silent.setdefault(of[each.task_id], []).append(each.map_index)
-    for split, numbers in silent.items():
-        for number in numbers:
-            for _, value in _xcoms(dag_run, batch_key(number), task_ids=[split], session=session):
-                names = value.get("names") if isinstance(value, dict) else None
-                if names is not None:
-                    yield (split, number), [str(name) for name in names]
+    nameless = (group for group in dag.groups.values() if group.mode == "batched" and not group.names)
+    splits = {group.each[-1]: group.prefix + SPLIT for group in nameless}
+    for run in task_runs:
+        if run.task_id not in splits or run.map_index < 0 or run.batch_record is not None:
+            continue
+        split, key = splits[run.task_id], batch_key(run.map_index)
+        for _, value in _xcoms(dag_run, key, task_ids=[split], session=session):
+            names = value.get("names") if isinstance(value, dict) else None
+            if names is not None:
+                yield (split, run.map_index), [str(name) for name in names]
 
 
 def read_report(
@@ -314,17 +264,11 @@ def read_report(
     session: Session,
 ) -> RunReport:
     """
-    Read the report of a run.
+    Read the report of a run, or of one group; errors are those of ``find_run`` and ``chosen_group_runs``.
 
-    :param dag_id: Id of the Dag.
     :param run_id: Id of the run; None for the latest.
-    :param group_id: Id of the only group to report on, or of the fan-in of what has no group; None for all.
     :param surroundings: What is outside of the Dag, if it has been read: Celery's workers take a second to
         answer.
-    :param session: The metadata database.
-    :raises UnknownDagError: If there is no such Dag.
-    :raises UnknownRunError: If it has no such run.
-    :raises UnknownGroupError: If the run has no such group.
     """
     facts = read_run(find_run(dag_id, run_id, session=session), session=session)
     runs = chosen_group_runs(facts, None if group_id is None else [group_id])
@@ -333,30 +277,24 @@ def read_report(
 
 
 def capacities(facts: RunFacts, surroundings: SchedulingLimits) -> Callable[[GroupRun, int], Capacity | None]:
-    """
-    Make what tells how many branches, or batches, can run at once, as things are now.
-
-    :param facts: The run.
-    :param surroundings: What is outside of its Dag.
-    """
+    """Make what tells how many branches, or batches, can run at once, as things are now."""
 
     def capacity_of(run: GroupRun, count: int) -> Capacity | None:
         group = _by_prefix(facts, run) if run.group is None else run.group
         if group is None:
             return None
         declared = sum(branch.state != "removed" for branch in run.branches)
-        found = group_capacity(facts.outline, group, surroundings, declared=declared).tasks
-        if found.effective >= count:
-            return Capacity(declared=count, effective=count, limit=None)
-        return Capacity(declared=count, effective=found.effective, limit=found.limit)
+        capacity = group_capacity(facts.outline, group, surroundings, declared=declared).tasks
+        limit = capacity.limit if capacity.effective < count else None
+        return Capacity(declared=count, effective=min(capacity.effective, count), limit=limit)
 
     return capacity_of
 
 
 def _by_prefix(facts: RunFacts, run: GroupRun) -> DeclaredGroup | None:
     """Take what a prefix brings together for a group; None if some of several tasks have their own limits."""
-    its = [branch for branch in run.branches if branch.state != "removed"]
-    task_ids = list(dict.fromkeys(each.task_id for branch in its for each in branch.task_runs))
+    declared = [branch for branch in run.branches if branch.state != "removed"]
+    task_ids = list(dict.fromkeys(task.task_id for branch in declared for task in branch.task_runs))
     if len(task_ids) == 1:  # perhaps mapped
         return DeclaredGroup(group_id=run.title, prefix="", mode="mapped", each=tuple(task_ids))
     tasks = [facts.outline.tasks[task_id] for task_id in task_ids]
@@ -364,6 +302,6 @@ def _by_prefix(facts: RunFacts, run: GroupRun) -> DeclaredGroup | None:
         return None
     branches = (
         DeclaredBranch(name=branch.name, index=index, task_ids=(branch.task_runs[0].task_id,))
-        for index, branch in enumerate(its)
+        for index, branch in enumerate(declared)
     )
     return DeclaredGroup(group_id=run.title, prefix="", branches=tuple(branches))

@@ -13,29 +13,14 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_report import GroupReport
 
 
-TOO_MUCH_OVERHEAD = 0.5
-"""Share of overhead above which it is worth while to run several items in one task."""
-
-GOOD_OVERHEAD = 0.2
-"""Share of overhead that the number of items in one task is chosen for."""
-
-MORE_ITEMS = 2
-"""How many times as many items a task has to run for a change to be worth while."""
-
-BIG_SAVING = 0.2
-"""Share of the wall that the slowest branch alone has to cost."""
-
-MUCH_SLOWER = 2.0
-"""How many times as long as the median of the others the slowest branch has to take."""
-
-COMPUTES = 0.7
-"""Share of the cores' time from which on branches are taken to compute, and not to wait."""
-
-ONLY_WAITS = 0.1
-"""Share of their work up to which what branches compute makes no difference."""
-
-WORTH_A_START = 1.0
-"""Seconds of work in one task below which starting its process takes as long: more at once saves nothing."""
+TOO_MUCH_OVERHEAD = 0.5  # share of it above which it is worth while to run several items in one task
+GOOD_OVERHEAD = 0.2  # share of it that the number of items in one task is chosen for
+MORE_ITEMS = 2  # how many times as many items a task has to run for a change to be worth while
+BIG_SAVING = 0.2  # share of the wall that the slowest branch alone has to cost
+MUCH_SLOWER = 2.0  # how many times as long as the median of the others the slowest branch has to take
+COMPUTES = 0.7  # share of the cores' time from which on branches are taken to compute, and not to wait
+ONLY_WAITS = 0.1  # share of their work up to which what branches compute makes no difference
+WORTH_A_START = 1.0  # seconds of work in one task below which more at once saves nothing: it has to start
 
 
 def advise(group: GroupReport, *, takes_batches: bool) -> tuple[Advice, ...]:
@@ -44,23 +29,12 @@ def advise(group: GroupReport, *, takes_batches: bool) -> tuple[Advice, ...]:
 
     :param takes_batches: Whether ``items_per_task`` can be given to the group: its branches are functions.
     """
-    advice = (
-        overhead(group) if takes_batches else None,
-        straggler(group),
-        limit(group),
-        cores(group),
-        waiting(group),
-    )
-    return tuple(each for each in advice if each is not None)
+    advice = _overhead(group) if takes_batches else None
+    return tuple(filter(None, (advice, _straggler(group), _limit(group), _cores(group), _waiting(group))))
 
 
-def overhead(group: GroupReport) -> Advice | None:
-    """
-    Advise to run more items in one task, where more than half of the tasks' time was no work.
-
-    As many that overhead falls to :data:`GOOD_OVERHEAD`, by the medians of work and of overhead; but no
-    more than :func:`_most_items`.
-    """
+def _overhead(group: GroupReport) -> Advice | None:
+    """Advise to run more items in one task, so that overhead falls to :data:`GOOD_OVERHEAD`, by medians."""
     work, extra = group.outcomes.median_work_seconds, group.median_overhead_seconds
     if work is None or extra is None or group.peak_concurrency < 1 or not _starting_takes_most(group):
         return None
@@ -77,11 +51,11 @@ def overhead(group: GroupReport) -> Advice | None:
     if share <= TOO_MUCH_OVERHEAD:
         outlook = f"with about {format_share(share)} of overhead"
     part = "a branch" if group.items is None else "an item"
-    tasks = counted(math.ceil(parts / items), "task", "tasks")
+    tasks = math.ceil(parts / items)
     text = (
         f"{format_share(group.overhead_share)} of the time was overhead: a task took {format_seconds(extra)} "
-        f"on top of its work, and {part} {format_seconds(work)}. items_per_task={items} makes {tasks} of "
-        f"them, {outlook}."
+        f"on top of its work, and {part} {format_seconds(work)}. items_per_task={items} makes "
+        f"{counted(tasks, 'task', 'tasks')} of them, {outlook}."
     )
     return Advice(kind="overhead", text=text, setting="items_per_task", value=items)
 
@@ -91,10 +65,7 @@ def _most_items(group: GroupReport, seconds: float, extra: float) -> int:
     Greatest number of items in one task that leaves at least as many tasks as ran at once.
 
     Or, where no task then takes longer than the whole group did, as many as their machines have cores: more
-    of them at once only started more slowly.
-
-    :param seconds: What one more item adds to its task.
-    :param extra: What a task takes on top of its items.
+    of them at once only started more slowly. One more item adds seconds to its task, on top of the extra.
     """
     parts, peak = group.outcomes.total, group.peak_concurrency
     most = parts if peak == 1 else math.ceil(parts / (peak - 1)) - 1
@@ -107,21 +78,15 @@ def _most_items(group: GroupReport, seconds: float, extra: float) -> int:
     return max(most, for_cores)
 
 
-def straggler(group: GroupReport) -> Advice | None:
-    """
-    Name a branch that everything waited for, unless it failed: what it took tells nothing of its size then.
-
-    Without it the group would have ended by :data:`BIG_SAVING` sooner, and it took :data:`MUCH_SLOWER`
-    times as long as the median of the others.
-    """
+def _straggler(group: GroupReport) -> Advice | None:
+    """Name a branch that everything waited for; if it failed, what it took tells nothing of its size."""
     wall, usual = group.wall_seconds, group.median_without_slowest_seconds
     if group.saved_without_slowest_seconds is None or usual is None or wall is None or wall <= 0:
         return None
     slowest = group.slowest[0]
     saved = min(group.saved_without_slowest_seconds, slowest.seconds)  # the rest it waited, for a slot say
-    if slowest.state != "success" or slowest.seconds <= 0 or slowest.seconds < MUCH_SLOWER * usual:
-        return None
-    if saved / wall < BIG_SAVING:
+    is_slow = slowest.seconds > 0 and slowest.seconds >= MUCH_SLOWER * usual
+    if slowest.state != "success" or not is_slow or saved / wall < BIG_SAVING:
         return None
     times = f", {format_ratio(slowest.seconds / usual)} the median of the others" if usual > 0 else ""
     text = (
@@ -132,18 +97,16 @@ def straggler(group: GroupReport) -> Advice | None:
     return Advice(kind="straggler", text=text)
 
 
-def limit(group: GroupReport) -> Advice | None:
+def _limit(group: GroupReport) -> Advice | None:
     """Name the limit that let fewer run at once than there were, if as many ran, or one fewer."""
     if not _is_held_back(group):
         return None
-    waited = group.declared_concurrency - (group.effective_concurrency or 0)
+    waited = number_of(group.declared_concurrency - (group.effective_concurrency or 0), group.nouns[0])
     way_out = "raise it if there is room for more"
     if _starting_takes_most(group):
         way_out = "more at once save little while starting tasks takes most of the time"
-    text = (
-        f"{group.limit}. {number_of(waited, group.nouns[0])} had to wait for a slot "
-        f"({group.peak_concurrency} ran at once); {way_out}."
-    )
+    at_once = f"{group.peak_concurrency} ran at once"
+    text = f"{group.limit}. {waited} had to wait for a slot ({at_once}); {way_out}."
     return Advice(kind="limit", text=text, setting=group.limit_setting)
 
 
@@ -159,7 +122,7 @@ def _is_held_back(group: GroupReport) -> bool:
     return max(1, effective - 1) <= group.peak_concurrency <= effective
 
 
-def cores(group: GroupReport) -> Advice | None:
+def _cores(group: GroupReport) -> Advice | None:
     """Advise against more tasks at once than a machine has cores, where they compute :data:`COMPUTES`."""
     crowded = [host for host in group.hosts if host.peak > host.cores and host.busy_share >= COMPUTES]
     if not crowded:
@@ -177,25 +140,22 @@ def cores(group: GroupReport) -> Advice | None:
     return Advice(kind="cores", text=text, setting=setting, value=worst.cores)
 
 
-def waiting(group: GroupReport) -> Advice | None:
+def _waiting(group: GroupReport) -> Advice | None:
     """Advise to run more at once, where branches only wait and a setting holds them back."""
     share, work = group.computed_share, group.outcomes.median_work_seconds
     items = min(group.items_per_task or 0, group.outcomes.total)
     if share is None or share > ONLY_WAITS or work is None or work * max(1, items) < WORTH_A_START:
         return None
-    settings: list[str | None] = []
-    reasons: list[str] = []
+    reasons: dict[str | None, str] = {}
     if group.item_concurrency is not None and group.item_concurrency < items:
-        settings.append("item_concurrency")
-        reasons.append(f"item_concurrency is {group.item_concurrency} of the {items} items of a task")
+        reasons["item_concurrency"] = f"is {group.item_concurrency} of the {items} items of a task"
     if _is_held_back(group) and not _starting_takes_most(group):
-        settings.append(group.limit_setting)
         lets = f"{group.effective_concurrency} of {group.declared_concurrency} {PLURALS[group.nouns[0]]}"
-        reasons.append(f"{group.limit_setting} lets {lets} run")
+        reasons[group.limit_setting] = f"lets {lets} run"
     if not reasons:
         return None
     text = (
         f"The {PLURALS[group.nouns[1]]} only waited: {format_share(share)} of their work was computing. More "
-        f"at once costs next to nothing: {', and '.join(reasons)}."
+        f"at once costs next to nothing: {', and '.join(f'{name} {text}' for name, text in reasons.items())}."
     )
-    return Advice(kind="waiting", text=text, setting=settings[0])
+    return Advice(kind="waiting", text=text, setting=next(iter(reasons)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
-from airflow_fanout.reports.timing import BranchTiming
+from airflow_fanout.reports.timing import BranchTiming, sum_of_known
 from airflow_fanout.rules.names import SPLIT, instance_name, natural_key
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
 from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
@@ -25,13 +25,9 @@ class UnknownGroupError(LookupError):
 
 
 def group_runs(facts: RunFacts) -> list[GroupRun]:
-    """
-    Put each group's branches together, in the order in which the groups began.
-
-    :param facts: The run.
-    """
+    """Put each group's branches together, in the order in which the groups began."""
     outline = facts.outline
-    collected = {task_id: g.group_id for g in outline.groups.values() for task_id in _lasts(g)}
+    collected = {task_id: group.group_id for group in outline.groups.values() for task_id in _lasts(group)}
     fan_ins: dict[str, list[str]] = {}
     runs: list[GroupRun] = []
     for fan_in in outline.fan_ins:
@@ -42,14 +38,12 @@ def group_runs(facts: RunFacts) -> list[GroupRun]:
             matches = outline.prefix_matches(fan_in, prefix)
             for group_id in dict.fromkeys(collected[i] for i in matches if i in collected):
                 fan_ins.setdefault(group_id, []).append(fan_in.task_id)
-            others = [i for i in matches if i not in collected]
-            if others:
+            if others := [i for i in matches if i not in collected]:
                 runs += _by_prefix(facts, fan_in, others)
     for group in outline.groups.values():
         fan_in_ids = tuple(fan_ins.get(group.group_id, ()))
-        runs += [
-            replace(run, fan_in_ids=fan_in_ids) for run in _of_group(facts, group, _key(outline, fan_in_ids))
-        ]
+        key = _key(outline, fan_in_ids)
+        runs += [replace(run, fan_in_ids=fan_in_ids) for run in _of_group(facts, group, key)]
     return sorted(runs, key=_began)
 
 
@@ -57,9 +51,8 @@ def chosen_group_runs(facts: RunFacts, group_ids: Collection[str] | None) -> lis
     """
     Put the branches of some groups together.
 
-    :param facts: The run.
-    :param group_ids: The groups, by their ids or titles; of branches that only a prefix brings together by
-        their fan-in's id. None for all.
+    :param group_ids: Ids or titles of groups; of branches that only a prefix brings together, their
+        fan-in's. None for all.
     :raises UnknownGroupError: If the run has no such group.
     """
     runs = group_runs(facts)
@@ -67,14 +60,11 @@ def chosen_group_runs(facts: RunFacts, group_ids: Collection[str] | None) -> lis
         return runs
     names = [{run.title, run.fan_in_ids[0] if run.group is None else run.group.group_id} for run in runs]
     known = set().union(*names)
-    unknown = sorted(set(group_ids) - known)
-    if unknown:
-        message = (
-            f"Dag {facts.dag_id!r} has no fan-out group {listing(unknown)} in this run; "
-            f"there are {listing(known)}"
-        )
+    if unknown := set(group_ids) - known:
+        text = f"Dag {facts.dag_id!r} has no fan-out group {listing(unknown)} in this run"
+        message = f"{text}; there are {listing(known)}"
         raise UnknownGroupError(message)
-    return [run for run, its in zip(runs, names, strict=True) if not its.isdisjoint(group_ids)]
+    return [run for run, ids in zip(runs, names, strict=True) if not ids.isdisjoint(group_ids)]
 
 
 def _key(outline: DagOutline, fan_in_ids: Collection[str]) -> str:
@@ -106,16 +96,12 @@ def _by_prefix(facts: RunFacts, fan_in: FanInOutline, task_ids: Sequence[str]) -
                     name = task_id if is_together else task_run.name
                     branches.append(_branch(facts, name, branch, fan_in.key))
         yield GroupRun(
-            title=_title(fan_in.task_id, fan_in_index),
+            title=instance_name(fan_in.task_id, fan_in_index),
             group=None,
             map_index=fan_in_index,
             fan_in_ids=(fan_in.task_id,),
             branches=tuple(branches),
         )
-
-
-def _title(node_id: str, map_index: int) -> str:
-    return node_id if map_index < 0 else instance_name(node_id, map_index)
 
 
 def _of_group(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRun]:
@@ -124,25 +110,21 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[Group
         return
     indexes = sorted({index for task_id in group.each for index in facts.by_task.get(task_id, {})})
     instances = [index for index in indexes if index >= 0]
-    unexpanded = None
-    if indexes and not instances:
-        unexpanded = [facts.by_task[i][-1] for i in group.each if -1 in facts.by_task.get(i, {})][-1]
+    batches: tuple[BranchRun, ...] | None = None
     if group.mode == "mapped":
-        branches = tuple(
-            _branch(
-                facts,
-                _instance_name(facts, group, index),
-                BranchTasks(task_ids=group.each, map_index=index),
-                key,
-            )
-            for index in instances
-        )
-        yield GroupRun(title=group.group_id, group=group, branches=branches, unexpanded=unexpanded)
-        return
-    task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
-    batches = tuple(_batch(group, task_run) for task_run in task_runs)
-    items = tuple(item for task_run in task_runs for item in _items(facts, group, task_run))
-    yield GroupRun(title=group.group_id, group=group, branches=items, batches=batches, unexpanded=unexpanded)
+        of_index = ((index, BranchTasks(task_ids=group.each, map_index=index)) for index in instances)
+        branches = [_branch(facts, _mapped_name(facts, group, index), ids, key) for index, ids in of_index]
+    else:
+        task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
+        batches = tuple(_batch(group, task_run) for task_run in task_runs)
+        branches = [item for task_run in task_runs for item in _items(facts, group, task_run)]
+    yield GroupRun(
+        title=group.group_id,
+        group=group,
+        branches=tuple(branches),
+        batches=batches,
+        unexpanded=None if instances or not indexes else facts.find(group.each, -1)[-1],
+    )
 
 
 def _static(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRun]:
@@ -154,7 +136,7 @@ def _static(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRu
         indexes = sorted({n for task_id in last_ids for n in facts.by_task.get(task_id, {}) if n >= 0})
     for index in indexes:
         yield GroupRun(
-            title=_title(group.group_id, index),
+            title=instance_name(group.group_id, index),
             group=group,
             map_index=index,
             branches=tuple(
@@ -165,7 +147,6 @@ def _static(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRu
 
 
 def _branch(facts: RunFacts, name: str, tasks: BranchTasks, key: str) -> BranchRun:
-    """Have a branch judged, and put its task instances together."""
     task_runs = tuple(
         facts.by_task[task_id][index]
         for task_id in tasks.task_ids
@@ -183,10 +164,10 @@ def _branch(facts: RunFacts, name: str, tasks: BranchTasks, key: str) -> BranchR
 
 
 def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTiming:
-    """Put the times of a branch's tasks together."""
     if len(tasks) == 1:
         return replace(tasks[0], name=name, state=state)
     worked = [task for task in tasks if task.state != "upstream_failed"]
+    memory = [task.peak_memory_bytes for task in tasks if task.peak_memory_bytes is not None]
     return BranchTiming(
         name=name,
         state=state,
@@ -196,35 +177,29 @@ def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTim
         ended=max((task.ended for task in tasks if task.ended is not None), default=None),
         work_seconds=_all_of([task.work_seconds for task in worked]),
         cpu_seconds=_all_of([task.cpu_seconds for task in worked]),
-        peak_memory_bytes=max(
-            (task.peak_memory_bytes for task in tasks if task.peak_memory_bytes is not None), default=None
-        ),
+        peak_memory_bytes=max(memory, default=None),
         tries=max((task.tries for task in tasks if task.tries is not None), default=None),
     )
 
 
 def _all_of(seconds: Sequence[float | None]) -> float | None:
-    """Add up; if there are none, or one of them is not known, neither is the sum."""
-    known = [each for each in seconds if each is not None]
-    return math.fsum(known) if known and len(known) == len(seconds) else None
+    """Add up; None if one is not known."""
+    return None if None in seconds else sum_of_known(seconds)
 
 
-def _instance_name(facts: RunFacts, group: DeclaredGroup, index: int) -> str:
+def _mapped_name(facts: RunFacts, group: DeclaredGroup, index: int) -> str:
     """Name a branch of a mapped group; of several tasks the first alone may know the name."""
-    for task_id in group.each:
-        task_run = facts.by_task.get(task_id, {}).get(index)
-        if task_run is not None:
-            record = task_run.any_record
-            name = task_run.rendered_name or (record.name if isinstance(record, BranchRecord) else None)
-            if name is not None:
-                return name
+    for task_run in facts.find(group.each, index):
+        record = task_run.any_record
+        name = task_run.rendered_name or (record.name if isinstance(record, BranchRecord) else None)
+        if name is not None:
+            return name
     if group.names is not None and index < len(group.names):
         return group.names[index]
     return f"{group.label}_{index}"
 
 
 def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
-    """A batch, as the task instance that it is."""
     name = f"{group.group_id} batch {task_run.map_index}"
     state = task_run.state or WAITING
     timing = replace(task_run.timing, name=name, state=state)
@@ -232,7 +207,6 @@ def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
 
 
 def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator[BranchRun]:
-    """Have the items of one batch judged."""
     record = task_run.batch_record
     bounds = facts.bounds.get(group.prefix + SPLIT)
     first, count = _bounds(bounds, group, task_run.map_index)
@@ -246,25 +220,18 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator
         or facts.batch_names.get((group.prefix + SPLIT, task_run.map_index))
         or [f"{group.label}_{index}" for index in range(first, first + count)]
     )
-    rulings = judge_items(
-        task_run.state, task_run.told, len(names), task_run.values.get(RETURN_VALUE, "absent")
-    )
-    seconds: Sequence[float | None] = [None] * len(names) if record is None else record.seconds
-    cpu_seconds: Sequence[float | None] = [None] * len(names) if record is None else record.cpu_seconds
+    value = task_run.values.get(RETURN_VALUE, "absent")
+    rulings = judge_items(task_run.state, task_run.told, len(names), value)
+    unknown: Sequence[float | None] = [None] * len(names)
+    seconds, cpu_seconds = (unknown, unknown) if record is None else (record.seconds, record.cpu_seconds)
     for name, ruling, work, cpu in zip(names, rulings, seconds, cpu_seconds, strict=True):
+        timing = BranchTiming(
+            name=name, state=ruling.state, work_seconds=work, cpu_seconds=cpu, tries=task_run.tries
+        )
         yield BranchRun(
             name=name,
             state=ruling.state,
-            timing=BranchTiming(
-                name=name,
-                state=ruling.state,
-                queued=None,
-                started=None,
-                ended=None,
-                work_seconds=work,
-                cpu_seconds=cpu,
-                tries=task_run.tries,
-            ),
+            timing=timing,
             error=ruling.error,
             is_stopped=ruling.is_stopped,
             task_runs=(task_run,),

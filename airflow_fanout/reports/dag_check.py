@@ -19,7 +19,7 @@ from airflow_fanout.rules.policy import as_written
 from airflow_fanout.rules.wording import counted, listing, past_dependence_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow_fanout.rules.policy import Policy
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Problem:
     """
-    Something that keeps tasks from running, or fails them.
+    Something that keeps tasks from running, or fails them, and the way out.
 
     :param kind: ``missing_pool``, ``pool_too_small``, ``no_slots``, ``unknown_executor``, ``too_many_tasks``,
         ``prefix_matches_nothing``, ``prefix_matches_others``, ``prefix_ambiguous``,
         ``min_success_unreachable`` or ``tolerance_waits_on_past``.
-    :param message: What is wrong, and the way out.
-    :param task_ids: Ids of the tasks concerned, in natural order.
     """
 
     kind: str
@@ -44,12 +42,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class FanInCheck:
-    """
-    A fan-in, and what it collects.
-
-    :param matches: Ids of the tasks whose values it collects, in natural order.
-    :param count: Number of branches that it collects; None if it is known only at run time.
-    """
+    """A fan-in, the tasks whose values it collects, and the count of branches; None if only a run tells."""
 
     fan_in: FanInOutline
     matches: tuple[str, ...]
@@ -64,7 +57,6 @@ class DagCheck:
     :param source: ``file`` or ``database``: where the Dag was taken from.
     :param groups: Its groups by the id that they have in ``report`` and ``rerun``, in natural order: that of
         their fan-in if only a prefix collects them. Several groups of one prefix have the same.
-    :param notes: What is good to know and no problem, a sentence each.
     """
 
     dag_id: str
@@ -91,7 +83,7 @@ def check_dag(outline: DagOutline, scheduling: SchedulingLimits, *, source: str 
         fan_ins=fan_ins,
         problems=(
             *_waiting_tasks(outline, scheduling),
-            *_batch_problems(capacities, scheduling.max_map_length),
+            *(p for capacity in capacities for p in _batch_problems(capacity, scheduling.max_map_length)),
             *(problem for check in fan_ins for problem in _fan_in_problems(outline, check)),
         ),
         notes=(
@@ -106,11 +98,7 @@ def check_dag(outline: DagOutline, scheduling: SchedulingLimits, *, source: str 
 
 
 def threshold(policy: Policy, count: int | None) -> str:
-    """
-    Say when a fan-in succeeds.
-
-    :param count: Number of branches that it collects; None if it is known only at run time.
-    """
+    """Say when a fan-in succeeds that collects a number of branches, if that is known before the run."""
     if not policy.tolerant:
         return "every branch has to succeed"
     minimums = []
@@ -121,11 +109,8 @@ def threshold(policy: Policy, count: int | None) -> str:
     numbers = ""
     if count is not None and policy.needed(count) <= count:
         numbers = f" ({policy.needed(count)} of {count})"
-    skipped = {
-        "exclude": "don't count",
-        "success": "count as successes",
-        "failure": "count as failures",
-    }[policy.count_skipped]
+    ways = {"exclude": "don't count", "success": "count as successes", "failure": "count as failures"}
+    skipped = ways[policy.count_skipped]
     return f"{' and '.join(minimums)} branches have to succeed{numbers}; skipped ones {skipped}"
 
 
@@ -139,8 +124,7 @@ def _fan_in(outline: DagOutline, fan_in: FanInOutline) -> FanInCheck:
     elif fan_in.task_id_prefix is not None and not fan_in.is_templated:
         matches = outline.prefix_matches(fan_in, fan_in.task_id_prefix)
         counts = [_instances(outline, task_id, fan_in) for task_id in matches]
-        known = [number for number in counts if number is not None]
-        count = sum(known) if len(known) == len(counts) else None
+        count = None if None in counts else sum(filter(None, counts))
     return FanInCheck(fan_in=fan_in, matches=tuple(matches), count=count)
 
 
@@ -166,12 +150,9 @@ def _branches(outline: DagOutline) -> dict[str, tuple[str, tuple[str, ...]]]:
 def _ids_in_runs(outline: DagOutline, fan_ins: Sequence[FanInCheck]) -> dict[str, str]:
     """Ids that ``report`` and ``rerun`` have for groups, by their own: the fan-in's for those of a prefix."""
     branches = _branches(outline)
-    ids = {
-        branches[task_id][0]: check.fan_in.task_id
-        for check in reversed(fan_ins)
-        for task_id in check.matches
-        if task_id in branches
-    }
+    ids: dict[str, str] = {}
+    for check in reversed(fan_ins):
+        ids |= {branches[i][0]: check.fan_in.task_id for i in check.matches if i in branches}
     own = {group.group_id for group in outline.groups.values() if group.mode == "batched"}
     own |= {check.fan_in.group_id for check in fan_ins if check.fan_in.group_id is not None}
     return ids | {group_id: group_id for group_id in own}
@@ -190,7 +171,8 @@ def _obstacles(
 ) -> Iterator[tuple[str, str, Sequence[TaskOutline], str]]:
     """Kind, cause and way out of what keeps tasks from starting, and the tasks; none for all of the Dag."""
     tasks = outline.tasks.values()
-    for pool, takers in _by(tasks, lambda task: task.pool):
+    for pool in sorted({task.pool for task in tasks}):
+        takers = [task for task in tasks if task.pool == pool]
         slots = scheduling.pools.get(pool, UNLIMITED_POOL)
         create = f"airflow pools set {pool} SLOTS DESCRIPTION"
         large = [task for task in takers if UNLIMITED_POOL < slots < task.pool_slots]
@@ -204,10 +186,11 @@ def _obstacles(
             asked = "more" if len(large) > 1 else most
             cause = f"Pool {pool!r} has {counted(slots, 'slot', 'slots')} and pool_slots asks for {asked}"
             yield "pool_too_small", cause, large, f"Enlarge it to {most} or more, or lower pool_slots"
-    for executor, on_it in _by(tasks, lambda task: task.executor or ""):
-        if scheduling.executor_of(on_it[0]) is None:
-            way_out = f"Add it to [core] executor, or name one of {listing(scheduling.executors)}"
-            yield "unknown_executor", f"Executor {executor!r} isn't configured", on_it, way_out
+    unplaced = [task for task in tasks if scheduling.executor_of(task) is None]
+    for executor in sorted({task.executor or "" for task in unplaced}):
+        way_out = f"Add it to [core] executor, or name one of {listing(scheduling.executors)}"
+        takers = [task for task in unplaced if task.executor == executor]
+        yield "unknown_executor", f"Executor {executor!r} isn't configured", takers, way_out
     for name in ("max_active_tis_per_dagrun", "max_active_tis_per_dag"):
         if below := [task for task in tasks if (limit := getattr(task, name)) is not None and limit < 1]:
             yield "no_slots", f"{name} is below 1", below, "Raise it, or leave it out for no limit"
@@ -217,26 +200,16 @@ def _obstacles(
         yield "no_slots", f"[core] parallelism is {scheduling.parallelism}", (), "Raise it"
 
 
-def _by(
-    tasks: Iterable[TaskOutline], attribute: Callable[[TaskOutline], str]
-) -> list[tuple[str, list[TaskOutline]]]:
-    by_attribute: dict[str, list[TaskOutline]] = {}
-    for task in tasks:
-        by_attribute.setdefault(attribute(task), []).append(task)
-    return sorted(by_attribute.items())
-
-
-def _batch_problems(capacities: Iterable[GroupCapacity], longest: int) -> Iterator[Problem]:
-    for capacity in capacities:
-        group, tasks = capacity.group, capacity.tasks.declared
-        # Literal items of a mapped group are not checked; batches are mapped over the output of a task.
-        if group.mode == "batched" and group.count is not None and tasks > longest:
-            size = math.ceil(group.count / longest)
-            message = (
-                f"Group {group.group_id!r}: its {group.count} items make {tasks} tasks, which will fail: "
-                f"[core] max_map_length allows {longest}. Give items_per_task={size} or more"
-            )
-            yield Problem("too_many_tasks", message, group.each)
+def _batch_problems(capacity: GroupCapacity, longest: int) -> Iterator[Problem]:
+    group, tasks = capacity.group, capacity.tasks.declared
+    # Literal items of a mapped group are not checked; batches are mapped over the output of a task.
+    if group.mode == "batched" and group.count is not None and tasks > longest:
+        way_out = f"Give items_per_task={math.ceil(group.count / longest)} or more"
+        message = (
+            f"Group {group.group_id!r}: its {group.count} items make {tasks} tasks, which will fail: "
+            f"[core] max_map_length allows {longest}. {way_out}"
+        )
+        yield Problem("too_many_tasks", message, group.each)
 
 
 def _fan_in_problems(outline: DagOutline, check: FanInCheck) -> Iterator[Problem]:
@@ -265,19 +238,15 @@ def _prefix_problems(
         yield "prefix_matches_nothing", f"no upstream task id starts with {prefix!r}; upstream: {candidates}"
     if strays := outline.unwired_matches(fan_in, prefix):
         are, them = ("is", "it") if len(strays) == 1 else ("are", "them")
-        message = (
-            f"it will fail, because its prefix {prefix!r} also takes {listing(strays)}, which {are} not "
-            f"wired to it. Wire {them} ({strays[0]} >> {fan_in.task_id}), or choose a prefix that takes less"
-        )
-        yield "prefix_matches_others", message
+        cause = f"its prefix {prefix!r} also takes {listing(strays)}, which {are} not wired to it"
+        way_out = f"Wire {them} ({strays[0]} >> {fan_in.task_id}), or choose a prefix that takes less"
+        yield "prefix_matches_others", f"it will fail, because {cause}. {way_out}"
     longer = [task_id for task_id in matches if task_id[len(prefix) :][:1].isdecimal()]
     others = [task_id for task_id in matches if task_id not in longer]
     if prefix[-1:].isdecimal() and longer and others:
-        message = (
-            f"its prefix {prefix!r} takes {listing(others)}, and also {listing(longer)}. If all are meant, "
-            "end the prefix before the number; if not, give them names that don't begin alike"
-        )
-        yield "prefix_ambiguous", message
+        cause = f"its prefix {prefix!r} takes {listing(others)}, and also {listing(longer)}"
+        way_out = "end the prefix before the number; if not, give them names that don't begin alike"
+        yield "prefix_ambiguous", f"{cause}. If all are meant, {way_out}"
 
 
 def _group_notes(outline: DagOutline, capacity: GroupCapacity, scheduling: SchedulingLimits) -> Iterator[str]:
@@ -286,10 +255,8 @@ def _group_notes(outline: DagOutline, capacity: GroupCapacity, scheduling: Sched
         yield f"Group {group.group_id!r}: a step lets only {limit.slots} through at once: {limit.explanation}"
     around = next((outline.tasks[task_id].mapped_group for task_id in group.all_task_ids), None)
     if around is not None and group.mode == "static":
-        yield (
-            f"Group {group.group_id!r} is in the mapped task group {around!r}: the numbers are for one "
-            "instance of that, and all instances share the limits"
-        )
+        text = "the numbers are for one instance of that, and all instances share the limits"
+        yield f"Group {group.group_id!r} is in the mapped task group {around!r}: {text}"
 
 
 def _worker_notes(outline: DagOutline, scheduling: SchedulingLimits) -> Iterator[str]:
@@ -299,10 +266,8 @@ def _worker_notes(outline: DagOutline, scheduling: SchedulingLimits) -> Iterator
         if name != CELERY:
             yield f"How many tasks {name} has room for is not known here"
         elif scheduling.workers is None:
-            yield (
-                "No Celery worker answered, so what they have room for is not known; each runs "
-                f"{scheduling.worker_concurrency} tasks at once ([celery] worker_concurrency)"
-            )
+            each = f"{scheduling.worker_concurrency} tasks at once ([celery] worker_concurrency)"
+            yield f"No Celery worker answered, so what they have room for is not known; each runs {each}"
         else:
             queues = {task.queue for task in tasks if scheduling.executor_of(task) == CELERY}
             if silent := [queue for queue in queues if not scheduling.worker_slots([queue])]:

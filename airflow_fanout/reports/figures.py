@@ -12,17 +12,13 @@ from airflow_fanout.rules.wording import format_bytes, format_ratio, format_seco
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_fanout.reports.group_report import Cause, GroupReport
+    from airflow_fanout.reports.group_report import GroupReport, Outcomes
 
 
-DONE = (FINISHED | {"missing"}) - {"removed"}
-"""States of branches that nothing more will become of."""
-
+DONE = (FINISHED | {"missing"}) - {"removed"}  # states of branches that nothing more will become of
 PLURALS = {"branch": "branches", "batch": "batches", "item": "items"}
 
-LONGEST_NAME = 60
-
-CAUSES_NAMED = 2
+LONGEST_NAME, CAUSES_NAMED = 60, 2
 
 
 def number_of(number: int, noun: str) -> str:
@@ -30,11 +26,10 @@ def number_of(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else PLURALS[noun]}"
 
 
-def shortened(name: str, length: int = LONGEST_NAME) -> str:
+def shortened(name: str) -> str:
     """Put a name on one line, and cut it in its middle: both ends tell long names apart."""
-    text = on_one_line(name)
-    tail = length // 3
-    return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
+    text, tail = on_one_line(name), LONGEST_NAME // 3
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - tail - 1]}…{text[-tail:]}"
 
 
 def headline(group: GroupReport) -> str:
@@ -47,35 +42,30 @@ def headline(group: GroupReport) -> str:
         parts = [f"{done:,} of {number_of(outcomes.total, group.nouns[1])} done"]
         if group.items is not None:
             parts.append(f"in {number_of(group.total, 'batch')}")
-        parts += _unsuccessful(group)
+        parts += _unsuccessful(outcomes)
     if group.degraded:
         parts.append("degraded")
     if group.causes:
-        causes = [f"{shortened(_name(cause))} ({cause.state})" for cause in group.causes[:CAUSES_NAMED]]
-        more = len(group.causes) - len(causes)
-        parts.append(f"the cause lies before: {', '.join(causes)}{f' and {more:,} more' * (more > 0)}")
+        names = [(shortened(instance_name(c.task_id, c.map_index)), c.state) for c in group.causes]
+        causes = ", ".join(f"{name} ({state})" for name, state in names[:CAUSES_NAMED])
+        more = f" and {len(names) - CAUSES_NAMED:,} more" if len(names) > CAUSES_NAMED else ""
+        parts.append(f"the cause lies before: {causes}{more}")
     return " · ".join(parts)
-
-
-def _name(cause: Cause) -> str:
-    return cause.task_id if cause.map_index < 0 else instance_name(cause.task_id, cause.map_index)
 
 
 def failures(group: GroupReport) -> str | None:
     """Say how many branches, or items, left no value, though they should have; None if all did."""
-    if not group.outcomes.problem_count:
-        return None
-    return f"{group.outcomes.problem_count:,} of {number_of(group.outcomes.total, group.nouns[1])} failed"
+    count, total = group.outcomes.problem_count, number_of(group.outcomes.total, group.nouns[1])
+    return f"{count:,} of {total} failed" if count else None
 
 
-def _unsuccessful(group: GroupReport) -> Iterator[str]:
-    stopped = group.outcomes.stopped
-    for state, number in group.outcomes.states.items():
-        others = number - stopped if state == "skipped" else number
+def _unsuccessful(outcomes: Outcomes) -> Iterator[str]:
+    for state, number in outcomes.states.items():
+        others = number - outcomes.stopped if state == "skipped" else number
         if others and state != "success":
             yield f"{others:,} {state.replace('_', ' ')}"
-        if state == "skipped" and stopped:
-            yield f"{stopped:,} stopped"
+        if state == "skipped" and outcomes.stopped:
+            yield f"{outcomes.stopped:,} stopped"
 
 
 def figures(group: GroupReport) -> tuple[Figure, ...]:
@@ -89,9 +79,11 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
     wall = f"from the first {noun} queued to the last one's end"
     if not group.is_finished:
         wall = f"since the first {noun} was queued"
-    overhead = "of the time from queued to end was no work"
-    if _ran_items_at_once(group) and group.overhead_share is None:
-        overhead = "items ran at once, how long all of them together was not recorded"
+    overhead, added_up = "of the time from queued to end was no work", ""
+    if (group.item_concurrency or 1) > 1:
+        added_up = ": the work of its items, which ran at once, added up"
+        if group.overhead_share is None:
+            overhead = "items ran at once, how long all of them together was not recorded"
     texts = [
         ("Work", format_seconds(group.work_seconds), f"what {recorded} took inside their code, added up"),
         ("CPU", format_seconds(group.cpu_seconds), "CPU time of that; the rest was spent waiting"),
@@ -101,13 +93,9 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         ("Overhead", format_share(group.overhead_share), overhead),
         ("At once", f"{group.peak_concurrency:,} of {group.total:,}", "at the busiest moment"),
         ("Limit", *_limit(group)),
-        *_slowest(group),
+        *_slowest(group, added_up),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
-
-
-def _ran_items_at_once(group: GroupReport) -> bool:
-    return (group.item_concurrency or 1) > 1
 
 
 def _limit(group: GroupReport) -> tuple[str, str]:
@@ -118,8 +106,7 @@ def _limit(group: GroupReport) -> tuple[str, str]:
     return "–", "not known: some of these tasks have limits of their own"
 
 
-def _slowest(group: GroupReport) -> Iterator[tuple[str, str, str]]:
-    added_up = ": the work of its items, which ran at once, added up" if _ran_items_at_once(group) else ""
+def _slowest(group: GroupReport, added_up: str) -> Iterator[tuple[str, str, str]]:
     for slow in group.slowest[:1]:
         yield "Slowest", format_seconds(slow.seconds), shortened(slow.name) + added_up
     if group.wall_without_slowest_seconds is not None:

@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 
 
 CELERY = "CeleryExecutor"
-
 UNLIMITED_POOL = -1
 
 Kind = tuple[tuple["TaskOutline", ...], int]
 """The tasks of a branch, and the number of branches that are made of them."""
 
-Takers = list[tuple[int, int]]
-"""Slots of a pool that a branch takes, and the number of such branches."""
+Takers = list[tuple[int, int]]  # slots of a pool that a branch takes, and the number of such branches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,6 @@ class SchedulingLimits:
     Limits on tasks that are set outside of their Dag.
 
     :param parallelism: ``[core] parallelism``: tasks of one scheduler, queued or running.
-    :param schedulers: Number of schedulers that are alive; 1 if none is.
     :param pools: Slots of every pool by its name; -1 for unlimited.
     :param executors: Aliases of every configured executor by its class, the default one first.
     :param workers: The Celery workers; None if none answered, or none was asked.
@@ -64,9 +61,11 @@ class SchedulingLimits:
 
     def worker_slots(self, queues: Collection[str]) -> int:
         """Number of tasks that the Celery workers of some queues run at once."""
-        return sum(
-            worker.concurrency for worker in self.workers or () if not worker.queues.isdisjoint(queues)
-        )
+        return sum(worker.concurrency for worker in self.listening(queues))
+
+    def listening(self, queues: Collection[str]) -> list[Worker]:
+        """Celery workers that take tasks from some queues."""
+        return [worker for worker in self.workers or () if not worker.queues.isdisjoint(queues)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +74,7 @@ class GroupCapacity:
     How many branches of a group can run at once if nothing else runs.
 
     :param declared: Number of its branches, or items; None if it is known only at run time.
-    :param tasks: How many tasks can run at once: branches, or batches.
-    :param items: Number of items that run at once in these batches; None if there are none.
+    :param tasks: How many tasks can run at once: branches, or batches with these items.
     :param limits: All limits that the tasks meet, the nearest to the author first.
     """
 
@@ -95,9 +93,7 @@ def group_capacity(
 
     A limit is on tasks that are queued or running, as the scheduler counts them. A branch of several tasks
     counts where it has the most room, so that the number is never too small; :func:`narrow_steps` has the
-    tasks that let fewer through.
-
-    :param declared: Number of its branches or items in a certain run, if the Dag alone doesn't tell.
+    tasks that let fewer through. The declared number is of a certain run, if the Dag alone doesn't tell.
     """
     declared = declared if group.known_count is None else group.known_count
     size = group.items_per_task
@@ -120,7 +116,7 @@ def narrow_steps(
         return
     for pool, takers in _takers(_kinds(outline, group, capacity.tasks.declared), max).items():
         limit = _pool_limit(pool, scheduling.pools, takers)
-        if limit is not None and limit.slots < min(effective, _total(takers)):
+        if limit is not None and limit.slots < min(effective, sum(number for _, number in takers)):
             yield limit
     for task_id in group.each:
         limits = _instance_limits(group, [outline.tasks[task_id]])
@@ -136,10 +132,9 @@ def _limits(
         yield from _instance_limits(group, [outline.tasks[task_id] for task_id in group.each])
     yield from _pool_limits(kinds, scheduling.pools)
     yield Limit(name="max_active_tasks", slots=outline.max_active_tasks, where="the Dag")
-    parallelism, schedulers = scheduling.parallelism, scheduling.schedulers
-    reason = (
-        f"core.parallelism is {parallelism} for each of {schedulers} schedulers" if schedulers > 1 else ""
-    )
+    parallelism, schedulers, reason = scheduling.parallelism, scheduling.schedulers, ""
+    if schedulers > 1:
+        reason = f"core.parallelism is {parallelism} for each of {schedulers} schedulers"
     yield Limit(name="core.parallelism", slots=parallelism * schedulers, reason=reason)
     if scheduling.workers is not None:
         yield from _worker_limits(kinds, scheduling)
@@ -151,16 +146,12 @@ def _kinds(outline: DagOutline, group: DeclaredGroup, count: int) -> list[Kind]:
     return [(tuple(outline.tasks[task_id] for task_id in task_ids), number) for task_ids, number in branches]
 
 
-def _total(branches: Iterable[tuple[object, int]]) -> int:
-    return sum(number for _, number in branches)
-
-
 def _instance_limits(group: DeclaredGroup, steps: Sequence[TaskOutline]) -> Iterator[Limit]:
     """Limits on the instances of mapped tasks; the branches of a static group are one instance each."""
     where = ", ".join(step.task_id for step in steps)
     for name in ("max_active_tis_per_dagrun", "max_active_tis_per_dag"):
-        slots = [limit for step in steps if (limit := getattr(step, name)) is not None]
-        if len(slots) < len(steps):
+        slots = [getattr(step, name) for step in steps]
+        if None in slots:
             continue  # a step without a limit has room for all
         limit = sum(max(0, number) for number in slots)
         if name == "max_active_tis_per_dag":
@@ -199,8 +190,11 @@ def _pool_limit(pool: str, pools: Mapping[str, int], takers: Takers) -> Limit | 
         fitting = min(number, slots // size)
         room += fitting
         slots -= fitting * size
-    reason += f", a branch takes {sizes[0]} to {sizes[-1]}"
-    return Limit(name="pool", slots=room, where=pool, reason=reason) if room < _total(takers) else None
+    if room >= sum(number for _, number in takers):
+        return None
+    return Limit(
+        name="pool", slots=room, where=pool, reason=f"{reason}, a branch takes {sizes[0]} to {sizes[-1]}"
+    )
 
 
 def _pool_limits(kinds: Sequence[Kind], pools: Mapping[str, int]) -> Iterator[Limit]:
@@ -210,12 +204,10 @@ def _pool_limits(kinds: Sequence[Kind], pools: Mapping[str, int]) -> Iterator[Li
     if len(limits) == 1:
         yield from filter(None, limits.values())
         return
-    rooms = {
-        pool: min(_total(takers[pool]), UNKNOWN if limit is None else limit.slots)
-        for pool, limit in limits.items()
-    }
+    rooms = {pool: sum(number for _, number in takers[pool]) for pool in takers}
+    rooms |= {pool: min(rooms[pool], limit.slots) for pool, limit in limits.items() if limit is not None}
     slots = sum(rooms.values())
-    if slots < _total(kinds):
+    if slots < sum(number for _, number in kinds):
         reason = ", ".join(f"{room} in {pool!r}" for pool, room in rooms.items())
         yield Limit(name="pool", slots=slots, where=", ".join(rooms), reason=f"pools have room for {reason}")
 
@@ -235,8 +227,7 @@ def _worker_limits(kinds: Iterable[Kind], scheduling: SchedulingLimits) -> Itera
     room = slots = scheduling.worker_slots(queues)
     if len(queues) > 1:
         slots = min(room, sum(min(number, rooms[queue]) for queue, number in queues.items()))
-    listening = sum(not worker.queues.isdisjoint(queues) for worker in scheduling.workers or ())
-    run = "Celery worker runs" if listening == 1 else "Celery workers run"
+    workers = counted(len(scheduling.listening(queues)), "Celery worker runs", "Celery workers run")
     queue = "queue" if len(queues) == 1 else "queues"
-    reason = f"{listening} {run} {room} tasks at once from {queue} {listing(queues)}"
+    reason = f"{workers} {room} tasks at once from {queue} {listing(queues)}"
     yield Limit(name="executor", slots=elsewhere + slots, where=CELERY, reason=reason)

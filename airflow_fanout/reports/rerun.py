@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.branches import chosen_group_runs
+from airflow_fanout.reports.group_report import Cause
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.wording import listing
@@ -21,24 +23,15 @@ if TYPE_CHECKING:
 FAILED = frozenset({"failed", "upstream_failed"})
 
 UNSUCCESSFUL = FAILED | {"skipped"}
-
 CLEARABLE = FINISHED - {"removed"}
 """States that clearing changes; a task instance in another one has not ended, or is no longer declared."""
 
-PARTS = ("downstream", "setups_and_teardowns", "causes", "between")
-"""What a plan clears beside groups, as its JSON names it."""
-
-Key = tuple[str, int]
-"""Task id and map index of a task instance."""
+Key = tuple[str, int]  # task id and map index of a task instance
 
 
 @dataclass(frozen=True, kw_only=True)
 class BranchRerun:
-    """
-    A branch, or batch, that runs again, and its task instances to clear.
-
-    :param items: Number of its items that aren't a success; None if it is no batch.
-    """
+    """A branch, or batch with ``items`` that are no success, that runs again; and what to clear of it."""
 
     branch: BranchRun
     task_runs: tuple[TaskRun, ...]
@@ -47,11 +40,7 @@ class BranchRerun:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRerun:
-    """
-    What runs again of one group: branches, or batches, and fan-ins.
-
-    :param unexpanded: Its mapped tasks to clear, if they never were expanded.
-    """
+    """What runs again of one group; ``unexpanded`` are mapped tasks to clear that never were expanded."""
 
     run: GroupRun
     branches: tuple[BranchRerun, ...] = ()
@@ -70,7 +59,6 @@ class RerunPlan:
     """
     What has to be cleared in one run.
 
-    :param setups_and_teardowns: Those of all that is cleared, and of the causes.
     :param causes: Failed tasks upstream of the branches, without which these would only fail again.
     :param between: What did not succeed between the causes and the branches.
     :param notes: What is not cleared, and what else there is to know; a sentence each.
@@ -124,17 +112,16 @@ def plan_rerun(
     runs again too. What has not ended, or is no longer declared, is not cleared.
 
     :param group_ids: Groups to look at, by their ids or titles; None for all.
-    :param downstream: Whether to clear what comes after the fan-ins, too.
     :param whole_branches: Whether to clear the tasks of these branches that succeeded, too: a later task may
         have failed over what an earlier one fetched.
     :param setups_and_teardowns: Ids of those that Airflow clears with a task, by its id.
-    :raises UnknownGroupError: If the run has no such group.
     """
     groups = [_group(facts, run, whole_branches) for run in chosen_group_runs(facts, group_ids)]
     of_groups = _by_key(task_run for group in groups for task_run in group.task_runs)
     after: dict[Key, TaskRun] = {}
     if downstream:
-        started = [fan_in for group in groups if group.task_runs for fan_in in _fan_ins(facts, group.run)]
+        cleared = [group.run for group in groups if group.task_runs]
+        started = [fan_in for run in cleared for fan_in in facts.find(run.fan_in_ids, run.map_index)]
         after = _by_key(_related_instances(facts, started, facts.outline.downstream_of))
     blocked = [
         *(task_run for task_run in of_groups.values() if task_run.state == "upstream_failed"),
@@ -160,37 +147,27 @@ def plan_rerun(
     )
 
 
-def causes_before(facts: RunFacts, run: GroupRun) -> tuple[TaskRun, ...]:
+def causes_before(facts: RunFacts, run: GroupRun) -> tuple[Cause, ...]:
     """Find the failed tasks upstream of a group's branches that kept some of them from starting."""
     task_runs = [task_run for branch in run.ran for task_run in branch.task_runs]
     if run.unexpanded is not None:
         task_runs.append(run.unexpanded)
     blocked = [task_run for task_run in task_runs if task_run.state == "upstream_failed"]
-    return _causes(facts, blocked, _by_key(task_runs))[0]
-
-
-def _key(task_run: TaskRun) -> Key:
-    return task_run.task_id, task_run.map_index
+    causes, _ = _causes(facts, blocked, _by_key(task_runs))
+    return tuple(Cause(task_id=task.task_id, map_index=task.map_index, state=task.state) for task in causes)
 
 
 def _by_key(task_runs: Iterable[TaskRun]) -> dict[Key, TaskRun]:
-    return {_key(task_run): task_run for task_run in task_runs}
-
-
-def _fan_ins(facts: RunFacts, run: GroupRun) -> list[TaskRun]:
-    """Fan-ins of a group; inside a mapped task group those of its own index."""
-    instances = (facts.by_task.get(task_id, {}).get(run.map_index) for task_id in run.fan_in_ids)
-    return [fan_in for fan_in in instances if fan_in is not None]
+    return {task_run.key: task_run for task_run in task_runs}
 
 
 def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
     branches = tuple(_branches(run, whole_branches) if run.batches is None else _batches(run))
     unexpanded: tuple[TaskRun, ...] = ()
     if run.group is not None and run.unexpanded is not None and run.unexpanded.state in FAILED:
-        tasks = (facts.by_task.get(task_id, {}).get(-1) for task_id in run.group.each)
-        unexpanded = tuple(task for task in tasks if task is not None and task.state in UNSUCCESSFUL)
+        unexpanded = tuple(task for task in facts.find(run.group.each, -1) if task.state in UNSUCCESSFUL)
     states = CLEARABLE if branches or unexpanded else FAILED
-    fan_ins = tuple(fan_in for fan_in in _fan_ins(facts, run) if fan_in.state in states)
+    fan_ins = tuple(task for task in facts.find(run.fan_in_ids, run.map_index) if task.state in states)
     return GroupRerun(run=run, branches=branches, unexpanded=unexpanded, fan_ins=fan_ins)
 
 
@@ -209,10 +186,10 @@ def _branches(run: GroupRun, whole_branches: bool) -> Iterator[BranchRerun]:
 def _batches(run: GroupRun) -> Iterator[BranchRerun]:
     items_by_batch: dict[Key, list[BranchRun]] = {}
     for item in run.branches:
-        items_by_batch.setdefault(_key(item.task_runs[0]), []).append(item)
+        items_by_batch.setdefault(item.task_runs[0].key, []).append(item)
     for batch in run.batches or ():
         (task_run,) = batch.task_runs
-        items = items_by_batch.get(_key(task_run), [])
+        items = items_by_batch.get(task_run.key, [])
         # A batch succeeds even if all its items were stopped, and if somebody marks it so.
         is_unfinished = any(item.is_stopped or item.state == "missing" for item in items)
         if task_run.state in UNSUCCESSFUL or (task_run.state == "success" and is_unfinished):
@@ -234,11 +211,9 @@ def _related_instances(
     facts: RunFacts, task_runs: Iterable[TaskRun], related: Callable[[str], Collection[str]]
 ) -> Iterator[TaskRun]:
     """Instances of the tasks related to those of others, as far as they can be cleared."""
-    ids: dict[str, list[str]] = {}
+    related_ids = cache(related)
     for task_run in task_runs:
-        if task_run.task_id not in ids:
-            ids[task_run.task_id] = sorted(related(task_run.task_id))
-        for task_id in ids[task_run.task_id]:
+        for task_id in sorted(related_ids(task_run.task_id)):
             beside = _beside(facts, task_id, task_run)
             yield from (instance for instance in beside if instance.state in CLEARABLE)
 
@@ -247,12 +222,10 @@ def _causes(
     facts: RunFacts, blocked: Iterable[TaskRun], taken: Collection[Key]
 ) -> tuple[tuple[TaskRun, ...], tuple[TaskRun, ...]]:
     """
-    Find what keeps task instances from running: the causes, and what stands between.
+    Find what keeps task instances from running, beside what is taken: the causes, and what stands between.
 
     The way up leads over what did not succeed. A task that was skipped stands between only if it comes after
     something that failed: there are trigger rules that skip then.
-
-    :param taken: What is cleared anyway.
     """
     unsuccessful: dict[Key, TaskRun] = {}
     followers: dict[Key, set[Key]] = {}
@@ -261,13 +234,12 @@ def _causes(
         task_run = to_do.pop()
         for task_id in facts.outline.tasks[task_run.task_id].upstream:
             for before in _beside(facts, task_id, task_run):
-                key = _key(before)
-                if key in taken or before.state not in UNSUCCESSFUL:
+                if before.key in taken or before.state not in UNSUCCESSFUL:
                     continue
-                if key not in unsuccessful:
-                    unsuccessful[key] = before
+                if before.key not in unsuccessful:
+                    unsuccessful[before.key] = before
                     to_do.append(before)
-                followers.setdefault(key, set()).add(_key(task_run))
+                followers.setdefault(before.key, set()).add(task_run.key)
     failed = {key for key, task_run in unsuccessful.items() if task_run.state in FAILED}
     following: set[Key] = set()
     spreading = list(failed)
@@ -275,11 +247,10 @@ def _causes(
         later = (followers[spreading.pop()] & unsuccessful.keys()) - following
         following |= later
         spreading += later
-    ordered = sorted(unsuccessful.items())
-    return (
-        tuple(task_run for key, task_run in ordered if key in failed - following),
-        tuple(task_run for key, task_run in ordered if key in following),
+    causes, between = (
+        tuple(unsuccessful[key] for key in sorted(keys)) for keys in (failed - following, following)
     )
+    return causes, between
 
 
 def _notes(facts: RunFacts, groups: Iterable[GroupRerun]) -> Iterator[str]:
@@ -298,13 +269,15 @@ def _notes(facts: RunFacts, groups: Iterable[GroupRerun]) -> Iterator[str]:
 def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     again = {branch.branch.name: branch.branch.state for branch in group.branches}
     ended = {*FINISHED, "missing"}
-    unended = [branch for branch in group.run.ran if branch.state not in ended and branch.name not in again]
-    if unended:
-        names = listing((f"{branch.name} ({branch.state})" for branch in unended), limit=10)
-        yield f"not cleared, because they have not ended: {names}"
-    late = [fan_in for fan_in in _fan_ins(facts, group.run) if fan_in.state not in FINISHED]
+    others = (branch for branch in group.run.ran if branch.name not in again)
+    if unended := [f"{branch.name} ({branch.state})" for branch in others if branch.state not in ended]:
+        yield f"not cleared, because they have not ended: {listing(unended, limit=10)}"
+    fan_ins = facts.find(group.run.fan_in_ids, group.run.map_index)
+    late = [
+        f"{fan_in.name} ({fan_in.state or WAITING})" for fan_in in fan_ins if fan_in.state not in FINISHED
+    ]
     if late and group.task_runs:
-        names = listing(f"{fan_in.name} ({fan_in.state or WAITING})" for fan_in in late)
+        names = listing(late)
         yield (
             f"not cleared, because they have not ended: {names}; if they have started, they may not see the "
             "branches that run again"
@@ -320,16 +293,12 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
 
 def fingerprint(plan: RerunPlan) -> str:
     """Tell plans apart: the same for two that clear the same task instances in the same states."""
-    cleared = sorted((*_key(task_run), task_run.state or "") for task_run in plan.with_causes)
+    cleared = sorted((*task_run.key, task_run.state or "") for task_run in plan.with_causes)
     return hashlib.sha256(json.dumps(cleared).encode()).hexdigest()
 
 
 def plan_as_json(plan: RerunPlan, done: Clearing | None = None) -> dict[str, Any]:
-    """
-    Say what a plan clears, for programs.
-
-    :param done: What came of it; None if nothing was cleared.
-    """
+    """Say for programs what a plan clears, and what came of it if it was carried out."""
     return {
         "dag_id": plan.dag_id,
         "run_id": plan.run_id,
@@ -352,7 +321,10 @@ def plan_as_json(plan: RerunPlan, done: Clearing | None = None) -> dict[str, Any
             }
             for group in plan.groups
         ],
-        **{part: _instances(getattr(plan, part)) for part in PARTS},
+        "downstream": _instances(plan.downstream),
+        "setups_and_teardowns": _instances(plan.setups_and_teardowns),
+        "causes": _instances(plan.causes),
+        "between": _instances(plan.between),
         "notes": list(plan.notes),
         "cleared": _instances(() if done is None else done.cleared),
         "changed_meanwhile": _instances(() if done is None else done.changed),
@@ -360,7 +332,4 @@ def plan_as_json(plan: RerunPlan, done: Clearing | None = None) -> dict[str, Any
 
 
 def _instances(task_runs: Sequence[TaskRun]) -> list[dict[str, Any]]:
-    return [
-        {"task_id": task_run.task_id, "map_index": task_run.map_index, "state": task_run.state}
-        for task_run in task_runs
-    ]
+    return [{"task_id": run.task_id, "map_index": run.map_index, "state": run.state} for run in task_runs]

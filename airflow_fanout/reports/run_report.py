@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import timedelta
 from itertools import accumulate, pairwise
@@ -14,7 +14,6 @@ from airflow_fanout.reports.advice import advise
 from airflow_fanout.reports.figures import DONE, failures, figures, headline
 from airflow_fanout.reports.group_report import (
     BranchReport,
-    Cause,
     GroupReport,
     HostLoad,
     Outcomes,
@@ -40,15 +39,9 @@ if TYPE_CHECKING:
     """Tells how many of a number of a group's branches, or batches, can run at once; None if unknown."""
 
 
-ENDED = DONE | {"removed"}
-"""States of branches that nothing more will become of."""
-
-SLOWEST_ITEMS = 10
-"""Items that are named as the slowest: a batched group may have a million."""
-
-PROBLEM_ITEMS = 20
-"""Items without a value that are named; the rest are counted."""
-
+ENDED = DONE | {"removed"}  # states of branches that nothing more will become of
+SLOWEST_ITEMS = 10  # items that are named as the slowest: a batched group may have a million
+PROBLEM_ITEMS = 20  # items without a value that are named; the rest are counted
 PYTHON_TASKS = frozenset({"_PythonDecoratedOperator", "PythonOperator"})
 """Operators whose branches could run in batches too."""
 
@@ -56,14 +49,10 @@ PYTHON_TASKS = frozenset({"_PythonDecoratedOperator", "PythonOperator"})
 def run_report(
     facts: RunFacts, runs: Iterable[GroupRun], *, now: datetime, capacity_of: CapacityOf
 ) -> RunReport:
-    """
-    Put a run's report together.
-
-    :param now: When the run was read.
-    """
+    """Put a run's report together, as it was read now."""
     runs = list(runs)
     is_finished = facts.state in {"success", "failed"}
-    is_incomplete = any(_is_unsuccessful(branch) for run in runs for branch in run.branches)
+    is_incomplete = any(branch.is_unsuccessful for run in runs for branch in run.branches)
     rerun = shlex.join(["airflow", "fanout", "rerun", facts.dag_id, facts.run_id])
     return RunReport(
         dag_id=facts.dag_id,
@@ -77,29 +66,26 @@ def run_report(
 
 
 def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: CapacityOf) -> GroupReport:
-    """
-    Put one group's report together.
-
-    :param now: When the run was read.
-    """
+    """Put one group's report together."""
     summary = _summary(run, now)
     capacity = capacity_of(run, summary.total) if summary.total else None
     limit = None if capacity is None else capacity.limit
     branches = _branch_reports(run, now)
+    items = None
+    if run.batches is not None:
+        items = _outcomes(run, summarize((item.timing for item in run.branches), slowest=SLOWEST_ITEMS))
     group = GroupReport(
-        **vars(summary if run.batches is not None else _outcomes(run, summary)),
+        **vars(summary if items is not None else _outcomes(run, summary)),
         title=run.title,
         group_id=None if run.group is None else run.group.group_id,
         map_index=run.map_index,
         mode="prefix" if run.group is None else run.group.mode,
         fan_in_ids=run.fan_in_ids,
-        degraded=_is_degraded(facts, run),
+        degraded=any(fan_in.state == "success" for fan_in in facts.find(run.fan_in_ids, run.map_index))
+        and any(branch.is_unsuccessful for branch in run.branches),
         is_finished=_is_finished(run),
         unexpanded=None if run.unexpanded is None else run.unexpanded.timing.state,
-        causes=tuple(
-            Cause(task_id=cause.task_id, map_index=cause.map_index, state=cause.state)
-            for cause in causes_before(facts, run)
-        ),
+        causes=causes_before(facts, run),
         declared_concurrency=summary.total,
         effective_concurrency=None if capacity is None else capacity.effective,
         limit=None if capacity is None or limit is None else _describe(capacity, run),
@@ -109,17 +95,11 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
         segments=segments(span for branch in branches for span in _spans(branch, now)),
         branches=branches,
-        items=None
-        if run.batches is None
-        else _outcomes(run, summarize((item.timing for item in run.branches), slowest=SLOWEST_ITEMS)),
+        items=items,
     )
-    takes_batches = _takes_batches(facts.outline, run)
+    advice = advise(group, takes_batches=_takes_batches(facts.outline, run)) if group.is_finished else ()
     return replace(
-        group,
-        headline=headline(group),
-        figures=figures(group),
-        failures=failures(group),
-        advice=advise(group, takes_batches=takes_batches) if group.is_finished else (),
+        group, headline=headline(group), figures=figures(group), failures=failures(group), advice=advice
     )
 
 
@@ -127,9 +107,7 @@ def item_page(run: GroupRun, map_index: int, *, start: int, size: int) -> dict[s
     """
     Take some items of one batch, in declared order, as JSON.
 
-    :param map_index: Index of the batch.
     :param start: Index of the first item among the batch's.
-    :param size: Number of items, at most.
     """
     items = [] if run.batches is None else [item for item in run.branches if _batch_of(item) == map_index]
     return {
@@ -152,17 +130,6 @@ def _batch_of(item: BranchRun) -> int:
     return item.task_runs[0].map_index if item.task_runs else -1
 
 
-def _is_unsuccessful(branch: BranchRun) -> bool:
-    return branch.state in PROBLEMS or branch.is_stopped
-
-
-def _is_degraded(facts: RunFacts, run: GroupRun) -> bool:
-    fan_ins = (facts.by_task.get(task_id, {}).get(run.map_index) for task_id in run.fan_in_ids)
-    if not any(fan_in is not None and fan_in.state == "success" for fan_in in fan_ins):
-        return False
-    return any(_is_unsuccessful(branch) for branch in run.branches)
-
-
 def _is_finished(run: GroupRun) -> bool:
     """Whether nothing more becomes of its branches, and none will be added by expanding a task."""
     is_settled = run.unexpanded is None or run.unexpanded.state in FINISHED
@@ -175,7 +142,8 @@ def _describe(capacity: Capacity, run: GroupRun) -> str:
 
 
 def _item_concurrency(run: GroupRun) -> int | None:
-    numbers = [task_run.item_concurrency for batch in run.batches or () for task_run in batch.task_runs]
+    records = [task_run.batch_record for batch in run.batches or () for task_run in batch.task_runs]
+    numbers = [record.concurrency for record in records if record is not None]
     return max((number for number in numbers if number is not None), default=None)
 
 
@@ -190,7 +158,7 @@ def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
 
 
 def _summary(run: GroupRun, now: datetime) -> GroupSummary:
-    """Work out the figures up to the present, those of batches over all tries that these are made of."""
+    """Figures up to the present; those of batches are over all tries that these are made of."""
     timings = [_so_far(branch.timing, now) for branch in run.ran]
     if run.batches is None:
         return summarize(timings)
@@ -198,10 +166,10 @@ def _summary(run: GroupRun, now: datetime) -> GroupSummary:
     if _item_concurrency(run) == 1:
         last_tries = summarize(all_tries)
     else:  # the seconds of items that ran at once are more than the time that they took
+        records = [batch.task_runs[0].batch_record for batch in run.batches]
         last_tries = summarize(
-            replace(batch.timing, work_seconds=task_run.elapsed_seconds)
-            for batch in run.batches
-            for task_run in batch.task_runs
+            replace(batch.timing, work_seconds=None if record is None else record.elapsed)
+            for batch, record in zip(run.batches, records, strict=True)
         )
     share = last_tries.overhead_share
     is_known = share is not None and share >= 0  # less than 0: of work that an earlier try had done
@@ -214,9 +182,8 @@ def _summary(run: GroupRun, now: datetime) -> GroupSummary:
 
 def _this_try(timing: BranchTiming) -> BranchTiming:
     """Drop of a branch that has not ended what Airflow still has of its try before."""
-    if timing.state in ENDED or timing.queued is None or timing.ended is None:
-        return timing
-    if timing.ended >= timing.queued:
+    queued, ended = timing.queued, timing.ended
+    if timing.state in ENDED or queued is None or ended is None or ended >= queued:
         return timing
     return replace(timing, started=timing.started if timing.state == "running" else None, ended=None)
 
@@ -224,9 +191,8 @@ def _this_try(timing: BranchTiming) -> BranchTiming:
 def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
     """Count what has not ended up to the present."""
     timing = replace(_this_try(timing), tasks=tuple(_so_far(task, now) for task in timing.tasks))
-    if timing.state in ENDED or timing.queued is None or timing.ended is not None:
-        return timing
-    return replace(timing, ended=now)
+    is_open = timing.state not in ENDED and timing.queued is not None and timing.ended is None
+    return replace(timing, ended=now) if is_open else timing
 
 
 def _of_all_tries(timing: BranchTiming, batch: BranchRun) -> BranchTiming:
@@ -245,13 +211,11 @@ def _of_all_tries(timing: BranchTiming, batch: BranchRun) -> BranchTiming:
 def _branch_reports(run: GroupRun, now: datetime) -> tuple[BranchReport, ...]:
     if run.batches is None:
         return tuple(_branch_report(branch, now, items=None) for branch in run.branches)
-    states: dict[int, list[str]] = {}
+    states = defaultdict[int, list[str]](list)
     for item in run.branches:
-        states.setdefault(_batch_of(item), []).append(item.state)
-    return tuple(
-        _branch_report(batch, now, items=count_states(states.get(_batch_of(batch), ())))
-        for batch in run.batches
-    )
+        states[_batch_of(item)].append(item.state)
+    counts = {index: count_states(names) for index, names in states.items()}
+    return tuple(_branch_report(batch, now, items=counts.get(_batch_of(batch), {})) for batch in run.batches)
 
 
 def _branch_report(branch: BranchRun, now: datetime, *, items: dict[str, int] | None) -> BranchReport:
@@ -272,12 +236,12 @@ def _branch_report(branch: BranchRun, now: datetime, *, items: dict[str, int] | 
         elapsed_seconds=None if elapsed is None else max(0.0, elapsed),
         tries=timing.tries,
         earlier_tries=tuple(
-            earlier for task_run in branch.task_runs for earlier in task_run.earlier if earlier.has_run
+            earlier for run in branch.task_runs for earlier in run.earlier if earlier.has_run
         ),
         work_seconds=timing.work_seconds,
         cpu_seconds=timing.cpu_seconds,
         peak_memory_bytes=timing.peak_memory_bytes,
-        host=next((task_run.hostname for task_run in reversed(branch.task_runs) if task_run.hostname), None),
+        host=next((run.hostname for run in reversed(branch.task_runs) if run.hostname), None),
         items=items,
     )
 
@@ -287,8 +251,8 @@ def _task_to_look_at(branch: BranchRun) -> tuple[str | None, int]:
     for state in (branch.state, "failed", "running"):
         for task_run in branch.task_runs:
             if task_run.state == state != "success":
-                return task_run.task_id, task_run.map_index
-    return (branch.task_runs[-1].task_id, branch.task_runs[-1].map_index) if branch.task_runs else (None, -1)
+                return task_run.key
+    return branch.task_runs[-1].key if branch.task_runs else (None, -1)
 
 
 def _failed_step(branch: BranchRun) -> str | None:
@@ -302,12 +266,10 @@ def _failed_step(branch: BranchRun) -> str | None:
 def _spans(branch: BranchReport, now: datetime) -> Iterator[tuple[datetime, datetime]]:
     """When a time line shows something of a branch: its tries, from being queued to their end."""
     ended = branch.ended or (None if branch.state in ENDED else now)
-    for times in (
-        *((earlier.queued, earlier.started, earlier.ended) for earlier in branch.earlier_tries),
-        (branch.queued, branch.started, ended),
-    ):
-        known = [timestamp for timestamp in times if timestamp is not None]
+    tries = [(earlier.queued, earlier.started, earlier.ended) for earlier in branch.earlier_tries]
+    for times in (*tries, (branch.queued, branch.started, ended)):
         if times[0] is not None or times[1] is not None:
+            known = [timestamp for timestamp in times if timestamp is not None]
             yield min(known), max(known)
 
 
@@ -334,25 +296,20 @@ def _problems(run: GroupRun) -> tuple[Problem, ...]:
     problems: dict[int | str, Problem] = {}
     for branch in failed:
         index, step = _batch_of(branch), _failed_step(branch)
-        name = branch.name if step is None else f"{branch.name} ({step})"
+        task_id, map_index = _task_to_look_at(branch)
+        problem = Problem(
+            name=branch.name if step is None else f"{branch.name} ({step})",
+            state=branch.state,
+            error=branch.error,
+            task_id=task_id,
+            map_index=map_index,
+            tries=branch.timing.tries,
+        )
         if silent[index] > 1:
-            problems.setdefault(index, _problem(branch, silent_batches[index], silent[index]))
+            problems.setdefault(index, replace(problem, name=silent_batches[index], items=silent[index]))
         else:
-            problems[branch.name] = _problem(branch, name)
+            problems[branch.name] = problem
     return tuple(sorted(problems.values(), key=lambda problem: (problem.items == 1, problem.error is None)))
-
-
-def _problem(branch: BranchRun, name: str, items: int = 1) -> Problem:
-    task_id, map_index = _task_to_look_at(branch)
-    return Problem(
-        name=name,
-        items=items,
-        state=branch.state,
-        error=branch.error,
-        task_id=task_id,
-        map_index=map_index,
-        tries=branch.timing.tries,
-    )
 
 
 def host_loads(task_runs: Iterable[TaskRun]) -> tuple[HostLoad, ...]:
@@ -361,8 +318,9 @@ def host_loads(task_runs: Iterable[TaskRun]) -> tuple[HostLoad, ...]:
     for task_run in task_runs:
         if task_run.hostname and task_run.cores is not None and _at_work(task_run) is not None:
             by_host.setdefault(task_run.hostname, []).append(task_run)
-    loads = (_load(hostname, by_host[hostname]) for hostname in sorted(by_host))
-    return tuple(load for load in loads if load is not None)
+    return tuple(
+        filter(None, (_load(hostname, task_runs) for hostname, task_runs in sorted(by_host.items())))
+    )
 
 
 def _load(hostname: str, task_runs: list[TaskRun]) -> HostLoad | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from airflow_fanout.reports.timing import BranchTiming
+from airflow_fanout.reports.timing import BranchTiming, seconds_between, sum_of_known
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import WAITING, believed
@@ -29,15 +28,7 @@ PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskTry:
-    """
-    A try of a task instance that another one has followed.
-
-    :param number: Which one it was; the first is 1.
-    :param state: How it ended, in Airflow's words; None if that isn't known.
-    :param queued: When it was queued.
-    :param started: When it started.
-    :param ended: When it ended.
-    """
+    """A try of a task instance that another one has followed; the first has ``number`` 1."""
 
     number: int
     state: str | None
@@ -54,18 +45,10 @@ class TaskTry:
 @dataclass(frozen=True, kw_only=True)
 class TaskRun:
     """
-    One task instance of a run.
+    One task instance of a run; its times are those of its last try.
 
-    :param task_id: Id of its task.
-    :param map_index: Its index; -1 if it is not mapped.
-    :param state: Its state, in Airflow's words; None if it has none yet.
-    :param queued: When its last try was queued.
-    :param started: When that started.
-    :param ended: When that ended.
-    :param tries: Number of tries so far.
     :param earlier: The tries before the last, in order, as far as Airflow keeps them.
     :param rendered_name: What it calls itself in the UI; None if that is its index.
-    :param hostname: Where it ran.
     :param record: What it pushed under the key of records, or a ``LostRecord``; None if it pushed nothing.
     :param values: Whether the values that it pushed can be read, by their keys.
     """
@@ -84,9 +67,14 @@ class TaskRun:
     values: Mapping[str, ValueState] = field(default_factory=dict)
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Task id and map index."""
+        return self.task_id, self.map_index
+
+    @property
     def name(self) -> str:
         """How Airflow calls it."""
-        return self.task_id if self.map_index < 0 else instance_name(self.task_id, self.map_index)
+        return instance_name(self.task_id, self.map_index)
 
     @cached_property
     def told(self) -> Record | None:
@@ -104,26 +92,9 @@ class TaskRun:
         return self.told if isinstance(self.told, BatchRecord) else None
 
     @property
-    def duration(self) -> float | None:
-        """Seconds from start to end of its last try; None if it never started."""
-        if self.started is None or self.ended is None:
-            return None
-        return (self.ended - self.started).total_seconds()
-
-    @property
     def cores(self) -> int | None:
         """Cores that it could run on; None if it recorded none."""
         return None if self.told is None or isinstance(self.told, LostRecord) else self.told.cores
-
-    @property
-    def item_concurrency(self) -> int | None:
-        """How many items of a batch could run at once; None if it recorded none."""
-        return None if self.batch_record is None else self.batch_record.concurrency
-
-    @property
-    def elapsed_seconds(self) -> float | None:
-        """Seconds that the items which a batch's last try ran took together; None if not recorded."""
-        return None if self.batch_record is None else self.batch_record.elapsed
 
     @property
     def timing(self) -> BranchTiming:
@@ -141,18 +112,14 @@ class TaskRun:
             case BranchRecord() as record:
                 seconds, cpu_seconds = record.seconds, record.cpu_seconds
             case BatchRecord() as record:
-                seconds, cpu_seconds = _sum(record.seconds), _sum(record.cpu_seconds)
+                seconds, cpu_seconds = sum_of_known(record.seconds), sum_of_known(record.cpu_seconds)
                 pairs = zip(record.seconds, record.cpu_seconds, strict=True)
                 if any(cpu is None and known is not None for known, cpu in pairs):
                     cpu_seconds = None  # of items on an event loop: the sum would be of the others
             case _:
                 return timing
-        return replace(
-            timing,
-            work_seconds=seconds,
-            cpu_seconds=cpu_seconds,
-            peak_memory_bytes=record.peak_memory_bytes,
-        )
+        memory = record.peak_memory_bytes
+        return replace(timing, work_seconds=seconds, cpu_seconds=cpu_seconds, peak_memory_bytes=memory)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +127,6 @@ class BranchRun:
     """
     What became of one branch, one item or one batch.
 
-    :param name: Its name.
     :param state: As a fan-in would say, ``success``, ``failed``, ``upstream_failed``, ``skipped``,
         ``missing`` or ``removed``; before it has ended in Airflow's words, or ``waiting``.
     :param timing: Its times; of an item only the seconds in its code.
@@ -176,6 +142,11 @@ class BranchRun:
     is_stopped: bool = False
     task_runs: tuple[TaskRun, ...] = ()
 
+    @property
+    def is_unsuccessful(self) -> bool:
+        """Whether it left no value, though it should have, or was stopped."""
+        return self.state in PROBLEMS or self.is_stopped
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRun:
@@ -185,8 +156,6 @@ class GroupRun:
     :param title: The group's id, with the index of the mapped task group that it stands in, if any; of
         branches that only a prefix brings together, their fan-in's id.
     :param group: The group; None if only a prefix brings the branches together.
-    :param map_index: Index of the mapped task group that it stands in; -1 outside of one.
-    :param fan_in_ids: Ids of the fan-ins that collect it.
     :param branches: Its branches; the items, of a batched group.
     :param batches: The tasks of a batched group, as one branch each; None of any other.
     :param unexpanded: The mapped task, while it is not expanded, or for good.
@@ -211,11 +180,6 @@ class RunFacts:
     """
     All that is known of one run.
 
-    :param dag_id: Id of the Dag.
-    :param run_id: Id of the run.
-    :param state: State of the run.
-    :param outline: The Dag, as it was for the run.
-    :param task_runs: All its task instances.
     :param prefixes: Prefixes as rendered, by fan-in, of those that have a template.
     :param bounds: Index of the first item, and of the one after the last, of each batch, by the task that cut
         them.
@@ -234,21 +198,28 @@ class RunFacts:
     @cached_property
     def by_task(self) -> Mapping[str, Mapping[int, TaskRun]]:
         """Task instances by task id and map index, in order."""
-        found: dict[str, dict[int, TaskRun]] = {}
-        for each in sorted(self.task_runs, key=lambda each: each.map_index):
-            found.setdefault(each.task_id, {})[each.map_index] = each
-        return found
+        runs_by_task: dict[str, dict[int, TaskRun]] = {}
+        for task_run in sorted(self.task_runs, key=lambda task_run: task_run.map_index):
+            runs_by_task.setdefault(task_run.task_id, {})[task_run.map_index] = task_run
+        return runs_by_task
+
+    def find(self, task_ids: Iterable[str], map_index: int) -> list[TaskRun]:
+        """Instances of some tasks with an index, as far as there are any."""
+        task_runs = (self.by_task.get(task_id, {}).get(map_index) for task_id in task_ids)
+        return [task_run for task_run in task_runs if task_run is not None]
 
     def instances(self, task_id: str, map_index: int) -> Mapping[int, InstanceState]:
         """Instances of a branch's task by map index: one, or, if it is mapped within the branch, all."""
-        task_runs = self.by_task.get(task_id, {})
-        if map_index in task_runs or map_index >= 0:
-            task_runs = {map_index: task_runs[map_index]} if map_index in task_runs else {}
+        task_runs: Iterable[TaskRun] = self.find([task_id], map_index)
+        if not task_runs and map_index < 0:
+            task_runs = self.by_task.get(task_id, {}).values()
         task = self.outline.tasks.get(task_id)
         operator = None if task is None else task.operator
         return {
-            index: InstanceState(state=each.state, duration=each.duration, operator=operator)
-            for index, each in task_runs.items()
+            run.map_index: InstanceState(
+                state=run.state, duration=seconds_between(run.started, run.ended), operator=operator
+            )
+            for run in task_runs
         }
 
     def record(self, task_id: str, map_index: int) -> Record | None:
@@ -263,9 +234,7 @@ class RunFacts:
 
     def prefix_of(self, fan_in: FanInOutline) -> str | None:
         """Return a fan-in's prefix as rendered; None if it has none, or has not been rendered yet."""
-        if fan_in.is_templated:
-            return self.prefixes.get(fan_in.task_id)
-        return fan_in.task_id_prefix
+        return self.prefixes.get(fan_in.task_id) if fan_in.is_templated else fan_in.task_id_prefix
 
 
 def _never_ran(
@@ -273,9 +242,3 @@ def _never_ran(
 ) -> bool:
     """Whether the moments are stamps of Airflow's, or left of a try before the task instance was cleared."""
     return state == "upstream_failed" or (queued is None and started == ended)
-
-
-def _sum(seconds: Iterable[float | None]) -> float | None:
-    """Add up what is known."""
-    known = [each for each in seconds if each is not None]
-    return math.fsum(known) if known else None

@@ -27,11 +27,8 @@ STATE_ORDER = (
 )
 """States in the order in which people want to know about them."""
 
-LONG = 0.2
-"""Share of the busy time from which on an idle time is left out of a time line."""
-
-MOST_CUTS = 10
-"""Idle times that are left out, at most: the longest."""
+LONG = 0.2  # share of the busy time from which on an idle time is left out of a time line
+MOST_CUTS = 10  # idle times that are left out, at most: the longest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,19 +36,15 @@ class BranchTiming:
     """
     When one branch (or item) was queued and ran in its last try, and what it recorded about itself.
 
-    :param queued: None if that wasn't recorded or it never was. After a deferral Airflow knows only when it
-        was queued to resume; its start is then taken instead.
     :param work_seconds: Wall-clock seconds measured inside ``execute``.
-    :param tasks: The times of its tasks, or tries, if it has several: between two of them it may wait for a
-        slot.
-    :raises ValueError: If a datetime is naive, or ``work_seconds`` is negative, infinite or not a number.
+    :param tasks: The times of its tasks, or tries, if it has several: it may wait for a slot between two.
     """
 
     name: str
     state: str
-    queued: datetime | None
-    started: datetime | None
-    ended: datetime | None
+    queued: datetime | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
     work_seconds: float | None = None
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
@@ -123,8 +116,7 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
     """
     Work out a group's figures; the order of the branches makes no difference.
 
-    ``removed`` branches are counted by state and left out of every figure: their times are those of an
-    earlier, longer list. To see a running group's figures so far, hand in the present as ``ended``.
+    ``removed`` branches are only counted: their times are those of an earlier, longer list.
 
     :param slowest: How many of the slowest branches to name.
     """
@@ -132,7 +124,11 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
     counted = [_last_try(timing) for timing in timings if timing.state != REMOVED]
     work = [timing.work_seconds for timing in counted if timing.work_seconds is not None]
     memory = [timing.peak_memory_bytes for timing in counted if timing.peak_memory_bytes is not None]
-    elapsed = [seconds_between(timing.started, timing.ended) for timing in counted]
+    computed = [
+        (timing.cpu_seconds, timing.work_seconds)
+        for timing in counted
+        if timing.cpu_seconds is not None and timing.work_seconds is not None
+    ]
     named, durations = _slowest(counted, slowest)
     rest = [timing for timing in counted if timing.name != named[0].name] if len(durations) > 1 else []
     wall, wall_of_rest = _wall_seconds(counted), _wall_seconds(rest)
@@ -141,15 +137,15 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
         states=count_states(timing.state for timing in timings),
         total=len(counted),
         recorded=len(work),
-        work_seconds=_sum(work),
+        work_seconds=sum_of_known(work),
         median_work_seconds=median(work) if work else None,
         wall_seconds=wall,
-        speed_up=_ratio(_sum(work), wall),
+        speed_up=_ratio(sum_of_known(work), wall),
         overhead_share=overhead_share,
         median_overhead_seconds=median_overhead_seconds,
-        elapsed_sum_seconds=_sum(elapsed),
-        cpu_seconds=_sum(timing.cpu_seconds for timing in counted),
-        computed_share=_computed_share(counted),
+        elapsed_sum_seconds=sum_of_known(seconds_between(timing.started, timing.ended) for timing in counted),
+        cpu_seconds=sum_of_known(timing.cpu_seconds for timing in counted),
+        computed_share=_ratio(sum_of_known(c for c, _ in computed), sum_of_known(w for _, w in computed)),
         peak_memory_bytes=max(memory, default=None),
         peak_concurrency=_peak_concurrency(counted),
         slowest=tuple(named),
@@ -211,7 +207,7 @@ def seconds_between(first: datetime | None, last: datetime | None) -> float | No
     return None if first is None or last is None else (last - first).total_seconds()
 
 
-def _sum(seconds: Iterable[float | None]) -> float | None:
+def sum_of_known(seconds: Iterable[float | None]) -> float | None:
     """Add up what is known, to the same last digit in any order; None if nothing is."""
     known = [number for number in seconds if number is not None]
     return math.fsum(known) if known else None
@@ -229,16 +225,9 @@ def _overhead(timings: Sequence[BranchTiming]) -> tuple[float | None, float | No
         if timing.work_seconds is not None
         and (seconds := seconds_between(timing.queued, timing.ended)) is not None
     ]
-    worked = _ratio(_sum(work for work, _ in pairs), _sum(seconds for _, seconds in pairs))
+    worked = _ratio(sum_of_known(work for work, _ in pairs), sum_of_known(seconds for _, seconds in pairs))
     share = None if worked is None else 1 - worked
     return share, median(max(0.0, seconds - work) for work, seconds in pairs) if pairs else None
-
-
-def _computed_share(timings: Sequence[BranchTiming]) -> float | None:
-    both = [
-        timing for timing in timings if timing.cpu_seconds is not None and timing.work_seconds is not None
-    ]
-    return _ratio(_sum(timing.cpu_seconds for timing in both), _sum(timing.work_seconds for timing in both))
 
 
 def _wall_seconds(timings: Sequence[BranchTiming]) -> float | None:
@@ -251,11 +240,7 @@ def _wall_seconds(timings: Sequence[BranchTiming]) -> float | None:
 
 
 def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBranch], list[float]]:
-    """
-    Return the slowest, and all durations, longest first.
-
-    By work, or by the time from start to end if nobody recorded work: never one against the other.
-    """
+    """The slowest, and all durations, longest first: by work, or, where nobody recorded it, elapsed."""
     measure: Literal["work", "elapsed"] = "elapsed"
     seconds = [seconds_between(timing.started, timing.ended) for timing in timings]
     if any(timing.work_seconds is not None for timing in timings):

@@ -37,8 +37,8 @@ def indexed_names(label: str, count: int) -> tuple[str, ...]:
 
 
 def instance_name(task_id: str, map_index: int) -> str:
-    """Name of one instance of a mapped task, ``id[map_index]``."""
-    return f"{task_id}[{map_index}]"
+    """Name of a task instance: ``id[map_index]``, or the id alone if the task is not mapped."""
+    return task_id if map_index < 0 else f"{task_id}[{map_index}]"
 
 
 def name_problem(name: object, *, prefix: str = "", is_group: bool = False) -> str | None:

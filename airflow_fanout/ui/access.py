@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 
 def foreign_origin(headers: Mapping[str, str], *, own: str) -> str | None:
     """
-    Say why a request may come from another site; None if it doesn't.
+    Say why a request may come from another site than Airflow's own URL; None if it doesn't.
 
     Browsers say where a request comes from and let no page change it: in ``Sec-Fetch-Site``, older ones in
     ``Origin``. A program that shows its token in ``Authorization`` is not led by a page at all.
-
-    :param headers: The request's headers; names in small letters, if it is no mapping that ignores that.
-    :param own: Airflow's own base URL, as browsers see it.
     """
     site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
     if site is not None:
@@ -53,8 +50,8 @@ def _same_origin(request: Request) -> None:
     base_url = conf.get("api", "base_url", fallback=None) or str(request.base_url)
     problem = foreign_origin(request.headers, own=base_url)
     if problem is not None:
-        message = f"This request may not come from Airflow's own pages: {problem}"
-        raise HTTPException(status.HTTP_403_FORBIDDEN, message)
+        reason = f"This request may not come from Airflow's own pages: {problem}"
+        raise HTTPException(status.HTTP_403_FORBIDDEN, reason)
 
 
 def _one_dag(dag_id: str) -> None:

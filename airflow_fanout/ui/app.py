@@ -28,16 +28,14 @@ from airflow_fanout.ui.access import CLEAR, READ, may_clear
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from airflow_fanout.reports.group_capacity import SchedulingLimits
-
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
 
-KEPT_SECONDS = 30
-"""How long the surroundings are taken to stay as they are: Celery's workers take a second to answer."""
+MOST_ITEMS = 2000  # in one answer
+Index = Annotated[int, Query(ge=0)]
 
-MOST_ITEMS = 2000
-"""Items in one answer."""
+# The surroundings are taken to stay as they are for 30 seconds: Celery's workers take one to answer.
+surroundings = cached(TTLCache(maxsize=1, ttl=30), lock=Lock())(read_scheduling_limits)
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -78,26 +76,17 @@ def static(dag_id: str, name: str) -> Response:  # noqa: ARG001 - asked for in t
 
 @router.get("/report/{run_id:path}")
 def report(
-    dag_id: str,
-    run_id: str,
-    session: SessionDep,
-    user_may_clear: Annotated[bool, Depends(may_clear)],
+    dag_id: str, run_id: str, session: SessionDep, user_may_clear: Annotated[bool, Depends(may_clear)]
 ) -> Response:
     """Return the run's report, and whether the user may run again what failed."""
     with _explained():
-        run_report = read_report(dag_id, run_id, surroundings=_surroundings(), session=session)
+        run_report = read_report(dag_id, run_id, surroundings=surroundings(), session=session)
     return _json({"report": run_report, "may_clear": user_may_clear})
 
 
 @router.get("/items/{run_id:path}")
 def items(
-    dag_id: str,
-    run_id: str,
-    session: SessionDep,
-    *,
-    group: Annotated[str, Query()],
-    batch: Annotated[int, Query(ge=0)],
-    start: Annotated[int, Query(ge=0)] = 0,
+    dag_id: str, run_id: str, session: SessionDep, *, group: str, batch: Index, start: Index = 0
 ) -> Response:
     """Return some of a batch's items."""
     with _explained():
@@ -107,20 +96,20 @@ def items(
 
 
 @router.get("/rerun/{run_id:path}", dependencies=[CLEAR[-1]])
-def plan_rerun(
-    dag_id: str, run_id: str, session: SessionDep, group: Annotated[str | None, Query()] = None
-) -> Response:
+def plan_rerun(dag_id: str, run_id: str, session: SessionDep, group: str | None = None) -> Response:
     """Return what would be cleared."""
+    group_ids = None if group is None else [group]
     with _explained():
-        plan = find_plan(dag_id, run_id, group_ids=_only(group), session=session)
+        plan = find_plan(dag_id, run_id, group_ids=group_ids, session=session)
     return _json({**plan_as_json(plan), "plan": fingerprint(plan)})
 
 
 @router.post("/rerun/{run_id:path}", dependencies=[*CLEAR, Depends(action_logging("fan_out_rerun"))])
 def rerun(dag_id: str, run_id: str, body: RerunBody, session: SessionDep) -> Response:
     """Clear what was shown; nothing, if that is no longer what there is."""
+    group_ids = None if body.group is None else [body.group]
     with _explained():
-        plan = find_plan(dag_id, run_id, group_ids=_only(body.group), session=session)
+        plan = find_plan(dag_id, run_id, group_ids=group_ids, session=session)
         if fingerprint(plan) != body.plan:
             message = "The run has changed in the meantime. Nothing was cleared; look at what would be now."
             raise HTTPException(status.HTTP_409_CONFLICT, message)
@@ -141,20 +130,10 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
     return response
 
 
-@cached(TTLCache(maxsize=1, ttl=KEPT_SECONDS), lock=Lock())
-def _surroundings() -> SchedulingLimits:
-    return read_scheduling_limits()
-
-
-def _only(group: str | None) -> list[str] | None:
-    return None if group is None else [group]
-
-
 def _file(name: str) -> Response:
-    paths = {path.name: path for path in STATIC.iterdir() if path.suffix in MEDIA_TYPES}
-    if name not in paths:
+    path = next((path for path in STATIC.iterdir() if path.name == name), None)
+    if path is None or path.suffix not in MEDIA_TYPES:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such file")
-    path = paths[name]
     # Asked for again each time, answered with "not modified": an upgrade shows at once.
     headers = {"Cache-Control": "private, no-cache"}
     return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)

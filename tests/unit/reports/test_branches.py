@@ -192,9 +192,9 @@ class TestItems:
         assert (found.timing.work_seconds, found.timing.cpu_seconds) == expected
 
     def test_a_batch_says_what_it_ran_on(self) -> None:
-        (found,) = only(batched(), batch(0, "S", cores=4, concurrency=8)).ran
+        (found,) = only(batched(), batch(0, "S", cores=4)).ran
 
-        assert (found.task_runs[0].cores, found.task_runs[0].item_concurrency) == (4, 8)
+        assert found.task_runs[0].cores == 4
 
     @pytest.mark.parametrize("state", ["failed", "running", "queued"])
     def test_items_of_a_batch_without_a_record_are_in_its_state(self, state: str) -> None:
