@@ -10,7 +10,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.rules.wording import typed
-from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -115,8 +114,7 @@ def _is_unicode(text: str) -> bool:
 def _has_foreign_backend() -> bool:
     from airflow.sdk.execution_time.xcom import XCom
 
-    own = {"BaseXCom", "XComObjectStorageBackend"}
-    return values_lie_elsewhere() and XCom.__name__ not in own
+    return XCom.__name__ not in {"BaseXCom", "XComObjectStorageBackend"}
 
 
 def _sent_and_read(value: Any) -> Any:
