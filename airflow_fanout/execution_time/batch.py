@@ -225,10 +225,14 @@ class Batch:
     def _run_one(self, index: int) -> None:
         begin, cpu_begin = time.perf_counter(), time.thread_time()
         try:
-            result = ItemResult(ITEM_SUCCEEDED, stored_value(self._call(index)))
+            value = stored_value(self._call(index))
         except BaseException as exception:
             result = self._result_of(index, exception)
-        self._take(index, result, time.perf_counter() - begin, time.thread_time() - cpu_begin)
+            seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
+            self._take(index, result._replace(seconds=seconds, cpu_seconds=cpu_seconds))
+        else:
+            seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
+            self._take(index, ItemResult(ITEM_SUCCEEDED, value, None, seconds, cpu_seconds))
 
     async def _await_thread(self, index: int) -> None:
         """Run a plain function in a thread: it would hold up the loop."""
@@ -252,7 +256,7 @@ class Batch:
             if worker is None or worker.cancelling():
                 raise  # the loop ends; this item has not ended
             result = self._result_of(index, cancelled)
-        self._take(index, result, time.perf_counter() - begin)
+        self._take(index, result._replace(seconds=time.perf_counter() - begin))
 
     async def _call_on_loop(self, index: int) -> ItemResult:
         try:
@@ -280,9 +284,8 @@ class Batch:
             self._on_failure(index, exception)
         return ItemResult(ITEM_FAILED, error=text, is_final=isinstance(exception, AirflowFailException))
 
-    def _take(self, index: int, result: ItemResult, seconds: float, cpu_seconds: float | None = None) -> None:
+    def _take(self, index: int, result: ItemResult) -> None:
         """Keep how an item ended, unless the batch has ended before."""
-        cpu_seconds = None if cpu_seconds is None else round(cpu_seconds, 6)
         with self._lock:
             if self._closed.is_set():
                 return
@@ -290,7 +293,7 @@ class Batch:
                 self._failed += 1
                 if self._failures_left is not None and (result.is_final or not self._is_retried):
                     self._failures_left -= 1
-            self.results[index] = result._replace(seconds=round(seconds, 6), cpu_seconds=cpu_seconds)
+            self.results[index] = result
             self.ended.append(index)  # last: whoever saves what has ended holds no lock
 
 

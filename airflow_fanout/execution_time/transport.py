@@ -10,7 +10,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.rules.wording import typed
-from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,10 +69,10 @@ def stored_value(value: Any) -> Any:
 def _plain_copy(value: Any, depth: int) -> Any:
     """Copy a value of plain JSON types that no encoding changes or refuses; ``_NOT_PLAIN`` of any other."""
     kind = type(value)
-    if kind is str:
-        is_plain = value.isascii() or _is_unicode(value)
-    elif kind is int or kind is float:
+    if kind is int or kind is float:
         is_plain = SMALLEST <= value <= LARGEST  # NaN is not between them
+    elif kind is str:
+        is_plain = value.isascii() or _is_unicode(value)
     elif depth and kind is dict:
         return _plain_dict(value, depth - 1)
     elif depth and (kind is list or kind is tuple):
@@ -85,15 +84,22 @@ def _plain_copy(value: Any, depth: int) -> Any:
 
 
 def _plain_dict(value: dict[Any, Any], depth: int) -> Any:
-    members = {}
+    try:
+        names = "".join(value)
+    except TypeError:  # a name is no text
+        return _NOT_PLAIN
+    # Names that are Airflow's own begin with two underscores.
+    if "__" in names or not (names.isascii() or _is_unicode(names)):
+        return _NOT_PLAIN
+    members = value.copy()
     for name, member in value.items():
-        # Airflow's own names begin with two underscores.
-        if type(name) is not str or name[:2] == "__" or not (name.isascii() or _is_unicode(name)):
-            return _NOT_PLAIN
-        copied = _plain_copy(member, depth)
+        kind = type(member)
+        # The most frequent, without a call.
+        if (kind is float or kind is int) and SMALLEST <= member <= LARGEST:
+            continue
+        members[name] = copied = _plain_copy(member, depth)
         if copied is _NOT_PLAIN:
             return _NOT_PLAIN
-        members[name] = copied
     return members
 
 
@@ -108,8 +114,7 @@ def _is_unicode(text: str) -> bool:
 def _has_foreign_backend() -> bool:
     from airflow.sdk.execution_time.xcom import XCom
 
-    own = {"BaseXCom", "XComObjectStorageBackend"}
-    return values_lie_elsewhere() and XCom.__name__ not in own
+    return XCom.__name__ not in {"BaseXCom", "XComObjectStorageBackend"}
 
 
 def _sent_and_read(value: Any) -> Any:

@@ -269,29 +269,32 @@ class BatchOperator(BaseOperator):
 
 def _made(items: Mapping[str, Any], make: Callable[[Any], Any]) -> dict[str, Any]:
     """Make something of each item, shared with no other; an exception is its item's, when it is called."""
-    made: dict[str, Any] = {}
+    made = dict(items)
     for name, item in items.items():
+        if item is NO_ITEM:
+            continue
         try:
             made[name] = make(item)
         except Exception as error:
             made[name] = BrokenItem(error)
             continue
-        if item is not NO_ITEM:
-            with suppress(Exception):  # what can't be copied, such as a lock, is shared
-                made[name] = copy.deepcopy(made[name])
+        with suppress(Exception):  # what can't be copied, such as a lock, is shared
+            made[name] = copy.deepcopy(made[name])
     return made
 
 
 def _with_status(batch: Batch, status: str) -> dict[int, ItemResult]:
     """Results of the items that have ended so, in the order of the items."""
-    return {index: result for index, result in sorted(batch.results.items()) if result.status == status}
+    results = ((index, batch.results.get(index)) for index in range(batch.size))
+    return {index: result for index, result in results if result is not None and result.status == status}
 
 
 def _record(
     batch: Batch, map_index: int, start: int, names: Sequence[str] | None, stopped: str | None
 ) -> dict[str, Any]:
     """Make the record of a batch, whose items that have not ended were stopped."""
-    results = [batch.results.get(index, ItemResult(ITEM_STOPPED)) for index in range(batch.size)]
+    not_started = ItemResult(ITEM_STOPPED)
+    results = [batch.results.get(index, not_started) for index in range(batch.size)]
     errors = {str(index): result.error for index, result in enumerate(results) if result.error is not None}
     return BatchRecord(
         map_index=map_index,
@@ -300,13 +303,17 @@ def _record(
         statuses="".join(result.status for result in results),
         errors=errors,
         stopped=stopped,
-        seconds=[result.seconds for result in results],
-        cpu_seconds=[result.cpu_seconds for result in results],
+        seconds=[_rounded(result.seconds) for result in results],
+        cpu_seconds=[_rounded(result.cpu_seconds) for result in results],
         peak_memory_bytes=peak_memory_bytes(),
         cores=core_count(),
         concurrency=batch.concurrency,
         elapsed=batch.elapsed,
     ).to_xcom()
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 def _error_text(exception: BaseException | str) -> str:
