@@ -87,7 +87,7 @@ export class RerunDialog {
       const done = await clear(this.title, this.plan.plan, this.withCauses);
       this.dialog.close();
       const lines = [`Cleared ${instances(done.cleared.length)}.`];
-      if (done.changed_meanwhile.length) lines.push(`${instances(done.changed_meanwhile.length)} had changed and were left alone.`);
+      if (done.changed_meanwhile.length) lines.push(`${instances(done.changed_meanwhile.length)} had changed and were not cleared.`);
       lines.push(done.is_paused ? "The Dag is paused: unpause it, and they run." : "The scheduler runs them now.");
       this.onCleared(lines.join(" "));
     } catch (error) {
