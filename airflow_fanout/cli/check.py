@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.cli.simple_table import AirflowConsole
 from airflow.utils import yaml
 from airflow.utils.cli import suppress_logs_and_warning
-from sqlalchemy.exc import SQLAlchemyError
 
-from airflow_fanout.cli.command_line import CANNOT_TELL, stop, while_read, why_unreadable
-from airflow_fanout.metadata.dags import UnreadableDagError, find_dag, parse_dags
+from airflow_fanout.cli.command_line import CANNOT_TELL, stop, stopping_with_reason, while_read
+from airflow_fanout.metadata.dags import find_dag, parse_dags
 from airflow_fanout.metadata.limits import read_scheduling_limits
 from airflow_fanout.reports.dag_check import check_dag, threshold
 from airflow_fanout.rules.capacity import UNKNOWN, Limit, describe
@@ -35,14 +34,9 @@ def command(args: Namespace) -> NoReturn:
     """Check what the command line says, show it and exit."""
     if bool(args.dag_id) == args.all:
         stop("check", "expected either a DAG_ID or --all")
-    try:
-        # What Airflow logs and Dag files print is not part of the report.
-        with redirect_stdout(sys.stderr):
-            checks, others, errors = _check(None if args.all else args.dag_id)
-    except UnreadableDagError as error:
-        stop("check", str(error))
-    except SQLAlchemyError as error:
-        stop("check", why_unreadable(error))
+    # What Airflow logs and Dag files print is not part of the report.
+    with stopping_with_reason("check"), redirect_stdout(sys.stderr):
+        checks, others, errors = _check(None if args.all else args.dag_id)
     show(checks, others=others, errors=errors, output=args.output)
     if errors:
         sys.exit(CANNOT_TELL)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.metadata.runs import UnknownDagError, UnknownRunError
-from airflow_fanout.reports.branches import UnknownGroupError
+from airflow_fanout.metadata.dags import UnreadableDagError
+from airflow_fanout.metadata.runs import NOT_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,20 +42,21 @@ def metadata_session(command: str) -> Iterator[Session]:
     """Give a session, committed at the end; stop the command if something can't be found or read."""
     from airflow.utils.session import create_session
 
+    with stopping_with_reason(command), create_session() as session:
+        yield session
+
+
+@contextmanager
+def stopping_with_reason(command: str) -> Iterator[None]:
+    """Stop the command, with one line, if something can't be found or read."""
     try:
-        with create_session() as session:
-            yield session
-    except (UnknownDagError, UnknownGroupError, UnknownRunError, UnreadableValueError) as error:
+        yield
+    except (*NOT_FOUND, UnreadableDagError, UnreadableValueError) as error:
         stop(command, str(error))
     except SQLAlchemyError as error:
-        stop(command, why_unreadable(error))
-
-
-def why_unreadable(error: SQLAlchemyError) -> str:
-    """Say in one line that the metadata database can't be read, and why."""
-    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-    way_out = "Is it there (airflow db check), and up to date (airflow db migrate)?"
-    return f"the metadata database can't be read: {reason}. {way_out}"
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        way_out = "Is it there (airflow db check), and up to date (airflow db migrate)?"
+        stop(command, f"the metadata database can't be read: {reason}. {way_out}")
 
 
 def stop(command: str, problem: str, code: int = CANNOT_TELL) -> NoReturn:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata.limits import read_scheduling_limits
-from airflow_fanout.reports.branches import chosen_group_runs
+from airflow_fanout.reports.branches import UnknownGroupError, chosen_group_runs
 from airflow_fanout.reports.group_capacity import group_capacity
 from airflow_fanout.reports.run_report import run_report
 from airflow_fanout.reports.runs import RunFacts, TaskRun, TaskTry
@@ -45,6 +45,9 @@ class UnknownDagError(LookupError):
 
 class UnknownRunError(LookupError):
     """Raised when a Dag has no run of an id, or none at all; its text is for people."""
+
+
+NOT_FOUND = (UnknownDagError, UnknownGroupError, UnknownRunError)
 
 
 def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:

@@ -260,10 +260,9 @@ def _notes(facts: RunFacts, groups: Iterable[GroupRerun]) -> Iterator[str]:
         yield from (f"{group.run.title}: {note}" for note in _group_notes(facts, group))
     for fan_in in facts.outline.fan_ins:
         if fan_in.group_id is None and facts.prefix_of(fan_in) is None:
-            yield (
-                f"{fan_in.task_id}: its branches are not known, because its prefix "
-                f"{fan_in.task_id_prefix!r} was not rendered in this run, or is no longer stored as rendered"
-            )
+            cause = "was not rendered in this run, or is no longer stored as rendered"
+            prefix = f"its prefix {fan_in.task_id_prefix!r} {cause}"
+            yield f"{fan_in.task_id}: its branches are not known, because {prefix}"
 
 
 def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
@@ -277,18 +276,13 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
         f"{fan_in.name} ({fan_in.state or WAITING})" for fan_in in fan_ins if fan_in.state not in FINISHED
     ]
     if late and group.task_runs:
-        names = listing(late)
-        yield (
-            f"not cleared, because they have not ended: {names}; if they have started, they may not see the "
-            "branches that run again"
-        )
+        warning = "if they have started, they may not see the branches that run again"
+        yield f"not cleared, because they have not ended: {listing(late)}; {warning}"
     if without := [name for name, state in again.items() if state == "missing"]:
         yield f"succeeded without a value, so their last task runs again: {listing(without)}"
     if batches := [name for name, state in again.items() if state == "success"]:
-        yield (
-            "succeeded, but with items that were stopped or have no value, and may run all of their items "
-            f"again: {listing(batches)}"
-        )
+        text = "succeeded, but with items that were stopped or have no value"
+        yield f"{text}, and may run all of their items again: {listing(batches)}"
 
 
 def fingerprint(plan: RerunPlan) -> str:

@@ -110,20 +110,17 @@ def item_page(run: GroupRun, map_index: int, *, start: int, size: int) -> dict[s
     :param start: Index of the first item among the batch's.
     """
     items = [] if run.batches is None else [item for item in run.branches if _batch_of(item) == map_index]
-    return {
-        "start": start,
-        "total": len(items),
-        "items": [
-            {
-                "name": item.name,
-                "state": item.state,
-                "error": item.error,
-                "is_stopped": item.is_stopped,
-                "work_seconds": item.timing.work_seconds,
-            }
-            for item in items[start : start + size]
-        ],
-    }
+    page = [
+        {
+            "name": item.name,
+            "state": item.state,
+            "error": item.error,
+            "is_stopped": item.is_stopped,
+            "work_seconds": item.timing.work_seconds,
+        }
+        for item in items[start : start + size]
+    ]
+    return {"start": start, "total": len(items), "items": page}
 
 
 def _batch_of(item: BranchRun) -> int:
@@ -258,9 +255,8 @@ def _task_to_look_at(branch: BranchRun) -> tuple[str | None, int]:
 def _failed_step(branch: BranchRun) -> str | None:
     """Name the task that failed a branch of several tasks."""
     task_id, _ = _task_to_look_at(branch)
-    if branch.state != "failed" or task_id is None or len({run.task_id for run in branch.task_runs}) == 1:
-        return None
-    return task_id.rpartition(".")[2]
+    has_steps = branch.state == "failed" and len({run.task_id for run in branch.task_runs}) > 1
+    return task_id.rpartition(".")[2] if has_steps and task_id is not None else None
 
 
 def _spans(branch: BranchReport, now: datetime) -> Iterator[tuple[datetime, datetime]]:

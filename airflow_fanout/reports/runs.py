@@ -39,7 +39,7 @@ class TaskTry:
     @property
     def has_run(self) -> bool:
         """Whether there was such a try at all: Airflow keeps what was cleared before it ran as number 0."""
-        return self.number > 0 and not _never_ran(self.state, self.queued, self.started, self.ended)
+        return self.number > 0 and not _never_ran(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +99,9 @@ class TaskRun:
     @property
     def timing(self) -> BranchTiming:
         """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
-        never_ran = self.told is None and _never_ran(self.state, self.queued, self.started, self.ended)
-        timing = BranchTiming(
-            name=self.name,
-            state=self.state or WAITING,
-            queued=None if never_ran else self.queued,
-            started=None if never_ran else self.started,
-            ended=None if never_ran else self.ended,
-            tries=self.tries,
-        )
+        timing = BranchTiming(name=self.name, state=self.state or WAITING, tries=self.tries)
+        if self.told is not None or not _never_ran(self):
+            timing = replace(timing, queued=self.queued, started=self.started, ended=self.ended)
         match self.told:
             case BranchRecord() as record:
                 seconds, cpu_seconds = record.seconds, record.cpu_seconds
@@ -237,8 +231,6 @@ class RunFacts:
         return self.prefixes.get(fan_in.task_id) if fan_in.is_templated else fan_in.task_id_prefix
 
 
-def _never_ran(
-    state: str | None, queued: datetime | None, started: datetime | None, ended: datetime | None
-) -> bool:
-    """Whether the moments are stamps of Airflow's, or left of a try before the task instance was cleared."""
-    return state == "upstream_failed" or (queued is None and started == ended)
+def _never_ran(run: TaskRun | TaskTry) -> bool:
+    """Whether its times are stamps of Airflow's, or left of a try before the task instance was cleared."""
+    return run.state == "upstream_failed" or (run.queued is None and run.started == run.ended)

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata.clearing import clear, find_plan
 from airflow_fanout.metadata.limits import read_scheduling_limits
-from airflow_fanout.metadata.runs import UnknownDagError, UnknownRunError, find_run, read_report, read_run
-from airflow_fanout.reports.branches import UnknownGroupError, chosen_group_runs
+from airflow_fanout.metadata.runs import NOT_FOUND, find_run, read_report, read_run
+from airflow_fanout.reports.branches import chosen_group_runs
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json
 from airflow_fanout.reports.run_report import item_page
@@ -150,7 +150,7 @@ def _explained() -> Iterator[None]:
     """Answer that something is not there, or can't be read, with the reason."""
     try:
         yield
-    except (UnknownDagError, UnknownGroupError, UnknownRunError) as error:
+    except NOT_FOUND as error:
         raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
     except UnreadableValueError as error:
         raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, str(error)) from error
