@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Self, TypeVar, overload
 
 from airflow.sdk.bases.decorator import get_unique_task_id
 
@@ -32,8 +32,7 @@ __all__ = ["FanInFunction", "FanOutFunction", "fan_in", "fan_out"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_RESULTS: Any = object()
-"""Stands for the results while the other arguments of a fan-in's function are bound."""
+_RESULTS: Any = object()  # stands for the results while the other arguments of a fan-in's function are bound
 
 _PLACES = {
     "branch": "leave it out: the function is what each branch runs",
@@ -56,7 +55,6 @@ def _parameters(cls: type) -> frozenset[str]:
 
 
 _TASK_OPTIONS = _parameters(PYTHON_OPERATOR) - {"self", "args", "kwargs"}
-
 _GROUP_OPTIONS = frozenset(inspect.signature(FanOutGroup).parameters) - {"branch", "items", "partial"}
 
 FAN_OUT_OPTIONS = _GROUP_OPTIONS | (_TASK_OPTIONS - _PLACES.keys())
@@ -71,8 +69,7 @@ def check_options(owner: str, options: Collection[str], known: Collection[str]) 
     for name in options:
         if name not in known:
             way_out = _PLACES.get(name) or close_to(name, known)
-            problem = f"is no argument of {owner.partition(' ')[0]}; {way_out}"
-            raise DeclarationTypeError(owner, name, problem)
+            raise DeclarationTypeError(owner, name, f"is no argument of {owner.partition(' ')[0]}; {way_out}")
 
 
 class _DecoratedFunction(Generic[P, R]):
@@ -82,17 +79,22 @@ class _DecoratedFunction(Generic[P, R]):
     known_options: ClassVar[frozenset[str]]
     __name__: str
 
-    def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[P, R], options: Mapping[str, Any], bound: Mapping[str, Any] | None = None
+    ) -> None:
         if not callable(function):
             problem = f"expected a function, found {function!r}; give arguments by name"
             raise DeclarationTypeError(self.fan_decorator, "function", problem)
-        self.function = function
         plain = undecorated(function)
+        self.function, self._options, self._bound = function, dict(options), dict(bound or {})
         self._owner = f"{self.fan_decorator} {plain.__name__!r}"
-        self._options = dict(options)
         check_options(self._owner, options, self.known_options)
         self._arguments = FunctionArguments(owner=self._owner, argument="call", function=plain, bound={})
         functools.update_wrapper(self, plain)  # type: ignore[arg-type]
+
+    def override(self, **options: Any) -> Self:
+        """Replace some of what the decorator was given."""
+        return type(self)(self.function, {**self._options, **options}, self._bound)
 
     def _refuse_setup(self, _: bool) -> NoReturn:
         self._refuse("setup", "is neither a @setup nor a @teardown; wire those around the group")
@@ -104,19 +106,15 @@ class _DecoratedFunction(Generic[P, R]):
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name."""
         try:
-            signature = inspect.signature(self._arguments.function)
-            bound = signature.bind_partial(*args, **kwargs).arguments
+            bound = inspect.signature(self._arguments.function).bind_partial(*args, **kwargs).arguments
         except TypeError as error:
             self._refuse("call", f"does not fit {self._arguments.signature}: {error}")
         named: dict[str, Any] = {}
         for name, value in bound.items():
-            kind = signature.parameters[name].kind
-            if kind is Parameter.VAR_KEYWORD:
-                named |= value
-            elif kind is Parameter.VAR_POSITIONAL and value != (_RESULTS,):
+            kind = self._arguments.parameters[name].kind
+            if kind is Parameter.VAR_POSITIONAL and value != (_RESULTS,):
                 self._refuse("call", f"gives {value[-1]!r} to *{name}; give arguments by name")
-            else:
-                named[name] = value
+            named |= value if kind is Parameter.VAR_KEYWORD else {name: value}
         return named
 
     def _refuse(self, argument: str, problem: str) -> NoReturn:
@@ -129,19 +127,15 @@ class FanOutFunction(_DecoratedFunction[P, R]):
     fan_decorator = "@task.fan_out"
     known_options = FAN_OUT_OPTIONS
 
-    def __init__(
-        self, function: Callable[P, R], options: Mapping[str, Any], bound: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(function, options)
-        self._bound = dict(bound or {})
-
     def __call__(self, /, *args: Any, **kwargs: Any) -> FanOutGroup:
         """Make ``count`` branches, each of which is given these arguments."""
         bound = self._bind(args, kwargs)
         if self._options.get("count") is None:
-            problem = (
-                f"expected the number of branches, {self.fan_decorator}(count=8), or an item for each: "
+            expand = (
                 f"{self._arguments.title}.expand(<parameter>=[…]), after .partial(…) with other arguments"
+            )
+            problem = (
+                f"expected the number of branches, @task.fan_out(count=8), or an item for each: {expand}"
             )
             raise DeclarationValueError(self._owner, "count", problem)
         return self._group(self._branch(), bound)
@@ -153,11 +147,9 @@ class FanOutFunction(_DecoratedFunction[P, R]):
     def expand(self, /, **items: Sequence[Any] | Mapping[str, Any] | XComArg) -> FanOutGroup:
         """Make a branch for each item, given to the parameter of that name; a mapping's keys are names."""
         if len(items) != 1:
-            self._refuse(
-                "expand",
-                f"expected the items of one parameter, found {listing(items)}; bind the others with "
-                ".partial(…), or let an item have several values: .expand(pair=[(1, 'a'), (2, 'b')])",
-            )
+            way_out = ".partial(…), or let an item have several values: .expand(pair=[(1, 'a'), (2, 'b')])"
+            problem = f"expected the items of one parameter, found {listing(items)}; bind the others with"
+            self._refuse("expand", f"{problem} {way_out}")
         self._bind((), items)
         ((parameter, values),) = items.items()
         if parameter in self._arguments.given_by_airflow:
@@ -166,13 +158,8 @@ class FanOutFunction(_DecoratedFunction[P, R]):
 
     def expand_kwargs(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: an item goes to one parameter."""
-        self._refuse(
-            "expand_kwargs", "an item goes to one parameter; let that take a dict: .expand(item=[{…}, {…}])"
-        )
-
-    def override(self, **options: Any) -> FanOutFunction[P, R]:
-        """Replace some of what the decorator was given."""
-        return FanOutFunction(self.function, {**self._options, **options}, self._bound)
+        problem = "an item goes to one parameter; let that take a dict: .expand(item=[{…}, {…}])"
+        self._refuse("expand_kwargs", problem)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         named = self._named(args, kwargs)
@@ -185,11 +172,9 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         settings = {name: value for name, value in self._options.items() if name not in _GROUP_OPTIONS}
         if is_function(self.function):
             return python_task(self.function, **settings)
+        problem = "is a setting of tasks, which the decorator below makes; give it there, or in default_args"
         for name in settings:
-            self._refuse(
-                name,
-                "is a setting of tasks, which the decorator below makes; give it there, or in default_args",
-            )
+            self._refuse(name, problem)
         return self.function
 
     def _group(self, branch: Any, partial: Mapping[str, Any], items: Any = None) -> FanOutGroup:
@@ -212,11 +197,8 @@ class FanInFunction(_DecoratedFunction[P, R]):
         """Collect the branches of a group, which comes first, or, without one, by ``task_id_prefix``."""
         title, by_prefix = self._arguments.title, self._options.get("task_id_prefix") is not None
         if by_prefix and args:
-            self._refuse(
-                "call",
-                "has task_id_prefix=, so it takes no group and no results; wire the tasks before it, "
-                f"tasks >> {title}(…), and give other arguments by name",
-            )
+            wiring = f"wire the tasks before it, tasks >> {title}(…), and give other arguments by name"
+            self._refuse("call", f"has task_id_prefix=, so it takes no group and no results; {wiring}")
         if not by_prefix and not args:
             problem = f"expected the group to collect; write {title}(<group>, …), or give task_id_prefix="
             self._refuse("call", problem)
@@ -225,14 +207,10 @@ class FanInFunction(_DecoratedFunction[P, R]):
         return self._fan_in(args[0] if args else None, named)
 
     def _fan_in(self, group: Any, op_kwargs: dict[str, Any]) -> XComArg:
-        options = {"task_id": self._arguments.title, **self._options}
-        task_id = get_unique_task_id(options["task_id"], options.get("dag"), options.get("task_group"))
-        operator = FanInOperator(
-            **{**options, "task_id": task_id},
-            fan_out=group,
-            python_callable=self.function,
-            op_kwargs=op_kwargs or None,
-        )
+        options: dict[str, Any] = {"task_id": self._arguments.title, **self._options}
+        task_id = get_unique_task_id(options.pop("task_id"), options.get("dag"), options.get("task_group"))
+        options |= {"python_callable": self.function, "op_kwargs": op_kwargs or None}
+        operator = FanInOperator(task_id=task_id, fan_out=group, **options)
         documents = (operator.doc, operator.doc_json, operator.doc_md, operator.doc_rst, operator.doc_yaml)
         if self.function.__doc__ and not any(documents):
             operator.doc_md = self.function.__doc__
@@ -244,10 +222,6 @@ class FanInFunction(_DecoratedFunction[P, R]):
         FanInOperator.partial()
 
     partial = expand = expand_kwargs = _refuse_mapping
-
-    def override(self, **options: Any) -> FanInFunction[P, R]:
-        """Replace some of what the decorator was given."""
-        return FanInFunction(self.function, {**self._options, **options})
 
 
 @overload

@@ -63,7 +63,6 @@ class TooFewBranchesError(FanInError):
     """
     Raised when fewer branches succeeded than the fan-in needs.
 
-    :param message: The verdict, with the first branches at fault.
     :param needed: Number of successes that the policy asks for.
     :param succeeded: Number of successes.
     :param problems: Outcomes of the branches that did not succeed, in declared order.
@@ -86,7 +85,6 @@ class UpstreamFailedError(FanInError):
     """
     Raised when a task directly upstream of the fan-in, but not one of its branches, has failed.
 
-    :param message: The verdict.
     :param task_ids: Ids of the failed tasks.
     """
 
@@ -99,7 +97,6 @@ class PrefixError(FanInError):
     """
     Raised when a prefix matches no upstream task, or a task that is not wired; nothing has been read then.
 
-    :param message: The verdict, with the candidates.
     :param prefix: The prefix as rendered.
     :param candidates: Task ids that may have been meant, or that have to be wired.
     """
@@ -114,7 +111,6 @@ class BranchesRunningError(Exception):
     """
     Raised when a branch was cleared while the fan-in was starting; the fan-in's own retries wait for it.
 
-    :param message: The verdict, with the branches that are not finished.
     :param names: Names of those branches.
     """
 
@@ -140,15 +136,8 @@ class UnreadableValueError(Exception):
         """Whether the storage is at fault, and not the stored value."""
 
 
-_DESERIALIZING_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+_LOOKUP_ERRORS = (AttributeError, ImportError, LookupError)
+_DESERIALIZING_ERRORS = (*_LOOKUP_ERRORS, ArithmeticError, RecursionError, TypeError, ValueError)
 """Errors of deserializing something that Airflow never serialized."""
 
 
@@ -160,32 +149,27 @@ class MergeConflictError(ValueError):
     """
 
     def __init__(self, conflicts: Mapping[str, Sequence[str]]) -> None:
-        text = "; ".join(
-            f"{name!r} by {', '.join(map(repr, writers))}" for name, writers in conflicts.items()
-        )
-        super().__init__(f"Branches wrote the same name: {text}. Give each branch names of its own.")
         self.conflicts = {name: tuple(writers) for name, writers in conflicts.items()}
+        text = "; ".join(f"{name!r} by {', '.join(map(repr, self.conflicts[name]))}" for name in conflicts)
+        super().__init__(f"Branches wrote the same name: {text}. Give each branch names of its own.")
 
 
 class BatchFailedError(Exception):
     """Raised by a batch with failed items, after its report; Airflow's retries run those items again."""
 
-    fan_out_recorded = True
-    """The outcome of each item is recorded already."""
+    fan_out_recorded = True  # by the batch, for each item
 
 
 class FinalBatchFailedError(AirflowFailException):
     """Raised by a batch whose failed items all raised ``AirflowFailException``: no retry would help."""
 
     fan_out_recorded = True
-    """The outcome of each item is recorded already."""
 
 
 class ResultTooLargeError(AirflowFailException):
     """
     Raised by a fan-in without a function when its branches returned more than an XCom can hold.
 
-    :param message: The size, the limit, and the way out.
     :param size: Bytes as JSON, as far as they were counted.
     """
 

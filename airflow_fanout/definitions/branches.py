@@ -10,11 +10,7 @@ from airflow.sdk import BaseOperator, TaskGroup, XComArg
 
 from airflow_fanout.definitions.function_branches import FunctionBranch, function_branch, pipe_branch
 from airflow_fanout.definitions.operator_branches import OperatorBranch, is_operator_class, operator_branch
-from airflow_fanout.definitions.task_group_branches import (
-    TaskGroupBranch,
-    is_task_group_function,
-    task_group_branch,
-)
+from airflow_fanout.definitions.task_group_branches import TaskGroupBranch, task_group_branch
 from airflow_fanout.exceptions import DeclarationTypeError
 from airflow_fanout.execution_time.arguments import is_function, is_task_function
 from airflow_fanout.rules.wording import typed
@@ -35,8 +31,7 @@ def as_branch(owner: str, argument: str, branch: object) -> Branch:
     """Take what the author gave as a branch; ``DeclarationTypeError`` if it can't be one."""
     if isinstance(branch, ItemFor):
         made: Any = as_branch(owner, argument, branch.branch)
-        arguments = replace(made.arguments, item_for=branch.parameter)
-        return replace(made, arguments=arguments)  # type: ignore[no-any-return]
+        return replace(made, arguments=replace(made.arguments, item_for=branch.parameter))  # type: ignore[no-any-return]
     if isinstance(branch, list | tuple):
         return pipe_branch(owner, argument, branch)
     innermost = branch
@@ -46,7 +41,7 @@ def as_branch(owner: str, argument: str, branch: object) -> Branch:
         return operator_branch(owner, argument, branch)
     if is_task_function(innermost) or is_function(innermost):
         return function_branch(owner, argument, branch)
-    if is_task_group_function(innermost):
+    if getattr(innermost, "tg_class", None) is TaskGroup:
         return task_group_branch(owner, argument, branch)
     problem = (
         "expected a @task or @task_group function, a plain function or a list of them, an operator class, "
@@ -56,7 +51,6 @@ def as_branch(owner: str, argument: str, branch: object) -> Branch:
 
 
 def _found(value: object) -> str:
-    """What the author gave that can't be a branch, and the way out."""
     if isinstance(value, XComArg | BaseOperator) or hasattr(value, "operator_class"):
         return _found_task(value)
     if isinstance(value, TaskGroup):

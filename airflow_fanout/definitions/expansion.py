@@ -20,15 +20,14 @@ class Expansion:
     """
     What the instances of a mapped task are made of.
 
-    :param items: One for each instance; None if they are known only at run time.
-    :param output: Then the output of the task that returns them.
+    :param items: One for each instance; or the output of the task that returns them at run time.
     :param noted_names: Gets their names by map index.
     :param shows_names: Whether the group names its instances; not where ``default_args`` do.
     :param is_stoppable: Whether instances may be stopped, by a hook that an item can't replace.
     """
 
     owner: str
-    items: Sequence[Any] | None
+    items: Sequence[Any]
     output: XComArg | None
     gives: Literal["item", "index", "nothing"]
     noted_names: dict[int, str | None]
@@ -50,21 +49,16 @@ class Expansion:
         :param as_literal: Keeps Airflow from rendering arguments, if they come at run time.
         """
         if self.output is None:
-            return [as_storable(shape(item)) for item in self.items or ()]
-        return BranchArguments(
-            self.output,
-            [],
-            owner=self.owner,
-            noted_names=self.noted_names,
-            shape=lambda item: as_literal(shape(item)),
-        )
+            return [as_storable(shape(item)) for item in self.items]
+        names: dict[str, Any] = {"owner": self.owner, "noted_names": self.noted_names}
+        return BranchArguments(self.output, [], **names, shape=lambda item: as_literal(shape(item)))
 
     def settings(self, given: Mapping[str, Any], *, depth: int = 0) -> dict[str, Any]:
         """Settings of a mapped task ``depth`` groups below this, without those that its author has set."""
         check_limit(self.owner, self.max_concurrency, "branch", given)
         ours: dict[str, Any] = {"max_active_tis_per_dagrun": self.max_concurrency}
         if self.shows_names:
-            group = f"task.task_group{'.parent_group' * depth}"
             # Rendered in the task's own process, which has parsed the Dag file.
+            group = f"task.task_group{'.parent_group' * depth}"
             ours["map_index_template"] = f"{{{{ {group}.branch_name(ti.map_index) }}}}"
         return {name: value for name, value in ours.items() if value is not None and given.get(name) is None}

@@ -54,11 +54,6 @@ class CallingBranch:
         return self.arguments.title
 
     @property
-    def signature(self) -> str:
-        """The function's name with those of its parameters."""
-        return self.arguments.signature
-
-    @property
     def bound(self) -> Mapping[str, Any]:
         """Arguments that the author has bound in the function."""
         return self.arguments.bound
@@ -123,14 +118,13 @@ class FunctionBranch(CallingBranch):
     @property
     def batch_settings(self) -> dict[str, Any]:
         """Settings of the decorator, for a task that runs items of this branch."""
-        owner, argument = self.arguments.owner, self.arguments.argument
-        settings = _settings(self.decorator)
+        settings, problem = _settings(self.decorator), ""
         if unusable := settings.keys() - _BATCH_SETTINGS:
             problem = f"{self.title} sets {listing(unusable)}, which a batch can't take; leave it out"
-            raise DeclarationValueError(owner, argument, problem)
-        if self.decorator.multiple_outputs and not task(self.decorator.function).multiple_outputs:  # type: ignore[attr-defined]
+        elif self.decorator.multiple_outputs and not task(self.decorator.function).multiple_outputs:  # type: ignore[attr-defined]
             problem = f"{self.title} sets multiple_outputs, but an item has one value; leave it out"
-            raise DeclarationValueError(owner, argument, problem)
+        if problem:
+            raise DeclarationValueError(self.arguments.owner, self.arguments.argument, problem)
         return settings
 
     def _decorator(self, task_id: str, task_group: TaskGroup) -> Any:
@@ -142,11 +136,8 @@ class FunctionBranch(CallingBranch):
 PYTHON_OPERATOR: Any = python_task(lambda: None).operator_class
 """The class of the tasks that ``@task`` makes."""
 
-_BATCH_SETTINGS = inspect.signature(BaseOperator.__init__).parameters.keys() - {
-    "self",
-    "kwargs",
-    "do_xcom_push",
-}
+_OPERATOR_PARAMETERS = inspect.signature(BaseOperator.__init__).parameters
+_BATCH_SETTINGS = _OPERATOR_PARAMETERS.keys() - {"self", "kwargs", "do_xcom_push"}
 
 
 def _settings(decorator: _TaskDecorator[Any, Any, Any]) -> dict[str, Any]:
@@ -169,9 +160,7 @@ def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> Funct
     """Make one task of several functions: each gets what the one before it returned, the first the item."""
     if not functions:
         raise DeclarationValueError(owner, argument, "found an empty list; name at least one function")
-    first, *later = [
-        _pipe_step(owner, f"{argument}[{index}]", function) for index, function in enumerate(functions)
-    ]
+    first, *later = [_pipe_step(owner, f"{argument}[{i}]", each) for i, each in enumerate(functions)]
     for step in later:
         _check_later_step(step)
     function = _pipe(first, later)
@@ -187,38 +176,31 @@ def _pipe_step(owner: str, argument: str, function: object) -> FunctionArguments
         settings = _settings(target)
         if target.operator_class is not PYTHON_OPERATOR or settings:
             kind = f"@task with {listing(settings)}" if settings else target.operator_class.__name__
-            problem = (
-                f"{target.function.__name__} is a {kind}, but the functions of a list share one Python task; "
-                "take the plain function, and give settings in default_args"
-            )
+            fault = f"{target.function.__name__} is a {kind}, but functions of a list share one Python task"
+            problem = f"{fault}; take the plain function, and give settings in default_args"
             raise DeclarationTypeError(owner, argument, problem)
         target = undecorated(target)
-    if not is_function(target):
-        description = typed(target) + ("; wrap it in a function (def or lambda)" if callable(target) else "")
-    elif inspect.iscoroutinefunction(target):
-        description = "an async def; use asyncio.run within a plain one"
-    else:
+    if is_function(target) and not inspect.iscoroutinefunction(target):
         return FunctionArguments(owner=owner, argument=argument, function=target, bound=bound)
-    raise DeclarationTypeError(owner, argument, f"expected a plain function, found {description}")
+    found = typed(target) + ("; wrap it in a function (def or lambda)" if callable(target) else "")
+    if is_function(target):
+        found = "an async def; use asyncio.run within a plain one"
+    raise DeclarationTypeError(owner, argument, f"expected a plain function, found {found}")
 
 
 def _check_later_step(step: FunctionArguments) -> None:
     """Check that a function of a list needs one value, and has nothing bound that comes at run time."""
-    item = step.item_parameter(step.bound)
-    problem = ""
+    item, problem = step.item_parameter(step.bound), ""
     # Airflow renders the arguments of the task, which are those of the first function.
     if unresolved := [name for name, value in step.bound.items() if any(XComArg.iter_xcom_references(value))]:
-        problem = (
-            f"binds {listing(unresolved)} of {step.title} to a value known only at run time, which only the "
-            "first function of a list can get, in partial={…}; let that one hand it on"
-        )
+        fault = f"binds {listing(unresolved)} of {step.title} to a value known only at run time"
+        way_out = "which only the first function of a list can get, in partial={…}; let that one hand it on"
+        problem = f"{fault}, {way_out}"
     elif item is None:
         problem = f"{step.signature} has no free parameter for the value of the function before it"
     elif others := step.required - step.bound.keys() - {item.name}:
-        problem = (
-            f"{step.signature} also needs {listing(others)}, but gets one value, that of the function before "
-            "it; bind the rest with functools.partial, or return one tuple or dict"
-        )
+        fault = f"{step.signature} also needs {listing(others)}, but gets one value, that of the function"
+        problem = f"{fault} before it; bind the rest with functools.partial, or return one tuple or dict"
     if problem:
         raise DeclarationTypeError(step.owner, step.argument, problem)
     step.check({}, takes_item=True, default_args=())
@@ -232,7 +214,8 @@ def _pipe(first: FunctionArguments, later: Sequence[FunctionArguments]) -> Calla
         value = first.function(*args, **kwargs)
         for step, bound in steps:
             positional, named = step.bind(bound(), value)
-            named = {**(_context() if step.takes_context else {}), **named}
+            takes_context = step.takes_any or step.given_by_airflow & step.parameters.keys()
+            named = {**(_context() if takes_context else {}), **named}
             value = step.function(*positional, **determine_kwargs(step.function, positional, named))
         return value
 
@@ -250,8 +233,5 @@ def _refuse_setup(owner: str, argument: str, decorated: _TaskDecorator[Any, Any,
     if decorated.is_setup or decorated.is_teardown:
         title = getattr(decorated.function, "__name__", "function")
         kind = "setup" if decorated.is_setup else "teardown"
-        problem = (
-            f"{title} is a @{kind}, which prepares or clears up for other tasks; "
-            f"make the branch a @task, and wire the {kind} around the group"
-        )
+        problem = f"{title} is a @{kind}; make the branch a @task, and wire the {kind} around the group"
         raise DeclarationValueError(owner, argument, problem)

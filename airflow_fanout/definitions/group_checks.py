@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator, Param, XComArg
 from airflow.sdk.definitions.param import DagParam
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.arguments import is_function, is_task_function, undecorated
+from airflow_fanout.execution_time.arguments import is_function, is_run_time, is_task_function, undecorated
 from airflow_fanout.rules.wording import close_to, counted, typed
 
 if TYPE_CHECKING:
@@ -23,29 +23,24 @@ T = TypeVar("T")
 def refuse_unknown_arguments(cls: type[T]) -> type[T]:
     """Have a class of groups say what to write in place of an argument that it does not take."""
     init: Any = cls.__init__
-    init_signature = signature(init)
+    known = signature(init).parameters
 
     @wraps(init)
     def checked_init(self: T, *positional: Any, **arguments: Any) -> None:
         owner = f"FanOutGroup {arguments.get('group_id', *positional[:1])!r}"
         if len(positional) > 1:
-            problem = (
-                f"is the one argument given by position, found {typed(positional[1])} after it; "
-                "write branch=…, count=…, and all others by name"
-            )
+            found = f"is the one argument given by position, found {typed(positional[1])} after it"
+            problem = f"{found}; write branch=…, count=…, and all others by name"
             raise DeclarationTypeError(owner, "group_id", problem)
-        if unknown := [name for name in arguments if name not in init_signature.parameters]:
-            known = init_signature.parameters.keys() - {"self"}
-            way_out = _argument_way_out(unknown[0], arguments.get("branch"), known)
-            problem = f"got an unexpected keyword argument {unknown[0]!r}; {way_out}"
-            raise DeclarationTypeError(owner, unknown[0], problem)
+        if unknown := next((name for name in arguments if name not in known), None):
+            way_out = _argument_way_out(unknown, arguments.get("branch"), known.keys() - {"self"})
+            problem = f"got an unexpected keyword argument {unknown!r}; {way_out}"
+            raise DeclarationTypeError(owner, unknown, problem)
         init(self, *positional, **arguments)
 
-    parameters = [
-        parameter if name in {"self", "group_id"} else parameter.replace(kind=Parameter.KEYWORD_ONLY)
-        for name, parameter in init_signature.parameters.items()
-    ]
-    checked_init.__signature__ = init_signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    by_position, others = list(known.values())[:2], list(known.values())[2:]
+    parameters = [*by_position, *(each.replace(kind=Parameter.KEYWORD_ONLY) for each in others)]
+    checked_init.__signature__ = signature(init).replace(parameters=parameters)  # type: ignore[attr-defined]
     cls.__init__ = checked_init  # type: ignore[assignment, method-assign]
     return cls
 
@@ -61,12 +56,8 @@ def _argument_way_out(name: str, branch: Any, known: Collection[str]) -> str:
 
 def check_how_many(owner: str, *, branch: object, count: object, items: object) -> None:
     """Check that the number of branches is said once."""
-    sources = {
-        "count": count is not None,
-        "items": items is not None,
-        "a mapping as branch": isinstance(branch, Mapping),
-    }
-    names = [name for name, is_given in sources.items() if is_given]
+    sources = {"count": count, "items": items, "a mapping as branch": isinstance(branch, Mapping) or None}
+    names = [name for name, source in sources.items() if source is not None]
     if len(names) != 1:
         problem = f"expected count=, items= or a mapping as branch, found {' and '.join(names) or 'none'}"
         raise DeclarationValueError(owner, names[0] if names else "count", problem)
@@ -91,16 +82,12 @@ def check_items(owner: str, items: object, mode: Mode) -> None:
     if isinstance(items, XComArg):
         keys = sorted({key for _, key in items.iter_references() if key != "return_value"})
         if keys and mode == "mapped":
-            problem = (
-                f"found the XCom {keys[0]!r} of a task, but Airflow maps over what a task returns; "
-                "let a task return it, or give items_per_task="
-            )
+            found = f"found the XCom {keys[0]!r} of a task, but Airflow maps over what a task returns"
+            problem = f"{found}; let a task return it, or give items_per_task="
             raise DeclarationValueError(owner, "items", problem)
     elif isinstance(items, DagParam | Param):
-        problem = (
-            f"expected a list, a mapping or the output of a task, found {typed(items)}; "
-            "let a task return the param's value, and give its output"
-        )
+        found = f"expected a list, a mapping or the output of a task, found {typed(items)}"
+        problem = f"{found}; let a task return the param's value, and give its output"
         raise DeclarationTypeError(owner, "items", problem)
     elif isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence | Mapping | None):
         way_out = _call_way_out(items) or "; use […] or list(…)"
@@ -127,30 +114,20 @@ def check_partial(owner: str, arguments: object) -> None:
         raise DeclarationTypeError(owner, "partial", problem)
 
 
-def check_numbers(owner: str, numbers: Mapping[str, object]) -> None:
-    """Check that limits are whole numbers."""
-    for argument, value in numbers.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            problem = f"expected a whole number, 1 or more, found {typed(value)}"
-            raise DeclarationTypeError(owner, argument, problem)
-        if value < 1:
-            raise DeclarationValueError(owner, argument, f"expected 1 or more, found {value}")
-
-
 def check_item_concurrency(owner: str, item_concurrency: int | None, items_per_task: int | None) -> None:
     """Check that a task has as many items as are to run at once."""
-    if item_concurrency is not None and items_per_task is None:
+    if item_concurrency is None:
+        return
+    if items_per_task is None:
         problem = "is for the items of one task; give items_per_task too"
         raise DeclarationValueError(owner, "item_concurrency", problem)
-    if item_concurrency and items_per_task and item_concurrency > items_per_task:
+    if item_concurrency > items_per_task:
         items = counted(items_per_task, "item", "items")
         problem = f"found {item_concurrency}, but a task has {items}; lower it, or raise items_per_task"
         raise DeclarationValueError(owner, "item_concurrency", problem)
 
 
-def check_mapped(owner: str, mode: Mode, mapped: object, branch: object, prefix_group_id: bool) -> None:
+def check_mapped(owner: str, mode: Mode, mapped: object, prefix_group_id: object, branch: object) -> None:
     """Check that a group can have a mapped task where it has to have one."""
     if mapped is not None and not isinstance(mapped, bool):
         raise DeclarationTypeError(owner, "mapped", f"expected True or False, found {typed(mapped)}")
@@ -164,20 +141,20 @@ def check_mapped(owner: str, mode: Mode, mapped: object, branch: object, prefix_
         problem = f"found False, but the task of a {mode} group would then have the id 'each'; leave it out"
         raise DeclarationValueError(owner, "prefix_group_id", problem)
     if mode == "mapped" and isinstance(branch, Mapping):
-        problem = (
-            "found True, but branch is a mapping, and a mapped task runs one kind of branch; "
-            "leave mapped out, or give items_per_task= to run them as items of one task"
-        )
+        found = "found True, but branch is a mapping, and a mapped task runs one kind of branch"
+        problem = f"{found}; leave mapped out, or give items_per_task= to run them as items of one task"
         raise DeclarationValueError(owner, "mapped", problem)
 
 
-def check_mapped_group(owner: str, argument: str, group_id: str | None) -> None:
-    """Check that a group with a mapped task is in no mapped task group; ``argument`` is why it has one."""
-    if group_id is not None:
+def check_mapped_group(owner: str, mode: Mode, count: object, items: object, group_id: str | None) -> None:
+    """Check that a group with a mapped task is in no mapped task group."""
+    if mode != "static" and group_id is not None:
+        argument = "items_per_task" if mode == "batched" else "mapped"
+        if is_run_time(count) or is_run_time(items):
+            argument = "count" if is_run_time(count) else "items"
         problem = (
-            f"Airflow can't map a task within the mapped task group {group_id!r}, so only a static "
-            "group can be there: give a count or items that are known when the Dag is parsed, and neither "
-            "mapped nor items_per_task"
+            f"Airflow can't map a task within the mapped task group {group_id!r}, so only a static group "
+            "can be there: give a count or items known at parse time, and neither mapped nor items_per_task"
         )
         raise DeclarationValueError(owner, argument, problem)
 
@@ -194,8 +171,6 @@ def check_stop(owner: str, stop_after_failures: int | None, count: int | None) -
     """Check that ``stop_after_failures`` leaves branches to stop."""
     if stop_after_failures is not None and count and count <= stop_after_failures:
         failures = counted(stop_after_failures, "failure", "failures")
-        problem = (
-            f"{failures} of {counted(count, 'branch', 'branches')} leave none to stop; "
-            f"choose a number below {count}, or leave it out"
-        )
+        excess = f"{failures} of {counted(count, 'branch', 'branches')} leave none to stop"
+        problem = f"{excess}; choose a number below {count}, or leave it out"
         raise DeclarationValueError(owner, "stop_after_failures", problem)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 GROUP_ARGUMENTS = frozenset({"dag", "task_group", "task_id"})
-"""Arguments that an operator gets from the group."""
 
 SHARED_SETTINGS = frozenset(
     {"end_date", "executor", "max_active_tis_per_dag", "max_active_tis_per_dagrun", "pool", "start_date"}
@@ -63,17 +62,8 @@ class OperatorBranch:
         """The name of the class."""
         return self.operator_class.__name__
 
-    @property
-    def signature(self) -> str:
-        """The same as the title: operators take too many arguments to list."""
-        return self.title
-
     def check(
-        self,
-        partial: Mapping[str, Any],
-        items: Collection[Any] | None,
-        *,
-        default_args: Collection[str],  # Airflow fills these when the task is made
+        self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
     ) -> None:
         """Check that every item, if there are any, is a dict of arguments that are given once."""
         if repeated := partial.keys() & self.bound.keys():
@@ -85,10 +75,9 @@ class OperatorBranch:
 
     def _check_item(self, index: int, item: Any, bound: Collection[str]) -> None:
         problem = ""
-        if isinstance(item, XComArg):
-            problem = f"is a value known only at run time; expected a dict of arguments of {self.title}"
-        elif not isinstance(item, Mapping):
-            problem = f"is {typed(item)}; expected a dict of arguments of {self.title}"
+        if isinstance(item, XComArg) or not isinstance(item, Mapping):
+            found = "a value known only at run time" if isinstance(item, XComArg) else typed(item)
+            problem = f"is {found}; expected a dict of arguments of {self.title}"
         elif wrong_names := [name for name in item if not isinstance(name, str)]:
             problem = f"has {wrong_names[0]!r} as the name of an argument of {self.title}"
         elif repeated := item.keys() & set(bound):
@@ -100,10 +89,8 @@ class OperatorBranch:
     def refuse_group_arguments(self, argument: str, given: Mapping[str, Any]) -> None:
         """Refuse arguments that each task gets from the group."""
         if reserved := GROUP_ARGUMENTS & given.keys():
-            problem = (
-                f"gives {self.title} {listing(reserved)}, which it gets from the group: a branch's name is "
-                "its task id, and comes from count=, or from the keys of a mapping"
-            )
+            fault = f"gives {self.title} {listing(reserved)}, which it gets from the group"
+            problem = f"{fault}: a branch's name is its task id, from count= or the keys of a mapping"
             raise DeclarationTypeError(self.owner, argument, problem)
 
     def create(
@@ -111,10 +98,9 @@ class OperatorBranch:
     ) -> tuple[BaseOperator]:
         """Make the task of one branch."""
         arguments = {**self.bound, **partial, **({} if item is NO_ITEM else item)}
+        arguments |= {"task_id": name, "task_group": task_group, "dag": task_group.dag}
         with self._errors_as(f"{self.title} for branch {name!r} can't be made"):
-            operator = self.operator_class(
-                task_id=name, task_group=task_group, dag=task_group.dag, **arguments
-            )
+            operator = self.operator_class(**arguments)
         add_hooks(operator)
         return (operator,)
 
@@ -130,38 +116,32 @@ class OperatorBranch:
             as_literal=lambda arguments: literal_arguments(arguments, template_fields),
         )
         settings = {**bound, **expansion.settings(bound)}
+        settings |= {"task_id": EACH, "task_group": task_group, "dag": task_group.dag}
         with self._errors_as(f"{self.title} can't be mapped"):
-            mapped = self.operator_class.partial(
-                task_id=EACH, task_group=task_group, dag=task_group.dag, **settings
-            ).expand_kwargs(over)
+            mapped = self.operator_class.partial(**settings).expand_kwargs(over)
         add_hooks(mapped)
         if expansion.gives == "item":
             hooks = {"pre_execute"} if expansion.is_stoppable else set()
-            self._check_expandable(expansion.items or (), {*mapped.partial_kwargs, *SHARED_SETTINGS, *hooks})
+            self._check_expandable(expansion.items, {*mapped.partial_kwargs, *SHARED_SETTINGS, *hooks})
         return (mapped,)
 
     def _arguments(self, item: Any) -> Mapping[str, Any]:
-        """Arguments of an instance, which may come at run time."""
-        problem = ""
+        message = f"{self.owner}: items: "
         if not isinstance(item, Mapping):
-            problem = f"expected a dict of arguments of {self.title} as each item, found {typed(item)}"
-        elif reserved := GROUP_ARGUMENTS & item.keys():
-            problem = f"an item gives {self.title} {listing(reserved)}, which it gets from the group"
-        if problem:
-            message = f"{self.owner}: items: {problem}"
+            message += f"expected a dict of arguments of {self.title} as each item, found {typed(item)}"
             raise ItemsError(message)
-        arguments: Mapping[str, Any] = item
-        return arguments
+        if reserved := GROUP_ARGUMENTS & item.keys():
+            message += f"an item gives {self.title} {listing(reserved)}, which it gets from the group"
+            raise ItemsError(message)
+        return item
 
     def _check_expandable(self, items: Collection[Mapping[str, Any]], shared: Collection[str]) -> None:
         """Check that items leave alone what Airflow sets for all instances of a mapped task."""
         for index, item in enumerate(items):
             if fixed := sorted(item.keys() & set(shared)):
-                problem = (
-                    f"item {index} gives {listing(fixed)}, which Airflow sets for all instances of a mapped "
-                    f"task alike: bind it in functools.partial({self.title}, {fixed[0]}=…), or leave mapped "
-                    "out, which makes each branch a task of its own"
-                )
+                fault = f"item {index} gives {listing(fixed)}, which Airflow sets for all instances alike"
+                way_out = f"bind it in functools.partial({self.title}, {fixed[0]}=…), or leave mapped out"
+                problem = f"{fault}: {way_out}, which makes each branch a task of its own"
                 raise DeclarationTypeError(self.owner, "items", problem)
 
     @contextmanager
@@ -171,10 +151,9 @@ class OperatorBranch:
             yield
         except DeclarationError:
             raise
-        except TypeError as error:
-            raise DeclarationTypeError(self.owner, self.argument, f"{problem}: {error}") from error
-        except ValueError as error:
-            raise DeclarationValueError(self.owner, self.argument, f"{problem}: {error}") from error
+        except (TypeError, ValueError) as error:
+            kind = DeclarationTypeError if isinstance(error, TypeError) else DeclarationValueError
+            raise kind(self.owner, self.argument, f"{problem}: {error}") from error
         except Exception as error:
             error.add_note(f"{self.owner}: {self.argument}: {problem}")
             raise

@@ -18,24 +18,19 @@ SETTING = "ignore_downstream_trigger_rules"
 
 def refuse_skipper(owner: str, argument: str, title: str, operator_class: type[Any]) -> None:
     """Refuse a last task whose class can skip the tasks after it: branching, short-circuit, latest-only."""
-    # The class attribute, which is no property where it is true.
-    if getattr(operator_class, "inherits_from_skipmixin", False) is True:
+    if getattr(operator_class, "inherits_from_skipmixin", False) is True:  # a property where it is not
         kind = operator_class.__name__
         subject = f"{title} skips" if title == kind else f"{title} is a {kind}, which skips"
-        problem = (
-            f"{subject} the tasks after it, so that the fan-in would never run; "
-            "to skip one branch, raise AirflowSkipException in a plain @task"
-        )
+        way_out = "to skip one branch, raise AirflowSkipException in a plain @task"
+        problem = f"{subject} the tasks after it, so that the fan-in would never run; {way_out}"
         raise DeclarationValueError(owner, argument, problem)
 
 
 def refuse_far_skipper(owner: str, argument: str, task: AnyOperator) -> None:
     """Refuse a short-circuit that skips all tasks after it, wherever it stands in the branch."""
     if _ignores_trigger_rules(task):
-        problem = (
-            f"{task.task_id!r} is a short-circuit that skips all tasks after it, the fan-in too; "
-            f"give it {SETTING}=False, so that it skips the rest of its branch"
-        )
+        fault = f"{task.task_id!r} is a short-circuit that skips all tasks after it, the fan-in too"
+        problem = f"{fault}; give it {SETTING}=False, so that it skips the rest of its branch"
         raise DeclarationValueError(owner, argument, problem)
 
 

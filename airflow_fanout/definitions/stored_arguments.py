@@ -12,19 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 
-PLAIN = (str, int, float, bytes, type(None))
-"""Types that Airflow stores alike anyway."""
+PLAIN = (str, int, float, bytes, type(None))  # Airflow stores them alike anyway
 
 
 class StoredArgument(ResolveMixin):
     """
-    Stands for an argument of a mapped task that Airflow would store differently at each parse.
+    Stands for an argument of a mapped task, and has Airflow store a text that is the same at each parse.
 
-    Airflow stores the arguments of a mapped task as texts, and that of an object may hold its address, that
-    of a set the order of its hashes: each parse would make a new version of the Dag.
-
-    :param value: What the task gets, rendered as if it stood there itself.
-    :param text: What Airflow stores.
+    The text of an object may hold its address, that of a set the order of its hashes: each parse would make a
+    new version of the Dag. The task gets the value, rendered as if it stood there itself.
     """
 
     def __init__(self, value: Any, text: str) -> None:
@@ -45,11 +41,7 @@ class StoredArgument(ResolveMixin):
 
 
 class StorableItems(list[Any]):
-    """
-    Literal items of a mapped task group: stored alike, item by item, and returned by index as they are.
-
-    Airflow stores the items with the group, and the ``repr()`` of them all with each of its tasks.
-    """
+    """Items of a mapped task group: Airflow stores each with the group, and all as a text with each task."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = list(items)
@@ -79,10 +71,8 @@ def storable_arguments(arguments: Mapping[str, Any], template_fields: Collection
 
 def holds_run_time_values(value: Any) -> bool:
     """Whether a value, or what is in it, is known only when the Dag runs."""
-    if isinstance(value, dict):
-        return any(map(holds_run_time_values, value.values()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(map(holds_run_time_values, value))
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        return any(map(holds_run_time_values, value.values() if isinstance(value, dict) else value))
     return isinstance(value, ResolveMixin)
 
 

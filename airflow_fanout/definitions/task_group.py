@@ -19,6 +19,7 @@ from airflow_fanout.definitions.stored_arguments import storable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, is_run_time
 from airflow_fanout.execution_time.batch_work import BatchWork
+from airflow_fanout.operators.fan_in_checks import check_number
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.operators.split import SplitOperator, split_task_settings
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
@@ -32,12 +33,8 @@ if TYPE_CHECKING:
 
 
 LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
-
-SHOWN_NAME_LENGTH = 250
-"""Longest name of an instance that Airflow's database takes."""
-
-NAMES_SHOWN = 20
-"""Names that a group's documentation spells out."""
+SHOWN_NAME_LENGTH = 250  # the longest name of an instance that Airflow's database takes
+NAMES_SHOWN = 20  # in a group's documentation
 
 
 @checks.refuse_unknown_arguments
@@ -150,8 +147,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def known_name(self, map_index: int) -> str | None:
         """Name of an instance of a mapped group; None if this process does not know it."""
-        names = self.declared.names
-        if names is not None:
+        if (names := self.declared.names) is not None:
             return names[map_index] if 0 <= map_index < len(names) else None
         if is_run_time(self.items) and map_index not in self.noted_names:
             return None
@@ -180,11 +176,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if not isinstance(self.branch, Mapping):
             return {"": as_branch(self.title, "branch", self.branch)}
         if not self.branch:
-            problem = "found an empty mapping; name at least one branch"
-            raise DeclarationValueError(self.title, "branch", problem)
-        return {
-            name: as_branch(self.title, f"branch[{name!r}]", branch) for name, branch in self.branch.items()
-        }
+            raise DeclarationValueError(self.title, "branch", "found an empty mapping; name at least one")
+        return {name: as_branch(self.title, f"branch[{name!r}]", self.branch[name]) for name in self.branch}
 
     def _check_arguments(self) -> None:
         """Check all that can be checked without knowing what a branch is."""
@@ -192,17 +185,16 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         for source in (self.count, self.items):
             if isinstance(source, FanOutGroup):
                 source.iter_references()
+        checks.check_mapped_group(self.title, self.mode, self.count, self.items, nearest_mapped_group(self))
         if self.mode != "static":
-            run_time = [name for name in ("count", "items") if is_run_time(getattr(self, name))]
-            argument = [*run_time, "items_per_task" if self.mode == "batched" else "mapped"][0]
-            checks.check_mapped_group(self.title, argument, nearest_mapped_group(self))
             checks.check_limit(self.title, self.max_concurrency, "default_args", self.default_args or {})
         checks.check_count(self.title, self.count)
         checks.check_items(self.title, self.items, self.mode)
         checks.check_partial(self.title, self.partial)
-        checks.check_numbers(self.title, {name: getattr(self, name) for name in LIMITS})
+        for name in LIMITS:
+            check_number(self.title, name, getattr(self, name))
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
-        checks.check_mapped(self.title, self.mode, self.mapped, self.branch, self.prefix_group_id)
+        checks.check_mapped(self.title, self.mode, self.mapped, self.prefix_group_id, self.branch)
 
     def _known_items(self) -> dict[str, Any] | None:
         """Item of each branch by name, NO_ITEM if it gets none; None if they are known only at run time."""
@@ -225,7 +217,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         default_args = () if self.mode == "batched" else self._default_args.keys()
         for branch in branches.values():
             if self._gives_index(branch) and "index" in {**branch.bound, **(self.partial or {})}:
-                problem = f"binds 'index', which {branch.signature} gets from count=; rename one of them"
+                problem = f"binds 'index', which {branch.title} gets from count=; rename one of them"
                 raise DeclarationValueError(self.title, "partial", problem)
             branch.check(self._bound(branch, 0), items, default_args=default_args)
         self._check_max_concurrency(branches.values())
@@ -233,8 +225,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _check_max_concurrency(self, branches: Collection[Branch]) -> None:
         """Refuse a limit that Airflow does not have, with the ways out that these branches have."""
         are_groups = any(branch.is_group for branch in branches)
-        has_limit = self.mode == "batched" or (self.mode == "mapped" and not are_groups)
-        if self.max_concurrency is None or has_limit:
+        can_be_limited = self.mode == "batched" or (self.mode == "mapped" and not are_groups)
+        if self.max_concurrency is None or can_be_limited:
             return
         problem = "Airflow can't limit the branches of a static group without a pool"
         ways = ['make a pool with that many slots and give default_args={"pool": …}']
@@ -248,24 +240,20 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         raise DeclarationValueError(self.title, "max_concurrency", f"{problem}; {', or '.join(ways)}")
 
     def _check_names(self, branches: Mapping[str, Branch], names: Collection[Any]) -> None:
-        argument = "group_id" if self.items is None else "items"
-        if isinstance(self.branch, Mapping):
-            argument = "branch"
+        by_count = "branch" if isinstance(self.branch, Mapping) else "group_id"
+        argument = by_count if self.items is None else "items"
         if self.mode != "static":
             if wrong_names := [name for name in names if not name or not isinstance(name, str)]:
-                problem = f"expected texts as names, found {typed(wrong_names[0])}"
-                raise DeclarationTypeError(self.title, argument, problem)
+                found = typed(wrong_names[0])
+                raise DeclarationTypeError(self.title, argument, f"expected texts as names, found {found}")
             return
-        prefix = self._child_id("")
         for name in names:
             branch = branches.get(name) or branches[""]
-            if reason := name_problem(name, prefix=prefix, is_group=branch.is_group):
-                raise DeclarationValueError(self.title, argument, f"Airflow would refuse a name: {reason}")
+            if problem := name_problem(name, prefix=self._child_id(""), is_group=branch.is_group):
+                raise DeclarationValueError(self.title, argument, f"Airflow would refuse a name: {problem}")
         existing = {*self.dag.task_dict, *self.used_group_ids}
         if taken_ids := existing.intersection(map(self._child_id, names)):
-            problem = (
-                f"the Dag has tasks or groups with the ids {listing(taken_ids)} already; rename one of each"
-            )
+            problem = f"the Dag has tasks or groups with the ids {listing(taken_ids)}; rename one of each"
             raise DeclarationValueError(self.title, argument, problem)
 
     def _batch_settings(self, branches: Mapping[str, Branch]) -> dict[str, Any]:
@@ -277,36 +265,30 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         for name, branch in branches.items():
             argument = f"branch[{name!r}]" if name else "branch"
             if not isinstance(branch, FunctionBranch) or not branch.is_python:
-                problem = (
-                    f"{branch.title} is {branch.kind}, but items of one task are calls of a plain Python "
-                    "function; leave items_per_task out, or give a function"
-                )
+                fault = "but items of one task are calls of a plain Python function; leave items_per_task out"
+                problem = f"{branch.title} is {branch.kind}, {fault}, or give a function"
                 raise DeclarationTypeError(self.title, argument, problem)
-            branch_settings = branch.batch_settings
-            if settings is not None and branch_settings != settings:
-                problem = (
-                    f"{branch.title} has other settings than the functions before it, but all are items of "
-                    "one task; give them as default_args of the group"
-                )
+            settings, earlier_settings = branch.batch_settings, settings
+            if earlier_settings not in (None, settings):
+                fault = f"{branch.title} has other settings than the functions before it"
+                problem = f"{fault}, but all are items of one task; give them as default_args of the group"
                 raise DeclarationValueError(self.title, argument, problem)
-            settings = branch_settings
         checks.check_limit(self.title, self.max_concurrency, "branch", settings or {})
         limit = {} if self.max_concurrency is None else {"max_active_tis_per_dagrun": self.max_concurrency}
         return {**limit, **(settings or {})}
 
     def _add_static(self, branches: Mapping[str, Branch], items: Mapping[str, Any]) -> DeclaredGroup:
-        """Make a task, or a task group, for each branch."""
-        tasks_of_branches = []
+        tasks_of_branches, declared_branches = [], []
         for index, (name, item) in enumerate(items.items()):
             branch = branches.get(name) or branches[""]
-            tasks_of_branches.append(branch.create(name, self._bound(branch, index), item, task_group=self))
+            tasks = branch.create(name, self._bound(branch, index), item, task_group=self)
+            task_ids = tuple(task.task_id for task in tasks)
+            tasks_of_branches.append(tasks)
+            declared_branches.append(DeclaredBranch(name=name, index=index, task_ids=task_ids))
         declared = DeclaredGroup(
             group_id=str(self.group_id),
             prefix=self._child_id(""),
-            branches=tuple(
-                DeclaredBranch(name=name, index=index, task_ids=tuple(task.task_id for task in tasks))
-                for index, (name, tasks) in enumerate(zip(items, tasks_of_branches, strict=True))
-            ),
+            branches=tuple(declared_branches),
             stop_after_failures=self.stop_after_failures,
         )
         if self.stop_after_failures is not None:
@@ -315,16 +297,13 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return declared
 
     def _add_mapped(self, branch: Branch, items: Mapping[str, Any] | None) -> DeclaredGroup:
-        """Make one task, or task group, that all branches are instances of."""
-        output: Any = None
-        if items is None:
-            output = self.items if self.items is not None else self._add_split(count=self.count).output
-        known = None if items is None else list(items.values())
-        if known is not None and self.items is None:
-            known = list(range(len(known)))
+        output: Any = self.items if items is None else None
+        if items is None and self.items is None:
+            output = self._add_split(count=self.count).output
+        known = (items or {}).values() if self.items is not None else range(len(items or ()))
         expansion = Expansion(
             owner=self.title,
-            items=known,
+            items=list(known),
             output=output,
             gives="item" if self.items is not None else "index" if branch.takes_index else "nothing",
             noted_names=self.noted_names,
@@ -341,31 +320,19 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _add_batched(
         self, branches: Mapping[str, Branch], items: Mapping[str, Any] | None, settings: Mapping[str, Any]
     ) -> DeclaredGroup:
-        """Make one mapped task, each instance of which runs the items of a batch."""
         from airflow_fanout.operators.batch import BatchOperator
 
-        functions = {
-            name: branch.arguments for name, branch in branches.items() if isinstance(branch, FunctionBranch)
-        }
+        functions: dict[str, Any] = {name: branch.arguments for name, branch in branches.items()}  # type: ignore[union-attr]
         gives_index = any(map(self._gives_index, branches.values()))
         self.work = BatchWork(functions=functions, known_items=items, gives_index=gives_index)
         declared = self._declare_mapped(items, [self._child_id(EACH)])
-        split = self._add_split(
-            count=self.count if items is None else len(items),
-            items=self.items if items is None else None,
-            items_per_task=self.items_per_task,
-        )
-        bound = {
-            name: storable({**branch.bound, **(self.partial or {})}) for name, branch in branches.items()
-        }
-        batches = BatchOperator.partial(
-            task_id=EACH,
-            task_group=self,
-            dag=self.dag,
-            op_kwargs=bound,
-            declared_group=declared.to_json(),
-            **settings,
-        ).expand(batch=split.output)
+        source = {"count": self.count, "items": self.items} if items is None else {"count": len(items)}
+        split = self._add_split(**source, items_per_task=self.items_per_task)
+        partial = self.partial or {}
+        bound = {name: storable({**branch.bound, **partial}) for name, branch in branches.items()}
+        settings = {**settings, "task_id": EACH, "task_group": self, "dag": self.dag}
+        mapped = BatchOperator.partial(op_kwargs=bound, declared_group=declared.to_json(), **settings)
+        batches = mapped.expand(batch=split.output)
         add_failure_hook(batches)
         XComArg.apply_upstream_relationship(batches, list((items or {}).values()))
         return declared
@@ -389,16 +356,14 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         )
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
-        settings = split_task_settings(self)
-        split = SplitOperator(task_id=SPLIT, task_group=self, dag=self.dag, **settings, **arguments)
+        arguments |= split_task_settings(self)
+        split = SplitOperator(task_id=SPLIT, task_group=self, dag=self.dag, **arguments)
         self.split_task_id = split.task_id
         return split
 
     def _add_placeholder(self, branch: Branch) -> None:
         name = PLACEHOLDER if self.prefix_group_id else f"{self._group_id}_{PLACEHOLDER}"
-        doc = (
-            f"{self.title} was declared with zero branches; this keeps the tasks before it before its fan-in."
-        )
+        doc = f"{self.title} has zero branches; this keeps the tasks before it before its fan-in."
         placeholder = EmptyOperator(task_id=name, doc_md=doc, task_group=self, dag=self.dag)
         XComArg.apply_upstream_relationship(placeholder, {**branch.bound, **(self.partial or {})})
         self.placeholder_task_id = placeholder.task_id
@@ -407,8 +372,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return self.count is not None and branch.takes_index
 
     def _bound(self, branch: Branch, index: int) -> dict[str, Any]:
-        bound = dict(self.partial or {})
-        return {**bound, "index": index} if self._gives_index(branch) else bound
+        return {**(self.partial or {}), **({"index": index} if self._gives_index(branch) else {})}
 
     @property
     def _default_args(self) -> dict[str, Any]:
@@ -420,14 +384,11 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def _describe(self, branches: Sequence[Branch], count: int | None) -> None:
         size = self._size(count)
-        if not self.tooltip:
-            self.tooltip = f"Fan-out: {size}"
-        has_doc_md = hasattr(TaskGroup, "doc_md")  # from Airflow 3.3 on
-        if has_doc_md and self.doc_md is None:
+        self.tooltip = self.tooltip or f"Fan-out: {size}"
+        if hasattr(TaskGroup, "doc_md") and self.doc_md is None:  # from Airflow 3.3 on
             self.doc_md = "\n\n".join(self._documentation(size, branches if count != 0 else ()))
 
     def _size(self, count: int | None) -> str:
-        """How many branches there are, and how many of them can run at once."""
         if count is None:
             return "as many branches as there are at run time"
         if count == 0:

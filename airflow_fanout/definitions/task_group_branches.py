@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     AnyOperator = BaseOperator | MappedOperator
 
 
-def is_task_group_function(value: object) -> bool:
-    """Whether a value is a function under the ``@task_group`` decorator."""
-    return getattr(value, "tg_class", None) is TaskGroup
-
-
 @dataclass(frozen=True, kw_only=True)
 class TaskGroupBranch(CallingBranch):
     """A task group as a branch: several tasks, the last of which gives the branch's value."""
@@ -49,13 +44,9 @@ class TaskGroupBranch(CallingBranch):
     factory: Any  # the function under its decorator
 
     def check(
-        self,
-        partial: Mapping[str, Any],
-        items: Collection[Any] | None,
-        *,
-        default_args: Collection[str],  # they fill the parameters of tasks alone
+        self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
     ) -> None:
-        """Check that bound arguments and item fit the function."""
+        """Check that bound arguments and item fit; ``default_args`` fill the parameters of tasks alone."""
         self.arguments.check(partial, takes_item=items is not None, default_args=())
 
     def create(
@@ -73,11 +64,9 @@ class TaskGroupBranch(CallingBranch):
                 place = f"{self.arguments.owner}: {self.arguments.argument}"
                 error.add_note(f"{place}: raised by {self.title} for branch {name!r}")
                 raise
-            self._refuse(
-                f"{self.title} calls one @teardown in several branches, which Airflow can do only once; make "
-                "it a @task, and call it with .as_teardown(setups=…)",
-                cause=error,
-            )
+            fault = f"{self.title} calls one @teardown in several branches, which Airflow can do only once"
+            way_out = "make it a @task, and call it with .as_teardown(setups=…)"
+            self._refuse(f"{fault}; {way_out}", cause=error)
         return self._tasks(f"branch {name!r}", _child(task_group, name), returned)
 
     def expand(
@@ -86,26 +75,21 @@ class TaskGroupBranch(CallingBranch):
         """Make the mapped task group that all branches are instances of."""
         # The function may look into what it is given, so only Dag params are replaced.
         bound = storable_arguments({**self.bound, **partial}, template_fields=())
-        factory = self.factory.override(group_id=EACH, parent_group=task_group)
-        expanded: dict[str, Any]
         if expansion.gives == "nothing":
             # Airflow takes what is not bound from each instance's arguments, of which there are none.
             defaults = {name: parameter.default for name, parameter in self.arguments.parameters.items()}
-            expand = factory.partial(**{**defaults, **bound}).expand_kwargs
-            expanded = {"kwargs": expansion.over(lambda _: {})}
+            bound = {**defaults, **bound}
+            method, expanded = "expand_kwargs", {"kwargs": expansion.over(lambda _: {})}
         else:
             parameter = self.arguments.item_name(bound) if expansion.gives == "item" else "index"
-            expand = factory.partial(**bound).expand
-            expanded = {parameter: self._items(expansion)}
+            method, expanded = "expand", {parameter: self._items(expansion)}
+        factory = self.factory.override(group_id=EACH, parent_group=task_group).partial(**bound)
         try:
             with task_group.dag:
-                returned = expand(**expanded)
+                returned = getattr(factory, method)(**expanded)
         except NotImplementedError as error:
-            self._refuse(
-                f"{self.title} maps a task itself, which Airflow can't do within a mapped task group; "
-                "give a count or items that are known when the Dag is parsed",
-                cause=error,
-            )
+            fault = "maps a task itself, which Airflow can't do within a mapped task group"
+            self._refuse(f"{self.title} {fault}; give a count or items known at parse time", cause=error)
         tasks = self._tasks("its branches", _child(task_group, EACH), returned)
         for task in tasks:
             author_settings = {"map_index_template": task.map_index_template}
@@ -116,17 +100,14 @@ class TaskGroupBranch(CallingBranch):
     def _items(self, expansion: Expansion) -> Any:
         if expansion.output is not None:
             return expansion.over(lambda item: item)
-        items = list(expansion.items or ())
-        for _ in XComArg.iter_xcom_references(items):
+        for _ in XComArg.iter_xcom_references(expansion.items):
             pass  # a group among them says that a fan-in collects it
-        for index, item in enumerate(items):
+        for index, item in enumerate(expansion.items):
             if holds_run_time_values(item):
-                problem = (
-                    f"item {index} is known only at run time, and Airflow doesn't resolve literal items of a "
-                    "mapped task group; leave mapped out, or let a task return all items"
-                )
+                fault = "known only at run time, and Airflow doesn't resolve items of a mapped task group"
+                problem = f"item {index} is {fault}; leave mapped out, or let a task return all items"
                 raise DeclarationValueError(self.arguments.owner, "items", problem)
-        return StorableItems(items)
+        return StorableItems(expansion.items)
 
     def _tasks(self, what: str, group: TaskGroup, returned: object) -> Sequence[AnyOperator]:
         """Check the tasks that the function has made; return them in order, without teardowns."""
@@ -134,40 +115,38 @@ class TaskGroupBranch(CallingBranch):
         if not tasks:
             self._refuse(f"{self.title} has made no task for {what}; call tasks in it")
         if astray := [task.task_id for task in tasks if not task.task_id.startswith(f"{group.group_id}.")]:
-            self._refuse(
-                f"{self.title} makes {listing(astray)}, without the branch's name in the id; "
-                "leave out prefix_group_id=False, so that each branch has tasks of its own"
-            )
+            fault = f"{self.title} makes {listing(astray)}, without the branch's name in the id"
+            way_out = "leave out prefix_group_id=False, so that each branch has tasks of its own"
+            self._refuse(f"{fault}; {way_out}")
         last = self._last(group)
         self._check_returned(returned, last)
+        ids = {task.task_id for task in tasks}
         for task in tasks:
             refuse_far_skipper(self.arguments.owner, self.arguments.argument, task)
-        self._check_setups(tasks)
+            if task.is_setup and not any(i.is_teardown and i.task_id in ids for i in task.downstream_list):
+                self._refuse(
+                    f"the setup {task.task_id!r} has no teardown in its branch; add one, "
+                    "clear_up().as_teardown(setups=…), or make it a plain @task"
+                )
         own_tasks = [task for task in tasks if not task.is_teardown]
         for task in own_tasks:
             add_hooks(task)
         return _in_order(own_tasks, last)
 
     def _last(self, group: TaskGroup) -> AnyOperator:
-        leaves: list[AnyOperator] = list({leaf.task_id: leaf for leaf in group.get_leaves()}.values())
+        leaves: dict[str, AnyOperator] = {leaf.task_id: leaf for leaf in group.get_leaves()}
         if not leaves:
-            self._refuse(
-                f"{self.title} has no last task, only setups and teardowns or a circle of tasks; "
-                "let one task do the work that gives the branch its value"
-            )
+            fault = f"{self.title} has no last task, only setups and teardowns or a circle of tasks"
+            self._refuse(f"{fault}; let one task do the work that gives the branch its value")
         if len(leaves) != 1:
-            self._refuse(
-                f"{self.title} has {len(leaves)} last tasks, {listing(leaf.task_id for leaf in leaves)}, but "
-                "a branch has one value; let one task come after the others"
-            )
-        (last,) = leaves
+            fault = f"{self.title} has {len(leaves)} last tasks, {listing(leaves)}"
+            self._refuse(f"{fault}, but a branch has one value; let one task come after the others")
+        (last,) = leaves.values()
         if last.is_setup:
             self._refuse(f"its last task {last.task_id!r} is a setup; let a task do the work after it")
         if last.is_mapped or nearest_mapped_group(last.task_group) != nearest_mapped_group(group):
-            self._refuse(
-                f"the last task of {self.title}, {last.task_id!r}, is mapped, but a branch has one value; "
-                "let one task come after it that collects them"
-            )
+            fault = f"the last task of {self.title}, {last.task_id!r}, is mapped, but a branch has one value"
+            self._refuse(f"{fault}; let one task come after it that collects them")
         refuse_skipper(self.arguments.owner, self.arguments.argument, repr(last.task_id), type(last))
         return last
 
@@ -176,36 +155,21 @@ class TaskGroupBranch(CallingBranch):
         if returned is None or returned is last or isinstance(returned, TaskGroup):
             return
         is_output = isinstance(returned, PlainXComArg) and returned.operator is last
-        if not (is_output and getattr(returned, "key", None) == RETURN_VALUE):
-            self._refuse(
-                f"{self.title} returns {returned!r}, but a branch's value is that of its last task "
-                f"{last.task_id!r}; return that task's result, or nothing"
-            )
-
-    def _check_setups(self, tasks: Sequence[AnyOperator]) -> None:
-        ids = {task.task_id for task in tasks}
-        for task in tasks:
-            teardowns = [each for each in task.downstream_list if each.is_teardown and each.task_id in ids]
-            if task.is_setup and not teardowns:
-                self._refuse(
-                    f"the setup {task.task_id!r} has no teardown in its branch; add one, "
-                    "clear_up().as_teardown(setups=…), or make it a plain @task"
-                )
+        if not is_output or getattr(returned, "key", None) != RETURN_VALUE:
+            value = f"but a branch's value is that of its last task {last.task_id!r}"
+            self._refuse(f"{self.title} returns {returned!r}, {value}; return that task's result, or nothing")
 
     def _refuse(self, problem: str, *, cause: Exception | None = None) -> NoReturn:
         raise DeclarationValueError(self.arguments.owner, self.arguments.argument, problem) from cause
 
 
 def task_group_branch(owner: str, argument: str, branch: object) -> TaskGroupBranch:
-    """Make a branch of a ``@task_group`` function, with arguments bound if wanted."""
+    """Make a branch of a ``@task_group`` function, or of ``functools.partial`` of one."""
     target: Any
     target, bound = unwrap_partial(owner, argument, branch)
+    bound = {**target.partial_kwargs, **bound}
     arguments = FunctionArguments(
-        owner=owner,
-        argument=argument,
-        function=target.function,
-        bound={**target.partial_kwargs, **bound},
-        given_by_airflow=frozenset(),
+        owner=owner, argument=argument, function=target.function, bound=bound, given_by_airflow=frozenset()
     )
     target._task_group_created = True  # noqa: SLF001 - its arguments are bound here: no "was never mapped!"
     return TaskGroupBranch(arguments=arguments, factory=type(target)(target.function, target.tg_kwargs))

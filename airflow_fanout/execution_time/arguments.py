@@ -6,7 +6,7 @@ import functools
 import inspect
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 
 BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-"""Kinds of parameters that can be given by name."""
-
 STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
-"""Kinds of parameters that take any number of arguments, and how they are written."""
 
 NO_ITEM: Any = object()
 """Stands where a branch gets no item; None is an item."""
@@ -56,8 +53,6 @@ class FunctionArguments:
     The arguments of a function that each branch calls.
 
     :param argument: The group's argument with the function, such as ``branch`` or ``branch['topics']``.
-    :param bound: Arguments that the author has bound with ``.partial()`` or ``functools.partial``.
-    :param given_by_airflow: Names of parameters that Airflow fills when the task runs.
     :param item_for: Name of the parameter that gets the item; None for the first that is not bound.
     """
 
@@ -80,76 +75,60 @@ class FunctionArguments:
 
     @property
     def signature(self) -> str:
-        """The function with the names of its parameters, for messages."""
+        """The function with its parameters, for messages."""
         names = (f"{STARS.get(parameter.kind, '')}{name}" for name, parameter in self.parameters.items())
         return f"{self.title}({', '.join(names)})"
 
     @property
-    def required(self) -> set[str]:
-        """Names of the parameters that neither a default nor Airflow fills."""
-        return {
-            name
-            for name, parameter in self.parameters.items()
-            if parameter.default is Parameter.empty
-            and parameter.kind not in STARS
-            and name not in self.given_by_airflow
-        }
+    def takes_any(self) -> bool:
+        """Whether the function has ``**kwargs``, under whatever name."""
+        return any(parameter.kind is Parameter.VAR_KEYWORD for parameter in self.parameters.values())
 
     @property
-    def takes_context(self) -> bool:
-        """Whether the function has a parameter that Airflow fills."""
-        return any(
-            name in self.given_by_airflow or parameter.kind is Parameter.VAR_KEYWORD
-            for name, parameter in self.parameters.items()
-        )
+    def required(self) -> set[str]:
+        """Names of the parameters that neither a default nor Airflow fills."""
+        parameters = [each for each in self.parameters.values() if each.kind not in STARS]
+        open_names = {each.name for each in parameters if each.default is Parameter.empty}
+        return open_names - self.given_by_airflow
 
     def check(self, partial: Mapping[str, Any], *, takes_item: bool, default_args: Collection[str]) -> None:
         """Check that bound arguments and item fit; Airflow fills open parameters from ``default_args``."""
-        given_names = {*partial, *self.bound}
-        self._check_positional_only(given_names)
-        self._check_partial(partial)
-        if takes_item:
-            item = self.item_parameter(given_names)
-            if item is None:
-                problem = (
-                    f"{self.signature} has no free parameter for its item: give it one, or bind fewer in "
-                    "partial (Airflow's context names, such as ti and ds, don't count)"
-                )
-                raise DeclarationTypeError(self.owner, self.argument, problem)
-            given_names.add(item.name)
-        if unbound := sorted(self.required - given_names - {*default_args}):
-            problem = (
-                f"{self.signature} needs {listing(unbound)}; bind it in every branch with "
-                f"partial={{{unbound[0]!r}: …}}, or give it a default"
-            )
-            raise DeclarationTypeError(self.owner, self.argument, problem)
-
-    def _check_positional_only(self, given: Collection[str]) -> None:
-        by_name = {*given, *self.given_by_airflow}
+        names = {*partial, *self.bound}
+        kinds = {name: parameter.kind for name, parameter in self.parameters.items()}
         only = [
-            name
-            for name, parameter in self.parameters.items()
-            if parameter.kind is Parameter.POSITIONAL_ONLY and name in by_name
+            name for name in names | self.given_by_airflow if kinds.get(name) is Parameter.POSITIONAL_ONLY
         ]
         if only:
-            problem = (
+            self._refuse(
                 f"{self.signature} takes {listing(only)} by position, but gets it by name; leave out '/'"
             )
-            raise DeclarationTypeError(self.owner, self.argument, problem)
+        self._check_partial(partial)
+        if takes_item:
+            item = self.item_parameter(names)
+            if item is None:
+                way_out = (
+                    "give it one, or bind fewer in partial (context names, such as ti and ds, don't count)"
+                )
+                self._refuse(f"{self.signature} has no free parameter for its item: {way_out}")
+            names.add(item.name)
+        if unbound := sorted(self.required - names - {*default_args}):
+            way_out = f"bind it in every branch with partial={{{unbound[0]!r}: …}}, or give it a default"
+            self._refuse(f"{self.signature} needs {listing(unbound)}; {way_out}")
 
     def _check_partial(self, partial: Mapping[str, Any]) -> None:
-        named_parameters = {name for name, parameter in self.parameters.items() if parameter.kind in BY_NAME}
-        takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in self.parameters.values())
-        if not takes_any and (unknown := partial.keys() - named_parameters):
-            problem = f"binds {listing(unknown)}, which {self.signature} does not take"
-            raise DeclarationTypeError(self.owner, "partial", problem)
+        by_name = {name for name, parameter in self.parameters.items() if parameter.kind in BY_NAME}
+        if not self.takes_any and (unknown := partial.keys() - by_name):
+            self._refuse(f"binds {listing(unknown)}, which {self.signature} does not take", "partial")
         if repeated := partial.keys() & self.bound.keys():
             problem = f"binds {listing(repeated)}, which {self.argument} has bound already; bind it once"
-            raise DeclarationTypeError(self.owner, "partial", problem)
+            self._refuse(problem, "partial")
         for argument, bound in (("partial", partial), (self.argument, self.bound)):
             if reserved := self.given_by_airflow & bound.keys():
                 problem = f"binds {listing(reserved)}, which Airflow gives to every task; leave it out"
-                raise DeclarationTypeError(self.owner, argument, problem)
+                self._refuse(problem, argument)
+
+    def _refuse(self, problem: str, argument: str | None = None) -> NoReturn:
+        raise DeclarationTypeError(self.owner, argument or self.argument, problem)
 
     def bind(self, partial: Mapping[str, Any], item: Any = NO_ITEM) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Put the arguments of one branch together: those by position, and those by name."""
@@ -165,27 +144,23 @@ class FunctionArguments:
         """Name of the parameter that gets the item in a mapped task, which gives it by name."""
         parameter = self.item_parameter(bound)
         if parameter is None or parameter.kind not in BY_NAME:
-            problem = (
-                f"{self.signature} takes its item by position only, but a mapped task gives it by name; "
-                "give the parameter a plain name"
-            )
-            raise DeclarationTypeError(self.owner, self.argument, problem)
+            fault = f"{self.signature} takes its item by position only, but a mapped task gives it by name"
+            self._refuse(f"{fault}; give the parameter a plain name")
         return parameter.name
 
     def item_parameter(self, bound: Collection[str]) -> Parameter | None:
         """Parameter that gets the item: the one named, or the first not bound; None if there is none."""
         if self.item_for is not None:
             return self.parameters.get(self.item_for) or Parameter(self.item_for, Parameter.KEYWORD_ONLY)
-        by_name = False
+        closed: set[Any] = {Parameter.VAR_KEYWORD}
         for name, parameter in self.parameters.items():
-            if parameter.kind is Parameter.VAR_KEYWORD or (
-                by_name and parameter.kind is Parameter.VAR_POSITIONAL
-            ):
+            if parameter.kind in closed:
                 return None
             if name not in bound and name not in self.given_by_airflow:
                 return parameter
             if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
-                by_name = True  # nothing can be given by position after an argument that is given by name
+                # Nothing can be given by position after an argument that is given by name.
+                closed.add(Parameter.VAR_POSITIONAL)
         return None
 
 

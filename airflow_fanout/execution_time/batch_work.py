@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 from dataclasses import dataclass
-from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.execution_time.arguments import BY_NAME, NO_ITEM
@@ -31,7 +30,6 @@ class BatchWork:
 
     :param functions: The function by name, for a mapping of functions; else one, under the name "".
     :param known_items: Item of each branch by name, if known at parse time; NO_ITEM for none.
-    :param gives_index: Whether a call gets the item's index as ``index``.
     """
 
     functions: Mapping[str, FunctionArguments]
@@ -40,9 +38,8 @@ class BatchWork:
 
     def is_async(self, names: Sequence[str]) -> Callable[[int], bool] | None:
         """Test whether an item of a batch, by its index there, is ``async def``; None if none is."""
-        async_names = {
-            name for name, each in self.functions.items() if inspect.iscoroutinefunction(each.function)
-        }
+        functions = {name: arguments.function for name, arguments in self.functions.items()}
+        async_names = {name for name in functions if inspect.iscoroutinefunction(functions[name])}
         if async_names.isdisjoint({"", *names}):
             return None
         return lambda index: "" in async_names or names[index] in async_names
@@ -62,16 +59,13 @@ class BatchWork:
         :param start: Index of the batch's first item among all items.
         :param bound: Bound arguments by the function's name, as resolved in this try.
         """
-        prepared = {
-            name: _prepare(arguments, bound[name], context) for name, arguments in self.functions.items()
-        }
-        lone = prepared.get("")
+        runs = {name: _prepare(self.functions[name], bound[name], context) for name in self.functions}
 
         def call(index: int) -> Any:
             item = items[index]
             if isinstance(item, BrokenItem):
                 raise item.error
-            run = lone or prepared[names[index]]
+            run = runs.get("") or runs[names[index]]
             return run(item, start + index if self.gives_index else None)
 
         return call
@@ -81,37 +75,28 @@ def _prepare(
     arguments: FunctionArguments, bound: Mapping[str, Any], context: Mapping[str, Any]
 ) -> Callable[[Any, int | None], Any]:
     """Find out, once for all calls of a function, what each of them is given."""
-    function = arguments.function
-    takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in arguments.parameters.values())
-    from_context = {
-        name: context[name]
-        for name in arguments.given_by_airflow & context.keys()
-        if takes_any or (name in arguments.parameters and name not in bound)
-    }
+    names = arguments.given_by_airflow & context.keys()
+    if not arguments.takes_any:
+        names = names & (arguments.parameters.keys() - bound.keys())
+    from_context = {name: context[name] for name in names}
     copies = per_call_copies(bound)
     parameter = arguments.item_parameter(bound)
     by_name = parameter.name if parameter is not None and parameter.kind in BY_NAME else None
 
     def run(item: Any, index: int | None) -> Any:
+        positional = () if item is NO_ITEM or by_name is not None else (item,)
         named = {**from_context, **copies()}
         if index is not None:
             named["index"] = index
-        if item is NO_ITEM:
-            return function(**named)
-        if by_name is None:
-            return function(item, **named)
-        named[by_name] = item
-        return function(**named)
+        if item is not NO_ITEM and by_name is not None:
+            named[by_name] = item
+        return arguments.function(*positional, **named)
 
     return run
 
 
 def per_call_copies(bound: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
-    """
-    Make the function that gives a call its own deep copies of the mutable bound arguments.
-
-    What can't be copied, such as a client or a lock, is shared by all calls.
-    """
+    """Make deep copies of mutable bound arguments for each call; what can't be copied is shared by all."""
 
     @functools.cache  # asked on the worker, for copying may take long
     def copied() -> list[str]:

@@ -13,17 +13,14 @@ from airflow_fanout.rules.wording import typed
 
 
 def read_at_once(value: Any) -> Any:
-    """
-    Read what a task returned as a list with one request, not with one for each element.
-
-    Airflow's ``.map()``, ``.zip()`` and ``.concat()`` of such lists take no slice, so their sources are read.
-    """
+    """Read what a task returned as a list with one request, not with one for each element."""
     from airflow.sdk.definitions.xcom_arg import _ConcatResult, _MapResult, _ZipResult
     from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
 
     match value:
         case LazyXComSequence():
             return value[:]
+        # .map(), .zip() and .concat() take no slice, so their sources are read.
         case _MapResult(value=source):
             result: Any = attrs.evolve(value, value=read_at_once(source))
         case _ZipResult() | _ConcatResult():
@@ -37,20 +34,13 @@ def has_templates(value: object) -> bool:
     """Whether Airflow's rendering could change a value."""
     if isinstance(value, str):
         return "{" in value
-    if isinstance(value, Mapping):
-        return any(map(has_templates, value.values()))
-    if isinstance(value, list | tuple | set):
-        return any(map(has_templates, value))
+    if isinstance(value, Mapping | list | tuple | set):
+        return any(map(has_templates, value.values() if isinstance(value, Mapping) else value))
     return isinstance(value, ResolveMixin)
 
 
 def source_and_functions(items: object) -> tuple[Any, Sequence[Callable[[Any], Any]]]:
-    """
-    Take ``.map()`` off the output that gives the items; its functions are applied where an item runs.
-
-    An exception of its functions, ``AirflowSkipException`` included, is then that one item's, as it is where
-    Airflow maps.
-    """
+    """Take ``.map()`` off: its functions run with each item, and what one raises is that item's error."""
     return (items.arg, items.callables) if isinstance(items, MapXComArg) else (items, ())
 
 
@@ -63,9 +53,6 @@ def names_and_items(owner: str, value: object) -> tuple[Sequence[str] | None, Se
         return list(value), list(value.values())
     if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
         kind = "nothing (None)" if value is None else f"a value of type {type(value).__name__}"
-        message = (
-            f"{owner}: items: expected a list, or a mapping by name, from the task that gives the items, "
-            f"found {kind}"
-        )
+        message = f"{owner}: items: expected a list, or a mapping by name, from the task, found {kind}"
         raise ItemsError(message)
     return None, value

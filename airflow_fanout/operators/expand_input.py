@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import attrs
 from airflow.sdk import literal
@@ -21,8 +21,6 @@ class BranchArguments(MapXComArg):
     list or the mapping itself. (Expanded over a mapping, Airflow would hand ``(key, value)`` to an instance,
     which can't be told from an item that is a pair.)
 
-    :param arg: The output of the other task.
-    :param owner: Title of the group, for error messages.
     :param noted_names: Gets the name of each instance that asks, by map index; None in a list.
     :param shape: Makes the arguments of an instance from its item.
     """
@@ -35,42 +33,29 @@ class BranchArguments(MapXComArg):
     def resolve(self, context: Mapping[str, Any]) -> Sequence[Any]:
         """Return the arguments of all instances, each made when it is asked for."""
         names, items = names_and_items(self.owner, self.arg.resolve(context))
-        return _InstanceArguments(names, items, self.noted_names, self.shape)
+        return _InstanceArguments(self, names, items)
 
 
+@attrs.define(eq=False)
 class _InstanceArguments(Sequence[Any]):
     """The arguments of each instance; notes the name of the one that is asked for."""
 
-    def __init__(
-        self,
-        names: Sequence[str] | None,
-        items: Sequence[Any],
-        noted_names: dict[int, str | None],
-        shape: Callable[[Any], Any],
-    ) -> None:
-        self._names, self._items = names, items
-        self._noted_names, self._shape = noted_names, shape
+    _source: BranchArguments
+    _names: Sequence[str] | None
+    _items: Sequence[Any]
 
     def __len__(self) -> int:
         return len(self._items)
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        self._noted_names[index] = None if self._names is None else self._names[index]
-        return self._shape(self._items[index])
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
+        item = self._items[index]  # which ends an iteration over all
+        self._source.noted_names[index] = None if self._names is None else self._names[index]
+        return self._source.shape(item)
 
 
 def literal_arguments(arguments: Mapping[str, Any], template_fields: Collection[str]) -> Mapping[str, Any]:
     """Keep Airflow from rendering values that a task returned: ``expand_kwargs`` takes them for templates."""
-    return {
-        name: literal(value) if name in template_fields and has_templates(value) else value
-        for name, value in arguments.items()
-    }
+    names = [name for name in arguments if name in template_fields and has_templates(arguments[name])]
+    return {**arguments, **{name: literal(arguments[name]) for name in names}}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from fractions import Fraction
 
-    from airflow.sdk import DAG, Context, TaskGroup
+    from airflow.sdk import Context, TaskGroup
 
 
 class FanInOperator(BaseOperator):
@@ -90,7 +90,9 @@ class FanInOperator(BaseOperator):
         if fan_out is not None and group is not None:
             checks.check_key(owner, key, getattr(fan_out, "mode", group.mode), group)
             checks.check_tolerance(owner, policy, group, fan_out.dag)
-        fail_fast = _fails_fast(kwargs.get("dag"), kwargs.get("task_group"), fan_out)
+        groups = [group for group in (kwargs.get("task_group"), fan_out) if group is not None]
+        dags = [kwargs.get("dag"), *(group.dag for group in groups)]
+        fail_fast = any(dag.fail_fast for dag in dags if dag is not None)
         if fail_fast:
             checks.check_fail_fast(owner, policy)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
@@ -134,9 +136,3 @@ class FanInOperator(BaseOperator):
         return account(
             self, declared, context, python_callable=self.python_callable, op_kwargs=self.op_kwargs
         )
-
-
-def _fails_fast(dag: DAG | None, *groups: TaskGroup | None) -> bool:
-    """Whether the Dag is ``fail_fast`` that a fan-in is given, or gets from the group around or before it."""
-    dags = (dag, *(group.dag for group in groups if group is not None))
-    return next((each.fail_fast for each in dags if each is not None), False)

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 def check_source(owner: str, fan_out: object, task_id_prefix: object, key: object) -> None:
     """Check which group or tasks are collected, and which XCom of each branch is read."""
     if (fan_out is None) == (task_id_prefix is None):
-        description = "neither" if fan_out is None else "both"
-        problem = f"expected fan_out= or task_id_prefix=, found {description}"
+        problem = f"expected fan_out= or task_id_prefix=, found {'neither' if fan_out is None else 'both'}"
         raise DeclarationValueError(owner, "fan_out", problem)
     if fan_out is not None and declared_group(fan_out) is None:
         problem = f"expected a FanOutGroup, found {typed(fan_out)}{_group_way_out(fan_out)}"
@@ -43,8 +42,7 @@ def check_source(owner: str, fan_out: object, task_id_prefix: object, key: objec
     if not isinstance(key, str):
         raise DeclarationTypeError(owner, "key", f"expected the key of an XCom, found {typed(key)}")
     if not key:
-        problem = "found ''; leave it out to read what each branch returned"
-        raise DeclarationValueError(owner, "key", problem)
+        raise DeclarationValueError(owner, "key", "found ''; leave it out to read what each branch returned")
 
 
 def _group_way_out(fan_out: object) -> str:
@@ -74,14 +72,12 @@ def check_callable(owner: str, python_callable: object, op_kwargs: object) -> No
 def _plain_function(owner: str, value: object) -> Callable[..., Any]:
     decorator = "@task" if is_task_function(value) else getattr(value, "fan_decorator", None)
     if isinstance(decorator, str):
-        description = f"a {decorator}; leave the decorator out"
-    elif not callable(value):
-        description = typed(value)
-    elif inspect.iscoroutinefunction(value):
-        description = "an async def; use asyncio.run within a plain one"
-    else:
+        found = f"a {decorator}; leave the decorator out"
+    elif callable(value) and not inspect.iscoroutinefunction(value):
         return value
-    raise DeclarationTypeError(owner, "python_callable", f"expected a plain function, found {description}")
+    else:
+        found = "an async def; use asyncio.run within a plain one" if callable(value) else typed(value)
+    raise DeclarationTypeError(owner, "python_callable", f"expected a plain function, found {found}")
 
 
 def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str, Any]) -> None:
@@ -98,18 +94,16 @@ def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str
     # Of a wrapper its own parameters, for it may fill those of the function that it wraps.
     _, *others = inspect.signature(function, follow_wrapped=False).parameters.values()
     for parameter in others:
-        is_filled = parameter.name in op_kwargs or parameter.name in KNOWN_CONTEXT_KEYS
-        if parameter.default is parameter.empty and not is_filled and parameter.kind not in STARS:
-            problem = (
-                f"needs {parameter.name!r} beside the results; give it in "
-                f"op_kwargs={{{parameter.name!r}: …}}, or give it a default"
-            )
+        name = parameter.name
+        is_open = parameter.default is parameter.empty and parameter.kind not in STARS
+        if is_open and name not in op_kwargs and name not in KNOWN_CONTEXT_KEYS:
+            problem = f"needs {name!r} beside the results; give it in op_kwargs={{{name!r}: …}}, or a default"
             raise DeclarationTypeError(owner, "python_callable", problem)
 
 
 def check_policy(owner: str, policy: Policy) -> None:
     """Check the tolerance, and what counts without one."""
-    _check_min_success(owner, policy.min_success)
+    check_number(owner, "min_success", policy.min_success)
     _check_min_success_ratio(owner, policy.min_success_ratio)
     for argument, value, choices in (
         ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
@@ -123,14 +117,15 @@ def check_policy(owner: str, policy: Policy) -> None:
         raise DeclarationValueError(owner, "count_skipped", problem)
 
 
-def _check_min_success(owner: str, number: object) -> None:
+def check_number(owner: str, argument: str, number: object) -> None:
+    """Check that a limit is a whole number, if it is given."""
     if number is None:
         return
     if isinstance(number, bool) or not isinstance(number, int):
-        problem = f"expected a whole number of branches, found {typed(number)}"
-        raise DeclarationTypeError(owner, "min_success", problem)
+        problem = f"expected a whole number, 1 or more, found {typed(number)}"
+        raise DeclarationTypeError(owner, argument, problem)
     if number < 1:
-        raise DeclarationValueError(owner, "min_success", f"expected 1 or more, found {number}")
+        raise DeclarationValueError(owner, argument, f"expected 1 or more, found {number}")
 
 
 def _check_min_success_ratio(owner: str, ratio: object) -> None:
@@ -155,25 +150,19 @@ def check_tolerance(owner: str, policy: Policy, group: DeclaredGroup, dag: DAG) 
         branches = counted(count, "branch", "branches")
         problem = f"{policy.min_success} is above the {branches} that group {group.group_id!r} declares"
         raise DeclarationValueError(owner, "min_success", problem)
-    if policy.tolerant:
-        waiting = [task_id for task_id in group.all_task_ids if waits_on_past(dag.get_task(task_id))]
-        if waiting:
-            raise DeclarationValueError(owner, _tolerance(policy), past_dependence_problem(waiting))
+    waiting = [task_id for task_id in group.all_task_ids if waits_on_past(dag.get_task(task_id))]
+    if policy.tolerant and waiting:
+        raise DeclarationValueError(owner, _tolerance(policy), past_dependence_problem(waiting))
 
 
 def check_trigger_rule(owner: str, arguments: Mapping[str, Any]) -> None:
     """Check that the author has given the fan-in no rule; those in ``default_args`` around it don't count."""
-    inherited = [
-        (level.default_args or {}).get("trigger_rule")
-        for level in (arguments.get("dag"), arguments.get("task_group"))
-        if level is not None
-    ]
+    levels = [level for level in (arguments.get("dag"), arguments.get("task_group")) if level is not None]
+    inherited = [(level.default_args or {}).get("trigger_rule") for level in levels]
     rule = arguments.get("trigger_rule") or (arguments.get("default_args") or {}).get("trigger_rule")
     if rule is not None and ("trigger_rule" in arguments or rule not in inherited):
-        problem = (
-            f"found {getattr(rule, 'value', rule)!r}; leave it out: a fan-in runs when all branches have "
-            "ended, and decides by min_success= and min_success_ratio="
-        )
+        found = f"found {getattr(rule, 'value', rule)!r}; leave it out: a fan-in runs when all branches"
+        problem = f"{found} have ended, and decides by min_success= and min_success_ratio="
         raise DeclarationValueError(owner, "trigger_rule", problem)
 
 
@@ -195,12 +184,7 @@ def check_mapped_groups(owner: str, fan_out: TaskGroup, task_group: TaskGroup | 
     """Check that group and fan-in are expanded together, if at all."""
     groups = [nearest_mapped_group(fan_out), nearest_mapped_group(task_group)]
     if groups[0] != groups[1]:
-        around_group, around_fan_in = (
-            "no mapped task group" if group_id is None else f"the mapped task group {group_id!r}"
-            for group_id in groups
-        )
-        problem = (
-            f"group {fan_out.group_id!r} is in {around_group}, and the fan-in in {around_fan_in}; "
-            "put them into the same one"
-        )
+        outer = ["no mapped task group" if i is None else f"the mapped task group {i!r}" for i in groups]
+        found = f"group {fan_out.group_id!r} is in {outer[0]}, and the fan-in in {outer[1]}"
+        problem = f"{found}; put them into the same one"
         raise DeclarationValueError(owner, "fan_out", problem)

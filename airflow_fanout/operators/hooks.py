@@ -41,11 +41,7 @@ def add_hooks(operator: AnyOperator) -> None:
     operator.on_execute_callback = [on_execute, *_as_list(operator.on_execute_callback)]
     operator.on_skipped_callback = [record_skip, *_as_list(operator.on_skipped_callback)]
     # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
-    if isinstance(operator, BaseOperator):
-        operator._post_execute_hook = _in_front(_after, operator._post_execute_hook)  # noqa: SLF001 - no public way
-    else:
-        author_hook = operator.partial_kwargs.get("post_execute")
-        operator.partial_kwargs["post_execute"] = _in_front(_after, author_hook)
+    _put_in_front(_after, operator, "post_execute")
 
 
 def add_failure_hook(operator: AnyOperator) -> None:
@@ -55,30 +51,19 @@ def add_failure_hook(operator: AnyOperator) -> None:
 
 def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> None:
     """Make the first task of a branch ask, before it runs, whether too many other branches have failed."""
-    first = _first_task(owner, tasks, group)
-    stop_hook = functools.partial(stop_if_enough_failed, group=group)
-    if isinstance(first, BaseOperator):
-        first._pre_execute_hook = _in_front(stop_hook, first._pre_execute_hook)  # noqa: SLF001 - no public way
-    else:
-        first.partial_kwargs["pre_execute"] = _in_front(stop_hook, first.partial_kwargs.get("pre_execute"))
-
-
-def _first_task(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> AnyOperator:
-    """Return the one first task of a branch; of several, one might be stopped while another runs."""
     ids = {task.task_id for task in tasks}
     first, *others = [task for task in tasks if not ids & task.upstream_task_ids]
     around_first, around_last = (nearest_mapped_group(task.task_group) for task in (first, tasks[-1]))
     is_mapped = (first.is_mapped and group.mode == "static") or around_first != around_last
+    # Of several, one might be stopped while another runs.
     if others or is_mapped:
-        description = listing(task.task_id for task in (first, *others)) + (
-            "" if others else ", which is mapped"
-        )
+        names = listing(task.task_id for task in (first, *others))
         problem = (
             "expected branches with one first task, so that a branch is run or stopped as a whole, found "
-            f"{description}; let one task come before the others"
+            f"{names}{'' if others else ', which is mapped'}; let one task come before the others"
         )
         raise DeclarationValueError(owner, "stop_after_failures", problem)
-    return first
+    _put_in_front(functools.partial(stop_if_enough_failed, group=group), first, "pre_execute")
 
 
 def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
@@ -90,9 +75,14 @@ def _after(context: Context, result: Any) -> None:
     record_success(context, result)
 
 
-def _in_front(ours: Callable[..., Any], theirs: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Put a hook of this package in front of the author's own, if there is one."""
-    return ours if theirs is None else functools.partial(_run_hooks, hooks=(ours, theirs))
+def _put_in_front(hook: Callable[..., Any], operator: AnyOperator, argument: str) -> None:
+    """Put a hook in front of the author's own, if there is one; Airflow has no public way after the init."""
+    if isinstance(operator, BaseOperator):
+        hooks, name = vars(operator), f"_{argument}_hook"
+    else:
+        hooks, name = operator.partial_kwargs, argument
+    author_hook = hooks.get(name)
+    hooks[name] = hook if author_hook is None else functools.partial(_run_hooks, hooks=(hook, author_hook))
 
 
 def _run_hooks(*arguments: Any, hooks: Sequence[Callable[..., Any]]) -> None:

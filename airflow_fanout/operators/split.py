@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.configuration import conf
@@ -37,16 +37,11 @@ BRANCH_SETTINGS = (
 
 def split_task_settings(group: TaskGroup) -> dict[str, Any]:
     """Values from around a group, or Airflow's defaults, for settings that the group gives its branches."""
-    outer_args = {
-        **(group.dag.default_args or {}),
-        **(getattr(group.parent_group, "default_args", None) or {}),
-    }
+    group_args = getattr(group.parent_group, "default_args", None) or {}
+    outer_args = {**(group.dag.default_args or {}), **group_args}
     defaults = inspect.signature(BaseOperator.__init__).parameters
-    return {
-        name: outer_args[name] if name in outer_args else defaults[name].default
-        for name in BRANCH_SETTINGS
-        if name in group.default_args
-    }
+    names = [name for name in BRANCH_SETTINGS if name in group.default_args]
+    return {name: outer_args.get(name, defaults[name].default) for name in names}
 
 
 class SplitOperator(BaseOperator):
@@ -61,7 +56,6 @@ class SplitOperator(BaseOperator):
 
     :param count: Number of branches; an int, a Dag param or the output of a task. (templated)
     :param items: Or the output of a task that returns the items.
-    :param items_per_task: Items of one batch.
     """
 
     template_fields: Sequence[str] = ("count",)
@@ -84,52 +78,52 @@ class SplitOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Count the branches, or cut the items into batches."""
-        owner = f"FanOutGroup {getattr(self.task_group, 'group_id', None)!r}"
         ti: Any = context["ti"]
         if self.items is None:
-            total = self._checked_count(owner)
+            count = self._checked_count()
             if self.items_per_task is None:
-                return list(range(total))
-            ranges = self._ranges(owner, total)
+                self._check_number(count, "mapped branches", "give items_per_task=")
+                return list(range(count))
+            ranges = self._ranges(count)
         else:
             source, _ = source_and_functions(self.items)
-            names, items = names_and_items(owner, read_at_once(source.resolve(context)))
-            ranges = self._ranges(owner, len(items))
+            names, items = names_and_items(self._owner, read_at_once(source.resolve(context)))
+            ranges = self._ranges(len(items))
             for batch, (start, stop) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])
                 ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
         ti.xcom_push(SPLIT_KEY, str(ti.id))
         return ranges
 
-    def _checked_count(self, owner: str) -> int:
+    @property
+    def _owner(self) -> str:
+        return f"FanOutGroup {getattr(self.task_group, 'group_id', None)!r}"
+
+    def _checked_count(self) -> int:
         count: object = self.count
         if isinstance(count, str) and count.strip().isdecimal():
             count = int(count)  # a template renders texts
         if isinstance(count, bool) or not isinstance(count, int):
-            message = f"{owner}: count: expected a whole number of branches, found {typed(count)}"
-            raise ItemsError(message)
+            self._refuse(f"count: expected a whole number of branches, found {typed(count)}")
         if count < 0:
-            message = f"{owner}: count: expected 0 or more branches, found {count}"
-            raise ItemsError(message)
-        if self.items_per_task is None:
-            _check_number(owner, count, "mapped branches", "give items_per_task=")
+            self._refuse(f"count: expected 0 or more branches, found {count}")
         return count
 
-    def _ranges(self, owner: str, total: int) -> list[list[int]]:
+    def _ranges(self, total: int) -> list[list[int]]:
         size = self.items_per_task or 1
         ranges = [[start, min(start + size, total)] for start in range(0, total, size)]
         batches = counted(len(ranges), "batch", "batches")
         self.log.info("%s in %s of up to %s", counted(total, "item", "items"), batches, size)
-        _check_number(owner, len(ranges), f"batches of {size} items", "raise items_per_task=")
+        self._check_number(len(ranges), f"batches of {size} items", "raise items_per_task=")
         return ranges
 
+    def _check_number(self, number: int, what: str, way_out: str) -> None:
+        """Refuse more instances than Airflow maps over, before it fails with a message of its own."""
+        limit = conf.getint("core", "max_map_length")
+        if number > limit:
+            excess = f"{number} {what} are more than the {limit} that [core] max_map_length allows"
+            self._refuse(f"{excess}; {way_out} or raise that")
 
-def _check_number(owner: str, number: int, what: str, way_out: str) -> None:
-    """Refuse more instances than Airflow maps over, before it fails with a message of its own."""
-    limit = conf.getint("core", "max_map_length")
-    if number > limit:
-        message = (
-            f"{owner}: {number} {what} are more than the {limit} that [core] max_map_length allows; "
-            f"{way_out} or raise that"
-        )
+    def _refuse(self, problem: str) -> NoReturn:
+        message = f"{self._owner}: {problem}"
         raise ItemsError(message)

@@ -18,18 +18,14 @@ UNKNOWN = sys.maxsize
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """
-    A setting that holds branches back: it lets so many run at once, or none if that is not above 0.
-
-    :param name: Its name in Airflow: ``max_active_tasks``, ``core.parallelism``, ``pool``.
-    :param where: What it is set on: ``the Dag``, a pool's name. Empty if the name says it.
-    :param reason: Clause that explains the number, if ``<name> of <where> is <slots>`` does not.
-    """
+    """A setting of Airflow that lets ``slots`` branches run at once; none if that is not above 0."""
 
     name: str
     slots: int
     where: str = ""
+    """What it is set on: ``the Dag``, a pool's name. Empty if the name says it."""
     reason: str = ""
+    """Clause that explains the number, if ``<name> of <where> is <slots>`` does not."""
 
     @property
     def explanation(self) -> str:
@@ -40,11 +36,7 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """
-    How many of the declared branches can run at once.
-
-    :param limit: What sets the effective number; None if all that are declared can run at once.
-    """
+    """How many of the declared branches can run at once; no limit if all can."""
 
     declared: int
     effective: int
@@ -65,8 +57,7 @@ def describe(
     """
     Put a capacity into words: ``50 branches, at most 16 at once: max_active_tasks of the Dag is 16``.
 
-    :param of_each: What is limited, if not the branches themselves: of branches of several ``tasks`` more
-        can have begun than run at once.
+    :param of_each: What each has several of, such as ``tasks``: more branches can have begun than run them.
     """
     branches = counted(capacity.declared, one, many)
     if capacity.declared == UNKNOWN:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import re
 
+# Names of the task, or task group, that all branches of a mapped or batched group are instances of, of the
+# task that counts them or cuts their items into batches, and of the task in a group of zero branches.
 EACH = "each"
-"""Name of the one task, or task group, that all branches of a mapped or batched group are instances of."""
-
 SPLIT = "split"
-"""Name of the task that counts the branches at run time, or cuts their items into batches."""
-
 PLACEHOLDER = "no_branches"
-"""Name of the task that stands in a group of zero branches."""
 
+# The longest ids that Airflow takes.
 MAX_TASK_ID_LENGTH = 250
-"""Longest task id that Airflow takes."""
-
 MAX_GROUP_ID_LENGTH = 200
-"""Longest own id of a task group that Airflow takes."""
 
 _DIGITS = re.compile(r"([0-9]+)")
-
 _USABLE = re.compile(r"[\w.-]+")
 
 
@@ -42,12 +36,7 @@ def instance_name(task_id: str, map_index: int) -> str:
 
 
 def name_problem(name: object, *, prefix: str = "", is_group: bool = False) -> str | None:
-    """
-    Why Airflow would refuse a name as the last part of a task id; None if it would not.
-
-    :param prefix: What comes before the name in the task id, its dot included.
-    :param is_group: Whether the name is the id of a task group.
-    """
+    """Why Airflow would refuse a name after ``prefix`` in an id, that of a group or of a task; else None."""
     if not isinstance(name, str):
         return f"expected a str, found {name!r} of type {type(name).__name__}"
     if not _USABLE.fullmatch(name):
@@ -55,9 +44,7 @@ def name_problem(name: object, *, prefix: str = "", is_group: bool = False) -> s
     if is_group and "." in name:
         return f"{name!r} can't have a '.', because its branch is a @task_group"
     if is_group and len(name) > MAX_GROUP_ID_LENGTH:
-        return (
-            f"{name!r} has {len(name)} characters; the id of a task group has {MAX_GROUP_ID_LENGTH} at most"
-        )
+        return f"{name!r} has {len(name)} characters; the id of a group has {MAX_GROUP_ID_LENGTH} at most"
     if (length := len(prefix) + len(name)) > MAX_TASK_ID_LENGTH:
         return f"{name!r} makes a task id of {length} characters; Airflow takes {MAX_TASK_ID_LENGTH}"
     return None

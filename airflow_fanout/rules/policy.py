@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -27,17 +29,12 @@ FAILED_STATES: frozenset[State] = frozenset({"failed", "upstream_failed"})
 
 MISSING_STATES: frozenset[State] = frozenset({"missing", "removed"})
 
+VerdictState = Literal["success", "degraded", "failed", "skipped"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """
-    How many failures a fan-in tolerates.
-
-    :param min_success: Least number of successes, or None.
-    :param min_success_ratio: Least share of the counted branches, 0 < ratio <= 1, or None.
-    :param count_skipped: What a skipped branch counts as; without a tolerance it is always left out.
-    :param on_empty: What zero items mean; None: ``"succeed"`` without a tolerance, ``"fail"`` with one.
-    """
+    """How many failures a fan-in tolerates; without a tolerance a skipped branch is always left out."""
 
     min_success: int | None = None
     min_success_ratio: float | Fraction | Decimal | None = None
@@ -52,50 +49,34 @@ class Policy:
     @property
     def when_empty(self) -> OnEmpty:
         """What zero items mean, the default resolved."""
-        if self.on_empty is not None:
-            return self.on_empty
-        return "fail" if self.tolerant else "succeed"
+        return self.on_empty or ("fail" if self.tolerant else "succeed")
 
     @property
     def problem_states(self) -> frozenset[State]:
         """States that count against the run."""
-        skipped: tuple[State, ...] = ("skipped",) if self.count_skipped == "failure" else ()
-        states: set[State] = {*FAILED_STATES, "missing", *skipped}
-        return frozenset(states)
+        problems: frozenset[State] = FAILED_STATES | {"missing"}
+        return problems | {"skipped"} if self.count_skipped == "failure" else problems
 
     def needed(self, counted: int) -> int:
-        """
-        How many of ``counted`` branches have to succeed.
-
-        :param counted: Number of branches that count.
-        """
+        """How many of ``counted`` branches have to succeed."""
         if not self.tolerant:
             return counted
-        return max(
-            self.min_success or 0,
-            0 if self.min_success_ratio is None else math.ceil(as_written(self.min_success_ratio) * counted),
-        )
+        ratio = as_written(self.min_success_ratio or 0)
+        return max(self.min_success or 0, math.ceil(ratio * counted))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """
-    How many branches ended in which state.
-
-    :param states: ``{state: number of branches}``; a state that is not named has none.
-    :param stopped: How many of the skipped were stopped by ``stop_after_failures``; they count as failures.
-    """
+    """How many branches ended in which state; a state that is not named has none."""
 
     states: Mapping[State, int] = field(default_factory=dict)
     stopped: int = 0
+    """How many of the skipped were stopped by ``stop_after_failures``; they count as failures."""
 
     @classmethod
     def of(cls, states: Iterable[State], *, stopped: int = 0) -> Tally:
         """Count states."""
-        counts: dict[State, int] = dict.fromkeys(STATES, 0)
-        for state in states:
-            counts[state] += 1
-        return cls(states=counts, stopped=stopped)
+        return cls(states=Counter(states), stopped=stopped)
 
     @property
     def expected(self) -> int:
@@ -128,16 +109,13 @@ class Verdict:
     """
     What a fan-in decides.
 
-    :param state: What becomes of the fan-in.
     :param counted: Number of branches that the threshold was measured against.
-    :param succeeded: Number of branches that were taken for successes, skipped ones by ``count_skipped``
-        included.
-    :param needed: Number of successes that were needed.
+    :param succeeded: Of these, successes and what ``count_skipped`` takes for them.
     :param reason: Half a sentence for the log.
     :param empty: Whether there was nothing to fan in.
     """
 
-    state: Literal["success", "degraded", "failed", "skipped"]
+    state: VerdictState
     counted: int
     succeeded: int
     needed: int
@@ -146,50 +124,28 @@ class Verdict:
 
 
 def as_written(ratio: float | Fraction | Decimal) -> Fraction:
-    """
-    Turn a ratio into the fraction that its author wrote: 0.28 of 25 is 7, not 8.
-
-    :param ratio: The ratio; a float is taken by its shortest decimal form.
-    """
+    """Turn a ratio into the fraction that its author wrote: 0.28 of 25 is 7, not 8."""
     return Fraction(float.__repr__(ratio)) if isinstance(ratio, float) else Fraction(ratio)
 
 
 def decide(tally: Tally, policy: Policy) -> Verdict:
-    """
-    Decide what a fan-in does, once nothing but its branches can have gone wrong.
-
-    :param tally: How many branches ended in which state.
-    :param policy: How many failures are tolerated.
-    """
+    """Decide what a fan-in does, once nothing but its branches can have gone wrong."""
     free_skips = tally.skipped - tally.stopped
-    excluded = free_skips if policy.count_skipped == "exclude" else 0
-    counted = tally.expected - excluded
+    counted = tally.expected - (free_skips if policy.count_skipped == "exclude" else 0)
     succeeded = tally.succeeded + (free_skips if policy.count_skipped == "success" else 0)
     needed = policy.needed(counted)
-
-    def verdict(
-        state: Literal["success", "degraded", "failed", "skipped"], reason: str, *, empty: bool = False
-    ) -> Verdict:
-        return Verdict(
-            state=state, counted=counted, succeeded=succeeded, needed=needed, reason=reason, empty=empty
-        )
-
+    verdict = partial(Verdict, counted=counted, succeeded=succeeded, needed=needed)
     if tally.expected == 0:
-        what: dict[OnEmpty, Literal["success", "failed", "skipped"]] = {
-            "succeed": "success",
-            "fail": "failed",
-            "skip": "skipped",
-        }
-        return verdict(
-            what[policy.when_empty],
-            f"there are no branches, and on_empty is {policy.when_empty!r}",
-            empty=True,
-        )
+        states: dict[OnEmpty, VerdictState] = {"succeed": "success", "fail": "failed", "skip": "skipped"}
+        reason = f"there are no branches, and on_empty is {policy.when_empty!r}"
+        return verdict(state=states[policy.when_empty], reason=reason, empty=True)
     if free_skips == tally.expected and policy.count_skipped == "exclude":
-        return verdict("skipped", f"every branch was skipped ({tally.skipped} of {tally.expected})")
-    said = f"{succeeded} of {counted} {'branch' if counted == 1 else 'branches'} succeeded, {needed} needed"
+        reason = f"every branch was skipped ({tally.skipped} of {tally.expected})"
+        return verdict(state="skipped", reason=reason)
+    reason = f"{succeeded} of {counted} {'branch' if counted == 1 else 'branches'} succeeded, {needed} needed"
     if tally.stopped:
-        said += f", {tally.stopped} stopped by stop_after_failures"
+        reason += f", {tally.stopped} stopped by stop_after_failures"
     if succeeded < needed:
-        return verdict("failed", said)
-    return verdict("degraded" if tally.failed or tally.missing or tally.stopped else "success", said)
+        return verdict(state="failed", reason=reason)
+    is_degraded = tally.failed or tally.missing or tally.stopped
+    return verdict(state="degraded" if is_degraded else "success", reason=reason)

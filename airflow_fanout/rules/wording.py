@@ -10,10 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 
-MISSPELT = 0.75
-"""Likeness from which a name is taken for another one misspelt: of 'cuont' to 'count', not of 'document'."""
-
-
 def listing(names: Iterable[str], *, limit: int = 20) -> str:
     """Names for an error message, quoted and in natural order, and how many more there are."""
     ordered = sorted(names, key=natural_key)
@@ -32,12 +28,13 @@ def close_to(name: str, known: Collection[str]) -> str:
     """Way out for an unknown name: ``did you mean 'scores'?``, or ``there are 'load' and 3 more``."""
     from difflib import get_close_matches  # only errors need it
 
-    close = get_close_matches(name, known, cutoff=MISSPELT)
+    close = get_close_matches(name, known, cutoff=0.75)  # 'cuont' is close to 'count', not to 'document'
     return f"did you mean {listing(close)}?" if close else f"there are {listing(known, limit=5)}"
 
 
+# Characters that are kept of an error, and of a bad value in it.
 ERROR_LENGTH = 500
-"""Characters that are kept of an error."""
+VALUE_SHOWN = 80
 
 
 def on_one_line(text: str) -> str:
@@ -58,10 +55,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-VALUE_SHOWN = 80
-"""Characters of a bad value that an error shows."""
 
 
 def typed(value: Any) -> str:
@@ -87,16 +80,10 @@ def batched_key_problem(key: str, group_id: str) -> str:
 
 
 NOT_RECORDED = "\N{EN DASH}"
-
-SHORTEST_IN_SECONDS = 100
-"""Milliseconds from which on a duration is written in seconds."""
-
+SHORTEST_IN_SECONDS = 0.1
 MINUTE = 60
-
 HOUR = 3600
-
 HOURS_OF_A_DAY = 24
-
 BYTES_OF_A_MB = 1_000_000
 
 
@@ -107,9 +94,8 @@ def format_seconds(seconds: float | None) -> str:
     if seconds < 0:
         return f"-{format_seconds(-seconds)}"
     # Each unit is chosen by the rounded number, so that 59.96 is 1 min 0 s and not 60.0 s.
-    milliseconds = round(seconds * 1000)
-    if 0 < milliseconds < SHORTEST_IN_SECONDS:
-        return f"{milliseconds} ms"
+    if 0 < round(seconds, 3) < SHORTEST_IN_SECONDS:
+        return f"{round(seconds * 1000)} ms"
     if round(seconds, 1) < MINUTE:
         return f"{seconds:.1f} s"
     return _format_minutes(seconds)

@@ -25,16 +25,12 @@ Mode = Literal["static", "mapped", "batched"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredBranch:
-    """
-    One branch as declared.
-
-    :param task_ids: Full ids of its tasks, in the order in which they run; the last one's value is the
-        branch's. Teardowns are not among them.
-    """
+    """One branch as declared."""
 
     name: str
     index: int
     task_ids: tuple[str, ...]
+    """Its tasks, without teardowns, in the order in which they run; the last one's value is the branch's."""
 
     @property
     def last_task_id(self) -> str:
@@ -45,19 +41,14 @@ class DeclaredBranch:
 @dataclass(frozen=True, kw_only=True)
 class DeclaredGroup:
     """
-    A fan-out group as declared.
+    A fan-out group as declared; limits as in ``FanOutGroup``.
 
-    :param prefix: What stands before a branch's name in its task id, the dot included; "" where the group
-        does not prefix.
+    :param prefix: What stands before a branch's name in its task id, the dot included; "" without a prefix.
     :param branches: The branches of a static group, in declared order.
     :param label: What the names of branches without one of their own begin with.
     :param names: The names of a mapped or batched group, if it has some that are known at parse time.
     :param count: The number of its branches, if it is known at parse time.
     :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
-    :param stop_after_failures: Number of failed branches after which no more are started; None for no limit.
-    :param max_concurrency: Number of instances that run at once; None for no limit.
-    :param items_per_task: Items that an instance of a batched group runs.
-    :param item_concurrency: Of these, how many at once.
     """
 
     group_id: str
@@ -108,13 +99,7 @@ class DeclaredGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredFanIn:
-    """
-    A fan-in as declared.
-
-    :param group: The group that it collects; None if it collects by prefix.
-    :param task_id_prefix: What it collects by, as the author wrote it; None if it collects a group.
-    :param key: XCom key that it reads.
-    """
+    """A fan-in as declared: it collects a group, or by a prefix as the author wrote it."""
 
     group: DeclaredGroup | None
     task_id_prefix: str | None
@@ -123,20 +108,15 @@ class DeclaredFanIn:
 
     def to_json(self) -> str:
         """Put the fan-in into a text for the serialized Dag."""
-        policy, ratio = self.policy, self.policy.min_success_ratio
-        return json.dumps(
-            {
-                "group": None if self.group is None else _group_as_dict(self.group),
-                "task_id_prefix": self.task_id_prefix,
-                "key": self.key,
-                "policy": {
-                    "min_success": policy.min_success,
-                    "min_success_ratio": None if ratio is None else str(ratio),
-                    "count_skipped": policy.count_skipped,
-                    "on_empty": policy.when_empty,
-                },
-            }
-        )
+        ratio = self.policy.min_success_ratio
+        policy = {
+            **vars(self.policy),
+            "min_success_ratio": None if ratio is None else str(ratio),
+            "on_empty": self.policy.when_empty,
+        }
+        group = None if self.group is None else _group_as_dict(self.group)
+        fan_in = {"group": group, "task_id_prefix": self.task_id_prefix, "key": self.key, "policy": policy}
+        return json.dumps(fan_in)
 
     @classmethod
     def from_json(cls, text: str) -> DeclaredFanIn:
@@ -145,12 +125,8 @@ class DeclaredFanIn:
         group, policy = stored["group"], stored["policy"]
         if policy["min_success_ratio"] is not None:
             policy["min_success_ratio"] = Fraction(policy["min_success_ratio"])
-        return cls(
-            group=None if group is None else _group_of_dict(group),
-            task_id_prefix=stored["task_id_prefix"],
-            key=stored["key"],
-            policy=Policy(**policy),
-        )
+        stored["group"] = None if group is None else _group_of_dict(group)
+        return cls(**{**stored, "policy": Policy(**policy)})
 
 
 def declared_group(task_group: object) -> DeclaredGroup | None:
@@ -187,12 +163,9 @@ def _group_of_dict(stored: Mapping[str, Any]) -> DeclaredGroup:
         names, endings = stored["branches"]["names"], stored["branches"]["endings"]
         names = indexed_names(**names) if isinstance(names, dict) else names
         endings = endings * len(names) if len(endings) == 1 else endings
-        values["branches"] = tuple(
-            DeclaredBranch(
-                name=name,
-                index=index,
-                task_ids=tuple(f"{stored['prefix']}{name}{end}" for end in endings[index]),
-            )
-            for index, name in enumerate(names)
-        )
+        branches = []
+        for index, name in enumerate(names):
+            task_ids = tuple(f"{stored['prefix']}{name}{end}" for end in endings[index])
+            branches.append(DeclaredBranch(name=name, index=index, task_ids=task_ids))
+        values["branches"] = tuple(branches)
     return DeclaredGroup(**values)

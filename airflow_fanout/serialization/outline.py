@@ -13,23 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-TEMPLATE_OPENINGS = ("{{", "{%")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TaskOutline:
     """
-    What limits a task, and where it stands.
+    What limits a task, and where it stands: ids of the tasks, and of the mapped group, directly around it.
 
     :param operator: Name of its operator's class.
     :param is_mapped: Whether it is expanded by itself.
-    :param mapped_group: Id of the nearest mapped task group that it is in; None if it is in none.
-    :param upstream: Ids of the tasks directly before it.
-    :param downstream: Ids of the tasks directly after it.
-    :param max_active_tis_per_dag: Instances that run at once, over all runs; None for no limit.
-    :param max_active_tis_per_dagrun: Instances that run at once in one run; None for no limit.
-    :param executor: Name of its executor; None for the default one.
-    :param waits_on_past: Whether it waits for its own success, or its downstream's, in the run before.
     """
 
     task_id: str
@@ -74,19 +64,18 @@ class FanInOutline(DeclaredFanIn):
     @property
     def is_templated(self) -> bool:
         """Whether its prefix is known only at run time."""
-        return any(opening in (self.task_id_prefix or "") for opening in TEMPLATE_OPENINGS)
+        return any(opening in (self.task_id_prefix or "") for opening in ("{{", "{%"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DagOutline:
     """
-    The fan-outs and fan-ins of a Dag.
+    The fan-outs and fan-ins of a Dag; groups and tasks by id.
 
     :param max_active_tasks: Tasks of a run that may run at once.
-    :param groups: Its groups by id: in a parsed Dag all, in one from the database those that have a fan-in of
-        their own, and the batched.
-    :param fan_ins: Its fan-ins, in the order of their ids.
-    :param tasks: All its tasks by id.
+    :param groups: In a parsed Dag all, in one from the database the batched, and those with a fan-in of their
+        own.
+    :param fan_ins: In the order of their ids.
     """
 
     dag_id: str
@@ -137,11 +126,7 @@ class DagOutline:
 
 
 def outline(dag: Any) -> DagOutline:
-    """
-    Find the fan-outs and fan-ins of a Dag.
-
-    :param dag: The Dag as its file makes it, or as the database has it.
-    """
+    """Find the fan-outs and fan-ins of a Dag, as its file makes it or as the database has it."""
     fan_ins = [
         FanInOutline(task_id=task.task_id, **vars(DeclaredFanIn.from_json(stored)))
         for task in sorted(dag.tasks, key=lambda task: natural_key(task.task_id))
@@ -174,14 +159,12 @@ def _task_outline(task: Any) -> TaskOutline:
         mapped_group=nearest_mapped_group(task.task_group),
         upstream=frozenset(task.upstream_task_ids),
         downstream=frozenset(task.downstream_task_ids),
-        pool=task.pool,
-        pool_slots=task.pool_slots,
-        max_active_tis_per_dag=task.max_active_tis_per_dag,
-        max_active_tis_per_dagrun=task.max_active_tis_per_dagrun,
-        executor=task.executor,
-        queue=task.queue,
         retries=task.retries or 0,
         waits_on_past=waits_on_past(task),
         is_setup=bool(task.is_setup),
         is_teardown=bool(task.is_teardown),
+        **{name: getattr(task, name) for name in _LIMITS},
     )
+
+
+_LIMITS = ("pool", "pool_slots", "max_active_tis_per_dag", "max_active_tis_per_dagrun", "executor", "queue")

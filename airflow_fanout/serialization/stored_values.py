@@ -26,7 +26,6 @@ def deserialized(row: Any, what: str) -> Any:
     """
     Deserialize an XCom as the server, or the database, has it.
 
-    :param row: Has the serialized value, or the reference to it, as its ``value``.
     :param what: What it is, to begin a sentence with.
     :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
     :raises UnreadableValueError: If it can't be read for another reason.
@@ -47,22 +46,13 @@ def deserialized(row: Any, what: str) -> Any:
 
 
 def lost_bodies(values: Iterable[object]) -> list[str]:
-    """
-    Tell which references of object-storage XComs lead to nothing; reads no value.
-
-    :param values: XComs as the database has them.
-    :return: References whose body is gone.
-    """
-    references = [value for value in values if isinstance(value, str) and _is_reference(value)]
-    with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="xcom-bodies") as readers:
-        exist = list(readers.map(_exists, references))
-    return [reference for reference, there in zip(references, exist, strict=True) if not there]
-
-
-def _exists(reference: str) -> bool:
+    """References to object-storage XComs whose body is gone, among values as the database has them."""
     from airflow.sdk import ObjectStoragePath
 
-    return ObjectStoragePath(reference).exists()
+    references = [value for value in values if isinstance(value, str) and _is_reference(value)]
+    with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="xcom-bodies") as readers:
+        exist = list(readers.map(lambda reference: ObjectStoragePath(reference).exists(), references))
+    return [reference for reference, there in zip(references, exist, strict=True) if not there]
 
 
 def _is_reference(text: str) -> bool:
@@ -76,12 +66,7 @@ def _is_reference(text: str) -> bool:
 
 
 def _check_body(reference: str) -> None:
-    """
-    Raise the reason why Airflow's backend gave a reference instead of the value, without an error of its own.
-
-    :raises FileNotFoundError: If the body is gone.
-    :raises ValueError: If it is there, but is not what was stored.
-    """
+    """Raise the error that Airflow's backend left out: the body is gone, or is not what was stored."""
     from airflow.sdk import ObjectStoragePath
 
     try:

@@ -378,13 +378,13 @@ REFUSED = [
         mapped=True,
     ),
     wrong_value(
-        r"partial: binds 'index', which with_index\(index\) gets from count=",
+        r"partial: binds 'index', which with_index gets from count=",
         branch=with_index,
         count=2,
         partial={"index": 1},
     ),
     wrong_value(
-        r"partial: binds 'index', which with_index\(index\) gets",
+        r"partial: binds 'index', which with_index gets",
         branch=functools.partial(with_index, 1),
         count=2,
     ),
@@ -397,9 +397,9 @@ REFUSED = [
         branch=task.short_circuit(ignore_downstream_trigger_rules=False)(nothing),
         count=2,
     ),
-    wrong_value("branch: nothing is a @setup, .*wire the setup around the", branch=setup(nothing), count=2),
+    wrong_value("branch: nothing is a @setup; .*wire the setup around the", branch=setup(nothing), count=2),
     wrong_value("branch: nothing is a @setup", branch=setup(task(nothing)), count=2),
-    wrong_value("branch: nothing is a @teardown, .*wire the teardown", branch=teardown(nothing), count=2),
+    wrong_value("branch: nothing is a @teardown; .*wire the teardown", branch=teardown(nothing), count=2),
 ]
 
 

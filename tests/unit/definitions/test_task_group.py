@@ -187,12 +187,12 @@ class TestRefusedNames:
         else:
             TaskGroup(existing)
 
-        message = f"'process': .*has tasks or groups with the ids '{existing}' already; rename one of each"
+        message = f"'process': .*the Dag has tasks or groups with the ids '{existing}'; rename one of each"
         with pytest.raises(DeclarationValueError, match=message):
             declare(**declared)
 
     def test_an_id_of_the_group_itself_is_refused(self) -> None:
-        with pytest.raises(DeclarationValueError, match="has tasks or groups with the ids 'process' already"):
+        with pytest.raises(DeclarationValueError, match="the Dag has tasks or groups with the ids 'process'"):
             declare(items={"process": 1}, prefix_group_id=False)
 
     def test_all_ids_that_two_unprefixed_groups_share_are_named(self) -> None:

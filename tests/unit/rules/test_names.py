@@ -101,7 +101,7 @@ GROUP = {"is_group": True}
         pytest.param(
             "n" * 201,
             GROUP,
-            f"{'n' * 201!r} has 201 characters; the id of a task group has 200 at most",
+            f"{'n' * 201!r} has 201 characters; the id of a group has 200 at most",
             id="a task group of 201 characters",
         ),
         pytest.param(
