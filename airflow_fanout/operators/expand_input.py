@@ -17,9 +17,8 @@ class BranchArguments(MapXComArg):
     """
     Arguments of each instance of a mapped task, made from a list or mapping that another task returned.
 
-    Airflow serializes it as the ``MapXComArg`` that it is, without callables, and the scheduler counts the
-    list or the mapping itself. (Expanded over a mapping, Airflow would hand ``(key, value)`` to an instance,
-    which can't be told from an item that is a pair.)
+    Airflow serializes it as a ``MapXComArg`` without callables. (Expanded over a mapping itself, an instance
+    would get ``(key, value)``, which can't be told from an item that is a pair.)
 
     :param noted_names: Gets the name of each instance that asks, by map index; None in a list.
     :param shape: Makes the arguments of an instance from its item.

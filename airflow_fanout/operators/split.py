@@ -46,16 +46,12 @@ def split_task_settings(group: TaskGroup) -> dict[str, Any]:
 
 class SplitOperator(BaseOperator):
     """
-    Return what a mapped task is expanded over, so that each instance gets no more than its own.
+    Return what a mapped task is expanded over: ``[0, 1, …]``, or ``[[0, 500], [500, 1000], …]`` for batches.
 
-    Without ``items_per_task``: ``[0, 1, …]``, an index for each instance. With it: ``[[0, 500], [500, 1000],
-    …]``, first index and end of each batch. Items known only at run time are pushed batch by batch, as XComs
-    ``batch_0``, ``batch_1``, …: ``{"names": [name, …] or None, "items": [item, …]}``, as they are before a
-    ``.map()``, which each batch applies to its own. The XCom ``fan_out_split`` differs each time: it tells
-    batches that this task has run again since they saved results.
-
-    :param count: Number of branches; an int, a Dag param or the output of a task. (templated)
-    :param items: Or the output of a task that returns the items.
+    Items known only at run time are pushed batch by batch, as XComs ``batch_0``, ``batch_1``, …: ``{"names":
+    [name, …] or None, "items": [item, …]}``, as they are before a ``.map()``, which each batch applies to its
+    own. The XCom ``fan_out_split`` differs each time: it tells batches that this task ran again since they
+    saved results.
     """
 
     template_fields: Sequence[str] = ("count",)

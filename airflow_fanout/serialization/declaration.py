@@ -44,10 +44,8 @@ class DeclaredGroup:
     A fan-out group as declared; limits as in ``FanOutGroup``.
 
     :param prefix: What stands before a branch's name in its task id, the dot included; "" without a prefix.
-    :param branches: The branches of a static group, in declared order.
+    :param branches: Those of a static group; of a mapped or batched one ``names`` and ``count``, where known.
     :param label: What the names of branches without one of their own begin with.
-    :param names: The names of a mapped or batched group, if it has some that are known at parse time.
-    :param count: The number of its branches, if it is known at parse time.
     :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
     """
 
