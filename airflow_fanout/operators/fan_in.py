@@ -45,7 +45,8 @@ class FanInOperator(BaseOperator):
         value is the fan-in's. Without it, the fan-in returns ``{name: value}``.
     :param op_kwargs: Further arguments for ``python_callable``. (templated)
     :param min_success: Number of branches that have to succeed; without it and ``min_success_ratio``, all.
-    :param min_success_ratio: Share of the counted branches that have to succeed, 0 < ratio <= 1; rounded up,
+        With 0 it succeeds whatever its branches do.
+    :param min_success_ratio: Share of the counted branches that have to succeed, 0 <= ratio <= 1; rounded up,
         exactly. With ``min_success``, both must hold.
     :param count_skipped: With a tolerance, what a skipped branch counts as: ``"exclude"`` (not at all),
         ``"success"`` or ``"failure"``.

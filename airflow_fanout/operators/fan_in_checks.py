@@ -103,7 +103,7 @@ def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str
 
 def check_policy(owner: str, policy: Policy) -> None:
     """Check the tolerance, and what counts without one."""
-    check_number(owner, "min_success", policy.min_success)
+    check_number(owner, "min_success", policy.min_success, least=0)
     _check_min_success_ratio(owner, policy.min_success_ratio)
     for argument, value, choices in (
         ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
@@ -117,15 +117,15 @@ def check_policy(owner: str, policy: Policy) -> None:
         raise DeclarationValueError(owner, "count_skipped", problem)
 
 
-def check_number(owner: str, argument: str, number: object) -> None:
+def check_number(owner: str, argument: str, number: object, *, least: int = 1) -> None:
     """Check that a limit is a whole number, if it is given."""
     if number is None:
         return
     if isinstance(number, bool) or not isinstance(number, int):
-        problem = f"expected a whole number, 1 or more, found {typed(number)}"
+        problem = f"expected a whole number, {least} or more, found {typed(number)}"
         raise DeclarationTypeError(owner, argument, problem)
-    if number < 1:
-        raise DeclarationValueError(owner, argument, f"expected 1 or more, found {number}")
+    if number < least:
+        raise DeclarationValueError(owner, argument, f"expected {least} or more, found {number}")
 
 
 def _check_min_success_ratio(owner: str, ratio: object) -> None:
@@ -133,8 +133,8 @@ def _check_min_success_ratio(owner: str, ratio: object) -> None:
         return
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
         raise DeclarationTypeError(owner, "min_success_ratio", f"expected a number, found {typed(ratio)}")
-    if ratio != ratio or not 0 < ratio <= 1:  # noqa: PLR0124 - nan
-        raise DeclarationValueError(owner, "min_success_ratio", f"expected 0 < ratio <= 1, found {ratio}")
+    if ratio != ratio or not 0 <= ratio <= 1:  # noqa: PLR0124 - nan
+        raise DeclarationValueError(owner, "min_success_ratio", f"expected 0 <= ratio <= 1, found {ratio}")
 
 
 def check_key(owner: str, key: str, mode: Mode, group: DeclaredGroup) -> None:

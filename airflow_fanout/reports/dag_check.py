@@ -101,6 +101,8 @@ def threshold(policy: Policy, count: int | None) -> str:
     """Say when a fan-in succeeds that collects a number of branches, if that is known before the run."""
     if not policy.tolerant:
         return "every branch has to succeed"
+    if not (policy.min_success or policy.min_success_ratio):
+        return "it succeeds whatever its branches do"
     minimums = []
     if policy.min_success is not None:
         minimums.append(f"at least {policy.min_success}")

@@ -177,15 +177,15 @@ REFUSED = [
     wrong_value("key: found ''; leave it out to read what each branch returned", key=""),
     wrong_type("key: expected the key of an XCom, found None", key=None),
     wrong_type("key: expected the key of an XCom, .*of type list", key=["a"]),
-    wrong_value("min_success: expected 1 or more, found 0", min_success=0),
+    wrong_value("min_success: expected 0 or more, found -1", min_success=-1),
     wrong_value("min_success: 9 is above the 8 branches that group 'process' declares", min_success=9),
     *(
         wrong_type(f"min_success: expected a whole number.*{value!r} of type", min_success=value)
         for value in (True, "6", 6.0)
     ),
     *(
-        wrong_value(f"min_success_ratio: expected 0 < ratio <= 1, found {ratio}", min_success_ratio=ratio)
-        for ratio in (0, -0.1, 1.01, 95, float("nan"), float("inf"), Decimal("NaN"), Fraction(10, 9))
+        wrong_value(f"min_success_ratio: expected 0 <= ratio <= 1, found {ratio}", min_success_ratio=ratio)
+        for ratio in (-0.1, 1.01, 95, float("nan"), float("inf"), Decimal("NaN"), Fraction(10, 9))
     ),
     *(
         wrong_type(f"min_success_ratio: expected a number, found {value!r} of type", min_success_ratio=value)

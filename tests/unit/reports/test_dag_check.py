@@ -315,6 +315,7 @@ def test_a_prefix_of_a_group_without_branches_takes_nothing_and_that_is_fine(lab
     ("policy", "count", "words"),
     [
         pytest.param(Policy(), 8, "every branch has to succeed", id="none"),
+        pytest.param(Policy(min_success=0), 8, "it succeeds whatever its branches do", id="whatever fails"),
         pytest.param(
             Policy(min_success=6),
             8,

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 STATES: tuple[State, ...] = get_args(State)
 
-hundredths = st.integers(1, 100)
+hundredths = st.integers(0, 100)
 tallies = st.builds(Tally, states=st.dictionaries(st.sampled_from(STATES), st.integers(0, 30)))
 tolerances = st.builds(
     Policy,
-    min_success=st.integers(1, 40),
+    min_success=st.integers(0, 40),
     min_success_ratio=st.none() | hundredths.map(lambda number: Decimal(number).scaleb(-2)),
     count_skipped=st.sampled_from(get_args(CountSkipped)),
     on_empty=st.sampled_from((None, *get_args(OnEmpty))),
@@ -85,6 +85,10 @@ def test_the_verdict_is_that_of_the_table(found: Tally, policy: Policy) -> None:
         ("success=4 failed=1 skipped=5", Policy(min_success_ratio=0.9, count_skipped="success"), "degraded"),
         ("success=9 failed=1", Policy(min_success=10, min_success_ratio=0.9), "failed"),
         ("success=8 failed=2", Policy(min_success=8, min_success_ratio=0.9), "failed"),
+        ("failed=3", Policy(min_success=0), "degraded"),
+        ("upstream_failed=3", Policy(min_success_ratio=0), "degraded"),
+        ("skipped=3", Policy(min_success=0), "skipped"),
+        ("", Policy(min_success=0), "failed"),
         # Stopped branches are failures, whatever count_skipped says.
         ("success=1 skipped=1 stopped=1", Policy(), "failed"),
         ("success=9 skipped=2 stopped=2", Policy(min_success=9, count_skipped="success"), "degraded"),
