@@ -31,8 +31,8 @@ def add_hooks(operator: AnyOperator) -> None:
     """
     Put the hooks in front of the author's own on a task of a branch; all still run.
 
-    In ``default_args`` a hook would silence the author's own, or be silenced by it. Airflow stores the source of
-    :func:`_after` in the serialized Dag, once for each task: hence its size.
+    In ``default_args`` a hook would silence the author's own, or be silenced by it. Airflow stores the source
+    of :func:`_after` in the serialized Dag, once for each task: hence its size.
     """
     if record_failure in _as_list(operator.on_failure_callback):
         return  # a group within a branch has its hooks already
