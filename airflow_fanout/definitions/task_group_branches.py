@@ -73,10 +73,10 @@ class TaskGroupBranch(CallingBranch):
         self, partial: Mapping[str, Any], expansion: Expansion, *, task_group: TaskGroup
     ) -> Sequence[AnyOperator]:
         """Make the mapped task group that all branches are instances of."""
-        # The function may look into what it is given, so only Dag params are replaced.
+        # No template fields: the function sees its arguments when the Dag is parsed.
         bound = storable_arguments({**self.bound, **partial}, template_fields=())
         if expansion.gives == "nothing":
-            # Airflow takes what is not bound from each instance's arguments, of which there are none.
+            # Airflow looks for a default among the arguments of each instance, and there are none.
             defaults = {name: parameter.default for name, parameter in self.arguments.parameters.items()}
             bound = {**defaults, **bound}
             method, expanded = "expand_kwargs", {"kwargs": expansion.over(lambda _: {})}

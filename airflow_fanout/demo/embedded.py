@@ -244,6 +244,7 @@ def isolated_environment(
 
     :param inherited: The environment to start from.
     :param home: ``AIRFLOW_HOME``, with ``dags`` and a SQLite database.
+    :param base_url: The API server's; by default nothing listens there.
     :param extra: Variables to add or replace.
     """
     options: dict[str, Any] = {
@@ -268,13 +269,15 @@ def isolated_environment(
         "USAGE_DATA_COLLECTION__ENABLED": False,
     }
     kept = {name: value for name, value in inherited.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
-    direct = ",".join(filter(None, [kept.get("NO_PROXY"), kept.get("no_proxy"), LOOPBACK, "localhost"]))
+    without_proxy = ",".join(
+        filter(None, [kept.get("NO_PROXY"), kept.get("no_proxy"), LOOPBACK, "localhost"])
+    )
     return {
         **kept,
         **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
         "AIRFLOW_HOME": str(home),
-        "NO_PROXY": direct,
-        "no_proxy": direct,
+        "NO_PROXY": without_proxy,
+        "no_proxy": without_proxy,
         "SPT_NOENV": "1",  # setproctitle would write over the environment that the reaper reads.
         **extra,
     }

@@ -83,7 +83,7 @@ class Batch:
         self.reused = self._failed = 0
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
         self._call, self._describe, self._on_failure = call, describe, on_failure
-        self._is_async, self._is_retried, self._failures_left = is_async, is_retried, failures_left
+        self._is_async_item, self._is_retried, self._failures_left = is_async, is_retried, failures_left
         self.beside_loop: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -93,7 +93,7 @@ class Batch:
     @property
     def is_on_loop(self) -> bool:
         """Whether there is an event loop, beside whose items ``beside_loop`` runs."""
-        return self._is_async is not None
+        return self._is_async_item is not None
 
     @property
     def progress(self) -> str:
@@ -138,7 +138,7 @@ class Batch:
 
     def run(self) -> None:
         """
-        Run the items that have not ended; whatever ends this early leaves them pending.
+        Run the items that have not ended; those that an exception cuts short stay pending.
 
         Plain functions one after another run in this thread, for libraries that want the main one. All others
         run in daemon threads, so that nobody has to wait for them after a timeout.
@@ -146,15 +146,15 @@ class Batch:
         self._begin = time.monotonic()
         indexes = self._next_indexes()
         try:
-            if self._is_async is not None:
-                self._run_in_loop(indexes, self._is_async)
+            if self._is_async_item is not None:
+                self._run_in_loop(indexes, self._is_async_item)
             elif self.concurrency == 1:
                 for index in indexes:
                     self._run_one(index)
             else:
                 self._run_in_threads(indexes)
             if self.pending and not self.is_stopped and time.monotonic() >= self.deadline:
-                signal.setitimer(signal.ITIMER_REAL, 0)  # it is about to ring, or an item has swallowed it
+                signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm, unless an item has swallowed it
                 message = "execution_timeout is over"
                 raise AirflowTaskTimeout(message)
         except BaseException:

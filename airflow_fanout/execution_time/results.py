@@ -93,12 +93,7 @@ class Page:
         """Read the values now and keep them; a success whose value is gone becomes missing."""
         if self._load is not None:
             self._values, self._load = self._load(), None
-            self._rulings = [
-                Ruling(state="missing", error=value.error)
-                if ruling.state == "success" and isinstance(value := self._values.get(index), LostValue)
-                else ruling
-                for index, ruling in enumerate(self._rulings)
-            ]
+            self._rulings = [r.of_value(self._values.get(index)) for index, r in enumerate(self._rulings)]
             self.states = _states(self._rulings)
         return self
 

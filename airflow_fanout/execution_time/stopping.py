@@ -1,4 +1,4 @@
-"""``stop_after_failures``: whether a branch may still start, asked in the branch's own process."""
+"""``stop_after_failures``: whether a branch may still start, asked in its own process; items ask their batch."""
 
 from __future__ import annotations
 

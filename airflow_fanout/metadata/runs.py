@@ -154,7 +154,7 @@ def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> I
     records = dict(_xcoms(dag_run, RECORD_KEY, session=session))
     values = _value_states(dag_run, keys, session=session)
     earlier = _earlier_tries(dag_run, session=session)
-    name_column = TaskInstance._rendered_map_index  # noqa: SLF001 - its property has a default
+    name_column = TaskInstance._rendered_map_index  # noqa: SLF001 - the property falls back to the index
     columns = *_tries(TaskInstance), name_column, TaskInstance.hostname
     order = TaskInstance.task_id, TaskInstance.map_index
     rows: Iterable[Any] = session.execute(

@@ -91,8 +91,8 @@ class FanInOperator(BaseOperator):
         if fan_out is not None and group is not None:
             checks.check_key(owner, key, getattr(fan_out, "mode", group.mode), group)
             checks.check_tolerance(owner, policy, group, fan_out.dag)
-        groups = [group for group in (kwargs.get("task_group"), fan_out) if group is not None]
-        dags = [kwargs.get("dag"), *(group.dag for group in groups)]
+        around = [each for each in (kwargs.get("task_group"), fan_out) if each is not None]
+        dags = [kwargs.get("dag"), *(each.dag for each in around)]
         fail_fast = any(dag.fail_fast for dag in dags if dag is not None)
         if fail_fast:
             checks.check_fail_fast(owner, policy)

@@ -70,16 +70,16 @@ class DagCheck:
 def check_dag(outline: DagOutline, scheduling: SchedulingLimits, *, source: str = "file") -> DagCheck:
     """Find out how many branches of a Dag can run at once, and what is wrong with it."""
     fan_ins = tuple(_fan_in(outline, fan_in) for fan_in in outline.fan_ins)
-    ids = _ids_in_runs(outline, fan_ins)
+    ids_in_runs = _ids_in_runs(outline, fan_ins)
     groups = [
-        (ids.get(group_id, group_id), group_capacity(outline, group, scheduling))
+        (ids_in_runs.get(group_id, group_id), group_capacity(outline, group, scheduling))
         for group_id, group in outline.groups.items()
     ]
     capacities = [capacity for _, capacity in groups]
     return DagCheck(
         dag_id=outline.dag_id,
         source=source,
-        groups=tuple(sorted(groups, key=lambda group: natural_key(group[0]))),
+        groups=tuple(sorted(groups, key=lambda pair: natural_key(pair[0]))),
         fan_ins=fan_ins,
         problems=(
             *_waiting_tasks(outline, scheduling),
@@ -90,7 +90,7 @@ def check_dag(outline: DagOutline, scheduling: SchedulingLimits, *, source: str 
             *(note for capacity in capacities for note in _group_notes(outline, capacity, scheduling)),
             *(
                 f"Group {group_id!r}: report and rerun don't show it, as no fan-in is known to collect it"
-                for group_id in sorted(outline.groups.keys() - ids.keys(), key=natural_key)
+                for group_id in sorted(outline.groups.keys() - ids_in_runs.keys(), key=natural_key)
             ),
             *_worker_notes(outline, scheduling),
         ),

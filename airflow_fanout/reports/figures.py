@@ -72,28 +72,26 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
     """Write the figures of a group; there are none before the first branch was queued."""
     if not group.segments:
         return ()
-    (noun, outcome), outcomes = group.nouns, group.outcomes
-    recorded = number_of(outcomes.total, outcome)
+    (task_noun, outcome_noun), outcomes = group.nouns, group.outcomes
+    recorded = number_of(outcomes.total, outcome_noun)
     if outcomes.recorded != outcomes.total:
         recorded = f"{outcomes.recorded:,} of {recorded}"
-    wall = f"from the first {noun} queued to the last one's end"
+    wall = f"from the first {task_noun} queued to the last one's end"
     if not group.is_finished:
-        wall = f"since the first {noun} was queued"
-    overhead, added_up = "of the time from queued to end was no work", ""
-    if (group.item_concurrency or 1) > 1:
-        added_up = ": the work of its items, which ran at once, added up"
-        if group.overhead_share is None:
-            overhead = "items ran at once, how long all of them together was not recorded"
+        wall = f"since the first {task_noun} was queued"
+    overhead = "of the time from queued to end was no work"
+    if _items_run_at_once(group) and group.overhead_share is None:
+        overhead = "items ran at once; how long they took together was not recorded"
     texts = [
         ("Work", format_seconds(group.work_seconds), f"what {recorded} took inside their code, added up"),
         ("CPU", format_seconds(group.cpu_seconds), "CPU time of that; the rest was spent waiting"),
-        ("Memory", format_bytes(group.peak_memory_bytes), f"at most, of one {noun}'s process"),
+        ("Memory", format_bytes(group.peak_memory_bytes), f"at most, of one {task_noun}'s process"),
         ("Wall", format_seconds(group.wall_seconds), wall),
         ("Speed-up", format_ratio(group.speed_up), "work / wall"),
         ("Overhead", format_share(group.overhead_share), overhead),
         ("At once", f"{group.peak_concurrency:,} of {group.total:,}", "at the busiest moment"),
         ("Limit", *_limit(group)),
-        *_slowest(group, added_up),
+        *_slowest(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
 
@@ -106,7 +104,12 @@ def _limit(group: GroupReport) -> tuple[str, str]:
     return "–", "not known: some of these tasks have limits of their own"
 
 
-def _slowest(group: GroupReport, added_up: str) -> Iterator[tuple[str, str, str]]:
+def _items_run_at_once(group: GroupReport) -> bool:
+    return (group.item_concurrency or 1) > 1
+
+
+def _slowest(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    added_up = ": the work of its items, which ran at once, added up" if _items_run_at_once(group) else ""
     for slow in group.slowest[:1]:
         yield "Slowest", format_seconds(slow.seconds), shortened(slow.name) + added_up
     if group.wall_without_slowest_seconds is not None:

@@ -69,11 +69,12 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     """Put one group's report together."""
     summary = _summary(run, now)
     capacity = capacity_of(run, summary.total) if summary.total else None
-    limit = None if capacity is None else capacity.limit
+    narrowest = None if capacity is None else capacity.limit
     branches = _branch_reports(run, now)
     items = None
     if run.batches is not None:
         items = _outcomes(run, summarize((item.timing for item in run.branches), slowest=SLOWEST_ITEMS))
+    # A batched group's own times are those of its batches; its outcomes are those of its items.
     group = GroupReport(
         **vars(summary if items is not None else _outcomes(run, summary)),
         title=run.title,
@@ -81,15 +82,14 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         map_index=run.map_index,
         mode="prefix" if run.group is None else run.group.mode,
         fan_in_ids=run.fan_in_ids,
-        degraded=any(fan_in.state == "success" for fan_in in facts.find(run.fan_in_ids, run.map_index))
-        and any(branch.is_unsuccessful for branch in run.branches),
+        degraded=_is_degraded(facts, run),
         is_finished=_is_finished(run),
         unexpanded=None if run.unexpanded is None else run.unexpanded.timing.state,
         causes=causes_before(facts, run),
         declared_concurrency=summary.total,
         effective_concurrency=None if capacity is None else capacity.effective,
-        limit=None if capacity is None or limit is None else _describe(capacity, run),
-        limit_setting=None if limit is None else limit.name,
+        limit=None if capacity is None or narrowest is None else _describe(capacity, run),
+        limit_setting=None if narrowest is None else narrowest.name,
         items_per_task=None if run.group is None else run.group.items_per_task,
         item_concurrency=_item_concurrency(run),
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
@@ -101,6 +101,11 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     return replace(
         group, headline=headline(group), figures=figures(group), failures=failures(group), advice=advice
     )
+
+
+def _is_degraded(facts: RunFacts, run: GroupRun) -> bool:
+    has_succeeded = any(fan_in.state == "success" for fan_in in facts.find(run.fan_in_ids, run.map_index))
+    return has_succeeded and any(branch.is_unsuccessful for branch in run.branches)
 
 
 def item_page(run: GroupRun, map_index: int, *, start: int, size: int) -> dict[str, Any]:

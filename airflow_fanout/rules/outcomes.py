@@ -132,6 +132,12 @@ class Ruling:
     is_stopped: bool = False
     culprit: tuple[str, int] | None = None
 
+    def of_value(self, value: object) -> Ruling:
+        """Judge once more, by the value that was read: a success that has lost it is missing."""
+        if self.state == "success" and isinstance(value, LostValue):
+            return Ruling(state="missing", error=value.error)
+        return self
+
 
 def judge_branch(reader: Reader, tasks: BranchTasks, key: str = RETURN_VALUE) -> Ruling:
     """Decide what became of a branch whose value is the XCom of this key."""

@@ -147,7 +147,7 @@ def _read_branch(value: Mapping[str, Any]) -> BranchRecord | None:
 
 
 def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
-    """Read the record of a batch; None if a part that the items are told by is not whole."""
+    """Read the record of a batch; None if a part that says something of every item is not whole."""
     statuses, names, errors = value.get("statuses"), value.get("names"), value.get("errors")
     map_index, start = _whole(value.get("map_index"), least=0), _whole(value.get("start"), least=0)
     if not isinstance(statuses, str) or not isinstance(errors, Mapping) or map_index is None or start is None:

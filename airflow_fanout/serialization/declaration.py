@@ -1,8 +1,9 @@
 """
 What was declared, as plain values that outlive the Dag file.
 
-The serialized Dag holds a group or a fan-in as one text of JSON: Airflow can't read a dict back, and the hash
-that tells a new version of a Dag ignores the order of a list of names.
+The serialized Dag holds a group or a fan-in as one text of JSON, in the fields that ``FanInOperator`` and
+``BatchOperator`` add: Airflow can't read a dict back, and the hash that tells a new version of a Dag ignores
+the order of a list of names.
 """
 
 from __future__ import annotations

@@ -259,6 +259,7 @@ class SimulatedRun:
             yield from ((n, index) for index, n in enumerate(names or indexed_names(group.label, number)))
 
     def _check_branches(self, branches: Mapping[str, _Branch]) -> None:
+        """Refuse names that no branch has, and outcomes or values that a branch can't have."""
         if both := branches.keys() & self._task_outcomes.keys():
             problem = f"{listing(both)} is the name of a branch and the id of another task; rename one"
             self._refuse("outcomes", problem)
@@ -266,9 +267,9 @@ class SimulatedRun:
             tasks = self._tasks - self._helpers.keys()
             also = f"; other tasks: {listing(tasks)}" if tasks else ""
             problem = f"no branch is named {listing(unknown)}; branches: {listing(branches)}{also}"
-            if earlier := unknown & self._fan_in.get_flat_relative_ids(upstream=True):
+            if indirect := unknown & self._fan_in.get_flat_relative_ids(upstream=True):
                 problem += (
-                    f"; to say that {listing(earlier)} fails, which comes before the branches, give those "
+                    f"; to say that {listing(indirect)} fails, which comes before the branches, give those "
                     "after it 'upstream_failed'"
                 )
             self._refuse("outcomes", problem)

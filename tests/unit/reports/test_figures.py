@@ -80,7 +80,7 @@ PER_ITEM = replace(BATCHED, items=replace(ITEMS, **SLOW, median_work_seconds=1.0
             replace(BATCHED, overhead_share=0.34),
             "Overhead | 34 % | of the time from queued to end was no work",
         ),
-        (BATCHED, "Overhead | – | items ran at once, how long all of them together was not recorded"),
+        (BATCHED, "Overhead | – | items ran at once; how long they took together was not recorded"),
         (replace(BATCHED, peak_concurrency=1), "At once | 1 of 1 | at the busiest moment"),
         (replace(GROUP, effective_concurrency=1, limit="a pool"), "Limit | 1 | a pool"),
         (replace(GROUP, effective_concurrency=2), "Limit | none | keeps all branches from running at once"),
