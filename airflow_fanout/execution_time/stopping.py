@@ -1,4 +1,4 @@
-"""``stop_after_failures``: whether a branch may still start, asked in its own process; items ask their batch."""
+"""``stop_after_failures``: whether a branch may still start; asked in its own process, or in its batch's."""
 
 from __future__ import annotations
 
