@@ -243,4 +243,4 @@ class CheckpointThread:
                 except BaseException as error:
                     if type(error).__name__ != "DeadlockImminentError":  # which Airflow 3.2 doesn't have
                         raise
-                    await asyncio.sleep(0.05)  # a plain function's request is under way, in a thread
+                    await asyncio.sleep(0.005)  # a plain function's request is under way, in a thread

@@ -280,7 +280,7 @@ def test_saving_fails_no_item_of_an_event_loop(comms: CommsDecoder[Any, Any], is
         batch.run()
 
     assert [result.error for result in batch.results.values()] == [None] * 40
-    assert len(values(store, 40)) > 20  # not only at the end
+    assert values(store, 40)  # while they ran, and not at the end
 
 
 WHEN = dt.date(2024, 1, 2)
