@@ -1,5 +1,5 @@
 """
-Random groups of every mode and kind: the fan-in says what the branches say they did.
+Random groups of every mode and kind: fan-in, report and ``simulate`` say what the branches say they did.
 
 The oracle knows of the package only what it promises. It reads what each branch wrote down before it acted,
 and what the tasks that said how many wrote, and works out states, values, counts and the verdict by itself.
@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airflow_fanout.testing import simulate
+from tests.e2e.dags import truth
 from tests.e2e.truth_plan import Plan, plan_of, seeds
 
 if TYPE_CHECKING:
@@ -202,3 +205,49 @@ def test_the_fan_in_says_what_the_branches_did(
     assert answer.state == verdict_of(plan, counts)
     if answer.state == "success":
         assert answer.value == dict(good)
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("seed", seeds())
+def test_simulate_says_what_the_fan_in_did(
+    answers: dict[tuple[int, int], Answer], seed: int, phase: int
+) -> None:
+    plan, answer = plan_of(seed), answers[seed, phase]
+    states = states_of(plan, answer.events)
+    branches: dict[str, Any] = {}
+    if plan.at_run_time:
+        branches = {"names": list(states)} if plan.origin == "mapping" else {"count": len(states)}
+
+    fan_in: Any = truth.dag.get_task(f"collect_{plan.group_id}")
+    simulation = simulate(
+        fan_in,
+        {name: as_outcome(error) for name, (_, _, error) in states.items() if error is not None},
+        {name: value for name, (state, value, _) in states.items() if state == "success"},
+        **branches,
+    )
+
+    assert simulation.report is not None
+    assert answer.report is not None
+    is_degraded = answer.state == "success" and answer.report["degraded"]
+    assert simulation.state == ("degraded" if is_degraded else answer.state)
+    assert simulation.return_value == answer.value
+    assert comparable(simulation.report) == comparable(answer.report)
+
+
+def as_outcome(error: str) -> Any:
+    """The outcome of a branch that left an error, in the words of ``simulate``."""
+    kind, _, message = error.partition(": ")
+    if kind == "no exception was recorded":
+        return "failed"
+    exceptions = {"ValueError": ValueError, "AirflowFailException": AirflowFailException}
+    return exceptions[kind](message) if kind in exceptions else AirflowSkipException(error)
+
+
+def comparable(report: Any) -> dict[str, Any]:
+    """Leave out the seconds, and which process it was that recorded no exception."""
+    problems = [
+        {**problem, "error": str(problem["error"]).removesuffix(problem["error"].partition("recorded: ")[2])}
+        for problem in report["problems"]
+    ]
+    seconds = dict.fromkeys(("total_branch_seconds", "longest_branch", "longest_branch_seconds"))
+    return {**report, **seconds, "problems": problems}

@@ -159,6 +159,6 @@ def add(plan: Plan) -> None:
 
 
 retries: Any = {"retries": RETRIES, "retry_delay": timedelta(milliseconds=100)}
-with DAG("truth", schedule=None, max_active_tasks=32, default_args=retries):
+with DAG("truth", schedule=None, max_active_tasks=32, default_args=retries) as dag:
     for each in PLANS:
         add(each)
