@@ -143,6 +143,20 @@ class TestBranches:
         assert list(simulated.return_value.items()) == [(f"process_{n}", v) for n, v in values.items()]
         assert (simulated.state, simulated.error, simulated.exception) == ("success", None, None)
 
+    @pytest.mark.parametrize("mapped", [False, True], ids=["static", "mapped"])
+    def test_none_is_a_value_under_another_key_too(self, mapped: bool) -> None:
+        fan_in = fan_in_of({"items": ["a", "b"], "count": None, "mapped": mapped}, key="rows")
+
+        assert simulate(fan_in, {"process_0": "skipped"}).return_value == {"process_1": None}
+
+    def test_an_item_may_be_missing_beside_a_failed_one_of_its_batch(self) -> None:
+        fan_in = fan_in_of({"items_per_task": 4}, min_success=1)
+        simulated = simulate(fan_in, {"process_0": "failed", "process_1": "missing"})
+
+        assert simulated.return_value == {"process_2": None, "process_3": None}
+        assert simulated.report is not None
+        assert (simulated.report["failed"], simulated.report["missing"]) == (1, 1)
+
     def test_missing_under_a_key_says_so(self) -> None:
         simulated = simulate(fan_in_of(key="rows"), {"process_1": "missing"})
 
