@@ -194,7 +194,7 @@ class TestItems:
     def test_a_batch_says_what_it_ran_on(self) -> None:
         (task,) = only(batched(), batch(0, "S", cores=4, concurrency=8)).ran
 
-        assert (run_batch.task_runs[0].cores, run_batch.task_runs[0].item_concurrency) == (4, 8)
+        assert (task.task_runs[0].cores, task.task_runs[0].item_concurrency) == (4, 8)
 
     @pytest.mark.parametrize("state", ["failed", "running", "queued"])
     def test_items_of_a_batch_without_a_record_are_in_its_state(self, state: str) -> None:
