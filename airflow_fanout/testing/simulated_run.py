@@ -364,6 +364,11 @@ class SimulatedRun:
                 self._reader.instances[instance] = _Instance(state=state)
                 return
         has_failed = any(_airflow_state(item.outcome) == "failed" for item in items)
+        if has_failed and (missing := [item.name for item in items if item.outcome == "missing"]):
+            problem = (
+                f"{listing(missing)} can't be missing beside failed items of its batch: they share one value"
+            )
+            self._refuse("outcomes", problem)
         self._reader.instances[instance] = _Instance(state="failed" if has_failed else "success")
         own_names = names or [f"{items[0].source.group.label}_{start + i}" for i in range(len(items))]  # type: ignore[union-attr]
         self._reader.xcoms[*instance, RETURN_VALUE] = {

@@ -145,7 +145,7 @@ def test_items_after_enough_failures_are_stopped(run: Run, scratch: Path) -> Non
         pytest.param("tolerate_none", "Nothing to fan in", id="no items under a tolerance"),
         pytest.param(
             "no_list.split",
-            "expected a list, or a mapping by name, from the task that gives the items, found a value of",
+            "expected a list, or a mapping by name, from the task, found a value of",
             id="items that are no list",
         ),
         pytest.param("collect_no_list", "'no_list.split'", id="after items that are no list"),

@@ -20,7 +20,7 @@ from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.runs import TaskRun
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
-from airflow_fanout.rules.outcomes import LOST_VALUE, NO_EXCEPTION_RECORDED, LostValue, missing_reason
+from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED, LostValue, missing_reason
 from airflow_fanout.rules.policy import Policy
 from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, LostRecord, batch_key
 from airflow_fanout.serialization.outline import FanInOutline, TaskOutline
@@ -88,7 +88,7 @@ instances = st.sampled_from(
     value=st.sampled_from(["present", "absent", LostValue(PATH)]),
     has_run=st.booleans(),
 )
-often = settings(max_examples=150)
+often = settings(max_examples=100)
 keys = st.sampled_from([RETURN_VALUE, "rows"])
 
 
@@ -185,8 +185,8 @@ def as_the_report_reads(run: Run) -> Told:
             for number, (start, stop) in enumerate(run.bounds if run.names else ())
         },
     )
-    found = [group_run for group_run in group_runs(facts) if group_run.map_index == run.map_index]
-    return [(b.name, b.state, b.error, b.is_stopped) for group_run in found for b in group_run.branches]
+    chosen = [group_run for group_run in group_runs(facts) if group_run.map_index == run.map_index]
+    return [(b.name, b.state, b.error, b.is_stopped) for group_run in chosen for b in group_run.branches]
 
 
 def check(run: Run) -> Sequence[BranchOutcome]:
@@ -228,9 +228,9 @@ def check_simulation(
     assert list(simulated) == [outcome.name for outcome in outcomes]
     for outcome in outcomes:
         if outcome.name in told:
-            found = simulated[outcome.name]
-            reason = found.error if outcome.is_stopped else outcome.error  # it counts failures by itself
-            assert (found.state, found.error, found.is_stopped, found.value) == (
+            simulation = simulated[outcome.name]
+            reason = simulation.error if outcome.is_stopped else outcome.error  # it counts failures by itself
+            assert (simulation.state, simulation.error, simulation.is_stopped, simulation.value) == (
                 outcome.state,
                 reason,
                 outcome.is_stopped,
@@ -242,8 +242,7 @@ def can_be_told(outcome: BranchOutcome, batch: Sequence[BranchOutcome], key: str
     if outcome.state == "failed":
         return outcome.error in {NO_EXCEPTION_RECORDED, "ValueError: broken"}
     if outcome.state == "missing":
-        batch_failed = any(other.state == "failed" for other in batch)
-        return outcome.error == (LOST_VALUE if batch_failed else missing_reason(key))
+        return outcome.error == missing_reason(key) and all(other.state != "failed" for other in batch)
     return some_failed or not outcome.is_stopped
 
 
@@ -275,17 +274,17 @@ def static_runs(draw: st.DrawFn) -> Run:
     steps = draw(st.sampled_from([("",), ("first", "last"), ("first", "each", "last")]))
     map_index = draw(st.sampled_from([-1, 1]))
     group = static(*names, steps=steps)
-    found: dict[tuple[str, int], Instance] = {}
+    by_id: dict[tuple[str, int], Instance] = {}
     for branch in group.branches:
         for task_id in branch.task_ids:
             indexes = [map_index]
             if map_index < 0 and task_id.endswith(".each"):  # mapped within the branch
                 indexes = list(range(draw(st.integers(0, 2)))) or [-1]
-            found |= {(task_id, index): draw(instances) for index in indexes}
+            by_id |= {(task_id, index): draw(instances) for index in indexes}
             if map_index >= 0:
-                found[task_id, 0] = draw(instances)  # of a neighbour in the mapped task group
+                by_id[task_id, 0] = draw(instances)  # of a neighbour in the mapped task group
     sources = [source_of(branch.name, *branch.task_ids, map_index=map_index) for branch in group.branches]
-    return Run(instances=found, sources=sources, group=group, key=draw(keys), map_index=map_index)
+    return Run(instances=by_id, sources=sources, group=group, key=draw(keys), map_index=map_index)
 
 
 @often
@@ -318,7 +317,7 @@ def mapped_runs(draw: st.DrawFn) -> Run:
     names = tuple(f"n_{index}" for index in range(count))
     are_known = draw(st.sampled_from(["by nobody", "to the Dag", "to the run"]))
     lie, key = draw(lies), draw(keys)
-    found = {}
+    by_id = {}
     for task_id in each:
         for index in range(count):
             instance = draw(instances)
@@ -328,13 +327,13 @@ def mapped_runs(draw: st.DrawFn) -> Run:
             if task_id == each[-1] and key == RETURN_VALUE:
                 claims = isinstance(instance.record, dict) and instance.record.get("has_value") is True
                 instance = honest(instance, lie, claims=claims)
-            found[task_id, index] = replace(instance, content=f"value of {index}")
+            by_id[task_id, index] = replace(instance, content=f"value of {index}")
     group = mapped(*each, count=count, names=names if are_known == "to the Dag" else None)
     source = replace(source_of(each[-1], *each, is_mapped=True), group=group)
     if are_known == "to the run":
         source = replace(source, ask_names=lambda: (names, count))
-        return Run(instances=found, sources=[source], group=group, key=key, names=names)
-    return Run(instances=found, sources=[source], group=group, key=key)
+        return Run(instances=by_id, sources=[source], group=group, key=key, names=names)
+    return Run(instances=by_id, sources=[source], group=group, key=key)
 
 
 @often
@@ -348,11 +347,11 @@ def test_of_branches_that_are_instances_of_a_mapped_task(run: Run) -> None:
 
 @st.composite
 def foreign_runs(draw: st.DrawFn) -> Run:
-    found = {("p_a", -1): draw(instances)}
+    by_id = {("p_a", -1): draw(instances)}
     for index in range(draw(st.integers(1, 5))):
-        found["p_each", index] = replace(draw(instances), content=f"value of {index}")
+        by_id["p_each", index] = replace(draw(instances), content=f"value of {index}")
     sources = [source_of("p_a", is_ours=False), source_of("p_each", is_ours=False, is_mapped=True)]
-    return Run(instances=found, sources=sources, key=draw(keys))
+    return Run(instances=by_id, sources=sources, key=draw(keys))
 
 
 @often
@@ -374,7 +373,7 @@ def batched_runs(draw: st.DrawFn) -> Run:
     names = tuple(f"n_{index}" for index in range(count))
     labels = [f"docs_{index}" for index in range(count)] if are_known == "by nobody" else names
     bounds = [(start, min(start + 2, count)) for start in range(0, count, 2)]
-    lie, found = draw(lies), {}
+    lie, by_id = draw(lies), {}
     for number, (start, stop) in enumerate(bounds):
         size = draw(st.sampled_from([stop - start] * 5 + [3]))  # 3: before its items changed
         statuses = draw(st.text("SFKX.", min_size=size, max_size=size))
@@ -403,11 +402,11 @@ def batched_runs(draw: st.DrawFn) -> Run:
             },
         )
         reports = batch.record is record and size == stop - start and batch.state in {"success", "failed"}
-        found["docs.each", number] = honest(batch, lie, claims=reports)
+        by_id["docs.each", number] = honest(batch, lie, claims=reports)
     group = batched(names=names if are_known == "to the Dag" else None, count=None)
     source = replace(source_of("docs.each", is_mapped=True), group=group, may_have_names=True)
     return Run(
-        instances=found,
+        instances=by_id,
         sources=[source],
         group=group,
         bounds=bounds,

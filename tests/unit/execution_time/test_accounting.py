@@ -604,20 +604,17 @@ class TestInAMappedTaskGroup:
 
         assert type(run_fan_in(fan_in, run, map_index=0).error) is error
 
-    @pytest.mark.parametrize(("map_index", "error"), [(0, type(None)), (1, UpstreamFailedError)])
-    def test_a_task_inside_that_is_no_branch_counts_for_its_own_map_index(
-        self, fan_in: FanInOperator, run: FakeRun, map_index: int, error: type
+    @pytest.mark.parametrize(
+        ("failed", "fails"),
+        [(("each.inside", 1), True), (("each.inside", 0), False), (("outside", -1), True)],
+        ids=["inside", "inside of another index", "outside"],
+    )
+    def test_a_task_that_is_no_branch_counts_for_its_own_map_index_or_for_all(
+        self, fan_in: FanInOperator, run: FakeRun, failed: tuple[str, int], fails: bool
     ) -> None:
-        run.add("each.inside", "failed", map_index=1)
+        run.add(failed[0], "failed", map_index=failed[1])
 
-        assert type(run_fan_in(fan_in, run, map_index=map_index).error) is error
-
-    @pytest.mark.parametrize("map_index", [0, 2])
-    def test_a_task_outside_counts_for_all(self, fan_in: FanInOperator, run: FakeRun, map_index: int) -> None:
-        verdict = run_fan_in(fan_in, run.add("outside", "failed"), map_index=map_index)
-
-        assert isinstance(verdict.error, UpstreamFailedError)
-        assert verdict.error.task_ids == ("outside",)
+        assert isinstance(run_fan_in(fan_in, run, map_index=1).error, UpstreamFailedError) is fails
 
 
 class TestBranchesThatAreNotFinished:

@@ -87,8 +87,8 @@ def collect(run: FakeRun, *, min_success: int | None = 1, prefix: bool = False, 
 
 def outcomes(verdict: Verdict) -> dict[str, Any]:
     assert verdict.error is None, verdict.message
-    found: dict[str, Any] = verdict.value[0]
-    return found
+    branches: dict[str, Any] = verdict.value[0]
+    return branches
 
 
 def states(verdict: Verdict) -> str:

@@ -48,7 +48,7 @@ def load() -> Any:
 
 class TestATextInALog:
     @pytest.mark.parametrize(
-        ("text", "said"),
+        ("text", "shown"),
         [
             pytest.param("plain: ünïcödé 日本 <b>&amp;</b>", "plain: ünïcödé 日本 <b>&amp;</b>", id="plain"),
             pytest.param("a\nb", "a b", id="a line break"),
@@ -61,18 +61,18 @@ class TestATextInALog:
             pytest.param("a\x00b\tc", "a\\x00b\\tc", id="a zero and a tabulator"),
         ],
     )
-    def test_is_one_line_of_printable_characters(self, text: str, said: str) -> None:
-        assert on_one_line(text) == said
-        assert redacted_error(text) == said
+    def test_is_one_line_of_printable_characters(self, text: str, shown: str) -> None:
+        assert on_one_line(text) == shown
+        assert redacted_error(text) == shown
 
     @given(text=st.text(st.characters()))
     def test_whatever_it_is_it_can_be_shown_and_stored(self, text: str) -> None:
-        said = on_one_line(text)
+        shown = on_one_line(text)
 
-        assert said.isprintable()
-        assert len(said) <= ERROR_LENGTH
-        assert said.encode().decode() == said
-        assert on_one_line(said) == said
+        assert shown.isprintable()
+        assert len(shown) <= ERROR_LENGTH
+        assert shown.encode().decode() == shown
+        assert on_one_line(shown) == shown
 
     def test_forges_no_other_branchs_line(self) -> None:
         forged = "oops\n  g_1: failed: everything is lost"
@@ -213,16 +213,16 @@ class TestAValue:
         for _ in range(100_000):
             value = [value]
 
-        said, found, depth = "", None, 0
+        shown, findings, depth = "", None, 0
         try:
-            found = deserialized(SimpleNamespace(value=value), "What 'work' pushed")
+            findings = deserialized(SimpleNamespace(value=value), "What 'work' pushed")
         except UnreadableValueError as unreadable:
-            said = str(unreadable)
-        while found:
-            (found,) = found
+            shown = str(unreadable)
+        while findings:
+            (findings,) = findings
             depth += 1
 
-        assert depth == 100_000 or said.startswith("What 'work' pushed can't be read: RecursionError")
+        assert depth == 100_000 or shown.startswith("What 'work' pushed can't be read: RecursionError")
 
     @pytest.mark.parametrize("mapped", [False, True], ids=["static", "mapped"])
     def test_that_cannot_be_read_fails_the_fan_in_and_nothing_is_left_out(self, mapped: bool) -> None:
@@ -301,23 +301,25 @@ FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml
 class TestTheSources:
     @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
     def test_run_no_data_as_code(self, path: Path) -> None:
-        found: list[str] = []
+        findings: list[str] = []
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(func=ast.Name(id=name)) if name in FORBIDDEN_CALLS:
-                    found.append(name)
+                    findings.append(name)
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr=name)) if (
                     name in FORBIDDEN_CALLS
                 ):
-                    found.append(f"os.{name}")
+                    findings.append(f"os.{name}")
                 case ast.keyword(arg="shell"):
-                    found.append("shell=")
+                    findings.append("shell=")
                 case ast.Import(names=names):
-                    found += [each.name for each in names if each.name.partition(".")[0] in FORBIDDEN_MODULES]
+                    findings += [
+                        each.name for each in names if each.name.partition(".")[0] in FORBIDDEN_MODULES
+                    ]
                 case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in FORBIDDEN_MODULES:
-                    found.append(module)
+                    findings.append(module)
 
-        assert found == []
+        assert findings == []
 
     def test_are_all_looked_at(self) -> None:
         assert {"xcom.py", "batch.py", "hooks.py"} <= {path.name for path in SOURCES}

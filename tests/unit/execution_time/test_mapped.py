@@ -79,8 +79,8 @@ def collect(run: FakeRun, *, returned: Any = None, key: str = RETURN_VALUE, **gr
 
 def outcomes(verdict: Verdict) -> dict[str, Any]:
     assert verdict.error is None, verdict.message
-    found: dict[str, Any] = verdict.value
-    return found
+    branches: dict[str, Any] = verdict.value
+    return branches
 
 
 class TestValues:
@@ -309,10 +309,13 @@ class TestALieInARecord:
         "more", [{}, {"has_value": False}, {"state": "failed", "error": "forged"}], ids=repr
     )
     def test_about_whose_it_is_harms_nobody_else(self, claimed: int, more: dict[str, Any]) -> None:
-        found = outcomes(collect(self.instances({"map_index": claimed, **more})))
+        branches = outcomes(collect(self.instances({"map_index": claimed, **more})))
 
-        assert (found["g_0"], found["g_2"]) == (("success", "value 0", None), ("success", "value 2", None))
-        assert found["g_1"][1] in {"value 1", None}
+        assert (branches["g_0"], branches["g_2"]) == (
+            ("success", "value 0", None),
+            ("success", "value 2", None),
+        )
+        assert branches["g_1"][1] in {"value 1", None}
 
     def test_about_whose_it_is_gives_no_error_to_another(self) -> None:
         run = Instances().ok(2, "c")
@@ -325,15 +328,15 @@ class TestALieInARecord:
     @pytest.mark.parametrize("claimed", ["a", "c", "", None, 8], ids=repr)
     def test_about_a_name_takes_it_from_nobody(self, claimed: Any) -> None:
         run = self.instances({"name": claimed}, "a", "b", "c")
-        found = outcomes(collect(run, returned={"a": 0, "b": 1, "c": 2}))
+        branches = outcomes(collect(run, returned={"a": 0, "b": 1, "c": 2}))
 
-        assert {name: value for name, (_, value, _) in found.items()} == {
+        assert {name: value for name, (_, value, _) in branches.items()} == {
             "a": "value 0",
             "b": "value 1",
             "c": "value 2",
         }
 
     def test_about_having_a_value_shifts_nobody_elses(self) -> None:
-        found = outcomes(collect(self.instances({"has_value": False})))
+        branches = outcomes(collect(self.instances({"has_value": False})))
 
-        assert [value for _, value, _ in found.values()] == ["value 0", "value 1", "value 2"]
+        assert [value for _, value, _ in branches.values()] == ["value 0", "value 1", "value 2"]

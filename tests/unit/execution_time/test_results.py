@@ -49,27 +49,17 @@ def results_of(*outcomes: BranchOutcome) -> FanInResults:
 
 @pytest.fixture
 def mixed() -> FanInResults:
-    """One branch in every state there is, over two pages."""
-    return FanInResults(
-        [
-            Page.of(
-                [
-                    outcome("process_0", value="a", index=0),
-                    outcome("process_1", "failed", error="ValueError: broken", index=1),
-                    outcome("process_2", "upstream_failed", index=2),
-                ]
-            ),
-            Page.of(
-                [
-                    outcome("process_3", "skipped", index=3),
-                    outcome("process_4", "missing", error="it was marked success by hand", index=4),
-                    outcome("process_5", "removed", index=5),
-                    outcome("process_6", value=None, index=6),
-                ],
-                start=3,
-            ),
-        ]
-    )
+    """One branch in every state there is, and one without a value, over two pages."""
+    outcomes = [
+        outcome("process_0", value="a", index=0),
+        outcome("process_1", "failed", error="ValueError: broken", index=1),
+        outcome("process_2", "upstream_failed", index=2),
+        outcome("process_3", "skipped", index=3),
+        outcome("process_4", "missing", error="it was marked success by hand", index=4),
+        outcome("process_5", "removed", index=5),
+        outcome("process_6", value=None, index=6),
+    ]
+    return FanInResults([Page.of(outcomes[:3]), Page.of(outcomes[3:], start=3)])
 
 
 @pytest.fixture
@@ -121,52 +111,28 @@ def test_a_value_that_is_nothing_much_is_still_a_value(value: Any) -> None:
     assert list(results.items()) == [("process_0", value)]
 
 
-@pytest.mark.parametrize(
-    ("name", "within"),
-    [
-        pytest.param("process_0", True, id="a success"),
-        pytest.param("process_6", True, id="a success with None"),
-        pytest.param("process_1", False, id="a failure"),
-        pytest.param("process_5", False, id="a removed one"),
-        pytest.param("process_9", False, id="no branch"),
-        pytest.param(0, False, id="no name"),
-        pytest.param(None, False, id="None"),
-        pytest.param(("process_0",), False, id="a tuple"),
-    ],
-)
-def test_in_asks_for_successes(mixed: FanInResults, name: object, within: bool) -> None:
-    assert (name in mixed) == within
+@pytest.mark.parametrize("name", ["process_1", "process_5", "process_9", 0, None, ("process_0",)], ids=repr)
+def test_in_asks_for_successes(mixed: FanInResults, name: object) -> None:
+    assert "process_0" in mixed
+    assert "process_6" in mixed
+    assert name not in mixed
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        pytest.param(
-            "process_1", "branch 'process_1' has no value: it is failed (ValueError: broken)", id="failed"
-        ),
-        pytest.param(
-            "process_2", "branch 'process_2' has no value: it is upstream_failed", id="upstream_failed"
-        ),
-        pytest.param("process_3", "branch 'process_3' has no value: it is skipped", id="skipped"),
-        pytest.param("process_4", "it is missing (it was marked success by hand)", id="missing"),
-        pytest.param("process_5", "branch 'process_5' has no value: it is removed", id="removed"),
-        pytest.param(
-            "process",
-            "no branch is named 'process'; branches: 'process_0', 'process_1'",
-            id="no such branch",
-        ),
+        ("process_1", "branch 'process_1' has no value: it is failed (ValueError: broken)"),
+        ("process_2", "branch 'process_2' has no value: it is upstream_failed"),
+        ("process_4", "it is missing (it was marked success by hand)"),
+        ("process", "no branch is named 'process'; branches: 'process_0', 'process_1'"),
     ],
 )
 def test_a_key_error_tells_why_there_is_nothing(mixed: FanInResults, name: str, message: str) -> None:
+    assert mixed.get(name, "nothing") == "nothing"
     with pytest.raises(KeyError) as raised:
         mixed[name]
 
     assert message in raised.value.args[0]
-
-
-def test_get_has_a_default_for_what_did_not_succeed(mixed: FanInResults) -> None:
-    assert mixed.get("process_1", "nothing") == "nothing"
-    assert mixed.get("process_6", "nothing") is None
 
 
 def test_every_declared_branch_has_an_outcome_in_order(mixed: FanInResults) -> None:
@@ -309,9 +275,9 @@ def test_several_threads_read_each_page_once(paged: FanInResults, log: list[str]
         return {name: paged[name] for name in paged}
 
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(read, range(8)))
+        copies = list(threads.map(read, range(8)))
 
-    assert found == [dict(paged)] * 8
+    assert copies == [dict(paged)] * 8
     assert sorted(log) == ["first_0", "second_0", "third_0"]
 
 
@@ -344,7 +310,7 @@ def test_a_value_that_is_gone_before_the_verdict_makes_a_success_missing() -> No
     page = page_of("success", "failed", "skipped").settle()
 
     assert page.states == ["missing", "failed", "skipped"]
-    assert [found.error for found in page.read()] == [f"{LOST_VALUE}: s3://gone", None, None]
+    assert [o.error for o in page.read()] == [f"{LOST_VALUE}: s3://gone", None, None]
 
 
 def test_a_value_that_is_gone_after_it_makes_the_fan_in_run_again() -> None:
@@ -360,7 +326,7 @@ def test_the_stopped_are_among_the_skipped_and_counted() -> None:
     )
 
     assert (results.stopped_count, list(results.skipped)) == (1, ["a", "b"])
-    assert [found.name for found in results.problems({"failed"})] == ["a", "c"]
+    assert [o.name for o in results.problems({"failed"})] == ["a", "c"]
 
 
 def test_merge_unites_what_the_branches_returned() -> None:
@@ -432,12 +398,12 @@ def test_however_they_are_paged_all_branches_are_there_in_order(
         ]
         for page in pages
     ]
-    flat = [found for page in made for found in page]
+    flat = [o for page in made for o in page]
     results = FanInResults([Page.of(page, page[0].index) for page in made])
 
     assert list(results.outcomes.values()) == flat
-    assert list(results.outcomes.items()) == [(found.name, found) for found in flat]
-    assert list(results.items()) == [(found.name, found.value) for found in flat if found.state == "success"]
-    assert [results.outcomes[found.name] for found in flat] == flat
-    assert list(results.states()) == [found.state for found in flat]
-    assert list(results.durations()) == [(found.name, found.state, found.duration) for found in flat]
+    assert list(results.outcomes.items()) == [(o.name, o) for o in flat]
+    assert list(results.items()) == [(o.name, o.value) for o in flat if o.state == "success"]
+    assert [results.outcomes[o.name] for o in flat] == flat
+    assert list(results.states()) == [o.state for o in flat]
+    assert list(results.durations()) == [(o.name, o.state, o.duration) for o in flat]

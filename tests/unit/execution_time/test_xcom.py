@@ -329,8 +329,8 @@ class TestBodiesInStorage:
     ) -> None:
         self.push(server, folder, body)
 
-        said = rf"^What 'work\[0\]' pushed under 'return_value' can't be read: {why}"
-        with pytest.raises(UnreadableValueError, match=said) as raised:
+        message = rf"^What 'work\[0\]' pushed under 'return_value' can't be read: {why}"
+        with pytest.raises(UnreadableValueError, match=message) as raised:
             reader.value("work", 0, "return_value")
         assert raised.value.is_of_storage is (body == "denied")
         with pytest.raises(UnreadableValueError, match=why):

@@ -29,26 +29,26 @@ def capacity(*task_ids: str, instances: int = 0, **settings: Any) -> Capacity | 
 
 
 def test_what_a_prefix_brings_together_has_a_limit() -> None:
-    found = capacity(*(f"own_{n}" for n in range(20)))
+    limited = capacity(*(f"own_{n}" for n in range(20)))
 
-    assert found is not None
-    assert (found.declared, found.effective) == (20, 16)
-    assert found.limit is not None
-    assert found.limit.name == "max_active_tasks"
+    assert limited is not None
+    assert (limited.declared, limited.effective) == (20, 16)
+    assert limited.limit is not None
+    assert limited.limit.name == "max_active_tasks"
 
 
 def test_so_it_has_of_a_pool() -> None:
-    found = capacity("own_a", "own_b", "own_c", pool="small")
+    limited = capacity("own_a", "own_b", "own_c", pool="small")
 
-    assert found is not None
-    assert found.effective == 2
+    assert limited is not None
+    assert limited.effective == 2
 
 
 def test_the_limit_of_a_single_mapped_task_is_known() -> None:
-    found = capacity("own_a", instances=5, is_mapped=True, max_active_tis_per_dagrun=3)
+    limited = capacity("own_a", instances=5, is_mapped=True, max_active_tis_per_dagrun=3)
 
-    assert found is not None
-    assert (found.declared, found.effective) == (5, 3)
+    assert limited is not None
+    assert (limited.declared, limited.effective) == (5, 3)
 
 
 def test_of_several_tasks_with_limits_of_their_own_none_is_known() -> None:

@@ -187,14 +187,14 @@ class TestItems:
         ],
     )
     def test_a_batchs_work(self, seconds: Any, cpu_seconds: Any, expected: tuple[float | None, ...]) -> None:
-        (found,) = only(batched(), batch(0, "S" * len(seconds), seconds=seconds, cpu_seconds=cpu_seconds)).ran
+        (task,) = only(batched(), batch(0, "S" * len(seconds), seconds=seconds, cpu_seconds=cpu_seconds)).ran
 
-        assert (found.timing.work_seconds, found.timing.cpu_seconds) == expected
+        assert (task.timing.work_seconds, task.timing.cpu_seconds) == expected
 
     def test_a_batch_says_what_it_ran_on(self) -> None:
-        (found,) = only(batched(), batch(0, "S", cores=4)).ran
+        (task,) = only(batched(), batch(0, "S", cores=4)).ran
 
-        assert found.task_runs[0].cores == 4
+        assert task.task_runs[0].cores == 4
 
     @pytest.mark.parametrize("state", ["failed", "running", "queued"])
     def test_items_of_a_batch_without_a_record_are_in_its_state(self, state: str) -> None:
@@ -254,9 +254,9 @@ class TestPrefix:
             tasks={"combine": TaskOutline(task_id="combine", upstream=frozenset({"etl.eu", "etl_more"}))},
         )
 
-        found = {run.title: [branch.name for branch in run.branches] for run in group_runs(facts)}
+        branches = {run.title: [branch.name for branch in run.branches] for run in group_runs(facts)}
 
-        assert found == {"etl": ["eu"], "combine": ["etl_more"]}
+        assert branches == {"etl": ["eu"], "combine": ["etl_more"]}
 
     @pytest.mark.parametrize(
         ("prefixes", "titles"),
@@ -302,9 +302,9 @@ class TestInAMappedTaskGroup:
             tasks=tasks,
         )
 
-        found = {run.title: [(b.name, b.state) for b in run.branches] for run in group_runs(facts)}
+        branches = {run.title: [(b.name, b.state) for b in run.branches] for run in group_runs(facts)}
 
-        assert found == {
+        assert branches == {
             "combine[0]": [("p_a", "success"), ("p_b", "success")],
             "combine[1]": [("p_a", "failed"), ("p_b", "success")],
         }

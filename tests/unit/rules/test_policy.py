@@ -63,9 +63,9 @@ def by_the_table(states: Mapping[State, int], policy: Policy) -> str:
     return "degraded" if bad else "success"
 
 
-@given(found=tallies, policy=policies)
-def test_the_verdict_is_that_of_the_table(found: Tally, policy: Policy) -> None:
-    assert decide(found, policy).state == by_the_table(found.states, policy)
+@given(counts=tallies, policy=policies)
+def test_the_verdict_is_that_of_the_table(counts: Tally, policy: Policy) -> None:
+    assert decide(counts, policy).state == by_the_table(counts.states, policy)
 
 
 @pytest.mark.parametrize(
@@ -161,20 +161,20 @@ def test_a_share_alone_never_needs_more_than_there_are(ratio: float, counted: in
     assert (needed > 0) == (counted > 0)
 
 
-@given(found=tallies, policy=policies)
-def test_the_figures_of_a_verdict_fit_each_other(found: Tally, policy: Policy) -> None:
-    verdict = decide(found, policy)
+@given(counts=tallies, policy=policies)
+def test_the_figures_of_a_verdict_fit_each_other(counts: Tally, policy: Policy) -> None:
+    verdict = decide(counts, policy)
 
-    assert 0 <= verdict.succeeded <= verdict.counted <= found.expected
-    assert found.expected == found.succeeded + found.failed + found.skipped + found.missing
-    assert verdict.empty == (found.expected == 0)
+    assert 0 <= verdict.succeeded <= verdict.counted <= counts.expected
+    assert counts.expected == counts.succeeded + counts.failed + counts.skipped + counts.missing
+    assert verdict.empty == (counts.expected == 0)
     if verdict.state in {"success", "degraded", "failed"} and not verdict.empty:
         assert (verdict.succeeded < verdict.needed) == (verdict.state == "failed")
 
 
-@given(found=tallies, policy=tolerances, mended=st.sampled_from(["failed", "upstream_failed", "missing"]))
-def test_one_more_success_never_makes_it_worse(found: Tally, policy: Policy, mended: State) -> None:
-    states = dict(found.states)
+@given(counts=tallies, policy=tolerances, mended=st.sampled_from(["failed", "upstream_failed", "missing"]))
+def test_one_more_success_never_makes_it_worse(counts: Tally, policy: Policy, mended: State) -> None:
+    states = dict(counts.states)
     states[mended] = states.get(mended, 0) + 1
     before = decide(Tally(states=states), policy)
     states = {**states, mended: states[mended] - 1, "success": states.get("success", 0) + 1}
@@ -184,11 +184,11 @@ def test_one_more_success_never_makes_it_worse(found: Tally, policy: Policy, men
     assert order.index(after.state) >= order.index(before.state)
 
 
-@given(found=tallies, policy=policies, removed=st.integers(0, 5))
-def test_removed_branches_change_nothing(found: Tally, policy: Policy, removed: int) -> None:
-    more = Tally(states={**found.states, "removed": removed})
+@given(counts=tallies, policy=policies, removed=st.integers(0, 5))
+def test_removed_branches_change_nothing(counts: Tally, policy: Policy, removed: int) -> None:
+    more = Tally(states={**counts.states, "removed": removed})
 
-    assert decide(more, policy) == decide(found, policy)
+    assert decide(more, policy) == decide(counts, policy)
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,19 @@ def test_problems_are_what_counts_against_the_run(count_skipped: CountSkipped, m
 
 
 def test_a_tally_counts_each_state() -> None:
-    found = tally(success=5, failed=1, upstream_failed=2, skipped=3, missing=4, removed=6)
+    mixed = tally(success=5, failed=1, upstream_failed=2, skipped=3, missing=4, removed=6)
 
-    assert (found.expected, found.succeeded, found.failed, found.skipped, found.missing) == (15, 5, 3, 3, 4)
+    assert (mixed.expected, mixed.succeeded, mixed.failed, mixed.skipped, mixed.missing) == (
+        15,
+        5,
+        3,
+        3,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
-    ("found", "policy", "reason"),
+    ("counts", "policy", "reason"),
     [
         (tally(success=5, failed=3), Policy(min_success=6), "5 of 8 branches succeeded, 6 needed"),
         (tally(success=1), Policy(), "1 of 1 branch succeeded, 1 needed"),
@@ -228,5 +234,5 @@ def test_a_tally_counts_each_state() -> None:
         (tally(), Policy(), "there are no branches, and on_empty is 'succeed'"),
     ],
 )
-def test_the_reason_has_the_numbers(found: Tally, policy: Policy, reason: str) -> None:
-    assert decide(found, policy).reason == reason
+def test_the_reason_has_the_numbers(counts: Tally, policy: Policy, reason: str) -> None:
+    assert decide(counts, policy).reason == reason

@@ -143,6 +143,17 @@ class TestBranches:
         assert list(simulated.return_value.items()) == [(f"process_{n}", v) for n, v in values.items()]
         assert (simulated.state, simulated.error, simulated.exception) == ("success", None, None)
 
+    def test_none_is_a_value_under_another_key_too(self) -> None:
+        fan_in = fan_in_of({"items": ["a", "b"], "count": None}, key="rows")
+
+        assert simulate(fan_in, {"process_0": "skipped"}).return_value == {"process_1": None}
+
+    def test_an_item_is_not_missing_alone_beside_a_failed_one_of_its_batch(self) -> None:
+        fan_in = fan_in_of({"items_per_task": 4}, min_success=1)
+
+        with pytest.raises(DeclarationValueError, match="'process_1' can't be missing beside failed items"):
+            simulate(fan_in, {"process_0": "failed", "process_1": "missing"})
+
     def test_missing_under_a_key_says_so(self) -> None:
         simulated = simulate(fan_in_of(key="rows"), {"process_1": "missing"})
 
