@@ -88,7 +88,7 @@ class HeldRun(Run):
         self.folder = scratch / fault
         self._database = database
         self.folder.mkdir()
-        airflow.trigger(dag_id, run_id=fault)
+        airflow.trigger(dag_id, dag_run_id=fault)
 
     def waiting(self, stage: str) -> dict[str, tuple[str, int]]:
         """Worker and process of what has come to a stage, by task id."""
