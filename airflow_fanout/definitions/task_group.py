@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup, XComArg
-from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
+from airflow.sdk.definitions.xcom_arg import PlainXComArg, ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.definitions import group_checks as checks
 from airflow_fanout.definitions.branches import Branch, as_branch
@@ -348,12 +348,20 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             names=tuple(items) if is_named and items is not None else None,
             count=None if items is None else len(items),
             each=tuple(task_ids),
+            names_from=self._names_from(items),
             stop_after_failures=self.stop_after_failures,
             max_concurrency=self.max_concurrency,
             items_per_task=self.items_per_task,
             # All of a task's functions run at once unless told otherwise.
             item_concurrency=self.item_concurrency or (self.items_per_task if is_mapping else None),
         )
+
+    def _names_from(self, known_items: Mapping[str, Any] | None) -> tuple[str, str] | None:
+        # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
+        source = self.items
+        if self.mode != "mapped" or known_items is not None or not isinstance(source, PlainXComArg):
+            return None
+        return None if source.operator.is_mapped else (source.operator.task_id, source.key)
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
         arguments |= split_task_settings(self)

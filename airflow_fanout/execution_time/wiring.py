@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
@@ -91,12 +90,10 @@ def group_sources(
 
 
 def _group_source(fan_in: BaseOperator, declared: DeclaredGroup, *, by_prefix: bool = False) -> Source:
-    group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
-    items: Any = group.items
-    may_have_names = items is not None and declared.count is None
-    if declared.mode == "mapped":
-        # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
-        may_have_names = isinstance(items, PlainXComArg) and not items.operator.is_mapped
+    may_have_names = declared.names_from is not None
+    if declared.mode == "batched":
+        group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
+        may_have_names = group.items is not None and declared.count is None
     return Source(
         may_have_names=may_have_names,
         name=declared.each[-1],

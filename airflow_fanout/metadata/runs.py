@@ -102,6 +102,7 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
             if isinstance(value, list) and all(isinstance(bounds, list) for bounds in value)
         },
         batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, session=session)),
+        branch_names=dict(_names_of_branches(dag_run, dag, task_runs, session=session)),
     )
 
 
@@ -256,6 +257,19 @@ def _names_of_silent_batches(
             names = value.get("names") if isinstance(value, dict) else None
             if names is not None:
                 yield (split, run.map_index), [str(name) for name in names]
+
+
+def _names_of_branches(
+    dag_run: DagRun, dag: DagOutline, task_runs: Iterable[TaskRun], *, session: Session
+) -> Iterator[tuple[str, list[str]]]:
+    """Names that a task gave to mapped branches; not asked if every instance has told its own."""
+    silent = {run.task_id for run in task_runs if run.told_name is None}
+    for group in dag.groups.values():
+        if group.names_from is not None and not silent.isdisjoint(group.each):
+            task_id, key = group.names_from
+            for _, value in _xcoms(dag_run, key, task_ids=[task_id], session=session):
+                if isinstance(value, dict):
+                    yield group.group_id, list(value)
 
 
 def read_report(

@@ -10,7 +10,7 @@ from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
 from airflow_fanout.reports.timing import BranchTiming, sum_of_known
 from airflow_fanout.rules.names import SPLIT, instance_name, natural_key
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
-from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
+from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -190,12 +190,11 @@ def _all_of(seconds: Sequence[float | None]) -> float | None:
 def _mapped_name(facts: RunFacts, group: DeclaredGroup, index: int) -> str:
     """Name a branch of a mapped group; of several tasks the first alone may know the name."""
     for task_run in facts.find(group.each, index):
-        record = task_run.any_record
-        name = task_run.rendered_name or (record.name if isinstance(record, BranchRecord) else None)
-        if name is not None:
-            return name
-    if group.names is not None and index < len(group.names):
-        return group.names[index]
+        if task_run.told_name is not None:
+            return task_run.told_name
+    names = group.names or facts.branch_names.get(group.group_id, ())
+    if index < len(names):
+        return names[index]
     return f"{group.label}_{index}"
 
 

@@ -87,6 +87,12 @@ class TaskRun:
         return self.record if isinstance(self.record, LostRecord) else read_record(self.record)
 
     @property
+    def told_name(self) -> str | None:
+        """Name that it has rendered or recorded for itself."""
+        record = self.any_record
+        return self.rendered_name or (record.name if isinstance(record, BranchRecord) else None)
+
+    @property
     def batch_record(self) -> BatchRecord | None:
         """What it told of its items; None if it told nothing of them."""
         return self.told if isinstance(self.told, BatchRecord) else None
@@ -178,6 +184,7 @@ class RunFacts:
     :param bounds: Index of the first item, and of the one after the last, of each batch, by the task that cut
         them.
     :param batch_names: Names of the items of batches that left no record, by that task and number.
+    :param branch_names: Names that a task gave to mapped branches, by group, where an instance has told none.
     """
 
     dag_id: str
@@ -188,6 +195,7 @@ class RunFacts:
     prefixes: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
     batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
+    branch_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def by_task(self) -> Mapping[str, Mapping[int, TaskRun]]:
