@@ -356,12 +356,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             item_concurrency=self.item_concurrency or (self.items_per_task if is_mapping else None),
         )
 
-    def _names_from(self, known_items: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    def _names_from(self, known_items: Mapping[str, Any] | None) -> str | None:
         # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
         source = self.items
         if self.mode != "mapped" or known_items is not None or not isinstance(source, PlainXComArg):
             return None
-        return None if source.operator.is_mapped else (source.operator.task_id, source.key)
+        return None if source.operator.is_mapped else source.operator.task_id
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
         arguments |= split_task_settings(self)

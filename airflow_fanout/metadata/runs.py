@@ -266,8 +266,7 @@ def _names_of_branches(
     silent = {run.task_id for run in task_runs if run.told_name is None}
     for group in dag.groups.values():
         if group.names_from is not None and not silent.isdisjoint(group.each):
-            task_id, key = group.names_from
-            for _, value in _xcoms(dag_run, key, task_ids=[task_id], session=session):
+            for _, value in _xcoms(dag_run, RETURN_VALUE, task_ids=[group.names_from], session=session):
                 if isinstance(value, dict):
                     yield group.group_id, list(value)
 

@@ -150,6 +150,19 @@ def test_what_can_not_be_mapped_over_items_of_run_time_is_refused(
         declare(items=load(), **declared)
 
 
+@pytest.mark.parametrize(
+    ("declared", "names_from"),
+    [
+        pytest.param(lambda: {"items": load()}, "load", id="what a task returned"),
+        pytest.param(lambda: {"items": load().map(str)}, None, id="mapped values have no names"),
+        pytest.param(lambda: {"items": {"x": 1}, "mapped": True}, None, id="known at parse time"),
+        pytest.param(lambda: {"items": load(), "items_per_task": 2}, None, id="batches carry theirs"),
+    ],
+)
+def test_the_task_that_may_name_branches_in_a_run_is_declared(declared: Any, names_from: str | None) -> None:
+    assert declare(**declared()).declared.names_from == names_from
+
+
 def test_another_xcom_than_what_a_task_returns_can_not_be_mapped_over() -> None:
     message = "items: found the XCom 'rows' of a task, but Airflow maps over what a task returns"
     with pytest.raises(DeclarationError, match=message):

@@ -71,6 +71,13 @@ class TestNames:
 
         assert [branch.name for branch in run.branches] == ["eu", "us"]
 
+    def test_an_instance_that_died_before_it_told_its_name_is_called_as_the_items_task_did(self) -> None:
+        died, told = ran("load.each", 0, "failed"), ran("load.each", 1, rendered_name="us")
+
+        run = only(mapped(), died, told, branch_names={"load": ["eu", "us"]})
+
+        assert [branch.name for branch in run.branches] == ["eu", "us"]
+
     def test_batches_have_a_number(self) -> None:
         run = only(batched(), batch(1, "S"), batch(0, "SS"))
 
