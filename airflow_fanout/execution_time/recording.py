@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -77,13 +77,13 @@ def _drop_skip_reason(context: Context) -> None:
     given[MAP_INDEX_TEMPLATE] = template or None
 
 
-def push_record(context: Context, record: BranchRecord) -> None:
-    """Push the record of a task, with what says whose it is where the task has several instances."""
+def push_record(context: Context, **fields: Any) -> None:
+    """Push a task's ``BranchRecord``; where the task has several instances, with what says whose it is."""
     ti: Any = context["ti"]
     if ti.map_index is not None and ti.map_index >= 0:
-        name = _branch_name(context["task"].task_group, ti.map_index)
-        record = replace(record, map_index=ti.map_index, name=name)
-    ti.xcom_push(RECORD_KEY, record.to_xcom())
+        fields["map_index"] = ti.map_index
+        fields["name"] = _branch_name(context["task"].task_group, ti.map_index)
+    ti.xcom_push(RECORD_KEY, BranchRecord(**fields).to_xcom())
 
 
 def record_success(context: Context, result: Any) -> None:
@@ -91,13 +91,13 @@ def record_success(context: Context, result: Any) -> None:
     _drop_skip_reason(context)
     task: Any = context["task"]
     has_value = bool(result is not None and task.do_xcom_push)
-    push_record(context, BranchRecord(state="success", has_value=has_value, **_measured(context)))
+    push_record(context, state="success", has_value=has_value, **_measured(context))
 
 
 def record_skip(context: Context) -> None:
     """Push the reason of a task's own skip; SKIPPED reaches the server after the process has exited."""
     if _skip_reason is not None and _measured(context):  # else it is of another task in this process
-        push_record(context, BranchRecord(state="skipped", error=_skip_reason, **_measured(context)))
+        push_record(context, state="skipped", error=_skip_reason, **_measured(context))
 
 
 def record_failure(context: Context) -> None:
@@ -110,7 +110,7 @@ def record_failure(context: Context) -> None:
     exception = context.get("exception")
     if exception is None or getattr(exception, "fan_out_recorded", False):
         return
-    push_record(context, BranchRecord(state="failed", error=redacted_error(exception), **_measured(context)))
+    push_record(context, state="failed", error=redacted_error(exception), **_measured(context))
 
 
 def _branch_name(group: Any, map_index: int) -> str | None:

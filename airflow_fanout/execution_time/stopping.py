@@ -10,7 +10,6 @@ from airflow_fanout.execution_time.recording import push_record
 from airflow_fanout.rules.instances import InstanceState, States, instances_at, instances_of
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import BranchTasks, judge_branch
-from airflow_fanout.rules.records import BranchRecord
 from airflow_fanout.rules.wording import counted, listing
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     if group.stop_after_failures is None or len(failed) < group.stop_after_failures:
         return
     reason = stop_reason(group, failed)
-    push_record(context, BranchRecord(state="stopped", error=reason))
+    push_record(context, state="stopped", error=reason)
     raise AirflowSkipException(reason)
 
 

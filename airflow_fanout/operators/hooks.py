@@ -12,7 +12,6 @@ from airflow.sdk import BaseOperator
 
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.execution_time.recording import on_execute, record_failure, record_skip, record_success
-from airflow_fanout.execution_time.stopping import stop
 from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
@@ -67,6 +66,8 @@ def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> 
 
 def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
     """Skip the branch if too many others have failed; Airflow stores this source for each branch."""
+    from airflow_fanout.execution_time.stopping import stop  # not needed when a Dag is parsed
+
     stop(context, group)
 
 
