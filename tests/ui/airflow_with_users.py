@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from airflow_fanout.demo.embedded import LOOPBACK, free_port
+from airflow_fanout.demo.rest import AirflowRest
 from tests.support.airflow import ControlledAirflow
 
 if TYPE_CHECKING:
@@ -70,12 +71,12 @@ class AirflowWithUsers(ControlledAirflow):
         self._commands[FAB] = ["api-server", "--host", LOOPBACK, "--port", str(self._fab_port)]
         self.start_process(FAB)
         try:
-            with httpx.Client(base_url=self.fab_url, trust_env=False) as client:
-                self.poll(
-                    lambda: client.get("/api/v2/version").is_success or None,
-                    timeout=180,
-                    condition=lambda: f"No answer; the end of its log:\n{self.log_tail(FAB)}",
-                )
+            fab = AirflowRest(self.fab_url)
+            self.poll(
+                lambda: fab.send("GET", "api/v2/version"),
+                timeout=180,
+                condition=lambda: f"No answer; the end of its log:\n{self.log_tail(FAB)}",
+            )
             yield
         finally:
             self.stop_process(FAB)
