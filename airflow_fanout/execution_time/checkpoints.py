@@ -126,7 +126,8 @@ class Checkpoints:
             for piece in self._pieces_of(batch, indexes):
                 self._append(piece)
             self._saved += len(indexes)
-        return bool(indexes)
+        # What ends meanwhile waits for the next time: else it would be saved one by one, a request each.
+        return len(indexes) == ITEMS_AT_ONCE
 
     def _append(self, piece: list[Any]) -> None:
         try:
