@@ -89,6 +89,22 @@ def test_the_next_try_is_given_what_succeeded_or_was_skipped(store: FakeStore) -
     assert results[3].error == "why"
 
 
+def test_what_ends_while_a_checkpoint_is_made_waits_for_the_next(store: FakeStore) -> None:
+    batch = ran(*"abc")
+    late = batch.ended[1:]
+    del batch.ended[1:]
+
+    def one_more_ends(key: str, value: Any) -> None:
+        FakeStore.set(store, key, value)
+        batch.ended += [late.pop(0)] if late else []
+
+    saving = checkpoints(store)
+    with mock.patch.object(store, "set", side_effect=one_more_ends) as asked:
+        saving.save(batch)
+
+    assert (asked.call_count, values(store)) == (1, {0: "a"})
+
+
 @pytest.mark.parametrize(
     "value", [(1, 2), {3}, dt.datetime(2024, 1, 1, tzinfo=dt.UTC), {"a": [1.5, None]}], ids=repr
 )
