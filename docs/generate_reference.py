@@ -26,8 +26,7 @@ from airflow_fanout.reports.group_report import (
     Problem,
     RunReport,
 )
-from airflow_fanout.reports.runs import TaskTry
-from airflow_fanout.reports.timing import GroupSummary, SlowBranch
+from airflow_fanout.reports.timing import GroupSummary, SlowBranch, TaskTry
 from airflow_fanout.testing import Simulation, simulate
 
 if TYPE_CHECKING:

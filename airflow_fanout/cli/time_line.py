@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from airflow_fanout.reports.group_report import BranchReport, GroupReport
-    from airflow_fanout.reports.runs import TaskTry
-    from airflow_fanout.reports.timing import Span
+    from airflow_fanout.reports.timing import Span, TaskTry
 
 
 MOST_ROWS = 20  # branches that get a row of their own

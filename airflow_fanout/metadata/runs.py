@@ -12,7 +12,8 @@ from airflow_fanout.metadata.limits import read_scheduling_limits
 from airflow_fanout.reports.branches import UnknownGroupError, chosen_group_runs
 from airflow_fanout.reports.group_capacity import group_capacity
 from airflow_fanout.reports.run_report import run_report
-from airflow_fanout.reports.runs import RunFacts, TaskRun, TaskTry
+from airflow_fanout.reports.runs import RunFacts, TaskRun
+from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import LostValue

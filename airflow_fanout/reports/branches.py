@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
-from airflow_fanout.reports.timing import BranchTiming, sum_of_known
+from airflow_fanout.reports.timing import sum_of_known
 from airflow_fanout.rules.names import SPLIT, instance_name, natural_key
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
 from airflow_fanout.rules.records import RETURN_VALUE
@@ -16,6 +16,7 @@ from airflow_fanout.rules.wording import listing
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    from airflow_fanout.reports.timing import BranchTiming
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
@@ -156,30 +157,27 @@ def _branch(facts: RunFacts, name: str, tasks: BranchTasks, key: str) -> BranchR
     return BranchRun(
         name=name,
         state=ruling.state,
-        timing=_together(name, ruling.state, [task_run.timing for task_run in task_runs]),
         error=ruling.error,
         is_stopped=ruling.is_stopped,
         task_runs=task_runs,
+        **_together([task_run.timing for task_run in task_runs]),
     )
 
 
-def _together(name: str, state: str, tasks: Sequence[BranchTiming]) -> BranchTiming:
-    if len(tasks) == 1:
-        return replace(tasks[0], name=name, state=state)
-    worked = [task for task in tasks if task.state != "upstream_failed"]
+def _together(tasks: Sequence[BranchTiming]) -> dict[str, Any]:
+    """Times of a branch from those of its tasks; what never ran has no work, and lacks none."""
+    worked = [task for task in tasks if task.started is not None or task.work_seconds is not None]
     memory = [task.peak_memory_bytes for task in tasks if task.peak_memory_bytes is not None]
-    return BranchTiming(
-        name=name,
-        state=state,
-        tasks=tuple(tasks),
-        queued=min((task.queued for task in tasks if task.queued is not None), default=None),
-        started=min((task.started for task in tasks if task.started is not None), default=None),
-        ended=max((task.ended for task in tasks if task.ended is not None), default=None),
-        work_seconds=_all_of([task.work_seconds for task in worked]),
-        cpu_seconds=_all_of([task.cpu_seconds for task in worked]),
-        peak_memory_bytes=max(memory, default=None),
-        tries=max((task.tries for task in tasks if task.tries is not None), default=None),
-    )
+    return {
+        "queued": min((task.queued for task in tasks if task.queued is not None), default=None),
+        "started": min((task.started for task in tasks if task.started is not None), default=None),
+        "ended": max((task.ended for task in tasks if task.ended is not None), default=None),
+        "work_seconds": _all_of([task.work_seconds for task in worked]),
+        "cpu_seconds": _all_of([task.cpu_seconds for task in worked]),
+        "peak_memory_bytes": max(memory, default=None),
+        "tries": max((task.tries for task in tasks if task.tries is not None), default=None),
+        "tasks": tuple(tries for task in tasks for tries in task.tasks),
+    }
 
 
 def _all_of(seconds: Sequence[float | None]) -> float | None:
@@ -199,10 +197,12 @@ def _mapped_name(facts: RunFacts, group: DeclaredGroup, index: int) -> str:
 
 
 def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
-    name = f"{group.group_id} batch {task_run.map_index}"
-    state = task_run.state or WAITING
-    timing = replace(task_run.timing, name=name, state=state)
-    return BranchRun(name=name, state=state, timing=timing, task_runs=(task_run,))
+    return BranchRun(
+        name=f"{group.group_id} batch {task_run.map_index}",
+        state=task_run.state or WAITING,
+        task_runs=(task_run,),
+        **_together([task_run.timing]),
+    )
 
 
 def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator[BranchRun]:
@@ -224,13 +224,12 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator
     unknown: Sequence[float | None] = [None] * len(names)
     seconds, cpu_seconds = (unknown, unknown) if record is None else (record.seconds, record.cpu_seconds)
     for name, ruling, work, cpu in zip(names, rulings, seconds, cpu_seconds, strict=True):
-        timing = BranchTiming(
-            name=name, state=ruling.state, work_seconds=work, cpu_seconds=cpu, tries=task_run.tries
-        )
         yield BranchRun(
             name=name,
             state=ruling.state,
-            timing=timing,
+            work_seconds=work,
+            cpu_seconds=cpu,
+            tries=task_run.tries,
             error=ruling.error,
             is_stopped=ruling.is_stopped,
             task_runs=(task_run,),

@@ -76,14 +76,18 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
     recorded = number_of(outcomes.total, outcome_noun)
     if outcomes.recorded != outcomes.total:
         recorded = f"{outcomes.recorded:,} of {recorded}"
+    last_tries = ""
+    if group.items is None and any(branch.earlier_tries for branch in group.branches):
+        last_tries = ", in their last tries,"
+    work = f"what {recorded} took inside their code{last_tries or ','} added up"
     wall = f"from the first {task_noun} queued to the last one's end"
     if not group.is_finished:
         wall = f"since the first {task_noun} was queued"
-    overhead = "of the time from queued to end was no work"
-    if _items_run_at_once(group) and group.overhead_share is None:
-        overhead = "items ran at once; how long they took together was not recorded"
+    if group.idle_seconds:
+        wall += f", {format_seconds(group.idle_seconds)} of it idle between tries"
+    overhead = f"of the time from queued to end{last_tries} was no work"
     texts = [
-        ("Work", format_seconds(group.work_seconds), f"what {recorded} took inside their code, added up"),
+        ("Work", format_seconds(group.work_seconds), work),
         ("CPU", format_seconds(group.cpu_seconds), "CPU time of that; the rest was spent waiting"),
         ("Memory", format_bytes(group.peak_memory_bytes), f"at most, of one {task_noun}'s process"),
         ("Wall", format_seconds(group.wall_seconds), wall),
@@ -104,12 +108,9 @@ def _limit(group: GroupReport) -> tuple[str, str]:
     return "–", "not known: some of these tasks have limits of their own"
 
 
-def _items_run_at_once(group: GroupReport) -> bool:
-    return (group.item_concurrency or 1) > 1
-
-
 def _slowest(group: GroupReport) -> Iterator[tuple[str, str, str]]:
-    added_up = ": the work of its items, which ran at once, added up" if _items_run_at_once(group) else ""
+    runs_items_at_once = (group.item_concurrency or 1) > 1
+    added_up = ": the work of its items, which ran at once, added up" if runs_items_at_once else ""
     for slow in group.slowest[:1]:
         yield "Slowest", format_seconds(slow.seconds), shortened(slow.name) + added_up
     if group.wall_without_slowest_seconds is not None:

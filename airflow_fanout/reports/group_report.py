@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow_fanout.reports.timing import GroupSummary
 
 if TYPE_CHECKING:
-    from airflow_fanout.reports.runs import TaskTry
+    from airflow_fanout.reports.timing import TaskTry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,9 @@ class BranchReport:
     ``task_id`` and ``map_index`` are of the task instance to look at: the one that failed, the one that runs,
     else the last; None and -1 where there is none yet. ``step`` is the last part of ``task_id``, if the
     branch failed and has several tasks. Times are those of the last try; ``elapsed_seconds`` are from its
-    start to its end, or so far. ``tries`` are those of the task that was tried most often, ``earlier_tries``
-    are all its tasks'. ``host`` is where its last task ran. ``items`` is how many items a batch has by state.
+    start to its end, or so far, without what later tasks of a branch lost by being tried again. ``tries`` are
+    those of the task that was tried most often, ``earlier_tries`` are all its tasks'. ``host`` is where its
+    last task ran. ``items`` is how many items a batch has by state.
     """
 
     name: str
@@ -139,11 +140,10 @@ class GroupReport(Outcomes):
     expanded; ``causes`` are what failed before the branches, and left some of them ``upstream_failed``.
     ``effective_concurrency`` and ``limit`` are as things are now.
 
-    Of a batch that went on where an earlier try had ended, work and times are those of all these tries.
-    ``items`` are its items; they have no times of their own. ``item_concurrency`` is how many items of a
-    batch could run at once; where that is more than one, the overhead is that of the last tries, beside the
-    time in which items ran. ``segments`` are the times that a time line shows, from a start to an end: long
-    idle times between them are left out.
+    Of a batch that went on where an earlier try had ended, work is that of all these tries. ``items`` are its
+    items; they have no times of their own. ``item_concurrency`` is how many items of a batch could run at
+    once; overhead of batches is beside the time in which their items ran. ``segments`` are the times that a
+    time line shows, from a start to an end: long idle times between them are left out.
     """
 
     title: str

@@ -22,16 +22,17 @@ from airflow_fanout.reports.group_report import (
 )
 from airflow_fanout.reports.rerun import causes_before
 from airflow_fanout.reports.runs import PROBLEMS
-from airflow_fanout.reports.timing import count_states, seconds_between, segments, summarize
+from airflow_fanout.reports.timing import count_states, segments, summarize
 from airflow_fanout.rules.capacity import describe
 from airflow_fanout.rules.instances import FINISHED
+from airflow_fanout.rules.outcomes import WAITING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
-    from airflow_fanout.reports.timing import BranchTiming, GroupSummary
+    from airflow_fanout.reports.timing import GroupSummary, Times
     from airflow_fanout.rules.capacity import Capacity
     from airflow_fanout.serialization.outline import DagOutline
 
@@ -67,13 +68,13 @@ def run_report(
 
 def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: CapacityOf) -> GroupReport:
     """Put one group's report together."""
-    summary = _summary(run, now)
+    so_far = [_so_far(branch, now) for branch in run.ran]
+    summary = _summary(run, so_far)
     capacity = capacity_of(run, summary.total) if summary.total else None
     narrowest = None if capacity is None else capacity.limit
-    branches = _branch_reports(run, now)
     items = None
     if run.batches is not None:
-        items = _outcomes(run, summarize((item.timing for item in run.branches), slowest=SLOWEST_ITEMS))
+        items = _outcomes(run, summarize(run.branches, slowest=SLOWEST_ITEMS))
     # A batched group's own times are those of its batches; its outcomes are those of its items.
     group = GroupReport(
         **vars(summary if items is not None else _outcomes(run, summary)),
@@ -84,7 +85,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         fan_in_ids=run.fan_in_ids,
         degraded=_is_degraded(facts, run),
         is_finished=_is_finished(run),
-        unexpanded=None if run.unexpanded is None else run.unexpanded.timing.state,
+        unexpanded=None if run.unexpanded is None else run.unexpanded.state or WAITING,
         causes=causes_before(facts, run),
         declared_concurrency=summary.total,
         effective_concurrency=None if capacity is None else capacity.effective,
@@ -93,8 +94,8 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         items_per_task=None if run.group is None else run.group.items_per_task,
         item_concurrency=_item_concurrency(run),
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
-        segments=segments(span for branch in branches for span in _spans(branch, now)),
-        branches=branches,
+        segments=segments(so_far),
+        branches=_branch_reports(run, so_far),
         items=items,
     )
     advice = advise(group, takes_batches=_takes_batches(facts.outline, run)) if group.is_finished else ()
@@ -121,7 +122,7 @@ def item_page(run: GroupRun, map_index: int, *, start: int, size: int) -> dict[s
             "state": item.state,
             "error": item.error,
             "is_stopped": item.is_stopped,
-            "work_seconds": item.timing.work_seconds,
+            "work_seconds": item.work_seconds,
         }
         for item in items[start : start + size]
     ]
@@ -159,71 +160,53 @@ def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
     return all(len(ids) == 1 and outline.tasks[ids[0]].operator in PYTHON_TASKS for ids in steps)
 
 
-def _summary(run: GroupRun, now: datetime) -> GroupSummary:
-    """Figures up to the present; those of batches are over all tries that these are made of."""
-    timings = [_so_far(branch.timing, now) for branch in run.ran]
+def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
+    """Figures up to the present; overhead of batches is beside the time in which their items ran."""
+    summary = summarize(so_far)
     if run.batches is None:
-        return summarize(timings)
-    all_tries = [_of_all_tries(timing, batch) for timing, batch in zip(timings, run.batches, strict=True)]
-    if _item_concurrency(run) == 1:
-        last_tries = summarize(all_tries)
-    else:  # the seconds of items that ran at once are more than the time that they took
-        records = [batch.task_runs[0].batch_record for batch in run.batches]
-        last_tries = summarize(
-            replace(batch.timing, work_seconds=None if record is None else record.elapsed)
-            for batch, record in zip(run.batches, records, strict=True)
-        )
-    share = last_tries.overhead_share
-    is_known = share is not None and share >= 0  # less than 0: of work that an earlier try had done
+        return summary
+    records = [batch.task_runs[0].batch_record for batch in run.batches]
+    elapsed = summarize(
+        replace(batch, work_seconds=None if record is None else record.elapsed)
+        for batch, record in zip(so_far, records, strict=True)
+    )
     return replace(
-        summarize(all_tries),
-        overhead_share=share if is_known else None,
-        median_overhead_seconds=last_tries.median_overhead_seconds if is_known else None,
+        summary,
+        overhead_share=elapsed.overhead_share,
+        median_overhead_seconds=elapsed.median_overhead_seconds,
     )
 
 
-def _this_try(timing: BranchTiming) -> BranchTiming:
-    """Drop of a branch that has not ended what Airflow still has of its try before."""
-    queued, ended = timing.queued, timing.ended
-    if timing.state in ENDED or queued is None or ended is None or ended >= queued:
-        return timing
-    return replace(timing, started=timing.started if timing.state == "running" else None, ended=None)
-
-
-def _so_far(timing: BranchTiming, now: datetime) -> BranchTiming:
+def _so_far(branch: BranchRun, now: datetime) -> BranchRun:
     """Count what has not ended up to the present."""
-    timing = replace(_this_try(timing), tasks=tuple(_so_far(task, now) for task in timing.tasks))
-    is_open = timing.state not in ENDED and timing.queued is not None and timing.ended is None
-    return replace(timing, ended=now) if is_open else timing
+    tasks = tuple((*tries[:-1], *(_until(now, last) for last in tries[-1:])) for tries in branch.tasks)
+    return replace(_until(now, branch), tasks=tasks)
 
 
-def _of_all_tries(timing: BranchTiming, batch: BranchRun) -> BranchTiming:
-    """Have a batch begin with the first of the tries whose items its last one goes on with."""
-    first, tries = timing, [timing]
-    for task_run in batch.task_runs:
-        for earlier in reversed(task_run.earlier):
-            if earlier.state == "success" or earlier.queued is None or earlier.started is None:
-                break  # cleared after a success, it ran all of its items again
-            first = replace(first, queued=earlier.queued, started=earlier.started)
-            if earlier.ended is not None:
-                tries.append(replace(first, ended=earlier.ended))
-    return replace(first, tasks=tuple(tries))
+def _until(now: datetime, times: Times) -> Times:
+    is_open = times.state not in ENDED and times.queued is not None and times.ended is None
+    return replace(times, ended=now) if is_open else times
 
 
-def _branch_reports(run: GroupRun, now: datetime) -> tuple[BranchReport, ...]:
-    if run.batches is None:
-        return tuple(_branch_report(branch, now, items=None) for branch in run.branches)
+def _branch_reports(run: GroupRun, so_far: Iterable[BranchRun]) -> tuple[BranchReport, ...]:
     states = defaultdict[int, list[str]](list)
-    for item in run.branches:
+    for item in run.branches if run.batches is not None else ():
         states[_batch_of(item)].append(item.state)
-    counts = {index: count_states(names) for index, names in states.items()}
-    return tuple(_branch_report(batch, now, items=counts.get(_batch_of(batch), {})) for batch in run.batches)
+    return tuple(
+        _branch_report(
+            branch,
+            elapsed_seconds=until_now.elapsed_seconds,
+            items=None if run.batches is None else count_states(states[_batch_of(branch)]),
+        )
+        for branch, until_now in zip(run.ran, so_far, strict=True)
+    )
 
 
-def _branch_report(branch: BranchRun, now: datetime, *, items: dict[str, int] | None) -> BranchReport:
-    timing, so_far = _this_try(branch.timing), _so_far(branch.timing, now)
-    elapsed = seconds_between(so_far.started, so_far.ended)
+def _branch_report(
+    branch: BranchRun, *, elapsed_seconds: float | None, items: dict[str, int] | None
+) -> BranchReport:
     task_id, map_index = _task_to_look_at(branch)
+    hostnames = [task_run.hostname for task_run in branch.task_runs if task_run.hostname]
     return BranchReport(
         name=branch.name,
         state=branch.state,
@@ -232,18 +215,16 @@ def _branch_report(branch: BranchRun, now: datetime, *, items: dict[str, int] | 
         step=_failed_step(branch),
         error=branch.error,
         is_stopped=branch.is_stopped,
-        queued=timing.queued,
-        started=timing.started,
-        ended=timing.ended,
-        elapsed_seconds=None if elapsed is None else max(0.0, elapsed),
-        tries=timing.tries,
-        earlier_tries=tuple(
-            earlier for run in branch.task_runs for earlier in run.earlier if earlier.has_run
-        ),
-        work_seconds=timing.work_seconds,
-        cpu_seconds=timing.cpu_seconds,
-        peak_memory_bytes=timing.peak_memory_bytes,
-        host=next((run.hostname for run in reversed(branch.task_runs) if run.hostname), None),
+        queued=branch.queued,
+        started=branch.started,
+        ended=branch.ended,
+        elapsed_seconds=elapsed_seconds,
+        tries=branch.tries,
+        earlier_tries=tuple(each for run in branch.task_runs for each in run.earlier if each.has_run),
+        work_seconds=branch.work_seconds,
+        cpu_seconds=branch.cpu_seconds,
+        peak_memory_bytes=branch.peak_memory_bytes,
+        host=hostnames[-1] if hostnames else None,
         items=items,
     )
 
@@ -262,16 +243,6 @@ def _failed_step(branch: BranchRun) -> str | None:
     task_id, _ = _task_to_look_at(branch)
     has_steps = branch.state == "failed" and len({run.task_id for run in branch.task_runs}) > 1
     return task_id.rpartition(".")[2] if has_steps and task_id is not None else None
-
-
-def _spans(branch: BranchReport, now: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """When a time line shows something of a branch: its tries, from being queued to their end."""
-    ended = branch.ended or (None if branch.state in ENDED else now)
-    tries = [(earlier.queued, earlier.started, earlier.ended) for earlier in branch.earlier_tries]
-    for times in (*tries, (branch.queued, branch.started, ended)):
-        if times[0] is not None or times[1] is not None:
-            known = [timestamp for timestamp in times if timestamp is not None]
-            yield min(known), max(known)
 
 
 def _outcomes(run: GroupRun, summary: GroupSummary) -> Outcomes:
@@ -304,7 +275,7 @@ def _problems(run: GroupRun) -> tuple[Problem, ...]:
             error=branch.error,
             task_id=task_id,
             map_index=map_index,
-            tries=branch.timing.tries,
+            tries=branch.tries,
         )
         if silent[index] > 1:
             problems.setdefault(index, replace(problem, name=silent_batches[index], items=silent[index]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from airflow_fanout.reports.timing import BranchTiming, seconds_between, sum_of_known
+from airflow_fanout.reports.timing import BranchTiming, TaskTry, last_try, seconds_between, sum_of_known
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import WAITING, believed
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
 
 PROBLEMS = frozenset({"failed", "upstream_failed", "missing"})
 """States of branches that left no value, though they should have."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskTry:
-    """A try of a task instance that another one has followed; the first has ``number`` 1."""
-
-    number: int
-    state: str | None
-    queued: datetime | None
-    started: datetime | None
-    ended: datetime | None
-
-    @property
-    def has_run(self) -> bool:
-        """Whether there was such a try at all: Airflow keeps what was cleared before it ran as number 0."""
-        return self.number > 0 and not _never_ran(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +86,16 @@ class TaskRun:
         """Cores that it could run on; None if it recorded none."""
         return None if self.told is None or isinstance(self.told, LostRecord) else self.told.cores
 
-    @property
+    @cached_property
     def timing(self) -> BranchTiming:
         """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
-        timing = BranchTiming(name=self.name, state=self.state or WAITING, tries=self.tries)
-        if self.told is not None or not _never_ran(self):
-            timing = replace(timing, queued=self.queued, started=self.started, ended=self.ended)
+        number, state = self.tries, self.state
+        times = {"queued": self.queued, "started": self.started, "ended": self.ended}
+        last = last_try(TaskTry(number=number, state=state, **times))
+        tries = tuple(each for each in (*self.earlier, last) if each.has_run)
+        timing = BranchTiming(name=self.name, state=state or WAITING, tries=number, tasks=(tries,))
+        if last.has_run:
+            timing = replace(timing, queued=last.queued, started=last.started, ended=last.ended)
         match self.told:
             case BranchRecord() as record:
                 seconds, cpu_seconds = record.seconds, record.cpu_seconds
@@ -123,21 +111,17 @@ class TaskRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BranchRun:
+class BranchRun(BranchTiming):
     """
-    What became of one branch, one item or one batch.
+    What became of one branch, one item or one batch; of an item the seconds in its code are its only times.
 
     :param state: As a fan-in would say, ``success``, ``failed``, ``upstream_failed``, ``skipped``,
         ``missing`` or ``removed``; before it has ended in Airflow's words, or ``waiting``.
-    :param timing: Its times; of an item only the seconds in its code.
     :param error: ``"ValueError: message"``, or why there is no value; None if there is no more to say.
     :param is_stopped: Whether ``stop_after_failures`` kept it from starting.
     :param task_runs: Its task instances, in the order in which its tasks run; an item's is that of its batch.
     """
 
-    name: str
-    state: str
-    timing: BranchTiming
     error: str | None = None
     is_stopped: bool = False
     task_runs: tuple[TaskRun, ...] = ()
@@ -237,8 +221,3 @@ class RunFacts:
     def prefix_of(self, fan_in: FanInOutline) -> str | None:
         """Return a fan-in's prefix as rendered; None if it has none, or has not been rendered yet."""
         return self.prefixes.get(fan_in.task_id) if fan_in.is_templated else fan_in.task_id_prefix
-
-
-def _never_ran(run: TaskRun | TaskTry) -> bool:
-    """Whether its times are stamps of Airflow's, or left of a try before the task instance was cleared."""
-    return run.state == "upstream_failed" or (run.queued is None and run.started == run.ended)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from airflow_fanout.rules.names import natural_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
     Span = tuple[datetime, datetime]
     """From a start to an end."""
@@ -32,12 +32,29 @@ MOST_CUTS = 10  # idle times that are left out, at most: the longest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TaskTry:
+    """A try of a task instance; the first has ``number`` 1."""
+
+    number: int
+    state: str | None
+    queued: datetime | None
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there was such a try at all: not if it was cleared before it ran, or stamped by Airflow."""
+        is_stamped = self.queued is None and self.started == self.ended
+        return self.number > 0 and self.state != "upstream_failed" and not is_stamped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BranchTiming:
     """
-    When one branch (or item) was queued and ran in its last try, and what it recorded about itself.
+    When one branch (or item) was queued and ran in its last try, and what that recorded about itself.
 
     :param work_seconds: Wall-clock seconds measured inside ``execute``.
-    :param tasks: The times of its tasks, or tries, if it has several: it may wait for a slot between two.
+    :param tasks: All tries of each of its tasks, in order; itself is the only one if there are none.
     """
 
     name: str
@@ -49,17 +66,27 @@ class BranchTiming:
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     tries: int | None = None
-    tasks: tuple[BranchTiming, ...] = ()
+    tasks: tuple[tuple[TaskTry, ...], ...] = ()
 
-    def __post_init__(self) -> None:
-        """Refuse what would spoil every figure that it is part of."""
-        if self.work_seconds is not None and not 0 <= self.work_seconds < math.inf:
-            msg = f"Branch {self.name!r}: expected work_seconds of 0 or more, not {self.work_seconds}"
-            raise ValueError(msg)
-        for timestamp in (self.queued, self.started, self.ended):
-            if timestamp is not None and timestamp.tzinfo is None:
-                msg = f"Branch {self.name!r}: expected datetimes with a time zone, not {timestamp}"
-                raise ValueError(msg)
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """Seconds from its start to its end, without :attr:`retried_seconds`."""
+        seconds = seconds_between(self.started, self.ended)
+        return None if seconds is None else max(0.0, seconds - self.retried_seconds)
+
+    @property
+    def retried_seconds(self) -> float:
+        """Seconds of these that earlier tries of its later tasks took, with the time before the next try."""
+        if self.queued is None:
+            return 0.0
+        return math.fsum(
+            (after.queued - before.queued).total_seconds()
+            for before, after in _pairs_of_tries([self])
+            if before.queued is not None and after.queued is not None and before.queued >= self.queued
+        )
+
+
+Times = TypeVar("Times", bound=TaskTry | BranchTiming)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +112,13 @@ class GroupSummary:
     ``states`` is the number of branches by state, those that need attention first. The rest is about
     ``total`` branches: all but the ``removed``. Work is about the ``recorded`` ones, so that ``speed_up``,
     work divided by wall, is a lower bound where these are fewer. Wall is from the first queued to the last
-    end, without branches that never ran; None until all have ended, or if it isn't known when one that ran
-    was queued. Overhead is the time from queued to end that was no work. ``computed_share`` is CPU seconds
-    divided by work. Memory is that of one branch's process, at most. A branch of several tasks counts
-    towards ``peak_concurrency`` while one of its tasks runs. "Without the slowest" are the others as they
-    ran: what might have started earlier is not moved up.
+    end of all tries, without branches that never ran; None until all have ended, or if it isn't known when
+    one that ran was queued. ``idle_seconds`` are those of them in which nothing was queued or ran, but some
+    branch waited for its next try. Work, CPU, memory, elapsed time and overhead, the time from queued to end
+    that was no work, are those of last tries. ``computed_share`` is CPU seconds divided by work. Memory is
+    that of one branch's process, at most. A branch of several tasks counts towards ``peak_concurrency``
+    while one of its tasks runs. "Without the slowest" are the others as they ran: what might have started
+    earlier is not moved up.
     """
 
     states: dict[str, int]
@@ -98,6 +127,7 @@ class GroupSummary:
     work_seconds: float | None = None
     median_work_seconds: float | None = None
     wall_seconds: float | None = None
+    idle_seconds: float = 0.0
     speed_up: float | None = None
     overhead_share: float | None = None
     median_overhead_seconds: float | None = None
@@ -121,7 +151,7 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
     :param slowest: How many of the slowest branches to name.
     """
     timings = list(timings)
-    counted = [_last_try(timing) for timing in timings if timing.state != REMOVED]
+    counted = [last_try(timing) for timing in timings if timing.state != REMOVED]
     work = [timing.work_seconds for timing in counted if timing.work_seconds is not None]
     memory = [timing.peak_memory_bytes for timing in counted if timing.peak_memory_bytes is not None]
     computed = [
@@ -140,10 +170,11 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
         work_seconds=sum_of_known(work),
         median_work_seconds=median(work) if work else None,
         wall_seconds=wall,
+        idle_seconds=_idle_seconds(counted),
         speed_up=_ratio(sum_of_known(work), wall),
         overhead_share=overhead_share,
         median_overhead_seconds=median_overhead_seconds,
-        elapsed_sum_seconds=sum_of_known(seconds_between(timing.started, timing.ended) for timing in counted),
+        elapsed_sum_seconds=sum_of_known(timing.elapsed_seconds for timing in counted),
         cpu_seconds=sum_of_known(timing.cpu_seconds for timing in counted),
         computed_share=_ratio(sum_of_known(c for c, _ in computed), sum_of_known(w for _, w in computed)),
         peak_memory_bytes=max(memory, default=None),
@@ -161,15 +192,10 @@ def count_states(states: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(states).items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
-def segments(spans: Iterable[Span]) -> tuple[Span, ...]:
+def segments(timings: Iterable[BranchTiming]) -> tuple[Span, ...]:
     """Divide a time line where nothing was going on for long, as before a branch that was cleared."""
-    busy: list[Span] = []
-    for start, end in sorted(spans):
-        if busy and start <= busy[-1][1]:
-            busy[-1] = busy[-1][0], max(busy[-1][1], end)
-        else:
-            busy.append((start, end))
-    shortest = LONG * sum((end - start).total_seconds() for start, end in busy)
+    busy = _merged(_spans(timings))
+    shortest = LONG * _length(busy)
     gaps = [(after[0] - before[1]).total_seconds() for before, after in pairwise(busy)]
     longest = sorted(range(len(gaps)), key=lambda index: -gaps[index])[:MOST_CUTS]
     cuts = sorted(index + 1 for index in longest if gaps[index] > shortest)
@@ -177,29 +203,56 @@ def segments(spans: Iterable[Span]) -> tuple[Span, ...]:
     return tuple((busy[first][0], busy[last - 1][1]) for first, last in pairwise(edges))
 
 
-def _last_try(timing: BranchTiming) -> BranchTiming:
-    """Keep the times that belong to the last try, in UTC."""
-    if timing.queued is timing.started is timing.ended is None:
-        return timing
-    # Python subtracts datetimes of one zone as clocks on the wall show them: an hour off when they change.
-    queued, started, ended = (
-        None if timestamp is None else timestamp.astimezone(UTC)
-        for timestamp in (timing.queued, timing.started, timing.ended)
-    )
-    if queued is not None and ended is not None and ended < queued:
-        # Waiting for its next try: Airflow keeps the earlier one's start and end until that starts.
-        started = ended = None
-    elif queued is None and started == ended and timing.work_seconds is None:
+def _spans(timings: Iterable[BranchTiming]) -> Iterator[Span]:
+    """From the first to the last that is known of each try."""
+    for timing in timings:
+        for times in _tries(timing):
+            known = [moment for moment in (times.queued, times.started, times.ended) if moment is not None]
+            if known:
+                yield min(known), max(known)
+
+
+def _tries(timing: BranchTiming) -> Iterable[TaskTry | BranchTiming]:
+    return chain(*timing.tasks) if timing.tasks else (timing,)
+
+
+def _pairs_of_tries(timings: Iterable[BranchTiming]) -> Iterator[tuple[TaskTry, TaskTry]]:
+    for timing in timings:
+        for tries in timing.tasks:
+            yield from pairwise(tries)
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    busy: list[Span] = []
+    for start, end in sorted(spans):
+        if busy and start <= busy[-1][1]:
+            busy[-1] = busy[-1][0], max(busy[-1][1], end)
+        else:
+            busy.append((start, end))
+    return busy
+
+
+def _length(spans: Iterable[Span]) -> float:
+    return math.fsum((end - start).total_seconds() for start, end in spans)
+
+
+def last_try(times: Times) -> Times:
+    """Keep of a task instance's times those that belong to its last try."""
+    queued, started, ended = times.queued, times.started, times.ended
+    if queued is None and started == ended:
         # Never ran: the scheduler stamps upstream_failed and skipped tasks with one moment as start and end.
         started = ended = None
+    elif queued is not None and ended is not None and ended < queued:
+        # Airflow keeps an earlier try's start until the next one starts, and its end until that ends.
+        started = started if started is not None and started > ended else None
+        ended = None
     elif started is not None and ended is not None and ended < started:
         # Two machines' clocks disagree: how long it ran can't be told.
         started = None
     if queued is not None and started is not None and started < queued:
         # Deferred, queued again to resume: Airflow keeps the start and overwrites when it was first queued.
         queued = started
-    tasks = tuple(_last_try(task) for task in timing.tasks)
-    return replace(timing, queued=queued, started=started, ended=ended, tasks=tasks)
+    return replace(times, queued=queued, started=started, ended=ended)
 
 
 def seconds_between(first: datetime | None, last: datetime | None) -> float | None:
@@ -220,7 +273,7 @@ def _ratio(dividend: float | None, divisor: float | None) -> float | None:
 def _overhead(timings: Sequence[BranchTiming]) -> tuple[float | None, float | None]:
     """Share, and median of the seconds, from queued to end in which there was no work."""
     pairs = [
-        (timing.work_seconds, seconds)
+        (timing.work_seconds, seconds - timing.retried_seconds)
         for timing in timings
         if timing.work_seconds is not None
         and (seconds := seconds_between(timing.queued, timing.ended)) is not None
@@ -232,17 +285,27 @@ def _overhead(timings: Sequence[BranchTiming]) -> tuple[float | None, float | No
 
 def _wall_seconds(timings: Sequence[BranchTiming]) -> float | None:
     ran = [timing for timing in timings if timing.queued or timing.started or timing.ended]
-    queued = [timing.queued for timing in ran if timing.queued is not None]
-    ended = [timing.ended for timing in ran if timing.ended is not None]
-    if not ran or len(queued) < len(ran) or len(ended) < len(ran):
+    if not ran or any(timing.queued is None or timing.ended is None for timing in ran):
         return None
-    return seconds_between(min(queued), max(ended))
+    spans = list(_spans(timings))
+    return seconds_between(min(start for start, _ in spans), max(end for _, end in spans))
+
+
+def _idle_seconds(timings: Sequence[BranchTiming]) -> float:
+    """Seconds between tries in which no other branch was queued or ran."""
+    busy = list(_spans(timings))
+    waits = [
+        (before.ended, after.queued)
+        for before, after in _pairs_of_tries(timings)
+        if before.ended is not None and after.queued is not None and before.ended < after.queued
+    ]
+    return _length(_merged([*busy, *waits])) - _length(_merged(busy))
 
 
 def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBranch], list[float]]:
     """The slowest, and all durations, longest first: by work, or, where nobody recorded it, elapsed."""
     measure: Literal["work", "elapsed"] = "elapsed"
-    seconds = [seconds_between(timing.started, timing.ended) for timing in timings]
+    seconds = [timing.elapsed_seconds for timing in timings]
     if any(timing.work_seconds is not None for timing in timings):
         measure, seconds = "work", [timing.work_seconds for timing in timings]
     durations = sorted((each for each in seconds if each is not None), reverse=True)
@@ -259,7 +322,7 @@ def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBra
 def _peak_concurrency(timings: Sequence[BranchTiming]) -> int:
     changes: list[tuple[datetime, int, int]] = []
     for index, timing in enumerate(timings):
-        for task in timing.tasks or (timing,):
+        for task in _tries(timing):
             if task.started is not None:
                 changes.append((task.started, 1, index))
                 if task.ended is not None:

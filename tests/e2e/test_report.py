@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -26,6 +26,10 @@ DAG_ID = "reported"
 INSTANCES = """
 SELECT task_id, map_index, state, queued_dttm, start_date, end_date, try_number
 FROM task_instance WHERE dag_id = 'reported' AND run_id = :run_id
+"""
+EARLIER = """
+SELECT task_id, map_index, queued_dttm, start_date, end_date
+FROM task_instance_history WHERE dag_id = 'reported' AND run_id = :run_id
 """
 RECORDS = """
 SELECT task_id, map_index, value FROM xcom
@@ -58,6 +62,8 @@ class Row:
     work: float | None
     cpu: float | None
     memory: int | None
+    elapsed: float | None
+    earlier: list[tuple[datetime, datetime, datetime]]
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +92,14 @@ def records(run: Run, database_url: str) -> dict[tuple[str, int], dict[str, Any]
 def rows(run: Run, database_url: str, records: dict[tuple[str, int], dict[str, Any]]) -> dict[str, list[Row]]:
     """The branches of every group, in order."""
     instances = {(task_id, at): rest for task_id, at, *rest in query(database_url, INSTANCES, run)}
+    earlier = defaultdict(list)
+    for task_id, at, *times in query(database_url, EARLIER, run):
+        earlier[task_id, at].append([timestamp(time) for time in times])
     return {
-        group: [row_of([(*instances[key], records.get(key, {})) for key in keys]) for keys in branches]
+        group: [
+            row_of([(*instances[key], records.get(key, {}), earlier[key]) for key in keys])
+            for keys in branches
+        ]
         for group, branches in GROUPS.items()
     }
 
@@ -113,6 +125,8 @@ def row_of(tasks: Sequence[tuple[Any, ...]]) -> Row:
         work=total([record.get("seconds") for record in records]),
         cpu=total([record.get("cpu_seconds") for record in records]),
         memory=max((record["peak_memory_bytes"] for record in records if record), default=None),
+        elapsed=total([record.get("elapsed", record.get("seconds")) for record in records]),
+        earlier=[(queued, start, end) for task in tasks for queued, start, end in task[6]],
     )
 
 
@@ -159,19 +173,33 @@ def test_figures_are_those_that_the_database_gives(
 
     work = [branch.work for branch in branches if branch.work is not None]
     assert len(work) == len(branches) == group["total"] == group["recorded"]
-    wall = (max(b.ended for b in branches) - min(b.queued for b in branches)).total_seconds()
+    first = min(moment for b in branches for moment in [b.queued, *(queued for queued, *_ in b.earlier)])
+    wall = (max(b.ended for b in branches) - first).total_seconds()
     spent = sum((b.ended - b.queued).total_seconds() for b in branches)
+    ran = [*((b.started, b.ended) for b in branches), *(times[1:] for b in branches for times in b.earlier)]
     assert group["states"] == Counter(branch.state for branch in branches)
     assert group["work_seconds"] == pytest.approx(sum(work))
     assert group["wall_seconds"] == pytest.approx(wall)
     assert group["speed_up"] == pytest.approx(sum(work) / wall)
-    assert group["overhead_share"] == pytest.approx(1 - sum(work) / spent)
+    assert group["overhead_share"] == pytest.approx(1 - sum(b.elapsed or 0.0 for b in branches) / spent)
     assert group["peak_concurrency"] == max(
-        sum(b.started <= start < b.ended for b in branches) for start in {b.started for b in branches}
+        sum(start <= moment < end for start, end in ran) for moment, _ in ran
     )
     slowest = work.index(max(work))
     assert group["slowest"][0]["name"] == group["branches"][slowest]["name"]
     assert group["slowest"][0]["seconds"] == pytest.approx(max(work))
+
+
+def test_the_time_for_which_a_retry_was_waited_for_is_idle(
+    report: dict[str, Any], rows: dict[str, list[Row]]
+) -> None:
+    group, (other, again) = report["groups"]["retries"], rows["retries"]
+
+    ((_, _, failed),) = again.earlier
+    idle = (again.queued - max(failed, min(other.ended, again.queued))).total_seconds()
+    assert group["idle_seconds"] == pytest.approx(idle)
+    assert idle > 1
+    assert group["wall_seconds"] > idle > group["work_seconds"]
 
 
 def test_a_group_that_is_not_of_this_package_has_a_wall_and_no_work(
@@ -195,6 +223,7 @@ def test_branches_have_their_names_tries_and_errors(
     assert names == [records["loads.each", index]["name"] for index in range(3)]
     assert sorted(names) == ["apac", "eu", "us"]
     assert [branch["tries"] for branch in branches["retries"]] == [1, 2]
+    assert [len(branch["earlier_tries"]) for branch in branches["retries"]] == [0, 1]
     errors = [branch["error"] for branch in branches["parts"]]
     assert errors == [None, None, "ValueError: no such file", None]
 

@@ -47,7 +47,7 @@ def visit(place: int) -> int:
     return place
 
 
-@task(retries=1, retry_delay=timedelta(0))
+@task(retries=1, retry_delay=timedelta(seconds=5))
 def flaky(index: int, ti: Any = None) -> int:
     if index == 1 and ti.try_number == 1:
         message = "not yet"

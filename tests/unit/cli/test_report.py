@@ -13,7 +13,7 @@ from airflow_fanout.cli.report import show, tolerate_any_encoding
 from airflow_fanout.cli.time_line import MOST_ROWS
 from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.run_report import run_report
-from airflow_fanout.reports.runs import TaskTry
+from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity, Limit
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, ran, static
 

@@ -15,7 +15,6 @@ from airflow_fanout.metadata.clearing import clear
 from airflow_fanout.reports.branches import UnknownGroupError
 from airflow_fanout.reports.rerun import BranchRerun, Clearing, GroupRerun, RerunPlan
 from airflow_fanout.reports.runs import BranchRun, GroupRun, TaskRun
-from airflow_fanout.reports.timing import BranchTiming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
 
 def branch(name: str, state: str = "failed", **more: Any) -> BranchRerun:
     its = (TaskRun(task_id=f"group.{name}", state=state),)
-    timing = BranchTiming(name=name, state=state, queued=None, started=None, ended=None)
-    return BranchRerun(
-        branch=BranchRun(name=name, state=state, timing=timing, task_runs=its, **more), task_runs=its
-    )
+    return BranchRerun(branch=BranchRun(name=name, state=state, task_runs=its, **more), task_runs=its)
 
 
 def plan(branches: Iterable[BranchRerun], **more: Any) -> RerunPlan:

@@ -94,19 +94,19 @@ class TestStates:
     def test_a_branch_may_be_on_its_way(self, state: str | None, expected: str) -> None:
         branch = only_branch(static("eu"), ran("etl.eu", state=state))
 
-        assert (branch.state, branch.timing.state, branch.error) == (expected, expected, None)
+        assert (branch.state, branch.error) == (expected, None)
 
     def test_a_branch_without_a_task_instance_waits(self) -> None:
         branch = only_branch(static("eu"))
 
-        assert (branch.state, branch.timing.queued) == ("waiting", None)
+        assert (branch.state, branch.queued) == ("waiting", None)
 
     def test_the_record_of_another_state_is_of_an_earlier_try(self) -> None:
         earlier = {"state": "success", "seconds": 7.0, "error": "no"}
 
         branch = only_branch(static("eu"), ran("etl.eu", state="failed", record=earlier))
 
-        assert (branch.error, branch.timing.work_seconds) == (NO_EXCEPTION_RECORDED, None)
+        assert (branch.error, branch.work_seconds) == (NO_EXCEPTION_RECORDED, None)
 
     def test_a_success_after_a_failure_of_which_nothing_is_left_was_marked_by_hand(self) -> None:
         """Its fan-in says so too, and ``rerun`` has to run it again."""
@@ -137,10 +137,9 @@ class TestSeveralTasks:
             ran("etl.eu.write", second=3, seconds=0.5, cpu_seconds=0.25, peak_memory_bytes=7, tries=2),
         )
 
-        timing = branch.timing
-        assert (timing.work_seconds, timing.cpu_seconds, timing.peak_memory_bytes) == (2.0, 0.75, 9)
-        assert (timing.started, timing.ended) == (NOON + timedelta(seconds=1), NOON + timedelta(seconds=4))
-        assert timing.tries == 2
+        assert (branch.work_seconds, branch.cpu_seconds, branch.peak_memory_bytes) == (2.0, 0.75, 9)
+        assert (branch.started, branch.ended) == (NOON + timedelta(seconds=1), NOON + timedelta(seconds=4))
+        assert branch.tries == 2
 
     def test_a_mapped_one_is_put_together_by_its_index(self) -> None:
         run = only(
@@ -149,14 +148,14 @@ class TestSeveralTasks:
             *(ran("load.each.read", n, seconds=1.5 + n) for n in range(2)),
         )
 
-        assert [branch.timing.work_seconds for branch in run.branches] == [2.0, 3.0]
+        assert [branch.work_seconds for branch in run.branches] == [2.0, 3.0]
 
     def test_work_is_not_guessed_if_one_of_them_recorded_none(self) -> None:
         branch = only_branch(
             static("eu", steps=("read", "write")), ran("etl.eu.read", seconds=1.0), ran("etl.eu.write")
         )
 
-        assert branch.timing.work_seconds is None
+        assert branch.work_seconds is None
 
 
 class TestItems:
@@ -167,7 +166,7 @@ class TestItems:
             batch(0, "SK", seconds=[0.5, None]),
         )
 
-        assert [(i.name, i.state, i.timing.work_seconds, i.error) for i in run.branches] == [
+        assert [(i.name, i.state, i.work_seconds, i.error) for i in run.branches] == [
             ("docs_0", "success", 0.5, None),
             ("docs_1", "skipped", None, None),
             ("docs_2", "failed", 1.0, "ValueError: no"),
@@ -196,7 +195,7 @@ class TestItems:
     def test_a_batchs_work(self, seconds: Any, cpu_seconds: Any, expected: tuple[float | None, ...]) -> None:
         (task,) = only(batched(), batch(0, "S" * len(seconds), seconds=seconds, cpu_seconds=cpu_seconds)).ran
 
-        assert (task.timing.work_seconds, task.timing.cpu_seconds) == expected
+        assert (task.work_seconds, task.cpu_seconds) == expected
 
     def test_a_batch_says_what_it_ran_on(self) -> None:
         (task,) = only(batched(), batch(0, "S", cores=4)).ran
@@ -217,7 +216,7 @@ class TestItems:
         """The items' task was cleared alone; the fan-in believes no such record either."""
         run = only(batched(), batch(0, "SSS", state="failed"), bounds={"docs.split": [(0, 2)]})
 
-        assert [(item.name, item.state, item.timing.work_seconds) for item in run.branches] == [
+        assert [(item.name, item.state, item.work_seconds) for item in run.branches] == [
             ("docs_0", "failed", None),
             ("docs_1", "failed", None),
         ]

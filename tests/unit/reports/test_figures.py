@@ -3,12 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from airflow_fanout.reports.figures import figures, headline, shortened
-from airflow_fanout.reports.group_report import Cause, GroupReport, Outcomes
-from airflow_fanout.reports.timing import SlowBranch
+from airflow_fanout.reports.group_report import BranchReport, Cause, GroupReport, Outcomes
+from airflow_fanout.reports.timing import SlowBranch, TaskTry
 from airflow_fanout.rules.wording import format_bytes, format_ratio, format_seconds, format_share
 
 pytestmark = pytest.mark.unit
@@ -51,6 +52,8 @@ def test_a_headline_says_how_far_it_is_and_what_went_wrong(group: GroupReport, t
 
 SLOW: dict[str, Any] = {"slowest": (SlowBranch(name="eu", seconds=3.0, state="success", measure="work"),)}
 WITHOUT: dict[str, Any] = {"wall_without_slowest_seconds": 3.6, "saved_without_slowest_seconds": 8.4}
+FIRST_TRY = TaskTry(number=1, state="failed", queued=NOON, started=NOON, ended=NOON)
+RETRIED = replace(GROUP, branches=(Mock(spec=BranchReport, earlier_tries=(FIRST_TRY,)),))
 PER_ITEM = replace(BATCHED, items=replace(ITEMS, **SLOW, median_work_seconds=1.0))
 
 
@@ -75,12 +78,18 @@ PER_ITEM = replace(BATCHED, items=replace(ITEMS, **SLOW, median_work_seconds=1.0
             replace(GROUP, wall_seconds=4.0, is_finished=False),
             "Wall | 4.0 s | since the first branch was queued",
         ),
+        (
+            replace(GROUP, wall_seconds=38.0, idle_seconds=30.0, is_finished=False),
+            "Wall | 38.0 s | since the first branch was queued, 30.0 s of it idle between tries",
+        ),
+        (RETRIED, "Work | – | what 0 of 2 branches took inside their code, in their last tries, added up"),
+        (RETRIED, "Overhead | – | of the time from queued to end, in their last tries, was no work"),
         (replace(GROUP, speed_up=2.93), "Speed-up | 2.9× | work / wall"),
         (
             replace(BATCHED, overhead_share=0.34),
             "Overhead | 34 % | of the time from queued to end was no work",
         ),
-        (BATCHED, "Overhead | – | items ran at once; how long they took together was not recorded"),
+        (BATCHED, "Overhead | – | of the time from queued to end was no work"),
         (replace(BATCHED, peak_concurrency=1), "At once | 1 of 1 | at the busiest moment"),
         (replace(GROUP, effective_concurrency=1, limit="a pool"), "Limit | 1 | a pool"),
         (replace(GROUP, effective_concurrency=2), "Limit | none | keeps all branches from running at once"),

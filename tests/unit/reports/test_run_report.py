@@ -10,7 +10,7 @@ import pytest
 from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.group_report import Cause, to_json
 from airflow_fanout.reports.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, item_page, run_report
-from airflow_fanout.reports.runs import TaskTry
+from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity, Limit
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, of_group, ran, static
@@ -237,21 +237,14 @@ class TestGroup:
 
 
 class TestBatches:
-    @pytest.mark.parametrize(
-        ("state", "wall"),
-        [
-            pytest.param("failed", 11.0, id="it-went-on-where-that-had-ended"),
-            pytest.param(None, 11.0, id="so-it-did-after-a-kill"),
-            pytest.param("success", 2.0, id="cleared-after-a-success-it-began-anew"),
-        ],
-    )
-    def test_the_time_of_one_that_was_tried_again(self, state: str | None, wall: float) -> None:
+    @pytest.mark.parametrize("state", ["failed", None, "success"])
+    def test_the_wall_of_one_that_was_tried_again_is_over_all_tries(self, state: str | None) -> None:
         first = TaskTry(number=1, state=state, queued=at(0), started=at(0), ended=at(4))
         last = replace(batch(0, "SS", seconds=[3.0, 0.5]), queued=at(9), started=at(10), ended=at(11))
 
         group = only(batched(), replace(last, tries=2, earlier=(first,)))
 
-        assert (group.work_seconds, group.wall_seconds) == (3.5, wall)
+        assert (group.work_seconds, group.wall_seconds, group.idle_seconds) == (3.5, 11.0, 5.0)
         assert group.branches[0].queued == at(9)
 
     def test_one_that_waits_for_its_next_try_is_not_at_once_with_others(self) -> None:
@@ -290,20 +283,19 @@ class TestBatches:
         assert len(json.dumps(group, default=to_json)) < 12_000
 
     @pytest.mark.parametrize(
-        ("record", "is_known"),
+        ("record", "share"),
         [
-            pytest.param({"concurrency": 1}, True, id="one-after-another"),
-            pytest.param({"concurrency": 8}, False, id="at-once"),
-            pytest.param({}, False, id="not-recorded"),
-            pytest.param({"concurrency": 1, "seconds": [9.0]}, False, id="done-by-an-earlier-try"),
+            pytest.param({"elapsed": 0.25}, 0.75, id="recorded"),
+            pytest.param({}, None, id="not-recorded"),
+            pytest.param({"elapsed": 0.25, "seconds": [9.0]}, 0.75, id="of-work-that-an-earlier-try-did"),
         ],
     )
-    def test_overhead_is_known_where_items_ran_one_after_another(
-        self, record: dict[str, Any], *, is_known: bool
+    def test_overhead_is_beside_the_time_that_its_items_took_in_the_last_try(
+        self, record: dict[str, Any], share: float | None
     ) -> None:
         group = only(batched(items_per_task=1), batch(0, "S", **{"seconds": [0.25], **record}))
 
-        assert (group.overhead_share is not None) is is_known
+        assert group.overhead_share == share
 
     def test_overhead_of_items_at_once_is_beside_the_time_that_they_took_together(self) -> None:
         """Two items of 0.5 s in 0.5 s, in a task that took 2 s from when it was queued, of both tries 12."""
