@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -13,10 +13,10 @@ from playwright.sync_api import sync_playwright
 from tests.support.database import metadata_database
 from tests.ui.airflow_with_users import AirflowWithUsers, log_in
 from tests.ui.runs import Runs
-from tests.ui.tab import Tab
+from tests.ui.tab import Open, Tab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from playwright.sync_api import Browser
 
@@ -48,7 +48,6 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Iterator
             home=tmp_path_factory.mktemp("airflow"),
             database_url=url,
             env={
-                "PYTHONPATH": str(REPOSITORY),
                 "FANOUT_UI_SCRATCH": str(scratch),
                 # More at once would only wait for each other.
                 "AIRFLOW__CORE__PARALLELISM": "8",
@@ -72,18 +71,13 @@ def browser() -> Iterator[Browser]:
     named = os.environ.get("FANOUT_UI_CHROMIUM")
     found = named or next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
-        leave_out(f"none of {', '.join(CHROMIUM)} is installed (on Debian: apt-get install chromium)")
+        why = f"none of {', '.join(CHROMIUM)} is installed (on Debian: apt-get install chromium)"
+        # Where nothing may be missing, it fails.
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield launched
         launched.close()
-
-
-def leave_out(why: str) -> NoReturn:
-    """Skip a test for what it lacks; where nothing may be missing, fail it."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")
@@ -93,9 +87,7 @@ def tokens(airflow: AirflowWithUsers) -> dict[str, str]:
 
 
 @pytest.fixture
-def open_tab(
-    browser: Browser, airflow: AirflowWithUsers, tokens: dict[str, str]
-) -> Iterator[Callable[..., Tab]]:
+def open_tab(browser: Browser, airflow: AirflowWithUsers, tokens: dict[str, str]) -> Iterator[Open]:
     """Call it with a run, and what else :class:`Tab` takes; what browsers complain about is an error."""
     tabs: list[Tab] = []
 
@@ -107,3 +99,9 @@ def open_tab(
     yield open_it
     complaints = [complaint for tab in tabs for complaint in tab.close()]
     assert complaints == []
+
+
+@pytest.fixture
+def tab(open_tab: Open, runs: Runs) -> Tab:
+    """The tab of the run with groups of every mode."""
+    return open_tab(runs.finished("tab"))

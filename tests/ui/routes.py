@@ -92,10 +92,3 @@ class Routes:
     def statuses(self) -> dict[str, int]:
         """Return the status with which every route answers."""
         return {name: answer.status_code for name, answer in self.every()}
-
-    def report(self) -> dict[str, Any]:
-        """Return what the page reads."""
-        answer = self.ask("report")
-        answer.raise_for_status()
-        content: dict[str, Any] = answer.json()
-        return content

@@ -17,8 +17,6 @@ RunKey = tuple[str, str]
 """Id of the Dag, and of the run."""
 
 AT_FIRST = ("nightly_scoring", "tab", "tab_failed", "tab_plain", "tab_changed")
-AT_LEISURE = "tab_many"
-
 CONF = {"nightly_scoring": {"pace": float(os.environ.get("FANOUT_UI_PACE", "0.5"))}}
 """Seconds that its branches take are multiplied by that; pictures look better when they take long."""
 
@@ -36,14 +34,12 @@ class Runs:
         self._known: dict[str, RunKey] = {}
 
     def finished(self, dag_id: str) -> RunKey:
-        """Wait for a Dag's run. The others go on meanwhile; that of 300 branches comes last."""
+        """Wait for a Dag's run. The others go on meanwhile."""
         if not self._known:
             self._start(*AT_FIRST)
         if dag_id not in self._known:
             self._start(dag_id)
         self.airflow.wait_for_run(*self._known[dag_id], timeout=900)
-        if AT_LEISURE not in self._known:
-            self._start(AT_LEISURE)
         return self._known[dag_id]
 
     def _start(self, *dag_ids: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
+
+from playwright.sync_api import expect
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Dialog, Frame, Locator, Request
 
     from tests.ui.runs import RunKey
 
-__all__ = ["Tab"]
+__all__ = ["Open", "Tab"]
 
 VIOLATIONS = """
 window.violations = [];
@@ -69,8 +72,7 @@ class Tab:
         if framed:
             self.page.goto(f"/dags/{dag_id}/runs/{run_id}/plugin/fan-out")
             self.page.locator("iframe").wait_for()
-            handle = self.page.locator("iframe").element_handle()
-            frame = handle.content_frame()
+            frame = self.page.locator("iframe").element_handle().content_frame()
             assert frame is not None
             self.frame: Frame = frame
         else:
@@ -95,9 +97,16 @@ class Tab:
         """Return the requests for a kind of data: ``report``, ``items``, ``rerun``."""
         return [request for request in self.requests if urlsplit(request.url).path.split("/")[4:5] == [what]]
 
-    def screenshot(self, path: Any) -> None:
-        """Save what is in sight."""
-        self.page.screenshot(path=path, animations="disabled")
+    def choose(self, title: str, **which: Any) -> Locator:
+        """Click the first row of a group, or the first that fits; return what is shown of it."""
+        self.group(title).locator(".row", **which).first.click()
+        return self.group(title).get_by_role("region", name="Chosen branch")
+
+    def open_dialog(self, title: str) -> Locator:
+        """Open the dialog that runs again what failed in a group, and wait until its plan is there."""
+        self.group(title).get_by_role("button", name="Run failed again…").click()
+        expect(self.find("dialog .sum")).to_contain_text("will be cleared")
+        return self.find("dialog")
 
     def take_complaints(self) -> list[str]:
         """Return what the browser complained about since: errors, violations of the policy, dialogs."""
@@ -130,3 +139,7 @@ class Tab:
         if any(f"status of {status}" in message.text for status in self._expected):
             return
         self.complaints.append(f"{message.type}: {message.text} ({message.location.get('url')})")
+
+
+Open = Callable[..., Tab]
+"""Opens a run in a tab."""

@@ -9,17 +9,11 @@ import pytest
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.ui.airflow_with_users import AirflowWithUsers
     from tests.ui.runs import RunKey
-    from tests.ui.tab import Tab
-
-    Open = Callable[..., Tab]
+    from tests.ui.tab import Open, Tab
 
 SCRIPT = Path(__file__).parent / "write_branches.py"
-DAGS = ("tab_large", "tab_large_static")
-MOST_BYTES = 300_000
 
 OUT_OF_SIGHT = """
 () => new Promise(requestAnimationFrame).then(() => {
@@ -31,7 +25,7 @@ OUT_OF_SIGHT = """
 """Pixels by which the chosen row stands out above and below."""
 
 
-@pytest.fixture(scope="module", params=DAGS)
+@pytest.fixture(scope="module", params=["tab_large", "tab_large_static"])
 def run(request: pytest.FixtureRequest, airflow: AirflowWithUsers) -> RunKey:
     dag_id = request.param
     airflow.wait_for_dag(dag_id, timeout=300)
@@ -56,7 +50,7 @@ def test_all_comes_in_at_most_two_requests_and_300_kb(tab: Tab) -> None:
     on_the_wire = sum(request.sizes()["responseBodySize"] for request in requests)
     print(f"\n{tab.run[0]}: {on_the_wire:,} bytes on the wire, {len(answer.body()):,} unpacked")
     assert len(requests) <= 2
-    assert on_the_wire <= MOST_BYTES
+    assert on_the_wire <= 300_000
 
 
 def test_few_rows_are_in_the_document_wherever_one_scrolls(tab: Tab) -> None:
@@ -79,6 +73,13 @@ def test_what_is_chosen_stays_in_sight_down_to_the_last(tab: Tab) -> None:
         hidden, below = tab.frame.evaluate(OUT_OF_SIGHT)
         assert hidden <= 0, key
         assert below <= 1, key
+
+
+def test_a_click_opens_the_row_that_is_clicked_wherever_one_has_scrolled(tab: Tab) -> None:
+    scroller = tab.group("number").locator(".scroller")
+    scroller.evaluate("box => { box.scrollTop = 28 * 150 }")
+    expect(tab.choose("number", has_text="number_152").get_by_role("heading")).to_have_text("number_152")
+    assert scroller.evaluate("box => box.scrollTop") == 28 * 150
 
 
 def test_filtering_goes_through_all_of_them(tab: Tab) -> None:

@@ -8,12 +8,10 @@ import pytest
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.ui.runs import RunKey, Runs
-    from tests.ui.tab import Tab
-
-    Open = Callable[..., Tab]
+    from tests.ui.tab import Open, Tab
 
 AN_HOUR = 3600 * 1000
 

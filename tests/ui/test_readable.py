@@ -8,14 +8,10 @@ import pytest
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from playwright.sync_api import Locator
 
     from tests.ui.runs import Runs
-    from tests.ui.tab import Tab
-
-    Open = Callable[..., Tab]
+    from tests.ui.tab import Open, Tab
 
 NAMED = {"button", "checkbox", "combobox", "dialog", "link", "region", "searchbox", "textbox", "treegrid"}
 """Roles of what one reads or works with, which nobody can without a name."""
@@ -88,22 +84,11 @@ TOO_WIDE = """
 """
 
 
-@pytest.fixture
-def tab(open_tab: Open, runs: Runs) -> Tab:
-    return open_tab(runs.finished("tab"))
-
-
 def open_everything(tab: Tab) -> None:
     """Open a batch and a branch; the dialog is for each test to open, for it covers the rest."""
-    tab.group("square").locator(".row.branch").first.click()
+    tab.choose("square")
     expect(tab.group("square").locator(".row.item").first).to_be_visible()
-    tab.group("visit").locator(".row", has_text="visit_2").click()
-    expect(tab.group("visit").get_by_role("region", name="Chosen branch")).to_be_visible()
-
-
-def open_dialog(tab: Tab) -> None:
-    tab.group("visit").get_by_role("button", name="Run failed again…").click()
-    expect(tab.find("dialog .sum")).to_contain_text("will be cleared")
+    expect(tab.choose("visit", has_text="visit_2")).to_be_visible()
 
 
 def unnamed(tab: Tab) -> tuple[set[str], list[dict[str, Any]]]:
@@ -125,7 +110,7 @@ def test_everything_one_works_with_has_a_name(tab: Tab) -> None:
     roles, nameless = unnamed(tab)
     assert nameless == []
     assert {"button", "combobox", "link", "region", "searchbox", "treegrid", "row", "gridcell"} <= roles
-    open_dialog(tab)
+    tab.open_dialog("visit")
     roles, nameless = unnamed(tab)
     assert nameless == []
     assert {"dialog", "button"} <= roles
@@ -147,7 +132,7 @@ def test_all_text_stands_out_from_what_is_behind_it(
     assert tab.frame.evaluate("document.documentElement.dataset.theme") == theme
     open_everything(tab)
     contrasts: list[tuple[float, str]] = tab.frame.evaluate(CONTRASTS)
-    open_dialog(tab)
+    tab.open_dialog("visit")
     contrasts += tab.frame.evaluate(CONTRASTS)
     assert len(contrasts) > 200
     assert sorted({(round(ratio, 2), text) for ratio, text in contrasts if ratio < LEAST_CONTRAST}) == []
@@ -166,7 +151,7 @@ def test_the_page_is_never_wider_than_its_window_and_rows_stay_whole(
             box = tab.group("visit").locator(".row").first.locator(part).bounding_box()
             assert box is not None
             assert box["width"] >= 60, part
-    open_dialog(tab)
+    tab.open_dialog("visit")
     assert tab.frame.evaluate(TOO_WIDE) == []
 
 

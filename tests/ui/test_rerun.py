@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.ui.airflow_with_users import AirflowWithUsers
     from tests.ui.runs import RunKey
-    from tests.ui.tab import Tab
-
-    Open = Callable[..., Tab]
+    from tests.ui.tab import Open, Tab
 
 SCRIPT = Path(__file__).parents[1] / "e2e" / "write_round.py"
 DAG_ID = "rerun_many"
@@ -41,14 +38,8 @@ def states(airflow: AirflowWithUsers, run: RunKey) -> dict[tuple[str, int], str 
     return {(ti["task_id"], ti["map_index"]): ti["state"] for ti in airflow.task_instances(*run)}
 
 
-def open_dialog(tab: Tab, title: str = "static") -> None:
-    tab.group(title).get_by_role("button", name="Run failed again…").click()
-    expect(tab.find("dialog .sum")).to_contain_text("will be cleared")
-
-
 def test_the_dialog_lists_exactly_what_will_be_cleared_with_numbers(tab: Tab) -> None:
-    open_dialog(tab)
-    dialog = tab.find("dialog")
+    dialog = tab.open_dialog("static")
     expect(dialog.get_by_role("heading", level=2)).to_have_text("Run again what failed in static")
     expect(dialog.locator(".sum")).to_have_text("62 task instances will be cleared, and run again.")
     lists = {
@@ -69,9 +60,8 @@ def test_exactly_these_are_cleared_and_shown_until_they_have_run(
 ) -> None:
     before = states(airflow, run)
     expect(tab.group("static").locator(".head")).to_have_text("120 of 120 branches done · 60 failed")
-    open_dialog(tab)
 
-    tab.find("dialog").get_by_role("button", name="Clear 62 task instances").click()
+    tab.open_dialog("static").get_by_role("button", name="Clear 62 task instances").click()
 
     expect(tab.find("#notice")).to_have_text(
         "Cleared 62 task instances. The Dag is paused: unpause it, and they run."
@@ -85,8 +75,8 @@ def test_exactly_these_are_cleared_and_shown_until_they_have_run(
 
     airflow.request("PATCH", f"dags/{DAG_ID}", json={"is_paused": False})
     # The page asks by itself, and is not touched.
-    on = tab.group("static").locator(".by-state button").filter(has_text="running")
-    on.or_(tab.group("static").locator(".by-state button").filter(has_text="queued")).first.wait_for()
+    chips = tab.group("static").locator(".by-state button")
+    chips.filter(has_text=re.compile("running|queued")).first.wait_for()
     airflow.wait_for_run(*run, timeout=300)
     expect(tab.group("static").locator(".head")).to_have_text("120 of 120 branches done", timeout=30_000)
     expect(tab.group("mapped").locator(".head")).to_have_text("300 of 300 branches done · 1 failed")
@@ -99,15 +89,15 @@ def test_what_has_changed_since_it_was_shown_is_shown_anew_and_nothing_is_cleare
 ) -> None:
     airflow.request("PATCH", f"dags/{DAG_ID}", json={"is_paused": True})
     tab = open_tab(run, expect=(409,))
-    open_dialog(tab, "mapped")
-    expect(tab.find("dialog li", has_text="mapped.each[7] (failed)")).to_have_count(1)
-    expect(tab.find("dialog li", has_text="mapped.each[9] (failed)")).to_have_count(0)
+    dialog = tab.open_dialog("mapped")
+    expect(dialog.locator("li", has_text="mapped.each[7] (failed)")).to_have_count(1)
+    expect(dialog.locator("li", has_text="mapped.each[9] (failed)")).to_have_count(0)
     airflow.set_state(*run, "mapped.each", "failed", map_index=9)
     before = states(airflow, run)
 
-    tab.find("dialog .confirm").click()
+    dialog.locator(".confirm").click()
 
-    expect(tab.find("dialog .problem")).to_contain_text("Nothing was cleared")
-    expect(tab.find("dialog li", has_text="mapped.each[9] (failed)")).to_have_count(1)
-    expect(tab.find("dialog .confirm")).to_be_enabled()
+    expect(dialog.locator(".problem")).to_contain_text("Nothing was cleared")
+    expect(dialog.locator("li", has_text="mapped.each[9] (failed)")).to_have_count(1)
+    expect(dialog.locator(".confirm")).to_be_enabled()
     assert states(airflow, run) == before

@@ -24,16 +24,48 @@ READ_ONLY = {**ALL, "plan": 403, "clear": 403}
 MAY_CLEAR = {**ALL, "clear": 409}  # the plan is one that never was
 
 
+DAG, OTHER_DAG = "DAG:tab_failed", "DAG:tab_plain"
+SEES = [("can_read", "DAG Runs"), ("can_read", "Task Instances")]
+READS = [*SEES, ("can_read", "XComs")]
+EDITS = [*READS, ("can_edit", "DAG Runs"), ("can_edit", "Task Instances")]
+ROLES = {
+    "stranger": [*EDITS, ("can_read", OTHER_DAG), ("can_edit", OTHER_DAG)],
+    "without_xcoms": [*SEES, ("can_read", DAG)],
+    "without_instances": [("can_read", "DAG Runs"), ("can_read", "XComs"), ("can_read", DAG)],
+    "reader": [*READS, ("can_read", DAG)],
+    "reader_here_editor_there": [*EDITS, ("can_read", DAG), ("can_read", OTHER_DAG), ("can_edit", OTHER_DAG)],
+    "editor": [*EDITS, ("can_read", DAG), ("can_edit", DAG)],
+}
+"""Rights of users of FAB's auth manager: pairs of action and resource, by name."""
+
+STRANGERS = ("stranger", "without_xcoms", "without_instances")
+
+
 @pytest.fixture(scope="module")
 def failed(runs: Runs) -> RunKey:
     return runs.finished("tab_failed")
 
 
 @pytest.fixture(scope="module")
-def routes_of(airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey) -> RoutesOf:
+def fab_tokens(airflow: AirflowWithUsers) -> Iterator[dict[str, str]]:
+    """Sessions on a second API server, beside the first."""
+    with airflow.with_fab(ROLES):
+        yield {name: log_in(airflow.fab_url, name) for name in ROLES}
+
+
+@pytest.fixture(scope="module")
+def routes_of(
+    airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey, request: pytest.FixtureRequest
+) -> RoutesOf:
     """Call it with a user's name, or None for nobody."""
     known = {**tokens, "made up": "a.b.c"}
-    return lambda name: Routes(airflow.base_url, failed, token=None if name is None else known[name])
+
+    def routes_of(name: str | None) -> Routes:
+        if name is None or name in known:
+            return Routes(airflow.base_url, failed, token=known[name] if name else None)
+        return Routes(airflow.fab_url, failed, token=request.getfixturevalue("fab_tokens")[name])
+
+    return routes_of
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +78,33 @@ def states(airflow: AirflowWithUsers, run: RunKey) -> dict[str, Any]:
     return {ti["task_id"]: (ti["state"], ti["try_number"]) for ti in airflow.task_instances(*run)}
 
 
-class TestRoles:
+class TestRights:
     @pytest.mark.parametrize(
         ("name", "statuses"),
         [
-            pytest.param(None, dict.fromkeys(ROUTES, 401), id="nobody"),
-            pytest.param("viewer", READ_ONLY, id="viewer"),
-            pytest.param("admin", MAY_CLEAR, id="admin"),
+            (None, dict.fromkeys(ROUTES, 401)),
+            *((name, dict.fromkeys(ROUTES, 403)) for name in STRANGERS),
+            *((name, READ_ONLY) for name in ("viewer", "reader", "reader_here_editor_there")),
+            *((name, MAY_CLEAR) for name in ("admin", "editor")),
         ],
     )
-    def test_every_route_asks_for_the_right_that_it_needs(
+    def test_every_route_asks_for_the_rights_on_this_dag_that_it_needs(
         self, routes_of: RoutesOf, name: str | None, statuses: dict[str, int]
     ) -> None:
         with routes_of(name) as routes:
             assert routes.statuses() == statuses
-            if name is not None:
-                assert routes.report()["may_clear"] is (name == "admin")
+            if statuses["report"] == 200:
+                assert routes.ask("report").json()["may_clear"] is (statuses == MAY_CLEAR)
+
+    @pytest.mark.parametrize("dag_id", ["~", "tab", "tab_fialed"])
+    def test_who_may_see_one_dag_is_told_the_name_of_no_other(
+        self, routes_of: RoutesOf, failed: RunKey, dag_id: str
+    ) -> None:
+        with routes_of("reader") as routes:
+            for name in ("report", "items", "plan", "clear"):
+                answer = routes.ask(name, run=(dag_id, failed[1]))
+                assert answer.status_code in {403, 404}, name
+                assert "tab_" not in answer.text.replace(dag_id, ""), name
 
     def test_a_session_that_was_made_up_is_none(self, routes_of: RoutesOf) -> None:
         with routes_of("made up") as routes:
@@ -141,6 +184,7 @@ class TestClearing:
             pytest.param("admin", None, {}, 403, "may not come from", id="nothing-said"),
             pytest.param("admin", "0" * 64, None, 409, "Nothing was cleared", id="plan-that-has-changed"),
             pytest.param("viewer", None, None, 403, "", id="viewer-with-the-right-plan"),
+            pytest.param("reader_here_editor_there", None, None, 403, "", id="editor-of-another-dag"),
         ],
     )
     def test_what_may_not_be_cleared_is_not(
@@ -200,69 +244,3 @@ def test_the_button_of_the_fan_in_leads_to_the_tab(airflow: AirflowWithUsers, fa
 
     quoted = run_id.replace(":", "%3A").replace("+", "%2B")
     assert links == {"Fan-out": f"dags/{dag_id}/runs/{quoted}/plugin/fan-out"}
-
-
-DAG, OTHER_DAG = "DAG:tab_failed", "DAG:tab_plain"
-SEES = [("can_read", "DAG Runs"), ("can_read", "Task Instances")]
-READS = [*SEES, ("can_read", "XComs")]
-EDITS = [*READS, ("can_edit", "DAG Runs"), ("can_edit", "Task Instances")]
-ROLES = {
-    "stranger": [*EDITS, ("can_read", OTHER_DAG), ("can_edit", OTHER_DAG)],
-    "without_xcoms": [*SEES, ("can_read", DAG)],
-    "without_instances": [("can_read", "DAG Runs"), ("can_read", "XComs"), ("can_read", DAG)],
-    "reader": [*READS, ("can_read", DAG)],
-    "reader_here_editor_there": [*EDITS, ("can_read", DAG), ("can_read", OTHER_DAG), ("can_edit", OTHER_DAG)],
-    "editor": [*EDITS, ("can_read", DAG), ("can_edit", DAG)],
-}
-
-
-@pytest.fixture(scope="module")
-def fab_routes_of(airflow: AirflowWithUsers, failed: RunKey) -> Iterator[Callable[[str], Routes]]:
-    with airflow.with_fab(ROLES):
-        tokens = {name: log_in(airflow.fab_url, name) for name in ROLES}
-        yield lambda name: Routes(airflow.fab_url, failed, token=tokens[name])
-
-
-class TestRightsByDag:
-    """On a second API server, beside the first."""
-
-    @pytest.mark.parametrize(
-        ("name", "statuses"),
-        [
-            *(
-                (name, dict.fromkeys(ROUTES, 403))
-                for name in ("stranger", "without_xcoms", "without_instances")
-            ),
-            *((name, READ_ONLY) for name in ("reader", "reader_here_editor_there")),
-            ("editor", MAY_CLEAR),
-        ],
-    )
-    def test_every_route_asks_for_rights_on_this_dag(
-        self, fab_routes_of: Callable[[str], Routes], name: str, statuses: dict[str, int]
-    ) -> None:
-        with fab_routes_of(name) as routes:
-            assert routes.statuses() == statuses
-            if statuses["report"] == 200:
-                assert routes.report()["may_clear"] is (name == "editor")
-
-    def test_who_may_not_edit_clears_nothing_with_the_right_plan(
-        self, airflow: AirflowWithUsers, fab_routes_of: Callable[[str], Routes], failed: RunKey
-    ) -> None:
-        with fab_routes_of("editor") as routes:
-            plan = routes.ask("plan").json()["plan"]
-        before = states(airflow, failed)
-
-        with fab_routes_of("reader_here_editor_there") as routes:
-            assert routes.ask("clear", body={"plan": plan}).status_code == 403
-
-        assert states(airflow, failed) == before
-
-    @pytest.mark.parametrize("dag_id", ["~", "tab", "tab_fialed"])
-    def test_who_may_see_one_dag_is_told_the_name_of_no_other(
-        self, fab_routes_of: Callable[[str], Routes], failed: RunKey, dag_id: str
-    ) -> None:
-        with fab_routes_of("reader") as routes:
-            for name in ("report", "items", "plan", "clear"):
-                answer = routes.ask(name, run=(dag_id, failed[1]))
-                assert answer.status_code in {403, 404}, name
-                assert "tab_" not in answer.text.replace(dag_id, ""), name

@@ -33,7 +33,7 @@ def write(dag_id: str, run_id: str) -> None:
         updates, values, tries = [], [], []
         for own_id, task_id, map_index in rows:
             if task_id == "collect":
-                updates.append(_state(own_id, "success", began + timedelta(hours=1), 1.0, 1))
+                updates.append({"id": own_id, **_state("success", began + timedelta(hours=1), 1.0, 1)})
                 continue
             index = map_index if map_index >= 0 else int(task_id.rpartition("_")[2])
             key = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
@@ -42,35 +42,21 @@ def write(dag_id: str, run_id: str) -> None:
             seconds = (5 + (index * 37 % 101) / 10) / number
             start = began + timedelta(seconds=index // AT_ONCE * 20 + index % AT_ONCE / 10)
             if number > 1:
-                before = _state(uuid4(), "failed", start, seconds, 1)
-                tries.append(
-                    {
-                        **key,
-                        **before,
-                        "task_instance_id": before["id"],
-                        "pool": "default_pool",
-                        "pool_slots": 1,
-                    }
-                )
+                before = {"task_instance_id": uuid4(), "pool": "default_pool", "pool_slots": 1}
+                tries.append({**key, **before, **_state("failed", start, seconds, 1)})
                 start += timedelta(seconds=seconds)
-            updates.append(_state(own_id, state, start, seconds, number))
-            record = _record(index, state, seconds) | ({"map_index": map_index} if map_index >= 0 else {})
-            xcoms: dict[str, Any] = {RECORD_KEY: record}
+            updates.append({"id": own_id, **_state(state, start, seconds, number)})
+            xcoms: dict[str, Any] = {RECORD_KEY: _record(index, map_index, state, seconds)}
             if state == "success":
                 xcoms["return_value"] = index
-            values += [
-                {**key, "dag_run_id": run.id, "key": name, "value": value} for name, value in xcoms.items()
-            ]
-        for first in range(0, len(updates), 500):
-            session.execute(update(TaskInstance), updates[first : first + 500])
+            values += [{**key, "dag_run_id": run.id, "key": k, "value": value} for k, value in xcoms.items()]
+        session.execute(update(TaskInstance), updates)
         session.execute(insert(XComModel), values)
-        for row in tries:
-            del row["id"]
         session.execute(insert(TaskInstanceHistory), tries)
         run.state, run.start_date, run.end_date = "success", began, began + timedelta(hours=1)
 
 
-def _record(index: int, state: str, seconds: float) -> dict[str, Any]:
+def _record(index: int, map_index: int, state: str, seconds: float) -> dict[str, Any]:
     error = {"error": f"ValueError: row {index * 7919 % 100_003} of part {index:x} has no price"}
     return {
         "state": state,
@@ -79,12 +65,12 @@ def _record(index: int, state: str, seconds: float) -> dict[str, Any]:
         "peak_memory_bytes": 98_000_000 + 4096 * index,
         "cores": 2,
         **(error if state == "failed" else {"has_value": True}),
+        **({"map_index": map_index} if map_index >= 0 else {}),
     }
 
 
-def _state(own_id: Any, state: str, start: datetime, seconds: float, number: int) -> dict[str, Any]:
+def _state(state: str, start: datetime, seconds: float, number: int) -> dict[str, Any]:
     return {
-        "id": own_id,
         "state": state,
         "queued_dttm": start - timedelta(milliseconds=1234),
         "start_date": start,

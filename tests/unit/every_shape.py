@@ -106,6 +106,11 @@ def combine(results: FanInResults, separator: str) -> str:
     return separator.join(map(str, results.values()))
 
 
+def over(group_id: str, **declared: Any) -> None:
+    """Add a group, and its fan-in."""
+    FanInOperator(task_id=f"over_{group_id}", fan_out=FanOutGroup(group_id, **declared))
+
+
 with DAG(
     "every_shape",
     schedule=None,
@@ -156,57 +161,31 @@ with DAG(
     deep: Any = {"a": [(Scale(), frozenset(tags)), {"b": number}], "tags": tags}
     env: Any = {"a": number}
     echo: Any = {"bash_command": "ls"}
-    groups: dict[str, dict[str, Any]] = {
-        "mapped_param": {"branch": length, "items": words, "partial": chosen},
-        "mapped_group_param": {"branch": step_of_any, "items": words, "partial": {"given": chosen["text"]}},
-        "batched_param": {"branch": length, "items": words, "items_per_task": 2, "partial": chosen},
-        "mapped_items": {"branch": length, "items": words, "partial": {"text": text}},
-        "mapped_names": {
-            "branch": length,
-            "items": {"x": "a", "y": "b"},
-            "mapped": True,
-            "max_concurrency": 2,
-        },
-        "mapped_count": {"branch": process, "count": count_words(words), "partial": {"text": "t"}},
-        "mapped_group": {"branch": steps, "items": words, "stop_after_failures": 1},
-        "mapped_commands": {"branch": BashOperator, "items": [echo], "mapped": True},
-        "batched_items": {
-            "branch": length,
-            "items": words,
-            "items_per_task": 2,
-            "item_concurrency": 2,
-            "default_args": small,
-        },
-        "batched_names": {"branch": shout, "items": {"x": SECRET, "y": "b"}, "items_per_task": 1},
-        "batched_functions": {
-            "branch": {"shout": shout, "pipe": piped},
-            "partial": {"text": text},
-            "items_per_task": 2,
-        },
-        "run_time_given": {"branch": shift, "items": words, "partial": {"given": values}},
-        "known_items": {"branch": shift, "items": [*values, deep, number], "mapped": True},
-        "known_names": {"branch": shift, "items": {"a": deep, "b": number}, "mapped": True},
-        "known_group_items": {"branch": step_of_any, "items": [*values, [Scale(), tags]], "mapped": True},
-        "group_given": {
-            "branch": step_of_any,
-            "items": ["a"],
-            "partial": {"given": [number, tags]},
-            "mapped": True,
-        },
-        "own_param": {"branch": functools.partial(shift, given=[number]), "items": ["a"], "mapped": True},
-        "command_param": {
-            "branch": functools.partial(BashOperator, env=env),
-            "items": [echo],
-            "mapped": True,
-        },
-        "command_items": {"branch": BashOperator, "items": [{**echo, "env": env}], "mapped": True},
-    }
+    over("mapped_param", branch=length, items=words, partial=chosen)
+    over("mapped_group_param", branch=step_of_any, items=words, partial={"given": chosen["text"]})
+    over("batched_param", branch=length, items=words, items_per_task=2, partial=chosen)
+    over("mapped_items", branch=length, items=words, partial={"text": text})
+    over("mapped_names", branch=length, items={"x": "a", "y": "b"}, mapped=True, max_concurrency=2)
+    over("mapped_count", branch=process, count=count_words(words), partial={"text": "t"})
+    over("mapped_group", branch=steps, items=words, stop_after_failures=1)
+    over("mapped_commands", branch=BashOperator, items=[echo], mapped=True)
+    in_twos: Any = {"items_per_task": 2, "item_concurrency": 2}
+    over("batched_items", branch=length, items=words, default_args=small, **in_twos)
+    over("batched_names", branch=shout, items={"x": SECRET, "y": "b"}, items_per_task=1)
+    functions = {"shout": shout, "pipe": piped}
+    over("batched_functions", branch=functions, partial={"text": text}, items_per_task=2)
+    over("run_time_given", branch=shift, items=words, partial={"given": values})
+    over("known_items", branch=shift, items=[*values, deep, number], mapped=True)
+    over("known_names", branch=shift, items={"a": deep, "b": number}, mapped=True)
+    over("known_group_items", branch=step_of_any, items=[*values, [Scale(), tags]], mapped=True)
+    over("group_given", branch=step_of_any, items=["a"], partial={"given": [number, tags]}, mapped=True)
+    over("own_param", branch=functools.partial(shift, given=[number]), items=["a"], mapped=True)
+    over("command_param", branch=functools.partial(BashOperator, env=env), items=[echo], mapped=True)
+    over("command_items", branch=BashOperator, items=[{**echo, "env": env}], mapped=True)
     for kind, given in {"values": values, "deep": deep, "param": number, "object": Scale()}.items():
-        bound = {"branch": shift, "items": ["a", "b"], "partial": {"given": given}}
-        groups[f"mapped_{kind}_given"] = {**bound, "mapped": True}
-        groups[f"batched_{kind}_given"] = {**bound, "items_per_task": 2}
-    for group_id, arguments in groups.items():
-        FanInOperator(task_id=f"over_{group_id}", fan_out=FanOutGroup(group_id, **arguments))
+        bound: Any = {"branch": shift, "items": ["a", "b"], "partial": {"given": given}}
+        over(f"mapped_{kind}_given", **bound, mapped=True)
+        over(f"batched_{kind}_given", **bound, items_per_task=2)
 
     FanInOperator(task_id="over_several", fan_out=several, min_success=1)
     FanInOperator(task_id="over_commands", fan_out=commands)

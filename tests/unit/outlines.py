@@ -9,7 +9,7 @@ from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGro
 from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["dag_of", "fan_in_of", "instances", "static", "task_of"]
 
@@ -63,8 +63,8 @@ def fan_in_of(
 
 def dag_of(
     *groups: DeclaredGroup,
-    tasks: Sequence[TaskOutline] = (),
-    fan_ins: Sequence[FanInOutline] = (),
+    tasks: Iterable[TaskOutline] = (),
+    fan_ins: Iterable[FanInOutline] = (),
     max_active_tasks: int = 16,
     **settings: Any,
 ) -> DagOutline:

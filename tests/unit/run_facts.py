@@ -7,26 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import RunFacts, TaskRun
 from airflow_fanout.rules.records import RETURN_VALUE
-from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
-from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
-from tests.unit.outlines import fan_in_of
+from airflow_fanout.serialization.outline import TaskOutline
+from tests.unit import outlines
+from tests.unit.outlines import dag_of, fan_in_of, instances
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from airflow_fanout.rules.outcomes import ValueState
+    from airflow_fanout.serialization.declaration import DeclaredGroup
+    from airflow_fanout.serialization.outline import FanInOutline
 
-__all__ = [
-    "NOON",
-    "batch",
-    "batched",
-    "by_prefix",
-    "facts_of",
-    "mapped",
-    "of_group",
-    "ran",
-    "static",
-]
+__all__ = ["NOON", "batch", "batched", "by_prefix", "facts_of", "mapped", "of_group", "ran", "static"]
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -68,54 +60,27 @@ def facts_of(
 ) -> RunFacts:
     """All of a run, with the groups and fan-ins of its Dag."""
     task_runs = tuple(task_runs)
-    ids = {each.task_id for each in task_runs} | {i for group in groups for i in group.all_task_ids}
-    known = {task_id: TaskOutline(task_id=task_id) for task_id in ids}
+    known = {each.task_id: TaskOutline(task_id=each.task_id) for each in task_runs}
+    outline = dag_of(*groups, tasks={**known, **(tasks or {})}.values(), fan_ins=fan_ins)
     return RunFacts(
-        dag_id="pipeline",
-        run_id="the run",
-        state=state,
-        outline=DagOutline(
-            dag_id="pipeline",
-            max_active_tasks=16,
-            groups={group.group_id: group for group in groups},
-            fan_ins=tuple(fan_ins),
-            tasks={**known, **(tasks or {})},
-        ),
-        task_runs=task_runs,
-        **settings,
+        dag_id="pipeline", run_id="the run", state=state, outline=outline, task_runs=task_runs, **settings
     )
 
 
 def static(*names: str, steps: tuple[str, ...] = ("",)) -> DeclaredGroup:
-    return DeclaredGroup(
-        group_id="etl",
-        prefix="etl.",
-        branches=tuple(
-            DeclaredBranch(
-                name=name, index=index, task_ids=tuple(f"etl.{name}{'.' * bool(s)}{s}" for s in steps)
-            )
-            for index, name in enumerate(names)
-        ),
-    )
+    """A static group of branches with these names."""
+    return outlines.static({name: [f".{step}".rstrip(".") for step in steps] for name in names}, "etl")
 
 
 def mapped(*each: str, **settings: Any) -> DeclaredGroup:
     """A mapped group."""
-    return DeclaredGroup(
-        group_id="load", prefix="load.", mode="mapped", label="load", each=each or ("load.each",), **settings
-    )
+    steps = [task_id.removeprefix("load.each") for task_id in each]
+    return instances(settings.pop("count", None), *steps, group_id="load", **settings)
 
 
 def batched(**settings: Any) -> DeclaredGroup:
     """A batched group; two items in a task unless told."""
-    return DeclaredGroup(
-        group_id="docs",
-        prefix="docs.",
-        mode="batched",
-        label="docs",
-        each=("docs.each",),
-        **{"items_per_task": 2, **settings},
-    )
+    return instances(settings.pop("count", None), group_id="docs", **{"items_per_task": 2, **settings})
 
 
 def batch(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
-
-if TYPE_CHECKING:
-    from airflow_fanout import FanInResults
 
 SECONDS = {
     "austria": 2.2,
@@ -29,13 +26,8 @@ SECONDS = {
 }
 
 
-@task
-def load_model() -> str:
-    return "model-2026-11"
-
-
 @task(retries=1, retry_delay=timedelta(seconds=1))
-def score(region: str, model: str, ti: Any = None, params: Any = None) -> float:
+def score(region: str, ti: Any = None, params: Any = None) -> float:
     seconds: float = SECONDS[region] * params["pace"]
     time.sleep(seconds / 2)
     if region == "croatia":
@@ -51,20 +43,6 @@ def score(region: str, model: str, ti: Any = None, params: Any = None) -> float:
     return seconds
 
 
-def total(results: FanInResults) -> float:
-    return float(sum(results.values()))
-
-
-@task
-def publish(score: float) -> None: ...
-
-
 with DAG("nightly_scoring", schedule=None, params={"pace": Param(0.5, type="number")}):
-    scored = FanOutGroup(
-        "score",
-        branch=score,
-        items={name: name for name in SECONDS},
-        partial={"model": load_model()},
-    )
-    combine = FanInOperator(task_id="combine", fan_out=scored, python_callable=total, min_success_ratio=0.8)
-    publish(combine.output)
+    scored = FanOutGroup("score", branch=score, items={name: name for name in SECONDS})
+    FanInOperator(task_id="combine", fan_out=scored, min_success_ratio=0.8)

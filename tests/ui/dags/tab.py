@@ -57,11 +57,6 @@ def square(item: int) -> int:
 
 
 @task
-def give(index: int) -> int:
-    return index
-
-
-@task
 def wait(index: int, until: str) -> int:
     while index >= 2 and not (SCRATCH / until).exists():
         time.sleep(0.1)
@@ -86,9 +81,6 @@ with DAG("tab", schedule=None):
 with DAG("tab_failed", schedule=None):
     failing = FanOutGroup("visit", branch=visit.override(retries=0), count=6)
     FanInOperator(task_id="visited", fan_out=failing) >> publish()
-
-with DAG("tab_many", schedule=None):
-    FanInOperator(task_id="collect", fan_out=FanOutGroup("give", branch=give, count=300, mapped=True))
 
 with DAG("tab_slow", schedule=None):
     slow = FanOutGroup("wait", branch=wait, count=4, partial={"until": "{{ run_id }}"})
