@@ -149,5 +149,7 @@ def _fan_in_in_words(check: FanInCheck) -> str:
         return f"collects group {fan_in.group_id}; {succeeds}"
     if fan_in.is_templated:
         return f"prefix {fan_in.task_id_prefix!r} is known only at run time; {succeeds}"
-    number = "" if check.count in {None, len(check.matches)} else f", {check.count} branches"
+    number = ""
+    if check.count is not None and check.count != len(check.matches):
+        number = f", {counted(check.count, 'branch', 'branches')}"
     return f"prefix {fan_in.task_id_prefix!r} takes {listing(check.matches, limit=10)}{number}; {succeeds}"

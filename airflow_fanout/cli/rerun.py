@@ -11,8 +11,9 @@ from airflow.utils.cli import action_cli
 
 from airflow_fanout.cli.command_line import metadata_session, stop, while_read
 from airflow_fanout.metadata.clearing import clear, find_plan
+from airflow_fanout.reports.figures import number_of, shortened
 from airflow_fanout.reports.rerun import plan_as_json
-from airflow_fanout.rules.wording import counted, printable
+from airflow_fanout.rules.wording import printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -99,17 +100,18 @@ def lines(plan: RerunPlan) -> Iterator[str]:
 
 
 def _group(group: GroupRerun) -> Iterator[str]:
-    run = group.run
-    kind = "branches" if run.batches is None else "batches"
+    run, number = group.run, len(group.branches)
+    total = number_of(len(run.ran), "branch" if run.batches is None else "batch")
     if group.unexpanded:
         yield f"{run.title}: never expanded, {_named(group.unexpanded)}"
     elif group.branches:
-        yield f"{run.title}: {len(group.branches):,} of {len(run.ran):,} {kind} run again"
+        yield f"{run.title}: {number:,} of {total} {'runs' if number == 1 else 'run'} again"
     else:
         yield f"{run.title}: only the fan-in runs again"
     shown, others = group.branches[:SHOWN], group.branches[SHOWN:]
-    width = min(max((len(again.branch.name) for again in shown), default=0), WIDEST)
-    yield from (f"  {again.branch.name:<{width}}  {_reason(again)}" for again in shown)
+    names = [shortened(again.branch.name) for again in shown]
+    width = min(max(map(len, names), default=0), WIDEST)
+    yield from (f"  {name:<{width}}  {_reason(again)}" for name, again in zip(names, shown, strict=True))
     if states := sorted(Counter(_state(again) for again in others).items()):
         yield f"  and {len(others):,} more: {', '.join(f'{count:,} {state}' for state, count in states)}"
     if group.fan_ins:
@@ -123,21 +125,20 @@ def _state(again: BranchRerun) -> str:
 def _reason(again: BranchRerun) -> str:
     texts = [_state(again)]
     if again.items is not None:
-        texts.append(f"{counted(again.items, 'item', 'items')} without success")
+        texts.append(f"{number_of(again.items, 'item')} without success")
     elif again.branch.error is not None:
-        line = again.branch.error.partition("\n")[0]
-        texts.append(line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 1]}…")
+        texts.append(shortened(again.branch.error, LONGEST_ERROR))
     if len(again.branch.task_runs) > 1:
-        texts.append(f"runs {', '.join(task_run.name for task_run in again.task_runs)}")
+        texts.append(f"runs {', '.join(shortened(task_run.name) for task_run in again.task_runs)}")
     return "; ".join(texts)
 
 
 def _instances(task_runs: Sequence[TaskRun]) -> str:
-    return f"{len(task_runs):,} task instance{'s' * (len(task_runs) != 1)}"
+    return number_of(len(task_runs), "task instance")
 
 
 def _named(task_runs: Sequence[TaskRun]) -> str:
-    names = [f"{task_run.name} ({task_run.state})" for task_run in task_runs[:SHOWN]]
+    names = [f"{shortened(task_run.name)} ({task_run.state})" for task_run in task_runs[:SHOWN]]
     more = f" and {len(task_runs) - SHOWN:,} more" if len(task_runs) > SHOWN else ""
     return ", ".join(names) + more
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
 from airflow_fanout.reports.timing import sum_of_known
-from airflow_fanout.rules.names import SPLIT, instance_name, natural_key
+from airflow_fanout.rules.names import PLACEHOLDER, SPLIT, instance_name, natural_key
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
 from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.rules.wording import listing
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.reports.timing import BranchTiming
     from airflow_fanout.serialization.declaration import DeclaredGroup
-    from airflow_fanout.serialization.outline import DagOutline, FanInOutline
+    from airflow_fanout.serialization.outline import FanInOutline
 
 
 class UnknownGroupError(LookupError):
@@ -43,8 +43,9 @@ def group_runs(facts: RunFacts) -> list[GroupRun]:
                 runs += _by_prefix(facts, fan_in, others)
     for group in outline.groups.values():
         fan_in_ids = tuple(fan_ins.get(group.group_id, ()))
-        key = _key(outline, fan_in_ids)
-        runs += [replace(run, fan_in_ids=fan_in_ids) for run in _of_group(facts, group, key)]
+        keys = {fan_in.key for fan_in in outline.fan_ins if fan_in.task_id in fan_in_ids}
+        found = _of_group(facts, group, sorted(keys) or [RETURN_VALUE])
+        runs += [replace(run, fan_in_ids=fan_in_ids) for run in found]
     return sorted(runs, key=_began)
 
 
@@ -68,12 +69,6 @@ def chosen_group_runs(facts: RunFacts, group_ids: Collection[str] | None) -> lis
     return [run for run, ids in zip(runs, names, strict=True) if not ids.isdisjoint(group_ids)]
 
 
-def _key(outline: DagOutline, fan_in_ids: Collection[str]) -> str:
-    """XCom key of a group's values; what branches return, unless all its fan-ins read another one."""
-    keys = [fan_in.key for fan_in in outline.fan_ins if fan_in.task_id in fan_in_ids]
-    return RETURN_VALUE if not keys or RETURN_VALUE in keys else keys[0]
-
-
 def _lasts(group: DeclaredGroup) -> list[str]:
     return [*group.each[-1:], *(branch.last_task_id for branch in group.branches)]
 
@@ -95,7 +90,7 @@ def _by_prefix(facts: RunFacts, fan_in: FanInOutline, task_ids: Sequence[str]) -
                 if not is_together or index == fan_in_index:
                     branch = BranchTasks(task_ids=(task_id,), map_index=index, is_ours=False)
                     name = task_id if is_together else task_run.name
-                    branches.append(_branch(facts, name, branch, fan_in.key))
+                    branches.append(_branch(facts, name, branch, [fan_in.key]))
         yield GroupRun(
             title=instance_name(fan_in.task_id, fan_in_index),
             group=None,
@@ -105,16 +100,16 @@ def _by_prefix(facts: RunFacts, fan_in: FanInOutline, task_ids: Sequence[str]) -
         )
 
 
-def _of_group(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRun]:
+def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Iterator[GroupRun]:
     if group.mode == "static":
-        yield from _static(facts, group, key)
+        yield from _static(facts, group, keys)
         return
     indexes = sorted({index for task_id in group.each for index in facts.by_task.get(task_id, {})})
     instances = [index for index in indexes if index >= 0]
     batches: tuple[BranchRun, ...] | None = None
     if group.mode == "mapped":
         of_index = ((index, BranchTasks(task_ids=group.each, map_index=index)) for index in instances)
-        branches = [_branch(facts, _mapped_name(facts, group, index), ids, key) for index, ids in of_index]
+        branches = [_branch(facts, _mapped_name(facts, group, index), ids, keys) for index, ids in of_index]
     else:
         task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
         batches = tuple(_batch(group, task_run) for task_run in task_runs)
@@ -128,32 +123,56 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[Group
     )
 
 
-def _static(facts: RunFacts, group: DeclaredGroup, key: str) -> Iterator[GroupRun]:
+def _static(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Iterator[GroupRun]:
     """A group outside of mapped task groups, or as often as it was expanded with the one around it."""
     tasks = facts.outline.tasks
     last_ids = [branch.last_task_id for branch in group.branches]
     indexes = [-1]
     if any(tasks[task_id].mapped_group is not None for task_id in last_ids if task_id in tasks):
-        indexes = sorted({n for task_id in last_ids for n in facts.by_task.get(task_id, {}) if n >= 0})
+        found = {n for task_id in last_ids for n in facts.by_task.get(task_id, {})}
+        indexes = sorted(n for n in found if n >= 0) or sorted(found)
     for index in indexes:
         yield GroupRun(
             title=instance_name(group.group_id, index),
             group=group,
             map_index=index,
-            branches=tuple(
-                _branch(facts, branch.name, BranchTasks(task_ids=branch.task_ids, map_index=index), key)
-                for branch in group.branches
+            branches=(
+                *(
+                    _branch(facts, branch.name, BranchTasks(task_ids=branch.task_ids, map_index=index), keys)
+                    for branch in group.branches
+                ),
+                *_removed(facts, group, index),
             ),
         )
 
 
-def _branch(facts: RunFacts, name: str, tasks: BranchTasks, key: str) -> BranchRun:
+def _removed(facts: RunFacts, group: DeclaredGroup, map_index: int) -> Iterator[BranchRun]:
+    """Branches of a static group that are no longer declared: the Dag file changed after they had begun."""
+    names = {branch.name for branch in group.branches}
+    removed: dict[str, list[str]] = {}
+    for task_id, instances in facts.by_task.items():
+        name = task_id.removeprefix(group.prefix)
+        is_of_group = name not in {task_id, PLACEHOLDER} and map_index in instances
+        if not is_of_group or task_id in facts.outline.tasks:
+            continue
+        if group.steps is not None and (first := name.partition(".")[0]) not in names:
+            name = first  # a branch of several tasks is a task group
+        removed.setdefault(name, []).append(task_id)
+    for name in sorted(removed, key=natural_key):
+        tasks = BranchTasks(task_ids=tuple(removed[name]), map_index=map_index)
+        branch = _branch(facts, name, tasks, [RETURN_VALUE])
+        yield replace(branch, state="removed", error="it is no longer declared", is_stopped=False)
+
+
+def _branch(facts: RunFacts, name: str, tasks: BranchTasks, keys: Sequence[str]) -> BranchRun:
+    """Put a branch together; without a value under one of the keys it is missing."""
     task_runs = tuple(
         facts.by_task[task_id][index]
         for task_id in tasks.task_ids
         for index in facts.instances(task_id, tasks.map_index)
     )
-    ruling = judge_branch(facts, tasks, key)
+    rulings = [judge_branch(facts, tasks, key) for key in keys]
+    ruling = next((ruling for ruling in rulings if ruling.state != "success"), rulings[0])
     return BranchRun(
         name=name,
         state=ruling.state,
@@ -165,8 +184,9 @@ def _branch(facts: RunFacts, name: str, tasks: BranchTasks, key: str) -> BranchR
 
 
 def _together(tasks: Sequence[BranchTiming]) -> dict[str, Any]:
-    """Times of a branch from those of its tasks; what never ran has no work, and lacks none."""
-    worked = [task for task in tasks if task.started is not None or task.work_seconds is not None]
+    """Times of a branch from those of its tasks; of what never ran, or skipped itself, no work is lacking."""
+    ran = (task for task in tasks if task.started is not None and task.state != "skipped")
+    worked = [*ran, *(task for task in tasks if task.state == "skipped" and task.work_seconds is not None)]
     memory = [task.peak_memory_bytes for task in tasks if task.peak_memory_bytes is not None]
     return {
         "queued": min((task.queued for task in tasks if task.queued is not None), default=None),

@@ -105,15 +105,17 @@ def threshold(policy: Policy, count: int | None) -> str:
         return "it succeeds whatever its branches do"
     minimums = []
     if policy.min_success is not None:
-        minimums.append(f"at least {policy.min_success}")
+        minimums.append(f"at least {counted(policy.min_success, 'branch', 'branches')}")
     if policy.min_success_ratio is not None:
-        minimums.append(f"at least {float(as_written(policy.min_success_ratio)):g} of all")
+        share = f"{float(as_written(policy.min_success_ratio)):g} of all"
+        minimums.append(f"at least {share}" if minimums else f"at least {share} branches")
+    have = "has" if minimums == ["at least 1 branch"] else "have"
     numbers = ""
     if count is not None and policy.needed(count) <= count:
         numbers = f" ({policy.needed(count)} of {count})"
     ways = {"exclude": "don't count", "success": "count as successes", "failure": "count as failures"}
     skipped = ways[policy.count_skipped]
-    return f"{' and '.join(minimums)} branches have to succeed{numbers}; skipped ones {skipped}"
+    return f"{' and '.join(minimums)} {have} to succeed{numbers}; skipped ones {skipped}"
 
 
 def _fan_in(outline: DagOutline, fan_in: FanInOutline) -> FanInCheck:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 DONE = (FINISHED | {"missing"}) - {"removed"}  # states of branches that nothing more will become of
-PLURALS = {"branch": "branches", "batch": "batches", "item": "items"}
+PLURALS = {"branch": "branches", "batch": "batches", "item": "items", "task instance": "task instances"}
 
 LONGEST_NAME, CAUSES_NAMED = 60, 2
 
@@ -26,10 +26,10 @@ def number_of(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else PLURALS[noun]}"
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, most: int = LONGEST_NAME) -> str:
     """Put a name on one line, and cut it in its middle: both ends tell long names apart."""
-    text, tail = on_one_line(name), LONGEST_NAME // 3
-    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - tail - 1]}…{text[-tail:]}"
+    text, tail = on_one_line(name), most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
 def headline(group: GroupReport) -> str:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.branches import chosen_group_runs
+from airflow_fanout.reports.figures import shortened
 from airflow_fanout.reports.group_report import Cause
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.outcomes import WAITING
@@ -118,11 +119,9 @@ def plan_rerun(
     """
     groups = [_group(facts, run, whole_branches) for run in chosen_group_runs(facts, group_ids)]
     of_groups = _by_key(task_run for group in groups for task_run in group.task_runs)
-    after: dict[Key, TaskRun] = {}
-    if downstream:
-        cleared = [group.run for group in groups if group.task_runs]
-        started = [fan_in for run in cleared for fan_in in facts.find(run.fan_in_ids, run.map_index)]
-        after = _by_key(_related_instances(facts, started, facts.outline.downstream_of))
+    cleared = [group.run for group in groups if group.task_runs and downstream]
+    started = [fan_in for run in cleared for fan_in in facts.find(run.fan_in_ids, run.map_index)]
+    after = _by_key(_related_instances(facts, started, facts.outline.downstream_of))
     blocked = [
         *(task_run for task_run in of_groups.values() if task_run.state == "upstream_failed"),
         *(task for group in groups for task in (*group.unexpanded, *group.fan_ins) if task.state == "failed"),
@@ -174,7 +173,7 @@ def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
 def _branches(run: GroupRun, whole_branches: bool) -> Iterator[BranchRerun]:
     states = CLEARABLE if whole_branches else UNSUCCESSFUL
     for branch in run.branches:
-        if branch.state == "success":
+        if branch.state in {"success", "removed"}:
             continue
         # Of a branch that succeeded without a value the last task alone can make one.
         last = branch.task_runs[-1:] if branch.state == "missing" else ()
@@ -247,10 +246,8 @@ def _causes(
         later = (followers[spreading.pop()] & unsuccessful.keys()) - following
         following |= later
         spreading += later
-    causes, between = (
-        tuple(unsuccessful[key] for key in sorted(keys)) for keys in (failed - following, following)
-    )
-    return causes, between
+    causes, between = sorted(failed - following), sorted(following)
+    return tuple(unsuccessful[key] for key in causes), tuple(unsuccessful[key] for key in between)
 
 
 def _notes(facts: RunFacts, groups: Iterable[GroupRerun]) -> Iterator[str]:
@@ -268,8 +265,8 @@ def _notes(facts: RunFacts, groups: Iterable[GroupRerun]) -> Iterator[str]:
 def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     again = {branch.branch.name: branch.branch.state for branch in group.branches}
     ended = {*FINISHED, "missing"}
-    others = (branch for branch in group.run.ran if branch.name not in again)
-    if unended := [f"{branch.name} ({branch.state})" for branch in others if branch.state not in ended]:
+    others = (branch for branch in group.run.ran if branch.name not in again and branch.state not in ended)
+    if unended := [f"{shortened(branch.name)} ({branch.state})" for branch in others]:
         yield f"not cleared, because they have not ended: {listing(unended, limit=10)}"
     fan_ins = facts.find(group.run.fan_in_ids, group.run.map_index)
     late = [
@@ -278,7 +275,7 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     if late and group.task_runs:
         warning = "if they have started, they may not see the branches that run again"
         yield f"not cleared, because they have not ended: {listing(late)}; {warning}"
-    if without := [name for name, state in again.items() if state == "missing"]:
+    if without := [shortened(name) for name, state in again.items() if state == "missing"]:
         yield f"succeeded without a value, so their last task runs again: {listing(without)}"
     if batches := [name for name, state in again.items() if state == "success"]:
         text = "succeeded, but with items that were stopped or have no value"

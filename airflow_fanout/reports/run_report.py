@@ -25,14 +25,16 @@ from airflow_fanout.reports.runs import PROBLEMS
 from airflow_fanout.reports.timing import count_states, segments, summarize
 from airflow_fanout.rules.capacity import describe
 from airflow_fanout.rules.instances import FINISHED
+from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.outcomes import WAITING
+from airflow_fanout.rules.records import RETURN_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
-    from airflow_fanout.reports.timing import GroupSummary, Times
+    from airflow_fanout.reports.timing import GroupSummary, Span, Times
     from airflow_fanout.rules.capacity import Capacity
     from airflow_fanout.serialization.outline import DagOutline
 
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
 ENDED = DONE | {"removed"}  # states of branches that nothing more will become of
 SLOWEST_ITEMS = 10  # items that are named as the slowest: a batched group may have a million
 PROBLEM_ITEMS = 20  # items without a value that are named; the rest are counted
-PYTHON_TASKS = frozenset({"_PythonDecoratedOperator", "PythonOperator"})
-"""Operators whose branches could run in batches too."""
+FUNCTION_TASK = "_PythonDecoratedOperator"
+"""Operator of branches that are plain functions; batches run no others."""
 
 
 def run_report(
@@ -70,6 +72,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     """Put one group's report together."""
     so_far = [_so_far(branch, now) for branch in run.ran]
     summary = _summary(run, so_far)
+    declared = run.group
     capacity = capacity_of(run, summary.total) if summary.total else None
     narrowest = None if capacity is None else capacity.limit
     items = None
@@ -79,9 +82,9 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     group = GroupReport(
         **vars(summary if items is not None else _outcomes(run, summary)),
         title=run.title,
-        group_id=None if run.group is None else run.group.group_id,
+        group_id=None if declared is None else declared.group_id,
         map_index=run.map_index,
-        mode="prefix" if run.group is None else run.group.mode,
+        mode="prefix" if declared is None else declared.mode,
         fan_in_ids=run.fan_in_ids,
         degraded=_is_degraded(facts, run),
         is_finished=_is_finished(run),
@@ -91,7 +94,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         effective_concurrency=None if capacity is None else capacity.effective,
         limit=None if capacity is None or narrowest is None else _describe(capacity, run),
         limit_setting=None if narrowest is None else narrowest.name,
-        items_per_task=None if run.group is None else run.group.items_per_task,
+        items_per_task=None if declared is None else declared.items_per_task,
         item_concurrency=_item_concurrency(run),
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
         segments=segments(so_far),
@@ -116,16 +119,8 @@ def item_page(run: GroupRun, map_index: int, *, start: int, size: int) -> dict[s
     :param start: Index of the first item among the batch's.
     """
     items = [] if run.batches is None else [item for item in run.branches if _batch_of(item) == map_index]
-    page = [
-        {
-            "name": item.name,
-            "state": item.state,
-            "error": item.error,
-            "is_stopped": item.is_stopped,
-            "work_seconds": item.work_seconds,
-        }
-        for item in items[start : start + size]
-    ]
+    names = ("name", "state", "error", "is_stopped", "work_seconds")
+    page = [{name: getattr(item, name) for name in names} for item in items[start : start + size]]
     return {"start": start, "total": len(items), "items": page}
 
 
@@ -151,13 +146,19 @@ def _item_concurrency(run: GroupRun) -> int | None:
 
 
 def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
-    """Whether ``items_per_task`` can be given to a group, or a larger one."""
-    if run.group is None or run.map_index >= 0:
+    """Whether ``items_per_task`` can be given to a group, or a larger one: each branch is one function."""
+    group = run.group
+    if group is None or run.map_index >= 0:
         return False
-    if run.group.mode == "batched":
+    if group.mode == "batched":
         return True
-    steps = [run.group.each] if run.group.each else [branch.task_ids for branch in run.group.branches]
-    return all(len(ids) == 1 and outline.tasks[ids[0]].operator in PYTHON_TASKS for ids in steps)
+    function_ids = {group.prefix + name for name in (EACH, *(branch.name for branch in group.branches))}
+    is_of_functions = all(
+        task_id in function_ids and outline.tasks[task_id].operator == FUNCTION_TASK
+        for task_id in group.all_task_ids
+    )
+    keys = {fan_in.key for fan_in in outline.fan_ins if fan_in.task_id in run.fan_in_ids}
+    return bool(group.prefix) and is_of_functions and keys <= {RETURN_VALUE}
 
 
 def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
@@ -286,37 +287,30 @@ def _problems(run: GroupRun) -> tuple[Problem, ...]:
 
 def host_loads(task_runs: Iterable[TaskRun]) -> tuple[HostLoad, ...]:
     """Work out the load of each machine, from the task instances that recorded all that it takes."""
-    by_host: dict[str, list[TaskRun]] = {}
+    by_host: dict[str, list[tuple[Span, int, float]]] = defaultdict(list)
     for task_run in task_runs:
-        if task_run.hostname and task_run.cores is not None and _at_work(task_run) is not None:
-            by_host.setdefault(task_run.hostname, []).append(task_run)
-    return tuple(
-        filter(None, (_load(hostname, task_runs) for hostname, task_runs in sorted(by_host.items())))
-    )
+        span, cores, used = _at_work(task_run), task_run.cores, task_run.timing.cpu_seconds
+        if task_run.hostname and span is not None and cores is not None and used is not None:
+            by_host[task_run.hostname].append((span, cores, used))
+    loads = []
+    for hostname, tasks in sorted(by_host.items()):
+        spans, cores = [span for span, *_ in tasks], min(number for _, number, _ in tasks)
+        changes = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+        running = list(accumulate(change for _, change in changes))
+        offered = sum(
+            min(number, cores) * (after - before).total_seconds()
+            for number, ((before, _), (after, _)) in zip(running, pairwise(changes), strict=False)
+        )
+        if offered > 0:
+            share = math.fsum(used for *_, used in tasks) / offered
+            loads.append(HostLoad(hostname=hostname, cores=cores, peak=max(running), busy_share=share))
+    return tuple(loads)
 
 
-def _load(hostname: str, task_runs: list[TaskRun]) -> HostLoad | None:
-    cores = min(task_run.cores for task_run in task_runs if task_run.cores is not None)
-    spans = [span for task_run in task_runs if (span := _at_work(task_run)) is not None]
-    changes = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    running = list(accumulate(change for _, change in changes))
-    offered = sum(
-        min(number, cores) * (after - before).total_seconds()
-        for number, ((before, _), (after, _)) in zip(running, pairwise(changes), strict=False)
-    )
-    if offered <= 0:
-        return None
-    used = math.fsum(task_run.timing.cpu_seconds or 0.0 for task_run in task_runs)
-    return HostLoad(hostname=hostname, cores=cores, peak=max(running), busy_share=used / offered)
-
-
-def _at_work(task_run: TaskRun) -> tuple[datetime, datetime] | None:
+def _at_work(task_run: TaskRun) -> Span | None:
     """Start and end of its work, which comes last in a task's process; None if that isn't known."""
-    timing = task_run.timing
-    if timing.started is None or timing.ended is None or timing.ended <= timing.started:
-        return None
-    if timing.work_seconds is None or timing.cpu_seconds is None:
+    timing, elapsed = task_run.timing, task_run.timing.elapsed_seconds
+    if timing.ended is None or timing.work_seconds is None or not elapsed:
         return None
     # Items of one batch that ran at the same time have more work in sum than their task was there.
-    elapsed = (timing.ended - timing.started).total_seconds()
     return timing.ended - timedelta(seconds=min(timing.work_seconds, elapsed)), timing.ended

@@ -239,6 +239,8 @@ def _length(spans: Iterable[Span]) -> float:
 def last_try(times: Times) -> Times:
     """Keep of a task instance's times those that belong to its last try."""
     queued, started, ended = times.queued, times.started, times.ended
+    if queued is started is ended is None:
+        return times
     if queued is None and started == ended:
         # Never ran: the scheduler stamps upstream_failed and skipped tasks with one moment as start and end.
         started = ended = None
@@ -304,16 +306,15 @@ def _idle_seconds(timings: Sequence[BranchTiming]) -> float:
 
 def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBranch], list[float]]:
     """The slowest, and all durations, longest first: by work, or, where nobody recorded it, elapsed."""
-    measure: Literal["work", "elapsed"] = "elapsed"
-    seconds = [timing.elapsed_seconds for timing in timings]
-    if any(timing.work_seconds is not None for timing in timings):
-        measure, seconds = "work", [timing.work_seconds for timing in timings]
-    durations = sorted((each for each in seconds if each is not None), reverse=True)
+    is_recorded = any(timing.work_seconds is not None for timing in timings)
+    measure: Literal["work", "elapsed"] = "work" if is_recorded else "elapsed"
+    known = [(s, t) for t in timings if (s := getattr(t, f"{measure}_seconds")) is not None]
+    durations = sorted((seconds for seconds, _ in known), reverse=True)
     shortest = min(durations[:number], default=0.0)
     slow = [
-        SlowBranch(name=timing.name, seconds=each, state=timing.state, measure=measure)
-        for timing, each in zip(timings, seconds, strict=True)
-        if each is not None and each >= shortest
+        SlowBranch(name=timing.name, seconds=seconds, state=timing.state, measure=measure)
+        for seconds, timing in known
+        if seconds >= shortest
     ]
     slow.sort(key=lambda branch: (-branch.seconds, natural_key(branch.name)))
     return slow[:number], durations

@@ -119,7 +119,7 @@ def test_of_one_group_only_the_failed_task_and_the_fan_in_run_again(dry: Round, 
 def test_it_says_what_it_cleared_and_how_to_look(run: Run, one_group: Round) -> None:
     assert one_group.ended.returncode == 0, one_group.ended.stderr
     for text in (
-        "chains: 1 of 3 branches run again",
+        "chains: 1 of 3 branches runs again",
         "  chains_1  failed; ValueError: chain 1 is broken; runs chains.chains_1.load\n",
         "  fan-in: collect_chains (failed)",
         "Cleared 2 task instances.",

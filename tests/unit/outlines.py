@@ -49,14 +49,19 @@ def instances(count: int | None, *steps: str, group_id: str = "work", **settings
 
 
 def fan_in_of(
-    task_id: str, *, group_id: str | None = None, prefix: str | None = None, policy: Policy | None = None
+    task_id: str,
+    *,
+    group_id: str | None = None,
+    prefix: str | None = None,
+    key: str = "return_value",
+    policy: Policy | None = None,
 ) -> FanInOutline:
     """Make a fan-in."""
     return FanInOutline(
         task_id=task_id,
         group=None if group_id is None else DeclaredGroup(group_id=group_id, prefix=f"{group_id}."),
         task_id_prefix=prefix,
-        key="return_value",
+        key=key,
         policy=policy or Policy(),
     )
 

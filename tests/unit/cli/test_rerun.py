@@ -178,7 +178,7 @@ class TestCommand:
 class TestLines:
     def test_they_name_branches_fan_ins_and_what_comes_after(self) -> None:
         found = plan(
-            [branch("a", error="ValueError: why\nmore"), branch("b", "skipped", is_stopped=True)],
+            [branch("a", error="ValueError: why"), branch("b", "skipped", is_stopped=True)],
             downstream=(TaskRun(task_id="publish", state="upstream_failed"),),
             notes=("group: a note",),
         )
@@ -206,11 +206,21 @@ class TestLines:
         assert "group: 1,500 of 1,500 branches run again" in lines
         assert "  and 1,480 more: 740 failed, 740 skipped" in lines
 
+    def test_a_long_name_is_cut_in_its_middle(self) -> None:
+        name = "a" * 200 + "b" * 211
+        also = TaskRun(task_id=name, state="failed")
+
+        lines = list(rerun_command.lines(plan([branch(name, error="E: " + name)], downstream=(also,))))
+
+        assert max(map(len, lines)) < 200
+        assert f"{'a' * 39}…{'b' * 20}  failed; E: aaa" in lines[3]
+
     @pytest.mark.parametrize(
         ("found", "line"),
         [
             pytest.param(WITH_CAUSE, "The cause lies before the branches: source (failed)", id="a cause"),
             pytest.param(plan([]), "group: only the fan-in runs again", id="a fan-in"),
+            pytest.param(FAILED, "group: 1 of 1 branch runs again", id="one branch"),
             pytest.param(NOTHING, "Nothing to run again: no branch and no fan-in failed.", id="nothing"),
         ],
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import pytest
 from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.rules.outcomes import MARKED_BY_HAND, NO_EXCEPTION_RECORDED
 from airflow_fanout.serialization.outline import TaskOutline
+from tests.unit.outlines import fan_in_of
 from tests.unit.run_facts import (
     NOON,
     batch,
@@ -149,6 +151,23 @@ class TestSeveralTasks:
         )
 
         assert [branch.work_seconds for branch in run.branches] == [2.0, 3.0]
+
+    @pytest.mark.parametrize(
+        "skipped",
+        [
+            pytest.param({"queued": None, "started": NOON, "ended": NOON}, id="by-airflow"),
+            pytest.param({}, id="by-itself"),
+        ],
+    )
+    def test_of_one_that_was_skipped_no_work_is_lacking(self, skipped: dict[str, Any]) -> None:
+        branch = only_branch(
+            static("eu", steps=("read", "check", "write")),
+            ran("etl.eu.read", seconds=1.0),
+            ran("etl.eu.check", state="skipped", **skipped),
+            ran("etl.eu.write", seconds=0.5),
+        )
+
+        assert (branch.state, branch.work_seconds) == ("success", 1.5)
 
     def test_work_is_not_guessed_if_one_of_them_recorded_none(self) -> None:
         branch = only_branch(
@@ -295,6 +314,13 @@ class TestInAMappedTaskGroup:
         assert [(run.title, run.map_index) for run in runs] == [("etl[0]", 0), ("etl[1]", 1)]
         assert [branch.name for run in runs for branch in run.branches] == ["eu", "eu"]
 
+    def test_a_group_that_was_never_expanded_is_there_once(self) -> None:
+        inside = {"etl.eu": TaskOutline(task_id="etl.eu", mapped_group="outer")}
+
+        (run,) = group_runs(facts_of([ran("etl.eu", state="upstream_failed")], static("eu"), tasks=inside))
+
+        assert (run.title, [branch.state for branch in run.branches]) == ("etl", ["upstream_failed"])
+
     def test_a_fan_in_by_prefix_has_the_branches_of_its_own_index(self) -> None:
         tasks = {
             "p_a": TaskOutline(task_id="p_a", mapped_group="outer"),
@@ -314,6 +340,49 @@ class TestInAMappedTaskGroup:
             "combine[0]": [("p_a", "success"), ("p_b", "success")],
             "combine[1]": [("p_a", "failed"), ("p_b", "success")],
         }
+
+
+@pytest.mark.parametrize(
+    ("keys", "state", "error"),
+    [
+        pytest.param(["return_value"], "success", None, id="of-the-value"),
+        pytest.param(["score"], "missing", "it pushed nothing under the key 'score'", id="of-the-other"),
+        pytest.param(["return_value", "score"], "missing", "under the key 'score'", id="of-both"),
+    ],
+)
+def test_a_branch_is_missing_if_it_lacks_a_value_for_one_of_its_fan_ins(
+    keys: list[str], state: str, error: str | None
+) -> None:
+    fan_ins = [fan_in_of(f"by_{key}", group_id="etl", key=key) for key in keys]
+
+    branch = only_branch(static("eu"), ran("etl.eu"), fan_ins=fan_ins)
+
+    assert branch.state == state
+    assert (error or "None") in str(branch.error)
+
+
+@pytest.mark.parametrize(
+    ("group", "task_ids", "removed"),
+    [
+        pytest.param(
+            static("eu"), ["etl.eu", "etl.eu.paris", "other"], ["eu.paris"], id="below-a-declared-one"
+        ),
+        pytest.param(
+            static("eu", steps=("read", "write")),
+            ["etl.eu.read", "etl.us.read", "etl.us.write", "etl.eu.paris"],
+            ["eu.paris", "us"],
+            id="of-several-tasks",
+        ),
+    ],
+)
+def test_static_branches_that_are_no_longer_declared_are_removed(
+    group: DeclaredGroup, task_ids: list[str], removed: list[str]
+) -> None:
+    facts = facts_of(map(ran, task_ids), group)
+    declared = {i: facts.outline.tasks[i] for i in facts.outline.tasks if i in {*group.all_task_ids, "other"}}
+    (run,) = group_runs(replace(facts, outline=replace(facts.outline, tasks=declared)))
+
+    assert [branch.name for branch in run.branches if branch.state == "removed"] == removed
 
 
 def test_a_group_with_two_fan_ins_is_there_once() -> None:

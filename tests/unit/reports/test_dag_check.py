@@ -331,8 +331,14 @@ def test_a_prefix_of_a_group_without_branches_takes_nothing_and_that_is_fine(lab
         pytest.param(
             Policy(min_success=2, min_success_ratio=0.28, count_skipped="success"),
             None,
-            "at least 2 and at least 0.28 of all branches have to succeed; skipped ones count as successes",
+            "at least 2 branches and at least 0.28 of all have to succeed; skipped ones count as successes",
             id="both, of a number known only at run time",
+        ),
+        pytest.param(
+            Policy(min_success=1),
+            8,
+            "at least 1 branch has to succeed (1 of 8); skipped ones don't count",
+            id="one",
         ),
     ],
 )

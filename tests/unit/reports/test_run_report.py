@@ -13,6 +13,7 @@ from airflow_fanout.reports.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, item
 from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity, Limit
 from airflow_fanout.serialization.outline import TaskOutline
+from tests.unit.outlines import fan_in_of
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, of_group, ran, static
 
 if TYPE_CHECKING:
@@ -386,7 +387,13 @@ class TestAdvice:
                 {"operator": PYTHON, "mapped_group": "outer"},
                 id="in-a-mapped-task-group",
             ),
-            pytest.param(mapped(), SMALL, {"operator": "BashOperator"}, id="operators"),
+            pytest.param(
+                mapped("load.each.work"),
+                [ran("load.each.work", n, second=n, seconds=0.01) for n in range(9)],
+                {"operator": PYTHON},
+                id="of-a-task-group-of-one-task",
+            ),
+            pytest.param(mapped(), SMALL, {"operator": "PythonOperator"}, id="operators"),
         ],
     )
     def test_branches_that_batches_cant_run_are_not(
@@ -398,6 +405,15 @@ class TestAdvice:
 
         assert found.overhead_share is not None
         assert found.advice == ()
+
+    def test_neither_are_those_of_which_a_fan_in_reads_another_key(self) -> None:
+        tasks = {"load.each": TaskOutline(task_id="load.each", operator=PYTHON)}
+        runs = [replace(run, values={"score": "present"}) for run in SMALL]
+        fan_ins = [fan_in_of("combine", group_id="load", key="score")]
+
+        (found,) = report_of(facts_of(runs, mapped(), tasks=tasks, fan_ins=fan_ins)).groups
+
+        assert (found.states, found.advice) == ({"success": 9}, ())
 
     def test_branches_that_crowd_a_machine_are_named_with_it(self) -> None:
         busy = [
