@@ -19,7 +19,7 @@ from airflow_fanout.exceptions import (
     ItemsError,
 )
 from airflow_fanout.execution_time.arguments import NO_ITEM
-from airflow_fanout.operators.expand_input import literal_arguments
+from airflow_fanout.operators.expand_input import DataExpandInput
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.wording import listing, typed
@@ -113,12 +113,13 @@ class OperatorBranch:
         over = expansion.over(
             self._arguments if expansion.gives == "item" else lambda _: {},
             as_storable=lambda arguments: storable_arguments(arguments, template_fields),
-            as_literal=lambda arguments: literal_arguments(arguments, template_fields),
         )
         settings = {**bound, **expansion.settings(bound)}
         settings |= {"task_id": EACH, "task_group": task_group, "dag": task_group.dag}
         with self._errors_as(f"{self.title} can't be mapped"):
             mapped = self.operator_class.partial(**settings).expand_kwargs(over)
+        if expansion.output is not None:
+            mapped.expand_input = DataExpandInput(over)
         add_hooks(mapped)
         if expansion.gives == "item":
             hooks = {"pre_execute"} if expansion.is_stoppable else set()

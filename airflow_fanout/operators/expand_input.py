@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
-from airflow.sdk import literal
+from airflow.sdk.definitions._internal.expandinput import ListOfDictsExpandInput
 from airflow.sdk.definitions.xcom_arg import MapXComArg
 
 from airflow_fanout.execution_time.items import has_templates, names_and_items
@@ -54,7 +54,22 @@ class _InstanceArguments(Sequence[Any]):
         return self._source.shape(item)
 
 
-def literal_arguments(arguments: Mapping[str, Any], template_fields: Collection[str]) -> Mapping[str, Any]:
-    """Keep Airflow from rendering values that a task returned: ``expand_kwargs`` takes them for templates."""
-    names = [name for name in arguments if name in template_fields and has_templates(arguments[name])]
-    return {**arguments, **{name: literal(arguments[name]) for name in names}}
+class DataExpandInput(ListOfDictsExpandInput):
+    """
+    Arguments that a task returned: an operator gets them as they are, where Airflow takes them for templates.
+
+    Airflow renders what a template field holds, but for the objects that the expansion names. What an
+    operator's ``__init__`` makes of an argument is another object, and is rendered.
+    """
+
+    def resolve(self, context: Mapping[str, Any]) -> tuple[Mapping[str, Any], set[int]]:
+        """Return the arguments of an instance, and which objects in them not to render."""
+        arguments, resolved = super().resolve(context)
+        return arguments, resolved | {id(value) for value in _with_templates(arguments.values())}
+
+
+def _with_templates(values: Iterable[Any]) -> Iterator[Any]:
+    for value in filter(has_templates, values):
+        yield value
+        if isinstance(value, dict | list | tuple | set):
+            yield from _with_templates(value.values() if isinstance(value, dict) else value)

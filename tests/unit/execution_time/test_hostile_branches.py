@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from unittest import mock
 
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import task
+from airflow.sdk import BaseOperator, task
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.log import mask_secret
@@ -162,7 +163,13 @@ def test_an_exception_of_an_item_is_put_into_words_and_harms_no_other(
 
 
 def test_a_timeout_while_an_exception_says_what_it_is_ends_the_batch() -> None:
-    batch = batch_of("a", UnreadableError(AirflowTaskTimeout()), "b")
+    class SlowError(Exception):
+        def __str__(self) -> str:
+            time.sleep(max(0.0, batch.deadline - time.monotonic()))
+            raise AirflowTaskTimeout
+
+    batch = batch_of("a", SlowError(), "b")
+    batch.deadline = time.monotonic() + 0.05
 
     with pytest.raises(AirflowTaskTimeout):
         batch.run()
@@ -182,6 +189,17 @@ def first_instance(dag: DAG) -> Any:
     }
     dag.get_task("g.each").render_template_fields(context)
     return context["task"]
+
+
+class Asks(BaseOperator):
+    """An operator that looks at its arguments when it is made, and whose fields have names of their own."""
+
+    template_fields = ("sql", "copied")
+
+    def __init__(self, *, query: str, given: Any = None, day: str = "on {{ ds }}", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sql = query if query.strip() else ""
+        self.copied = {**(given or {}), "day": day}
 
 
 class TestAValue:
@@ -267,6 +285,16 @@ class TestAValue:
                 id="deep in an operator",
             ),
             pytest.param(BashOperator, {"bash_command": "true"}, "bash_command", "true", id="no template"),
+            pytest.param(
+                Asks, {"query": "{{ ds }}"}, "sql", "{{ ds }}", id="under a name that is no template field's"
+            ),
+            pytest.param(
+                Asks,
+                {"query": "a", "given": {"A": ["{{ ds }}"]}},
+                "copied",
+                {"A": ["{{ ds }}"], "day": "on 2026-01-01"},
+                id="copied, beside a template of the Dag's",
+            ),
         ],
     )
     def test_is_not_rendered_when_it_is_the_item_of_an_instance(
