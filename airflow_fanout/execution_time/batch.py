@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import inspect
 import math
 import signal
 import threading
 import time
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from airflow_fanout.execution_time.transport import stored_value
-from airflow_fanout.execution_time.xcom import supervisor_turn
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
 
 CANCEL_SECONDS = 1.0
-"""For the items of an event loop to end when they are cancelled."""
+"""For what runs on an event loop to end when it is cancelled."""
 
 
 class ItemResult(NamedTuple):
@@ -83,17 +84,11 @@ class Batch:
         self.reused = self._failed = 0
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
         self._call, self._describe, self._on_failure = call, describe, on_failure
-        self._is_async_item, self._is_retried, self._failures_left = is_async, is_retried, failures_left
-        self.beside_loop: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self._closed = threading.Event()
+        self.is_retried, self._is_async_item, self._failures_left = is_retried, is_async, failures_left
+        self.is_running = self._is_closed = False
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._workers: asyncio.Task[None] | None = None
         self._begin = time.monotonic()
-
-    @property
-    def is_on_loop(self) -> bool:
-        """Whether there is an event loop, beside whose items ``beside_loop`` runs."""
-        return self._is_async_item is not None
 
     @property
     def progress(self) -> str:
@@ -116,6 +111,13 @@ class Batch:
         """Indexes of the items that have not ended."""
         return [index for index in range(self.size) if index not in self.results]
 
+    def snapshot(self) -> Batch:
+        """How far it is, for somebody who must not wait for the items that run."""
+        copied = copy.copy(self)
+        copied.results = dict(self.results)
+        copied.elapsed = round(time.monotonic() - self._begin, 6)
+        return copied
+
     def reuse(self, index: int, result: ItemResult) -> None:
         """Take the result of an earlier try."""
         self.results[index] = result
@@ -130,11 +132,10 @@ class Batch:
 
     def close(self) -> None:
         """Let no further item start, cancel those of a loop, and drop what the running ones still return."""
-        is_closed = self._closed.is_set()
-        self._closed.set()
-        if self._loop is not None and not is_closed:
+        is_closed, self._is_closed = self._is_closed, True  # no lock: a signal handler may be here
+        if self._workers is not None and not is_closed:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._cancel)
+                self._workers.get_loop().call_soon_threadsafe(self._workers.cancel)
 
     def run(self) -> None:
         """
@@ -144,6 +145,7 @@ class Batch:
         run in daemon threads, so that nobody has to wait for them after a timeout.
         """
         self._begin = time.monotonic()
+        self.is_running = True
         indexes = self._next_indexes()
         try:
             if self._is_async_item is not None:
@@ -161,11 +163,12 @@ class Batch:
             self.close()
             raise
         finally:
+            self.is_running = False
             self.elapsed = round(time.monotonic() - self._begin, 6)
 
     def _next_indexes(self) -> Iterator[int]:
         for index in self.pending:
-            if self._closed.is_set() or self.is_stopped or time.monotonic() >= self.deadline:
+            if self._is_closed or self.is_stopped or time.monotonic() >= self.deadline:
                 return
             yield index
 
@@ -180,59 +183,56 @@ class Batch:
                     return
                 self._run_one(index)
 
-        threads = [_start_thread(work) for _ in range(min(self.concurrency, self.size))]
+        threads: list[threading.Thread] = []
+        with contextlib.suppress(RuntimeError):  # there are no more to be had; those that there are do all
+            while len(threads) < min(self.concurrency, self.size):
+                threads.append(_start_thread(work))
+        if not threads:
+            work()
         for thread in threads:
             thread.join()
 
-    def _cancel(self) -> None:
-        async def cancel() -> None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(supervisor_turn(), CANCEL_SECONDS)
-            self._workers.cancel()
-
-        self._cancelling = asyncio.ensure_future(cancel())
-
     def _run_in_loop(self, indexes: Iterator[int], is_async: Callable[[int], bool]) -> None:
-        ended = threading.Event()  # Python takes a thread whose join() was interrupted for one that has ended
-
-        def run() -> None:
-            try:
-                asyncio.run(self._run_on_loop(indexes, is_async))
-            finally:
-                ended.set()
-
-        _start_thread(run)
-        try:
-            ended.wait()
-        except BaseException:
-            self.close()
-            ended.wait(CANCEL_SECONDS)
-            raise
-
-    async def _run_on_loop(self, indexes: Iterator[int], is_async: Callable[[int], bool]) -> None:
         async def work() -> None:
             for index in indexes:
                 await (self._await_one(index) if is_async(index) else self._await_thread(index))
 
-        self._loop = asyncio.get_running_loop()
-        beside = [] if self.beside_loop is None else [self._loop.create_task(self.beside_loop())]
-        self._workers = asyncio.gather(*(work() for _ in range(min(self.concurrency, self.size))))
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._workers
-        for task in beside:
-            task.cancel()
+        async def work_at_once() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*(work() for _ in range(min(self.concurrency, self.size))))
+
+        def run() -> None:
+            with contextlib.closing(asyncio.Runner()) as runner:  # waits for what items have left running
+                try:
+                    loop = runner.get_loop()
+                    self._workers = loop.create_task(work_at_once())
+                    while not self._workers.done():
+                        # The exit of a task that an item has started ends the loop; the item is told, too.
+                        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                            loop.run_until_complete(self._workers)
+                except BaseException as error:
+                    ended.set_exception(error)
+                else:
+                    ended.set_result(None)
+
+        ended: Future[None] = Future()
+        thread = _start_thread(run)
+        try:
+            ended.result()
+        except BaseException:
+            self.close()
+            wait([ended], CANCEL_SECONDS)
+            raise
+        thread.join(CANCEL_SECONDS)
 
     def _run_one(self, index: int) -> None:
         begin, cpu_begin = time.perf_counter(), time.thread_time()
         try:
-            value = stored_value(self._call(index))
+            result = ItemResult(ITEM_SUCCEEDED, stored_value(self._call(index)))
         except BaseException as exception:
             result = self._result_of(index, exception)
-            seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
-            self._take(index, result._replace(seconds=seconds, cpu_seconds=cpu_seconds))
-        else:
-            seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
-            self._take(index, ItemResult(ITEM_SUCCEEDED, value, None, seconds, cpu_seconds))
+        seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
+        self._take(index, result._replace(seconds=seconds, cpu_seconds=cpu_seconds))
 
     async def _await_thread(self, index: int) -> None:
         """Run a plain function in a thread: it would hold up the loop."""
@@ -243,8 +243,12 @@ class Batch:
             with contextlib.suppress(RuntimeError):  # after a timeout there is no loop any more
                 loop.call_soon_threadsafe(ended.set)
 
-        _start_thread(work)
-        await ended.wait()
+        try:
+            _start_thread(work)
+        except RuntimeError as exception:
+            self._take(index, self._result_of(index, exception))
+        else:
+            await ended.wait()
 
     async def _await_one(self, index: int) -> None:
         begin = time.perf_counter()
@@ -270,28 +274,35 @@ class Batch:
 
     def _result_of(self, index: int, exception: BaseException) -> ItemResult:
         """Make the result of an exception, or raise it if it is not the item's own."""
+        self._raise_end_of_task(exception)
+        error = type(exception).__name__
+        try:
+            error = self._describe(exception)
+            if not isinstance(exception, AirflowSkipException) and not self._is_closed:
+                self._on_failure(index, exception)
+        except BaseException as another:  # of an exception that can't be put into words
+            self._raise_end_of_task(another)
+        if isinstance(exception, AirflowSkipException):
+            reason = error.removeprefix(type(exception).__name__).removeprefix(": ")
+            return ItemResult(ITEM_SKIPPED, error=reason or None)
+        return ItemResult(ITEM_FAILED, error=error, is_final=isinstance(exception, AirflowFailException))
+
+    def _raise_end_of_task(self, exception: BaseException) -> None:
         # Signals reach the main thread alone, whatever runs there.
         if threading.current_thread() is threading.main_thread():
             is_late = isinstance(exception, AirflowTaskTimeout) and time.monotonic() >= self.deadline
             if is_late or isinstance(exception, KeyboardInterrupt):
                 self.close()
                 raise exception
-        text = self._describe(exception)
-        if isinstance(exception, AirflowSkipException):
-            reason = text.removeprefix(type(exception).__name__).removeprefix(": ")
-            return ItemResult(ITEM_SKIPPED, error=reason or None)
-        if not self._closed.is_set():
-            self._on_failure(index, exception)
-        return ItemResult(ITEM_FAILED, error=text, is_final=isinstance(exception, AirflowFailException))
 
     def _take(self, index: int, result: ItemResult) -> None:
         """Keep how an item ended, unless the batch has ended before."""
         with self._lock:
-            if self._closed.is_set():
+            if self._is_closed:
                 return
             if result.status == ITEM_FAILED:
                 self._failed += 1
-                if self._failures_left is not None and (result.is_final or not self._is_retried):
+                if self._failures_left is not None and (result.is_final or not self.is_retried):
                     self._failures_left -= 1
             self.results[index] = result
             self.ended.append(index)  # last: whoever saves what has ended holds no lock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import threading
@@ -11,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.execution_time.batch import ItemResult
-from airflow_fanout.execution_time.xcom import supervisor_turn
+from airflow_fanout.execution_time.xcom import answered_in_process
 from airflow_fanout.rules.records import ITEM_FAILED
 
 if TYPE_CHECKING:
@@ -114,20 +113,15 @@ class Checkpoints:
 
         :param give_up: Asked between pieces whether to leave the rest for another time.
         """
-        while not give_up() and self.save_some(batch):
-            pass
-
-    def save_some(self, batch: Batch) -> bool:
-        """Save the next of them; return whether there may be more."""
-        if self._store is None:
-            return False
-        with self._saving:
-            indexes = batch.ended[self._saved : self._saved + ITEMS_AT_ONCE]
-            for piece in self._pieces_of(batch, indexes):
-                self._append(piece)
-            self._saved += len(indexes)
-        # What ends meanwhile waits for the next time: else it would be saved one by one, a request each.
-        return len(indexes) == ITEMS_AT_ONCE
+        is_behind = self._store is not None
+        while is_behind and not give_up():
+            with self._saving:
+                indexes = batch.ended[self._saved : self._saved + ITEMS_AT_ONCE]
+                for piece in self._pieces_of(batch, indexes):
+                    self._append(piece)
+                self._saved += len(indexes)
+            # What ends meanwhile waits for the next time: else it would be saved one by one, a request each.
+            is_behind = len(indexes) == ITEMS_AT_ONCE
 
     def _append(self, piece: list[Any]) -> None:
         try:
@@ -194,15 +188,19 @@ class CheckpointThread:
     """
     A thread beside the items that saves their results and logs the batch's progress.
 
-    On an event loop, results are saved in the loop's own thread: while a request of another one is under way,
-    Airflow refuses those that an item doesn't await.
+    :param report: Reports a batch that has not ended: after a kill, if no retry follows, it is all there is.
     """
 
-    def __init__(self, log: Any, batch: Batch, checkpoints: Checkpoints) -> None:
-        self._log, self._batch, self._checkpoints = log, batch, checkpoints
+    def __init__(
+        self,
+        log: Any,
+        batch: Batch,
+        checkpoints: Checkpoints,
+        report: Callable[[Batch], object] = lambda snapshot: None,  # noqa: ARG005
+    ) -> None:
+        self._log, self._batch, self._checkpoints, self._report = log, batch, checkpoints, report
         self._ended, self._wanted, self._saved = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="fan-out-checkpoints")
-        batch.beside_loop = self._save_on_loop
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -211,6 +209,7 @@ class CheckpointThread:
         self._ended.set()
         self._wanted.set()
         self._thread.join(timeout=30)
+        self._log.info("%s", self._batch.progress)
 
     def kill(self) -> None:
         """Save from a signal handler: the main thread may be in the midst of a request."""
@@ -222,26 +221,26 @@ class CheckpointThread:
 
     def _run(self) -> None:
         logged = time.monotonic()
+        report_after = 0.0
         while not self._ended.is_set():
-            is_wanted = self._wanted.wait(CHECKPOINT_EVERY)
+            is_killed = self._wanted.wait(CHECKPOINT_EVERY)
             self._wanted.clear()
-            if is_wanted or not self._batch.is_on_loop:
-                # When all items have ended, the task itself decides what is worth keeping.
+            # When all items have ended, the task itself decides what is worth keeping. dag.test() answers one
+            # thread at a time.
+            if not self._ended.is_set() and not answered_in_process():
                 self._checkpoints.save(self._batch, give_up=self._ended.is_set)
+                begin = time.monotonic()
+                if is_killed or (not self._batch.is_retried and begin >= report_after):
+                    self._report_so_far()
+                    # All that was done is reported each time; no more than a fifth of the time goes there.
+                    report_after = time.monotonic() + 4 * (time.monotonic() - begin)
             self._saved.set()
             if time.monotonic() - logged > PROGRESS_EVERY:
                 logged = time.monotonic()
                 self._log.info("%s", self._batch.progress)
 
-    async def _save_on_loop(self) -> None:
-        while True:
-            await asyncio.sleep(CHECKPOINT_EVERY)
-            is_behind = True
-            while is_behind:
-                await supervisor_turn()
-                try:
-                    is_behind = self._checkpoints.save_some(self._batch)
-                except BaseException as error:
-                    if type(error).__name__ != "DeadlockImminentError":  # which Airflow 3.2 doesn't have
-                        raise
-                    await asyncio.sleep(0.005)  # a plain function's request is under way, in a thread
+    def _report_so_far(self) -> None:
+        try:
+            self._report(self._batch.snapshot())
+        except Exception as error:  # such as of values that are too large together
+            self._log.warning("What was done so far can't be reported before the end: %s", error)

@@ -31,11 +31,14 @@ class AlarmThread:
     """
     A thread that rings Airflow's alarm again: an item may have swallowed its exception.
 
-    :param give_up: Called if the last ring did not help either.
+    :param is_running: Whether items run, who may be interrupted; what reports them may not.
+    :param give_up: Called if it has not ended after the last ring either.
     """
 
-    def __init__(self, deadline: float, give_up: Callable[[], None]) -> None:
-        self._deadline, self._give_up = deadline, give_up
+    def __init__(
+        self, deadline: float, *, is_running: Callable[[], bool], give_up: Callable[[], object]
+    ) -> None:
+        self._deadline, self._is_running, self._give_up = deadline, is_running, give_up
         self._ended = threading.Event()
 
     def __enter__(self) -> None:
@@ -50,7 +53,7 @@ class AlarmThread:
         for _ in range(RINGS):
             if self._ended.wait(seconds):
                 return
-            if main is not None and callable(signal.getsignal(signal.SIGALRM)):
+            if main is not None and self._is_running() and callable(signal.getsignal(signal.SIGALRM)):
                 signal.pthread_kill(main, signal.SIGALRM)
             seconds = SECONDS_BETWEEN
         if not self._ended.wait(seconds):

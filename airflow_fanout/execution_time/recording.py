@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import UndefinedError
 
+from airflow_fanout.execution_time.transport import UnstorableValueError, stored_value
 from airflow_fanout.rules.records import RECORD_KEY, BranchRecord
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
 from airflow_fanout.serialization.declaration import declared_group
@@ -87,10 +88,16 @@ def push_record(context: Context, **fields: Any) -> None:
 
 
 def record_success(context: Context, result: Any) -> None:
-    """Push the record of a success; Airflow pushes the value itself afterwards."""
+    """
+    Push the record of a success; Airflow pushes the value itself afterwards.
+
+    :raises UnstorableValueError: If an XCom would change or refuse the value.
+    """
     _drop_skip_reason(context)
     task: Any = context["task"]
     has_value = bool(result is not None and task.do_xcom_push)
+    if has_value:
+        stored_value(result)
     push_record(context, state="success", has_value=has_value, **_measured(context))
 
 
@@ -147,9 +154,11 @@ def redacted_error(exception: BaseException | str) -> str:
 def _described(exception: BaseException) -> str:
     kind = type(exception).__name__
     try:
-        message = str(exception)
+        message = f"{exception}"
     except (Exception, SystemExit) as unreadable:
         message = f"(its message can't be read: {type(unreadable).__name__})"
+    if isinstance(exception, UnstorableValueError):
+        return message
     return f"{kind}: {message}" if message else kind
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -162,13 +164,13 @@ class RunReader:
 
 def at_once(read: Callable[[Thing], Read], things: Sequence[Thing]) -> list[Read]:
     """Read things in order, several at a time if values lie elsewhere; requests still go one by one."""
-    if not values_lie_elsewhere() or _answered_in_process():
+    if not values_lie_elsewhere() or answered_in_process():
         return [read(each) for each in things]
     with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="fan-in-bodies") as readers:
         return list(readers.map(read, things))
 
 
-def _answered_in_process() -> bool:
+def answered_in_process() -> bool:
     """Whether it is ``dag.test()`` that answers: while it does, other threads have nobody to ask."""
     from airflow.sdk.execution_time import task_runner
 
@@ -274,15 +276,21 @@ def resumes(ti: RuntimeTaskInstance) -> bool:
     return server is not None and bool(server.next_method or server.task_reschedule_count)
 
 
-async def supervisor_turn() -> None:
+def make_requests_in_a_thread() -> None:
     """
-    Wait until no request of the event loop is under way: until its next ``await`` there is none.
+    Have what is awaited on an event loop asked in a thread of its own, for as long as this process lives.
 
-    A request that isn't awaited raises ``DeadlockImminentError`` while one is.
+    Airflow's ``asend`` holds the one line to the supervisor while it waits for its loop, and for a thread of
+    the loop's executor. With items at the same time that blocks for ever: if they fill the executor with
+    requests that aren't awaited, or if one is cancelled in between, whose answer then is another's. And a
+    request that isn't awaited raises ``DeadlockImminentError`` (Airflow 3.3) or waits for itself (3.2).
     """
-    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import CommsDecoder
 
-    lock = getattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "_async_lock", None)
-    if lock is not None:  # dag.test() has none
-        async with lock:
-            pass
+    line = ThreadPoolExecutor(1, thread_name_prefix="fan-out-requests")
+
+    async def asend(self: Any, msg: Any) -> Any:
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(line, context.run, self.send, msg)
+
+    CommsDecoder.asend = asend  # type: ignore[method-assign]

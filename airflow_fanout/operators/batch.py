@@ -23,8 +23,13 @@ from airflow_fanout.execution_time.deadline import AlarmThread, alarm_deadline
 from airflow_fanout.execution_time.items import has_templates, read_at_once, source_and_functions
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import item_stop_reason
-from airflow_fanout.execution_time.transport import UnstorableValueError, is_of_values, refused_values
-from airflow_fanout.execution_time.xcom import RunReader, resumes
+from airflow_fanout.execution_time.transport import is_of_values, refused_values
+from airflow_fanout.execution_time.xcom import (
+    RunReader,
+    answered_in_process,
+    make_requests_in_a_thread,
+    resumes,
+)
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
     ITEM_STOPPED,
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
 ERRORS_SHOWN = 5
 
 UNFINISHED = "it was not started, or had not ended, when the task ended"
+KILLED = "the process of its batch ended before it had reported"
 
 
 class BatchOperator(BaseOperator):
@@ -93,7 +99,7 @@ class BatchOperator(BaseOperator):
         batch = self._batch(context, items, bound)
         checkpoints = self._checkpoints(context, items, bound)
         checkpoints.restore(batch)
-        report = partial(self._report, context["ti"], batch, labels, labels if is_named else None)
+        report = partial(self._report, context["ti"], labels, labels if is_named else None)
         values = self._run(batch, checkpoints, report)
         failed = _with_status(batch, ITEM_FAILED)
         if failed:
@@ -108,35 +114,41 @@ class BatchOperator(BaseOperator):
 
     def _run(self, batch: Batch, checkpoints: Checkpoints, report: Callable[..., Any]) -> Any:
         """Run the items, report, and return the values."""
-        self._beside = CheckpointThread(self.log, batch, checkpoints)
+        make_requests_in_a_thread()
+        self._beside = CheckpointThread(self.log, batch, checkpoints, partial(report, unfinished=KILLED))
+        alarm = AlarmThread(
+            batch.deadline,
+            is_running=lambda: batch.is_running,
+            give_up=partial(self._end_process, batch, report),
+        )
         to_run = counted(len(batch.pending), "item", "items")
         self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
-        try:
-            with self._beside, AlarmThread(batch.deadline, give_up=partial(self._end_process, batch, report)):
-                batch.run()
-            return report()
-        except BaseException as ended:  # also of values that are too large for the database
-            batch.close()
-            checkpoints.keep(batch)
-            if isinstance(ended, AirflowTaskTimeout | KeyboardInterrupt):
-                report(f": {type(ended).__name__}")
-                ended.fan_out_recorded = True  # type: ignore[union-attr]
-            raise
+        with alarm:
+            try:
+                with self._beside:
+                    batch.run()
+                return report(batch)
+            except BaseException as ended:  # also of values that are too large for the database
+                batch.close()
+                checkpoints.keep(batch)
+                if isinstance(ended, AirflowTaskTimeout | KeyboardInterrupt):
+                    report(batch, f"{UNFINISHED}: {type(ended).__name__}")
+                    ended.fan_out_recorded = True  # type: ignore[union-attr]
+                raise
 
     def on_kill(self) -> None:
         """Let no further item start, and save what was done."""
         if self._beside is not None:
             self._beside.kill()
 
-    def _end_process(self, batch: Batch, report: Callable[[str], object]) -> None:
-        """End a task in which an item can't be interrupted, after a last try to report."""
-        from airflow.sdk.execution_time import task_runner
-
-        if type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ != "CommsDecoder":
+    def _end_process(self, batch: Batch, report: Callable[[Batch, str], object]) -> None:
+        """End a task that can't be interrupted, after a last try to report."""
+        if answered_in_process():
             return  # the process of dag.test() is the user's own
         batch.close()
-        self.log.error("execution_timeout is over, and an item can't be interrupted: the process ends")
-        reporting = threading.Thread(target=report, args=(f": {AirflowTaskTimeout.__name__}",), daemon=True)
+        self.log.error("execution_timeout is over, and the task can't be interrupted: its process ends")
+        unfinished = f"{UNFINISHED}: {AirflowTaskTimeout.__name__}"
+        reporting = threading.Thread(target=report, args=(batch, unfinished), daemon=True)
         reporting.start()
         reporting.join(1)
         os._exit(1)
@@ -192,7 +204,7 @@ class BatchOperator(BaseOperator):
         return Batch(
             len(items),
             work.calls(labels, list(items.values()), start=self.batch[0], bound=bound, context=context),
-            describe=_error_text,
+            describe=redacted_error,
             on_failure=self._log_tracebacks(labels),
             concurrency=self._group.item_concurrency or (len(items) if "" not in work.functions else 1),
             is_async=work.is_async(labels),
@@ -234,13 +246,22 @@ class BatchOperator(BaseOperator):
         return Checkpoints(store, fingerprints.__getitem__, self.log, max_tries=ti.max_tries)
 
     def _report(
-        self, ti: Any, batch: Batch, labels: Sequence[str], names: Sequence[str] | None, ended: str = ""
+        self,
+        ti: Any,
+        labels: Sequence[str],
+        names: Sequence[str] | None,
+        batch: Batch,
+        unfinished: str = UNFINISHED,
     ) -> dict[str, Any]:
-        """Push the values by name, and then the record; return the values."""
-        self.log.info("%s", batch.progress)
-        stopped = item_stop_reason(self._group.declared) if batch.is_stopped and not ended else None
+        """
+        Push the values by name, and then the record; return the values.
+
+        :param unfinished: Error of items that have not ended, unless enough failures have stopped them.
+        """
+        is_stopped = batch.is_stopped and unfinished == UNFINISHED
+        stopped = item_stop_reason(self._group.declared) if is_stopped else None
         for index in batch.pending if stopped is None else ():
-            batch.fail(index, f"{UNFINISHED}{ended}")
+            batch.fail(index, unfinished)
         values = self._push_values(ti, batch, labels)
         ti.xcom_push(RECORD_KEY, _record(batch, ti.map_index, self.batch[0], names, stopped))
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
@@ -314,10 +335,6 @@ def _record(
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
-
-
-def _error_text(exception: BaseException | str) -> str:
-    return redacted_error(str(exception) if isinstance(exception, UnstorableValueError) else exception)
 
 
 def _failure_message(failed: Mapping[int, ItemResult], labels: Sequence[str]) -> str:

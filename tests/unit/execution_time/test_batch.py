@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import (
     AirflowTaskTimeout,
     TaskDeferred,
 )
+from airflow.sdk.execution_time.comms import GetVariable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,8 @@ from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from airflow.sdk.execution_time.comms import CommsDecoder
 
 TIME_OUT = 10
 """Seconds after which what should have met, or ended, never will."""
@@ -392,6 +395,116 @@ def test_items_that_end_when_they_are_cancelled_have_time_to(alarm: Any) -> None
         run(2, call, is_async=every, concurrency=2, deadline=time.monotonic() + 0.05)
 
     assert cleaned == [0, 1]
+
+
+class SpeechlessError(Exception):
+    """Ends whoever asks what it says."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class TestNothingWaitsForEver:
+    def run(self, size: int, call: Callable[[int], Any], **arguments: Any) -> Batch:
+        """Run a batch in a thread, so that a test that would wait for ever fails."""
+        batch = batch_of(size, call, **arguments)
+        thread = threading.Thread(target=batch.run, daemon=True)
+        thread.start()
+        thread.join(TIME_OUT)
+        assert not thread.is_alive()
+        return batch
+
+    @pytest.mark.parametrize(("way", "acting_so"), WAYS)
+    def test_for_an_error_that_cannot_be_put_into_words(self, way: Any, acting_so: Any) -> None:
+        batch = self.run(3, acting_so("a", SpeechlessError(), "b"), **way)
+
+        assert (statuses(batch), errors(batch)) == ("SFS", {1: "SpeechlessError"})
+
+    @pytest.mark.parametrize(("way", "acting_so"), WAYS)
+    def test_for_an_error_that_cannot_be_logged(self, way: Any, acting_so: Any) -> None:
+        on_failure = mock.Mock(side_effect=SystemExit)
+        batch = self.run(3, acting_so("a", ValueError("no"), "b"), on_failure=on_failure, **way)
+
+        assert (statuses(batch), errors(batch)) == ("SFS", {1: "ValueError: no"})
+
+    @pytest.mark.parametrize("ends", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+    def test_for_an_item_whose_own_task_ends_the_loop(self, ends: BaseException) -> None:
+        async def call(index: int) -> None:
+            await asyncio.gather(acting_async("a", ends, "b", "c")(index))
+            await asyncio.sleep(0.01)
+
+        assert statuses(self.run(4, call, is_async=every, concurrency=2)) == "SFSS"
+
+    @pytest.mark.parametrize("stubborn", ["thread", "task"])
+    def test_for_what_an_item_has_left_running(self, stubborn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def call(index: int) -> Any:
+            if stubborn == "task":
+                left.append(asyncio.ensure_future(swallow_cancellation()))
+                return index
+            return await asyncio.wait_for(wait_in_a_thread(), 0.01)
+
+        monkeypatch.setattr("airflow_fanout.execution_time.batch.CANCEL_SECONDS", 0.1)
+        FOR_EVER.clear()
+        left: list[Any] = []
+        batch = self.run(3, call, is_async=every, concurrency=2)
+        FOR_EVER.set()
+
+        assert statuses(batch) == ("SSS" if stubborn == "task" else "FFF")
+        assert batch.elapsed < 2
+
+    @pytest.mark.parametrize(
+        "way", [{}, {"is_async": lambda index: index % 2 == 0}], ids=["threads", "mixed"]
+    )
+    @pytest.mark.parametrize("most", [0, 1, 2])
+    def test_for_more_threads_than_can_be_started(
+        self, most: int, way: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def nothing() -> None:
+            pass
+
+        def call(index: int) -> Any:
+            return nothing() if "is_async" in way and index % 2 == 0 else time.sleep(0.01)
+
+        start, left = (
+            threading.Thread.start,
+            iter(range(most + 1 + len(way))),
+        )  # the test's and the loop's own
+
+        def start_some(thread: threading.Thread) -> None:
+            if next(left, None) is None:
+                message = "can't start new thread"
+                raise RuntimeError(message)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_some)
+        batch = self.run(6, call, concurrency=4, **way)
+
+        expected = "".join("S" if index % 2 == 0 or index < 2 * most else "F" for index in range(6))
+        assert statuses(batch) == (expected if way else "SSSSSS")
+
+    def test_for_a_loop_that_cannot_be_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        refusal = mock.Mock(side_effect=OSError("too many open files"))
+        monkeypatch.setattr("asyncio.events.new_event_loop", refusal)
+        with pytest.raises(OSError, match="too many open files"):
+            run(3, acting_async("a", "b", "c"), is_async=every)
+
+    @pytest.mark.parametrize("is_mixed", [False, True])
+    def test_for_requests_that_are_given_up_or_fill_all_threads(
+        self, comms: CommsDecoder[Any, Any], is_mixed: bool
+    ) -> None:
+        async def ask(index: int) -> None:
+            for _ in range(3):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(comms.asend(GetVariable(key="awaited")), 0.001 if index % 3 else 9)
+                await asyncio.to_thread(comms.send, GetVariable(key="in a thread"))
+
+        def call(index: int) -> Any:
+            is_plain = is_mixed and index % 2
+            return comms.send(GetVariable(key="plain")) if is_plain else ask(index)
+
+        batch = self.run(60, call, is_async=lambda index: not (is_mixed and index % 2), concurrency=20)
+
+        assert errors(batch) == {}
 
 
 @pytest.fixture

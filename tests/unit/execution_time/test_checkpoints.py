@@ -1,19 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import logging
-import socket
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
-import msgspec
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time import task_runner
-from airflow.sdk.execution_time.comms import CommsDecoder, GetVariable, _RequestFrame, _ResponseFrame
+from airflow.sdk.execution_time.comms import CommsDecoder, GetVariable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,9 +26,6 @@ from airflow_fanout.execution_time.checkpoints import (
 )
 from airflow_fanout.rules.records import ITEM_SKIPPED, ITEM_SUCCEEDED
 from tests.unit.fake_store import FakeStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Unstorable:
@@ -242,61 +237,48 @@ def test_the_thread_saves_when_the_task_is_killed_and_leaves_the_end_to_the_task
     assert len(store.kept) == is_killed
 
 
-@pytest.fixture
-def comms(monkeypatch: pytest.MonkeyPatch) -> Iterator[CommsDecoder[Any, Any]]:
-    """A task's line to its supervisor, who takes 2 ms to answer."""
-    task_end, supervisor_end = socket.socketpair()
-    comms: CommsDecoder[Any, Any] = CommsDecoder(socket=task_end)
-    decoder = msgspec.msgpack.Decoder(_RequestFrame)
-
-    def answer() -> None:
-        while length := supervisor_end.recv(4, socket.MSG_WAITALL):
-            frame = decoder.decode(supervisor_end.recv(int.from_bytes(length), socket.MSG_WAITALL))
-            time.sleep(0.002)
-            supervisor_end.sendall(_ResponseFrame(id=frame.id).as_bytes())
-
-    supervisor = threading.Thread(target=answer, daemon=True)
-    supervisor.start()
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
-    monkeypatch.setattr("airflow_fanout.execution_time.checkpoints.CHECKPOINT_EVERY", 0.01)
-    yield comms
-    task_end.shutdown(socket.SHUT_RDWR)
-    supervisor.join(10)
-    task_end.close()
-    supervisor_end.close()
-
-
-@pytest.mark.parametrize("is_mixed", [False, True], ids=["async-items", "async-and-plain-items"])
-def test_saving_fails_no_item_of_an_event_loop(comms: CommsDecoder[Any, Any], is_mixed: bool) -> None:
-    """Airflow refuses a request that isn't awaited while another one of the loop is under way."""
+def test_saving_fails_no_item_that_makes_requests(
+    comms: CommsDecoder[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow refuses, or keeps for ever, requests that an event loop makes while others are under way."""
 
     class Store(FakeStore):
         def set(self, key: str, value: Any) -> None:
             comms.send(GetVariable(key="saving"))
             super().set(key, value)
 
-    async def ask_and_await() -> None:
-        for _ in range(3):
-            await comms.asend(GetVariable(key="awaited"))
-            if not is_mixed:
-                comms.send(GetVariable(key="not awaited"))
+    async def ask() -> None:
+        await comms.asend(GetVariable(key="awaited"))
+        await asyncio.sleep(0)
+        comms.send(GetVariable(key="not awaited"))
+        await asyncio.to_thread(comms.send, GetVariable(key="in a thread"))
 
-    def is_async(index: int) -> bool:
-        return not is_mixed or index % 2 == 0
-
+    monkeypatch.setattr("airflow_fanout.execution_time.checkpoints.CHECKPOINT_EVERY", 0.01)
     store = Store()
     batch = Batch(
-        40,
-        lambda index: ask_and_await() if is_async(index) else comms.send(GetVariable(key="plain")),
+        300,
+        lambda index: ask() if index % 4 else comms.send(GetVariable(key="plain")),
         describe=str,
-        is_async=is_async,
-        concurrency=1 + is_mixed,
+        is_async=lambda index: index % 4 > 0,
+        concurrency=16,
     )
     with CheckpointThread(mock.Mock(spec=logging.Logger), batch, checkpoints(store)):
         batch.run()
 
-    assert [result.error for result in batch.results.values()] == [None] * 40
-    assert values(store, 40)  # while they ran, and not at the end
+    assert [result.error for result in batch.results.values()] == [None] * 300
+    assert values(store, 300)  # while they ran, and not at the end
+
+
+def test_dag_test_is_asked_by_one_thread_alone(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it answers, others find nobody to ask, and their items fail."""
+    in_process = type("InProcessSupervisorComms", (), {})()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", in_process, raising=False)
+    batch = ran("a")
+    thread = CheckpointThread(mock.Mock(spec=logging.Logger), batch, checkpoints(store))
+    with thread:
+        thread.kill()
+
+    assert store.kept == {}
 
 
 WHEN = dt.date(2024, 1, 2)

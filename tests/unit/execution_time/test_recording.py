@@ -1,9 +1,10 @@
-"""The reason of a skip, which Airflow hands to nobody: a branch's process keeps it, and records it."""
+"""What a branch's process records: the reason of a skip, which Airflow hands to nobody, and unfit values."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import signal
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -55,11 +56,11 @@ def branch_of(function: Any, group_id: str = "process", **arguments: Any) -> Bas
 
 
 def run(operator: BaseOperator, failed: FakeRun | None = None) -> tuple[Any, Any]:
-    """Run a branch, and what Airflow calls if it is skipped; return its task instance, and its record."""
+    """Run a branch, and what Airflow calls if it is no success; return its task instance, and its record."""
     operator = operator.prepare_for_execution()
     ti = mock.Mock(spec=TASK_INSTANCE)
     ti.id, ti.map_index, ti.try_number = operator.task_id, -1, 1
-    ti._ti_context_from_server, ti.task = None, operator
+    ti._ti_context_from_server, ti.task, ti._failure_metrics_emitted = None, operator, False
     ti.rendered_map_index, ti.stats_tags = None, {"dag_id": "pipeline", "task_id": operator.task_id}
     context: Any = {"ti": ti, "task": operator, "map_index_template": operator.map_index_template}
     reader = (failed or FakeRun()).reader()
@@ -72,9 +73,10 @@ def run(operator: BaseOperator, failed: FakeRun | None = None) -> tuple[Any, Any
         mock.patch.object(task_runner, "_handle_current_task_success", return_value=(None, State.SUCCESS)),
         mock.patch.object(signal, "signal", autospec=True),
     ):
-        task_runner.run(ti, context, mock.Mock())
-    if ti.state == "skipped":
-        task_runner._run_task_state_change_callbacks(operator, "on_skipped_callback", context, mock.Mock())
+        _, _, context["exception"] = task_runner.run(ti, context, mock.Mock())
+    if ti.state != "success":
+        kind: Any = "on_skipped_callback" if ti.state == "skipped" else "on_failure_callback"
+        task_runner._run_task_state_change_callbacks(operator, kind, context, mock.Mock())
     pushed = [call.args[1] for call in ti.xcom_push.call_args_list if call.args[0] == RECORD_KEY]
     return ti, read_record(pushed[-1]) if pushed else None
 
@@ -144,3 +146,28 @@ class TestTheReasonOfASkip:
         _, record = run(branch_of(skip, **own, group_id="other"), FakeRun().fail("other.other_1"))
 
         assert getattr(record, "state", None) == ("stopped" if stops else None)
+
+
+class TestAValueThatAnXComWouldChangeOrRefuse:
+    @pytest.mark.parametrize(
+        ("value", "error"),
+        [
+            pytest.param({"loss": [math.nan]}, "NaN at ['loss'][0] can't be stored in an XCom", id="NaN"),
+            pytest.param(2**64, "an int beyond 64 bits can't be stored in an XCom", id="a large int"),
+            pytest.param(
+                {"\ud800": 1}, "a lone surrogate at ['\\ud800'] can't be", id="a surrogate as a key"
+            ),
+            pytest.param(object(), "a value of type object can't be stored in an XCom: ", id="an object"),
+            pytest.param({math.inf: 1}, "the key inf of type float comes back", id="infinity as a key"),
+        ],
+    )
+    def test_fails_its_branch_with_what_and_where(self, value: Any, error: str) -> None:
+        ti, record = run(branch_of(lambda: value))
+
+        assert (ti.state, getattr(record, "state", None)) == ("failed", "failed")
+        assert str(getattr(record, "error", None)).startswith(error)
+
+    def test_is_no_failure_where_it_is_not_pushed(self) -> None:
+        ti, record = run(branch_of(task(do_xcom_push=False)(lambda: {object()})))
+
+        assert (ti.state, getattr(record, "state", None)) == ("success", "success")

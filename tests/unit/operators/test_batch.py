@@ -260,6 +260,29 @@ class TestTheEndOfTheTask:
         assert list(errors) == unfinished
         assert all(error.endswith("when the task ended: AirflowTaskTimeout") for error in errors.values())
 
+    @pytest.mark.parametrize("hangs", ["saving", "reporting"])
+    def test_a_server_that_never_answers_does_not_outlive_a_timeout(
+        self, hangs: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered = threading.Event()
+
+        class Store(FakeStore):
+            def set(self, key: str, value: Any) -> None:
+                assert hangs == "reporting" or answered.wait(10)
+
+        def refuses(values: Any) -> bool:
+            assert hangs == "saving" or answered.wait(10)
+            return False
+
+        monkeypatch.setattr(deadline, "FIRST_RING", 0.02)
+        monkeypatch.setattr(deadline, "SECONDS_BETWEEN", 0.02)
+        group = group_of("a", "takes too long")
+        with mock.patch("os._exit", side_effect=lambda code: answered.set()) as end, timeout(0.05):  # type: ignore[no-untyped-call]
+            ran = run_batch(group, store=Store(), refuses=refuses)
+
+        assert isinstance(ran.error, AirflowTaskTimeout)
+        assert end.mock_calls == [mock.call(1)]
+
     def test_when_it_is_killed_no_further_item_starts_and_what_is_done_is_kept(
         self, store: FakeStore
     ) -> None:
@@ -277,6 +300,36 @@ class TestTheEndOfTheTask:
         assert ran.outcome == ("SFF", {"acts_0": "a"})
         assert "had not ended" in ran.record["errors"]["2"]
         assert len(store.kept) == 1
+
+    @pytest.mark.parametrize(
+        ("retries", "expected"),
+        [
+            pytest.param(0, ("SFF", "the process of its batch ended before it had reported"), id="last-try"),
+            pytest.param(1, None, id="a-retry-knows-what-was-saved"),
+        ],
+    )
+    def test_what_was_done_is_reported_before_the_end(
+        self, retries: int, expected: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reports: list[Any] = []
+
+        def call(item: str, ti: Any) -> str:
+            end = time.monotonic() + (0.1 if expected is None else 5)
+            while item == "b" and not reports and time.monotonic() < end:
+                reports.extend(call.args for call in ti.xcom_push.call_args_list)
+                reports[:] = reports[:2] if len(reports) > 1 else []
+                time.sleep(0.01)
+            return item
+
+        monkeypatch.setattr("airflow_fanout.execution_time.checkpoints.CHECKPOINT_EVERY", 0.01)
+        ran = run_batch(group_of("a", "b", "c", branch=call), retries=retries)
+
+        assert ran.outcome == ("SSS", {"acts_0": "a", "acts_1": "b", "acts_2": "c"})
+        if expected is not None:
+            (_, values), (_, record) = reports
+            assert values == {"acts_0": "a"}
+            assert (record["statuses"], record["errors"]["1"]) == expected
+        assert bool(reports) == (expected is not None)
 
     def test_it_may_be_killed_before_anything_runs(self) -> None:
         batch_operator(group_of("a"), 0, 1).on_kill()
