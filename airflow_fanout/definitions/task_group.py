@@ -19,6 +19,7 @@ from airflow_fanout.definitions.stored_arguments import storable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, is_run_time
 from airflow_fanout.execution_time.batch_work import BatchWork
+from airflow_fanout.execution_time.items import source_and_functions
 from airflow_fanout.operators.fan_in_checks import check_number
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.operators.split import SplitOperator, split_task_settings
@@ -348,7 +349,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             names=tuple(items) if is_named and items is not None else None,
             count=None if items is None else len(items),
             each=tuple(task_ids),
-            names_from=self._names_from(items),
+            items_from=self._items_from(items),
             stop_after_failures=self.stop_after_failures,
             max_concurrency=self.max_concurrency,
             items_per_task=self.items_per_task,
@@ -356,12 +357,14 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             item_concurrency=self.item_concurrency or (self.items_per_task if is_mapping else None),
         )
 
-    def _names_from(self, known_items: Mapping[str, Any] | None) -> str | None:
-        # Airflow maps over a mapping only where one task, which is not mapped itself, returned it.
-        source = self.items
-        if self.mode != "mapped" or known_items is not None or not isinstance(source, PlainXComArg):
+    def _items_from(self, known_items: Mapping[str, Any] | None) -> str | None:
+        if self.mode != "mapped" or known_items is not None:
             return None
-        return None if source.operator.is_mapped else source.operator.task_id
+        if self.items is None:
+            return self.split_task_id
+        source, _ = source_and_functions(self.items)
+        is_one_task = isinstance(source, PlainXComArg) and not source.operator.is_mapped
+        return source.operator.task_id if is_one_task else None
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
         arguments |= split_task_settings(self)

@@ -97,7 +97,7 @@ def find_sources(
     """Find what is to be collected, in order; raises before anything is read."""
     if declared.group is not None:
         return group_sources(task, declared.group, context, map_index)
-    sources = sources_by_prefix(task, declared.task_id_prefix, map_index)
+    sources = sources_by_prefix(task, declared.task_id_prefix, context, map_index)
     batched = [s.group.group_id for s in sources if s.group is not None and s.group.mode == "batched"]
     if batched and declared.key != RETURN_VALUE:
         message = f"{task.task_id!r}: key: {batched_key_problem(declared.key, batched[0])}"

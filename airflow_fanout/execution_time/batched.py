@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.exceptions import BranchesRunningError, ItemsError
-from airflow_fanout.execution_time.results import Page
+from airflow_fanout.exceptions import BranchesRunningError
+from airflow_fanout.execution_time.results import Page, arranged
+from airflow_fanout.execution_time.wiring import cleared_items, lost_items
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
+from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import States, instances_of, unexpanded_state
 from airflow_fanout.rules.names import SPLIT, instance_name
 from airflow_fanout.rules.outcomes import LostValue, judge_items
@@ -18,8 +23,11 @@ from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
     from airflow_fanout.execution_time.wiring import Source
-    from airflow_fanout.rules.records import Record
+    from airflow_fanout.rules.instances import InstanceState
+    from airflow_fanout.rules.records import Bounds, Record
     from airflow_fanout.serialization.declaration import DeclaredGroup
+
+log = logging.getLogger(__name__)
 
 
 def batch_pages(reader: RunReader, states: States, source: Source, start: int) -> Iterator[Page]:
@@ -27,57 +35,97 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     Find the outcome of every item.
 
     Requests: one for the bounds of the batches, one to count their values, and two for each batch, its record
-    and its values (or the names of its items, if it died before it reported).
+    and its values (or the names of its items, if it died before it reported, or ran what was cut before).
     """
     instances = instances_of(states, source.task_id)
     if not instances or unexpanded_state(states, source.task_id) is not None or source.group is None:
         return
     bounds = _bounds(reader, source.group.prefix + SPLIT)
-    if missing := [number for number in range(len(bounds)) if number not in instances]:
-        names = [instance_name(source.task_id, number) for number in missing]
+    _refuse_unfinished(reader, source, instances, len(bounds))
+    batches = _Batches(reader, source, source.group, bounds)
+    ran = [batches.read(number, str(instance.state), start) for number, instance in instances.items()]
+    pages = [batch.page for batch in ran]
+    if not batches.all_left_values({str(instance.state) for instance in instances.values()}):
+        pages = [page.settle() for page in pages]
+    matches = None
+    if not batches.are_in_place(ran):
+        executions = [execution for batch in ran for execution in batch.executions()]
+        matches = match_names(batches.expected(), executions)
+    if matches is None:
+        yield from pages
+        return
+    log.info("%s: %s", source.task_id, CHANGED)
+    starts = [first for first, *_ in bounds]
+
+    def instance_at(position: int) -> tuple[str, int]:
+        return source.task_id, max(bisect_right(starts, position) - 1, 0)
+
+    yield arranged(pages, matches, start, instance_at)
+
+
+def _bounds(reader: RunReader, split_task_id: str) -> Sequence[Bounds]:
+    try:
+        bounds = reader.value(split_task_id, -1, RETURN_VALUE)
+    except FileNotFoundError as gone:  # the body of an object-storage XCom
+        raise lost_items(split_task_id, gone) from None
+    if bounds is NOTHING:
+        raise cleared_items(split_task_id)
+    return [(first, stop, split) for first, stop, split in bounds]
+
+
+def _refuse_unfinished(
+    reader: RunReader, source: Source, instances: Mapping[int, InstanceState], count: int
+) -> None:
+    """Refuse to account for batches of which some are running again."""
+    missing = [number for number in range(count) if number not in instances]
+    unfinished_count = reader.instance_count([source.task_id]) - len(instances) if missing else 0
+    if unfinished_count > 0:
+        names = [instance_name(source.task_id, number) for number in missing[:unfinished_count]]
         message = (
             f"Batches are not finished: {listing(names)}. They were cleared after this fan-in had been "
             "started. It takes them in when it runs again."
         )
         raise BranchesRunningError(message, names=names)
-    batches = _Batches(reader, source, source.group)
-    pages = [
-        batches.page(number, str(instances[number].state), first, stop - first, start + first)
-        for number, (first, stop) in enumerate(bounds)
-    ]
-    if not batches.all_left_values({str(instance.state) for instance in instances.values()}):
-        pages = [page.settle() for page in pages]
-    yield from pages
 
 
-def _bounds(reader: RunReader, split_task_id: str) -> Sequence[tuple[int, int]]:
-    """Index of the first item, and of the one after the last, of each batch."""
-    try:
-        bounds = reader.value(split_task_id, -1, RETURN_VALUE)
-    except FileNotFoundError as gone:  # the body of an object-storage XCom
-        message = (
-            f"The items are not known: what {split_task_id!r} returned is no longer stored ({gone}). "
-            "Clear it, with the batches that come after it"
-        )
-        raise ItemsError(message) from None
-    if bounds is NOTHING:  # its next try has begun, or somebody has deleted it
-        message = (
-            f"{split_task_id!r} no longer says which items there are: it was cleared after this fan-in had "
-            "been started, which takes them in when it runs again."
-        )
-        raise BranchesRunningError(message, names=[split_task_id])
-    return [(first, stop) for first, stop in bounds]
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """
+    A batch that has ended.
+
+    :param first: Index of its first item when it ran, among all.
+    :param is_told: Whether the names are those that it recorded.
+    :param is_in_place: Whether it ran what is to be run there now.
+    """
+
+    title: str
+    first: int
+    names: Sequence[str]
+    is_told: bool
+    is_in_place: bool
+    page: Page
+
+    def executions(self) -> Iterator[Execution]:
+        for index, name in enumerate(self.names):
+            yield Execution(
+                position=self.first + index,
+                name=name if self.is_told else None,
+                title=f"{self.title} item {index}",
+            )
 
 
 class _Batches:
     """Reads batch after batch, and remembers whether their items have names, and how many have reported."""
 
-    def __init__(self, reader: RunReader, source: Source, group: DeclaredGroup) -> None:
-        self._reader, self._task_id, self._group = reader, source.task_id, group
+    def __init__(
+        self, reader: RunReader, source: Source, group: DeclaredGroup, bounds: Sequence[Bounds]
+    ) -> None:
+        self._reader, self._task_id, self._group, self._bounds = reader, source.task_id, group, bounds
         self._prefix = group.prefix if source.by_prefix else ""
         self._may_have_names = source.may_have_names
         self._report_count = 0
         self._asked_for_names = False
+        self._names: dict[int, Sequence[str]] = {}  # of what is to be run now, by batch
 
     def all_left_values(self, states: Collection[str]) -> bool:
         """
@@ -95,26 +143,80 @@ class _Batches:
             return False
         return self._reader.value_count(self._task_id, RETURN_VALUE) == self._report_count
 
-    def page(self, number: int, state: str, first: int, count: int, start: int) -> Page:
-        """Account for the items of one batch: ``first`` is an index in the group, ``start`` among all."""
+    def read(self, number: int, state: str, start: int) -> _Batch:
+        """Read what a batch recorded; ``start`` is the group's among all."""
         record: Record | None = None
         if state in {"success", "failed"}:
             record = self._reader.record(self._task_id, number)
-        if isinstance(record, BatchRecord) and len(record.statuses) != count:
-            record = None
-        seconds: Sequence[float | None] = [None] * count
+        first, seconds = self._bounds_of(number)[0], None
         if isinstance(record, BatchRecord):
             self._report_count += 1
-            seconds = record.seconds
-        names = self._names(record, number, first, count)
-        return Page(
-            start=start,
-            names=names,
-            rulings=judge_items(state, record, count, "present"),
-            instances=[(self._task_id, number)] * count,
-            durations=seconds,
+            first, seconds = record.start, record.seconds
+            names = record.names or self._numbered(record.cut)
+            if record.cut == self._bounds_of(number) and self._group.names is None:
+                self._names[number], self._may_have_names = names, record.names is not None
+        else:
+            names = self._names_now(number)
+        own_names = [self._prefix + name for name in names] if self._prefix else names
+        page = Page(
+            start=start + first,
+            names=own_names,
+            rulings=judge_items(state, record, len(names), "present"),
+            instances=[(self._task_id, number)] * len(names),
+            durations=[None] * len(names) if seconds is None else seconds,
             load=lambda: self._values(number, names, record),
         )
+        return _Batch(
+            title=instance_name(self._task_id, number),
+            first=first,
+            names=own_names,
+            is_told=isinstance(record, BatchRecord),
+            is_in_place=(first, list(names)) == (self._bounds_of(number)[0], list(self._names_now(number))),
+            page=page,
+        )
+
+    def are_in_place(self, batches: Sequence[_Batch]) -> bool:
+        """Whether the batches ran what is to be run now, and no more and no less."""
+        total = self._bounds[-1][1] if self._bounds else 0
+        is_whole = len(batches) == len(self._bounds) and self._group.count in {None, total}
+        return is_whole and all(batch.is_in_place for batch in batches)
+
+    def expected(self) -> Sequence[str]:
+        """Names of what was declared, or of what was cut last."""
+        if self._group.count is None:
+            names = [name for number in range(len(self._bounds)) for name in self._names_now(number)]
+        else:
+            names = list(self._group.known_names)
+        return [self._prefix + name for name in names] if self._prefix else names
+
+    def _bounds_of(self, number: int) -> Bounds:
+        return self._bounds[number] if number < len(self._bounds) else (0, 0, 0)
+
+    def _numbered(self, bounds: Bounds) -> Sequence[str]:
+        return [f"{self._group.label}_{index}" for index in range(*bounds[:2])]
+
+    def _names_now(self, number: int) -> Sequence[str]:
+        """Names of the items that are now at the positions of a batch."""
+        if number not in self._names:
+            first, stop, _ = self._bounds_of(number)
+            names: Sequence[str] | None = None
+            if self._group.names is not None:
+                names = self._group.names[first:stop]
+            elif self._may_have_names:
+                names = self._stored_names(number)
+            self._names[number] = self._numbered((first, stop, 0)) if names is None else names
+        return self._names[number]
+
+    def _stored_names(self, number: int) -> Sequence[str] | None:
+        """Ask the task that cut the items for their names."""
+        payload: Any = NOTHING
+        self._asked_for_names = True
+        with suppress(FileNotFoundError):  # the body of an object-storage XCom
+            payload = self._reader.value(self._group.prefix + SPLIT, -1, batch_key(number))
+        names = payload["names"] if isinstance(payload, dict) else None
+        if names is None and payload is not NOTHING:
+            self._may_have_names = False  # items in a list: the other batches need not be asked
+        return names
 
     def _values(self, number: int, names: Sequence[str], record: Record | None) -> Mapping[int, Any]:
         """Read the values of a batch's successful items, by their index within it."""
@@ -128,31 +230,7 @@ class _Batches:
         except FileNotFoundError as gone:  # the body of an object-storage XCom
             lost = LostValue(str(gone))
         by_name = values if isinstance(values, Mapping) else {}
-        cut = len(self._prefix)
-        return {index: by_name.get(names[index][cut:], lost) for index in successes}
-
-    def _names(self, record: Record | None, number: int, first: int, count: int) -> Sequence[str]:
-        names: Sequence[str] | None = self._group.names
-        if names is not None:
-            names = names[first : first + count]
-        elif isinstance(record, BatchRecord):
-            names, self._may_have_names = record.names, record.names is not None
-        elif self._may_have_names:
-            names = self._stored_names(number)
-        if names is None:
-            names = [f"{self._group.label}_{index}" for index in range(first, first + count)]
-        return [self._prefix + name for name in names] if self._prefix else names
-
-    def _stored_names(self, number: int) -> Sequence[str] | None:
-        """Ask the task that cut the items for their names."""
-        payload: Any = NOTHING
-        self._asked_for_names = True
-        with suppress(FileNotFoundError):  # the body of an object-storage XCom
-            payload = self._reader.value(self._group.prefix + SPLIT, -1, batch_key(number))
-        names = payload["names"] if isinstance(payload, dict) else None
-        if names is None and payload is not NOTHING:
-            self._may_have_names = False  # items in a list: the other batches need not be asked
-        return names
+        return {index: by_name.get(names[index], lost) for index in successes}
 
 
 def failures_of_others(reader: RunReader, task_id: str, map_index: int, *, split_task_id: str) -> int:
@@ -181,5 +259,5 @@ def failures_of_others(reader: RunReader, task_id: str, map_index: int, *, split
         with suppress(FileNotFoundError):  # the body of an object-storage XCom
             bounds = reader.value(split_task_id, -1, RETURN_VALUE)
         if isinstance(bounds, list):
-            count += sum(stop - first for number, (first, stop) in enumerate(bounds) if number in failed)
+            count += sum(stop - first for number, (first, stop, _) in enumerate(bounds) if number in failed)
     return count

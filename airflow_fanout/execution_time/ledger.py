@@ -98,13 +98,14 @@ def _instance_page(
     start: int,
 ) -> Page:
     """Make a page of instances all of which succeeded and pushed a value, the first of them at a position."""
+    is_last = indexes[-1] == max(instances_of(states, source.task_id))
     page = Page(
         start=start + first,
         names=[instance_name(source.name, index) for index in indexes],
         rulings=[Ruling(state="success")] * len(indexes),
         instances=[(source.task_id, index) for index in indexes],
         durations=[states[source.task_id, index].duration for index in indexes],
-        load=lambda: BranchReader(reader, states).page(source.task_id, key, indexes, first),
+        load=lambda: BranchReader(reader, states).page(source.task_id, key, indexes, first, is_last=is_last),
     )
     # A value that is gone has to be found out before the verdict.
     return page.settle() if values_lie_elsewhere() else page

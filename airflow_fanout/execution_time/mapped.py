@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import BranchesRunningError
-from airflow_fanout.execution_time.results import Page
+from airflow_fanout.execution_time.results import Page, arranged
 from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, Values, at_once
+from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import InstanceState, States, instances_of
-from airflow_fanout.rules.names import instance_name
-from airflow_fanout.rules.outcomes import branch_duration, judge_branch
+from airflow_fanout.rules.names import indexed_names, instance_name
+from airflow_fanout.rules.outcomes import believed, branch_duration, judge_branch
 from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
 from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_fanout.execution_time.wiring import Source
-    from airflow_fanout.rules.outcomes import ValueState
+    from airflow_fanout.rules.outcomes import BranchOutcome, BranchTasks, ValueState
     from airflow_fanout.rules.records import Record
 
 log = logging.getLogger(__name__)
@@ -30,24 +31,23 @@ def group_pages(reader: RunReader, states: States, source: Source, key: str, sta
     """
     Find the outcome of every instance.
 
-    Requests: one that asks for the items or counts the instances, two for each 500 instances, records and
-    values, and, above 500, one that counts the values. For each task before the last that has failed, or
-    skipped itself: one for each such instance, at most one for each 500. More only where somebody else has
-    pushed or deleted values.
+    Requests: one that asks for the items, two for each 500 instances, records and values, and, above 500, one
+    that counts the values and one for each page but the last, which tells whether an instance has started
+    again. Of several tasks, if only the first knows its name: one for each 500. For each task before the last
+    that has failed, or skipped itself: one for each such instance, at most one for each 500. More only where
+    somebody else has pushed or deleted values, or the Dag, or the items, changed while the branches ran.
     """
     group = _MappedGroup(reader, states, source, key)
     if not group.map_indexes:
         return
     group.refuse_unfinished()
-    # Of all groups together, no more than a page of values is in memory before anybody asks.
-    if not group.find_values(ahead=start + len(group.map_indexes) <= PAGE_SIZE):
-        branches = [(group.name(n), source.instance(n).tasks) for n in group.map_indexes]
-        yield Page.of(at_once(lambda each: BranchReader(reader, states).outcome(*each, key), branches), start)
+    pages = group.pages(start)
+    matches = match_names(group.expected, group.executions)
+    if matches is None:
+        yield from pages
         return
-    for offset in range(0, len(group.map_indexes), PAGE_SIZE):
-        page = group.page(group.map_indexes[offset : offset + PAGE_SIZE], start + offset)
-        # A value that is gone has to be found out before the verdict.
-        yield page.settle() if values_lie_elsewhere() else page
+    log.info("%s: %s", source.task_id, CHANGED)
+    yield arranged(pages, matches, start, lambda position: (source.task_id, position))
 
 
 class _MappedGroup:
@@ -83,7 +83,7 @@ class _MappedGroup:
             if len(wanted) < -(-len(self.map_indexes) // PAGE_SIZE):
                 self._records[task_id] = self._each_record(task_id, wanted)
             else:
-                self._records[task_id] = self._record_pages(task_id)
+                self._records[task_id] = self._record_pages(task_id, wanted)
         return self._records[task_id]
 
     def _explaining(self, task_id: str) -> Sequence[int]:
@@ -98,12 +98,12 @@ class _MappedGroup:
     def _each_record(self, task_id: str, map_indexes: Sequence[int]) -> Mapping[int, Record | None]:
         return {n: self._reader.record(task_id, n) for n in map_indexes if (task_id, n) in self._states}
 
-    def _record_pages(self, task_id: str) -> Mapping[int, Record | None]:
+    def _record_pages(self, task_id: str, wanted: Sequence[int]) -> Mapping[int, Record | None]:
         """
         Read records in pages.
 
         A record says whose it is, and the server gives records by map index: where the one contradicts the
-        other, all are read one by one.
+        other, those that are wanted are read one by one.
         """
         records: list[Record | None] = []
         for start in range(0, len(self.map_indexes), PAGE_SIZE):
@@ -115,49 +115,73 @@ class _MappedGroup:
         known = [owner for owner in owners if owner is not None]
         if len(known) < len(owners) or known != sorted(set(known)):
             log.info("%s: a record is gone, or not its instance's; all are read one by one", task_id)
-            return self._each_record(task_id, self._explaining(task_id))
+            return self._each_record(task_id, wanted)
         return dict(zip(known, records, strict=True))
 
     @cached_property
-    def _told_names(self) -> Mapping[int, str]:
-        """Names that the instances of the last task have recorded."""
-        records = {n: self._records_of(self._task_id).get(n) for n in self.map_indexes}
-        return {n: r.name for n, r in records.items() if isinstance(r, BranchRecord) and r.name is not None}
+    def _yielded(self) -> tuple[Sequence[str] | None, int]:
+        """Names, None of a list, and number of what the items' task has yielded last."""
+        ask = self._source.ask_items
+        return (None, len(self.map_indexes)) if ask is None else ask()
 
     @cached_property
-    def _asked(self) -> tuple[Sequence[str] | None, int] | None:
-        """What the items' task says, where an instance's record doesn't tell its name."""
+    def expected(self) -> Sequence[str]:
+        """Names of what was declared, or of what the items' task has yielded last."""
         group = self._source.group
-        if self._source.ask_names is None or group is None or group.names is not None:
-            return None
-        if len(set(self._told_names.values())) == len(self.map_indexes):
-            return None
-        return self._source.ask_names()
-
-    def name(self, map_index: int) -> str:
-        """Name of an instance."""
-        group = self._source.group
+        names: Sequence[str] | None = None if group is None else group.names
+        count = None if group is None else group.count
+        if count is None:
+            names, count = self._yielded
         if self._source.by_prefix or group is None:
-            return instance_name(self._task_id, map_index)
-        names = group.names
-        if names is None and self._asked is not None:
-            names = tuple(self._asked[0] or ())
-        if names is not None and map_index < len(names):
-            return names[map_index]
-        numbered = f"{group.label}_{map_index}"
-        if self._source.ask_names is None or self._asked is not None:
-            return numbered
-        return self._told_names.get(map_index, numbered)
+            return [instance_name(self._task_id, index) for index in range(count)]
+        return indexed_names(group.label, count) if names is None else names
+
+    @cached_property
+    def executions(self) -> list[Execution]:
+        """Which branch each instance ran, in the order of their indexes."""
+        names = {} if self._source.by_prefix else self._recorded_names()
+        return [
+            Execution(position=n, name=names.get(n), title=instance_name(self._task_id, n))
+            for n in self.map_indexes
+        ]
+
+    def _recorded_names(self) -> Mapping[int, str]:
+        """Names by map index: of the last task, of what failed before it, or, of named items, of the first."""
+        *earlier, last = self._source.tasks.task_ids
+        names = self._names_by(last)
+        for task_id in reversed(earlier):
+            names = self._names_by(task_id) | names
+        group = self._source.group
+        are_given = group is not None and (group.names or (group.count is None and self._yielded[0]))
+        if earlier and are_given and len(names) < len(self.map_indexes):
+            # Of items of run time the first task alone is sure to be given its own, and so to know the name.
+            self._records[earlier[0]] = self._record_pages(earlier[0], self.map_indexes)
+            names = self._names_by(earlier[0]) | names
+        return names
+
+    def _names_by(self, task_id: str) -> dict[int, str]:
+        names = {}
+        for n, record in self._records_of(task_id).items():
+            instance = self._states.get((task_id, n))
+            told = None if instance is None else believed(instance.state, record)
+            if isinstance(told, BranchRecord) and told.name is not None:
+                names[n] = told.name
+        return names
+
+    @cached_property
+    def names(self) -> Mapping[int, str]:
+        """Name of each instance: what it ran, or else what is at its position."""
+        expected = dict(enumerate(self.expected))
+        return {e.position: e.name or expected.get(e.position) or e.title for e in self.executions}
 
     def refuse_unfinished(self) -> None:
         """Refuse to account for instances of which some are running again."""
-        if self._asked is not None:
-            missing = [n for n in range(self._asked[1]) if n not in self._instances]
-        else:
-            count = self._reader.instance_count([self._task_id])
-            missing = [n for n in range(count) if n not in self._instances][: count - len(self._instances)]
+        missing = [n for n in range(len(self.expected)) if n not in self._instances]
+        unfinished_count = 0
         if missing:
-            names = [self.name(map_index) for map_index in missing]
+            unfinished_count = self._reader.instance_count([self._task_id]) - len(self._instances)
+        if unfinished_count > 0:
+            names = [self.expected[n] for n in missing[:unfinished_count]]
             message = (
                 f"Branches are not finished: {listing(names)}. They were cleared after this fan-in had been "
                 "started. It takes them in when it runs again."
@@ -212,6 +236,21 @@ class _MappedGroup:
     def _with_value(self) -> frozenset[int]:
         return frozenset(self._having_values)
 
+    def pages(self, start: int) -> Iterator[Page]:
+        """Pages of the instances in the order of their indexes."""
+        # Of all groups together, no more than a page of values is in memory before anybody asks.
+        if not self.find_values(ahead=start + len(self.map_indexes) <= PAGE_SIZE):
+            branches = [(self.names[n], self._source.instance(n).tasks) for n in self.map_indexes]
+            yield Page.of(at_once(self._outcome, branches), start)
+            return
+        for offset in range(0, len(self.map_indexes), PAGE_SIZE):
+            page = self.page(self.map_indexes[offset : offset + PAGE_SIZE], start + offset)
+            # A value that is gone has to be found out before the verdict.
+            yield page.settle() if values_lie_elsewhere() else page
+
+    def _outcome(self, branch: tuple[str, BranchTasks]) -> BranchOutcome:
+        return BranchReader(self._reader, self._states).outcome(*branch, self._key)
+
     def page(self, indexes: Sequence[int], start: int) -> Page:
         """Up to 500 instances, whose values are read when they are asked for."""
         tasks = [self._source.instance(n).tasks for n in indexes]
@@ -220,7 +259,7 @@ class _MappedGroup:
             self._reader.found_nothing = True  # it may run again, so that its record is deleted
         return Page(
             start=start,
-            names=[self.name(n) for n in indexes],
+            names=[self.names[n] for n in indexes],
             rulings=[judge_branch(self, each, self._key) for each in tasks],
             instances=[(self._task_id, n) for n in indexes],
             durations=[branch_duration(self, each) for each in tasks],
@@ -235,6 +274,7 @@ class _MappedGroup:
         first = sum(n < indexes[0] for n in self._having_values)
         ahead, self._values_ahead = self._values_ahead, None
         reader = BranchReader(self._reader, self._states)
-        values = reader.page(self._task_id, self._key, having, first, ahead=ahead)
+        is_last = having[-1] == self._having_values[-1]
+        values = reader.page(self._task_id, self._key, having, first, ahead=ahead, is_last=is_last)
         positions = {n: position for position, n in enumerate(indexes)}
         return {positions[n]: values[position] for position, n in enumerate(having)}

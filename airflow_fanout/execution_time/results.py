@@ -8,14 +8,18 @@ import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from airflow_fanout.exceptions import BranchesRunningError, MergeConflictError
 from airflow_fanout.rules.outcomes import BranchOutcome, LostValue, Ruling
 from airflow_fanout.rules.policy import FAILED_STATES, MISSING_STATES, STATES, State
 from airflow_fanout.rules.wording import counted, listing
+
+if TYPE_CHECKING:
+    from airflow_fanout.rules.identity import Match
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +132,41 @@ class Page:
 
 def _states(rulings: Iterable[Ruling]) -> list[State]:
     return [cast("State", ruling.state) for ruling in rulings]
+
+
+def arranged(
+    pages: Iterable[Page],
+    matches: Sequence[Match],
+    start: int,
+    instance_at: Callable[[int], tuple[str, int]],
+) -> Page:
+    """
+    Put branches into the order that their names give them; reads all values.
+
+    :param matches: Their executions are indexes among all that the pages tell of.
+    :param instance_at: Task id and map index of what would run the branch at a position.
+    """
+    outcomes = [outcome for page in pages for outcome in page.settle().read()]
+    return Page.of([_arranged(each, outcomes, instance_at(n)) for n, each in enumerate(matches)], start)
+
+
+def _arranged(match: Match, outcomes: Sequence[BranchOutcome], instance: tuple[str, int]) -> BranchOutcome:
+    if match.execution is not None and match.ruling is None:
+        return replace(outcomes[match.execution], name=match.name)
+    task_id, map_index, duration = *instance, None
+    if match.execution is not None:
+        ran = outcomes[match.execution]
+        task_id, map_index, duration = ran.task_id, ran.map_index, ran.duration
+    ruling = match.ruling or Ruling(state="missing")
+    return BranchOutcome(
+        name=match.name,
+        index=0,
+        state=cast("State", ruling.state),
+        error=ruling.error,
+        task_id=task_id,
+        map_index=map_index,
+        duration=duration,
+    )
 
 
 class _Ledger:

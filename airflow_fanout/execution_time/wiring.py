@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_fanout.exceptions import PrefixError, UpstreamFailedError
-from airflow_fanout.execution_time.items import names_and_items
+from airflow_fanout.exceptions import BranchesRunningError, ItemsError, PrefixError, UpstreamFailedError
+from airflow_fanout.execution_time.items import names_and_items, source_and_functions
 from airflow_fanout.rules.instances import States, unexpanded_state
 from airflow_fanout.rules.names import instance_name, natural_key
 from airflow_fanout.rules.outcomes import BranchTasks
@@ -36,7 +37,8 @@ class Source:
     :param group: The group of this package whose branches the instances are; None of any other task.
     :param by_prefix: Whether a prefix brought it in: then names are task ids.
     :param may_have_names: Whether the items of such a group, known only at run time, may have names.
-    :param ask_names: Asks the items' task for the names (None of a list) and their number, in one request.
+    :param ask_items: Asks the items' task for the names, None of a list, and the number of what it has
+        yielded last; None if they are declared.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Source:
     group: DeclaredGroup | None = None
     by_prefix: bool = False
     may_have_names: bool = False
-    ask_names: Callable[[], tuple[Sequence[str] | None, int]] | None = None
+    ask_items: Callable[[], tuple[Sequence[str] | None, int]] | None = None
 
     @property
     def task_id(self) -> str:
@@ -76,24 +78,20 @@ def group_sources(
             Source(name=branch.name, tasks=BranchTasks(task_ids=branch.task_ids, map_index=map_index))
             for branch in declared.branches
         ]
-    source = _group_source(fan_in, declared)
-    if declared.mode == "batched":
-        return [source]
+    return [_group_source(fan_in, declared, context)]
+
+
+def _group_source(
+    fan_in: BaseOperator, declared: DeclaredGroup, context: Context, *, by_prefix: bool = False
+) -> Source:
     group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
-    items: Any = group.items
-
-    def ask() -> tuple[Sequence[str] | None, int]:
-        names, found = names_and_items(group.title, items.resolve(context))
-        return names, len(found)
-
-    return [replace(source, ask_names=ask if source.may_have_names else None)]
-
-
-def _group_source(fan_in: BaseOperator, declared: DeclaredGroup, *, by_prefix: bool = False) -> Source:
-    may_have_names = declared.names_from is not None
-    if declared.mode == "batched":
-        group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
-        may_have_names = group.items is not None and declared.count is None
+    is_known = declared.count is not None
+    may_have_names = group.items is not None and not is_known
+    if declared.mode == "mapped":
+        may_have_names = (
+            may_have_names and declared.items_from is not None and not source_and_functions(group.items)[1]
+        )
+    asks = declared.mode == "mapped" and not is_known
     return Source(
         may_have_names=may_have_names,
         name=declared.each[-1],
@@ -101,10 +99,45 @@ def _group_source(fan_in: BaseOperator, declared: DeclaredGroup, *, by_prefix: b
         is_mapped=True,
         group=declared,
         by_prefix=by_prefix,
+        ask_items=partial(_yielded, fan_in, group, context) if asks else None,
     )
 
 
-def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> list[Source]:
+def _yielded(fan_in: BaseOperator, group: Any, context: Context) -> tuple[Sequence[str] | None, int]:
+    """Ask the items' task for the names, None of a list, and the number of what it has yielded last."""
+    items = group.items
+    if items is None:
+        items = fan_in.dag.get_task(group.split_task_id).output
+    source, _ = source_and_functions(items)
+    task_id = ", ".join(task.task_id for task, _ in source.iter_references())
+    try:
+        value = items.resolve(context)
+    except FileNotFoundError as gone:  # the body of an object-storage XCom
+        raise lost_items(task_id, gone) from None
+    if value is None:
+        raise cleared_items(task_id)
+    names, found = names_and_items(group.title, value)
+    return names, len(found)
+
+
+def lost_items(task_id: str, gone: FileNotFoundError) -> ItemsError:
+    """Make the error of items whose number is no longer stored."""
+    return ItemsError(
+        f"The items are not known: what {task_id!r} returned is no longer stored ({gone}). "
+        "Clear it, with the branches that come after it"
+    )
+
+
+def cleared_items(task_id: str) -> BranchesRunningError:
+    """Make the error of items whose task has begun its next try, or whose XCom somebody has deleted."""
+    message = (
+        f"{task_id!r} no longer says which items there are: it was cleared after this fan-in had been "
+        "started, which takes them in when it runs again."
+    )
+    return BranchesRunningError(message, names=[task_id])
+
+
+def sources_by_prefix(fan_in: BaseOperator, prefix: object, context: Context, map_index: int) -> list[Source]:
     """Match a prefix, as rendered, against the ids of a fan-in's direct upstream tasks, in natural order."""
     if not isinstance(prefix, str) or not prefix:
         message = f"task_id_prefix: expected a prefix of task ids, found {prefix!r} (as rendered)"
@@ -118,7 +151,7 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, map_index: int) -> l
         message = f"No upstream task id starts with {prefix!r}; upstream: {listing(candidates)}"
         raise PrefixError(message, prefix=prefix, candidates=candidates)
     return [
-        _prefix_source(fan_in, task, branches.get(task.task_id), map_index)
+        _prefix_source(fan_in, task, branches.get(task.task_id), context, map_index)
         for task in sorted(upstream, key=lambda task: natural_key(task.task_id))
         if task.task_id not in helpers
     ]
@@ -180,13 +213,14 @@ def _prefix_source(
     fan_in: BaseOperator,
     task: AnyOperator,
     own: tuple[DeclaredGroup, DeclaredBranch | None] | None,
+    context: Context,
     map_index: int,
 ) -> Source:
     is_mapped = _is_expanded(task, fan_in)
     if own is not None:
         group, branch = own
         if branch is None and task.task_id == group.each[-1]:
-            return _group_source(fan_in, group, by_prefix=True)
+            return _group_source(fan_in, group, context, by_prefix=True)
     task_ids: tuple[str, ...] = (task.task_id,)
     if own is not None and not is_mapped and branch is not None and task.task_id == branch.last_task_id:
         task_ids = branch.task_ids

@@ -241,12 +241,23 @@ class BranchReader:
         )
 
     def page(
-        self, task_id: str, key: str, indexes: Sequence[int], first: int, *, ahead: Values | None = None
+        self,
+        task_id: str,
+        key: str,
+        indexes: Sequence[int],
+        first: int,
+        *,
+        ahead: Values | None = None,
+        is_last: bool,
     ) -> dict[int, Any]:
         """
         Read the values of instances that have all pushed one, the first at a position among all values.
 
+        An instance that has started again has no value, so that those after it move up. On the last page, one
+        is lacking then; of every other the states are asked for once more.
+
         :param ahead: The values, if the server has sent them already.
+        :param is_last: Whether no value comes after these.
         :return: The values by position within ``indexes``; a ``LostValue`` in place of one that is gone.
         """
         try:
@@ -254,10 +265,18 @@ class BranchReader:
             values = list(sent)
         except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
             return self._one_by_one(task_id, key, indexes)
-        if len(values) != len(indexes):
-            message = f"{len(values)} of {len(indexes)} values of {task_id!r} are left: it was cleared"
+        if len(values) != len(indexes) or not (is_last or self._are_as_before(task_id, indexes[-1])):
+            message = f"Instances of {task_id!r} were cleared while this fan-in was reading; it runs again"
             raise BranchesRunningError(message, names=[task_id])
         return dict(enumerate(values))
+
+    def _are_as_before(self, task_id: str, last: int) -> bool:
+        """Whether the instances up to an index have not started again since the states were read."""
+        now, then = (
+            {at: state for at, state in states.items() if at[0] == task_id and at[1] <= last}
+            for states in (self._reader.states(), self._states)
+        )
+        return now == then
 
     def _one_by_one(self, task_id: str, key: str, indexes: Sequence[int]) -> dict[int, Any]:
         def read(map_index: int) -> Any:

@@ -24,7 +24,7 @@ from airflow_fanout.serialization.outline import DagOutline, outline
 from airflow_fanout.serialization.stored_values import deserialized, lost_bodies, values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from airflow.models.dagrun import DagRun
     from airflow.serialization.definitions.dag import SerializedDAG
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.group_report import RunReport
     from airflow_fanout.reports.runs import GroupRun
     from airflow_fanout.rules.outcomes import ValueState
+    from airflow_fanout.rules.records import Bounds
 
 
 CANDIDATES = 5  # runs that an error names
@@ -89,7 +90,11 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
     keys = {RETURN_VALUE, *(fan_in.key for fan_in in dag.fan_ins)}
     task_runs = tuple(_task_runs(dag_run, keys, session=session))
     splits = [task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"]
-    cuts = _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
+    bounds = {
+        task_id: [(first, stop, split) for first, stop, split in value]
+        for (task_id, _), value in _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
+        if isinstance(value, list) and all(isinstance(cut, list) for cut in value)
+    }
     return RunFacts(
         dag_id=dag_run.dag_id,
         run_id=dag_run.run_id,
@@ -97,13 +102,9 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
         outline=dag,
         task_runs=task_runs,
         prefixes=_prefixes(dag_run, dag, session=session),
-        bounds={
-            task_id: [(first, stop) for first, stop in value]
-            for (task_id, _), value in cuts
-            if isinstance(value, list) and all(isinstance(bounds, list) for bounds in value)
-        },
-        batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, session=session)),
-        branch_names=dict(_names_of_branches(dag_run, dag, task_runs, session=session)),
+        bounds=bounds,
+        batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, bounds, session=session)),
+        yielded=dict(_yielded(dag_run, dag, session=session)),
     )
 
 
@@ -156,13 +157,12 @@ def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> I
     records = dict(_xcoms(dag_run, RECORD_KEY, session=session))
     values = _value_states(dag_run, keys, session=session)
     earlier = _earlier_tries(dag_run, session=session)
-    name_column = TaskInstance._rendered_map_index  # noqa: SLF001 - the property falls back to the index
-    columns = *_tries(TaskInstance), name_column, TaskInstance.hostname
+    columns = *_tries(TaskInstance), TaskInstance.hostname
     order = TaskInstance.task_id, TaskInstance.map_index
     rows: Iterable[Any] = session.execute(
         select(*columns).where(*of_run(TaskInstance, dag_run)).order_by(*order)
     )
-    for task_id, map_index, state, queued, started, ended, tries, name, hostname in rows:
+    for task_id, map_index, state, queued, started, ended, tries, hostname in rows:
         yield TaskRun(
             task_id=task_id,
             map_index=map_index,
@@ -172,7 +172,6 @@ def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> I
             ended=ended,
             tries=tries,
             earlier=tuple(earlier.get((task_id, map_index), ())),
-            rendered_name=None if name in {None, str(map_index)} else name,
             hostname=hostname or "",
             record=records.get((task_id, map_index)),
             values=values.get((task_id, map_index), {}),
@@ -245,31 +244,37 @@ def _prefixes(dag_run: DagRun, dag: DagOutline, *, session: Session) -> Mapping[
 
 
 def _names_of_silent_batches(
-    dag_run: DagRun, dag: DagOutline, task_runs: Iterable[TaskRun], *, session: Session
+    dag_run: DagRun,
+    dag: DagOutline,
+    task_runs: Iterable[TaskRun],
+    bounds: Mapping[str, Sequence[Bounds]],
+    *,
+    session: Session,
 ) -> Iterator[tuple[tuple[str, int], list[str]]]:
-    """Names of the items of the batches that have left no record, where they came with the items."""
-    nameless = (group for group in dag.groups.values() if group.mode == "batched" and not group.names)
-    splits = {group.each[-1]: group.prefix + SPLIT for group in nameless}
-    for run in task_runs:
-        if run.task_id not in splits or run.map_index < 0 or run.batch_record is not None:
-            continue
-        split, key = splits[run.task_id], batch_key(run.map_index)
-        for _, value in _xcoms(dag_run, key, task_ids=[split], session=session):
-            names = value.get("names") if isinstance(value, dict) else None
-            if names is not None:
-                yield (split, run.map_index), [str(name) for name in names]
-
-
-def _names_of_branches(
-    dag_run: DagRun, dag: DagOutline, task_runs: Iterable[TaskRun], *, session: Session
-) -> Iterator[tuple[str, list[str]]]:
-    """Names that a task gave to mapped branches; not asked if every instance has told its own."""
-    silent = {run.task_id for run in task_runs if run.told_name is None}
+    """Names of the items of the batches that left no record of them, where they came with the items."""
+    told = {run.key: run.batch_record.cut for run in task_runs if run.batch_record is not None}
     for group in dag.groups.values():
-        if group.names_from is not None and not silent.isdisjoint(group.each):
-            for _, value in _xcoms(dag_run, RETURN_VALUE, task_ids=[group.names_from], session=session):
-                if isinstance(value, dict):
-                    yield group.group_id, list(value)
+        split_id = group.prefix + SPLIT
+        if group.mode != "batched" or group.names is not None:
+            continue
+        for number, cut in enumerate(bounds.get(split_id, ())):
+            if told.get((group.each[-1], number)) == cut:
+                continue
+            for _, value in _xcoms(dag_run, batch_key(number), task_ids=[split_id], session=session):
+                names = value.get("names") if isinstance(value, dict) else None
+                if names is not None:
+                    yield (split_id, number), [str(name) for name in names]
+
+
+def _yielded(
+    dag_run: DagRun, dag: DagOutline, *, session: Session
+) -> Iterator[tuple[str, Sequence[str] | int]]:
+    """Names, or number, of mapped branches that are known only at run time, by group."""
+    for group in dag.groups.values():
+        if group.items_from is not None:
+            for _, value in _xcoms(dag_run, RETURN_VALUE, task_ids=[group.items_from], session=session):
+                if isinstance(value, list | dict):
+                    yield group.group_id, list(value) if isinstance(value, dict) else len(value)
 
 
 def read_report(

@@ -36,7 +36,6 @@ from airflow_fanout.rules.records import (
     ITEM_SUCCEEDED,
     RECORD_KEY,
     RETURN_VALUE,
-    SPLIT_KEY,
     BatchRecord,
     batch_key,
 )
@@ -64,7 +63,7 @@ class BatchOperator(BaseOperator):
     Then it fails if an item did, so that Airflow retries it, and a retry runs only what has failed or not
     ended. Whatever ends the task between the two leaves a value that nothing refers to, never the reverse.
 
-    :param batch: Indexes ``[start, stop]`` of its items among all.
+    :param batch: Its first item's index among all, that after its last, and the try of the task that cut it.
     :param op_kwargs: Bound arguments: ``{function's name: {parameter: value}}``, under "" for the only one.
         (templated)
     :param declared_group: The group as the serialized Dag holds it, for those who have no Dag file.
@@ -167,7 +166,7 @@ class BatchOperator(BaseOperator):
 
     def _items(self, context: Context) -> tuple[dict[str, Any], bool]:
         """Items by name, and whether they have names of their own, or are numbered."""
-        start, stop = self.batch
+        start, stop, _ = self.batch
         group, known = self._group, self._work.known_items
         numbers = [f"{group.branch_label}_{index}" for index in range(start, stop)]
         if known is not None:
@@ -237,7 +236,7 @@ class BatchOperator(BaseOperator):
         if store is None and ti.try_number > 1:
             self.log.warning("This Airflow keeps no state of tasks (3.3 does): all items run again")
         # What was saved is of no use after the items were split again, with what they stand for.
-        base = None if store is None else fingerprint(bound, self._pulled_from_split(ti, SPLIT_KEY))
+        base = None if store is None else fingerprint(bound, self.batch[2])
         # Before anything runs, for a function may change its item.
         fingerprints = [
             None if base is None else fingerprint(base, label, None if item is NO_ITEM else [item])
@@ -263,7 +262,7 @@ class BatchOperator(BaseOperator):
         for index in batch.pending if stopped is None else ():
             batch.fail(index, unfinished)
         values = self._push_values(ti, batch, labels)
-        ti.xcom_push(RECORD_KEY, _record(batch, ti.map_index, self.batch[0], names, stopped))
+        ti.xcom_push(RECORD_KEY, _record(batch, ti.map_index, self.batch, names, stopped))
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         return values
 
@@ -311,7 +310,7 @@ def _with_status(batch: Batch, status: str) -> dict[int, ItemResult]:
 
 
 def _record(
-    batch: Batch, map_index: int, start: int, names: Sequence[str] | None, stopped: str | None
+    batch: Batch, map_index: int, cut: Sequence[int], names: Sequence[str] | None, stopped: str | None
 ) -> dict[str, Any]:
     """Make the record of a batch, whose items that have not ended were stopped."""
     not_started = ItemResult(ITEM_STOPPED)
@@ -319,7 +318,8 @@ def _record(
     errors = {str(index): result.error for index, result in enumerate(results) if result.error is not None}
     return BatchRecord(
         map_index=map_index,
-        start=start,
+        start=cut[0],
+        split=cut[2],
         names=None if names is None else list(names),
         statuses="".join(result.status for result in results),
         errors=errors,

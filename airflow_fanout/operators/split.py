@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.execution_time.items import names_and_items, read_at_once, source_and_functions
-from airflow_fanout.rules.records import SPLIT_KEY, batch_key
+from airflow_fanout.rules.records import batch_key
 from airflow_fanout.rules.wording import counted, typed
 
 if TYPE_CHECKING:
@@ -46,12 +46,15 @@ def split_task_settings(group: TaskGroup) -> dict[str, Any]:
 
 class SplitOperator(BaseOperator):
     """
-    Return what a mapped task is expanded over: ``[0, 1, …]``, or ``[[0, 500], [500, 1000], …]`` for batches.
+    Return what a mapped task is expanded over: numbers, or the bounds of batches.
+
+    The numbers are ``[0, 1, …]``. The bounds are ``[[0, 500, 1], [500, 1000, 1], …]``: the first item, the one
+    after the last, and the try of this task, which tells batches that it has run again since they saved
+    results.
 
     Items known only at run time are pushed batch by batch, as XComs ``batch_0``, ``batch_1``, …: ``{"names":
     [name, …] or None, "items": [item, …]}``, as they are before a ``.map()``, which each batch applies to its
-    own. The XCom ``fan_out_split`` differs each time: it tells batches that this task ran again since they
-    saved results.
+    own.
     """
 
     template_fields: Sequence[str] = ("count",)
@@ -80,15 +83,14 @@ class SplitOperator(BaseOperator):
             if self.items_per_task is None:
                 self._check_number(count, "mapped branches", "give items_per_task=")
                 return list(range(count))
-            ranges = self._ranges(count)
+            ranges = self._ranges(count, ti.try_number)
         else:
             source, _ = source_and_functions(self.items)
             names, items = names_and_items(self._owner, read_at_once(source.resolve(context)))
-            ranges = self._ranges(len(items))
-            for batch, (start, stop) in enumerate(ranges):
+            ranges = self._ranges(len(items), ti.try_number)
+            for batch, (start, stop, _) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])
                 ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
-        ti.xcom_push(SPLIT_KEY, str(ti.id))
         return ranges
 
     @property
@@ -105,9 +107,9 @@ class SplitOperator(BaseOperator):
             self._refuse(f"count: expected 0 or more branches, found {count}")
         return count
 
-    def _ranges(self, total: int) -> list[list[int]]:
+    def _ranges(self, total: int, try_number: int) -> list[list[int]]:
         size = self.items_per_task or 1
-        ranges = [[start, min(start + size, total)] for start in range(0, total, size)]
+        ranges = [[start, min(start + size, total), try_number] for start in range(0, total, size)]
         batches = counted(len(ranges), "batch", "batches")
         self.log.info("%s in %s of up to %s", counted(total, "item", "items"), batches, size)
         self._check_number(len(ranges), f"batches of {size} items", "raise items_per_task=")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
 from airflow_fanout.reports.timing import sum_of_known
-from airflow_fanout.rules.names import PLACEHOLDER, SPLIT, instance_name, natural_key
+from airflow_fanout.rules.identity import Execution, match_names
+from airflow_fanout.rules.instances import FINISHED
+from airflow_fanout.rules.names import PLACEHOLDER, SPLIT, indexed_names, instance_name, natural_key
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
-from airflow_fanout.rules.records import RETURN_VALUE
+from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, BranchRecord
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from airflow_fanout.reports.timing import BranchTiming
+    from airflow_fanout.rules.records import Bounds
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import FanInOutline
 
@@ -108,12 +112,11 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Ite
     instances = [index for index in indexes if index >= 0]
     batches: tuple[BranchRun, ...] | None = None
     if group.mode == "mapped":
-        of_index = ((index, BranchTasks(task_ids=group.each, map_index=index)) for index in instances)
-        branches = [_branch(facts, _mapped_name(facts, group, index), ids, keys) for index, ids in of_index]
+        branches = _mapped(facts, group, instances, keys)
     else:
         task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
         batches = tuple(_batch(group, task_run) for task_run in task_runs)
-        branches = [item for task_run in task_runs for item in _items(facts, group, task_run)]
+        branches = _items(facts, group, task_runs)
     yield GroupRun(
         title=group.group_id,
         group=group,
@@ -205,15 +208,71 @@ def _all_of(seconds: Sequence[float | None]) -> float | None:
     return None if None in seconds else sum_of_known(seconds)
 
 
-def _mapped_name(facts: RunFacts, group: DeclaredGroup, index: int) -> str:
-    """Name a branch of a mapped group; of several tasks the first alone may know the name."""
-    for task_run in facts.find(group.each, index):
-        if task_run.told_name is not None:
-            return task_run.told_name
-    names = group.names or facts.branch_names.get(group.group_id, ())
-    if index < len(names):
-        return names[index]
-    return f"{group.label}_{index}"
+def _mapped(facts: RunFacts, group: DeclaredGroup, instances: Sequence[int], keys: Collection[str]) -> list[BranchRun]:
+    names: Sequence[str] | None = group.names
+    count = group.count
+    if count is None:
+        yielded = facts.yielded.get(group.group_id, len(instances))
+        names, count = (None, yielded) if isinstance(yielded, int) else (yielded, len(yielded))
+    expected = indexed_names(group.label, count) if names is None else names
+    executions = [
+        Execution(
+            position=index,
+            name=_recorded_name(facts, group, index, is_named=names is not None),
+            title=instance_name(group.each[-1], index),
+        )
+        for index in instances
+    ]
+    now = dict(enumerate(expected))
+    branches = [
+        _branch(
+            facts,
+            execution.name or now.get(execution.position) or execution.title,
+            BranchTasks(task_ids=group.each, map_index=execution.position),
+            keys,
+        )
+        for execution in executions
+    ]
+    return _arranged(branches, executions, expected, lambda position: facts.find(group.each, position))
+
+
+def _recorded_name(facts: RunFacts, group: DeclaredGroup, index: int, *, is_named: bool) -> str | None:
+    """Name that an instance recorded, if any: its last task, what failed before it, or, if named, its first."""
+    *earlier, last = group.each
+    telling = [last]
+    telling += [
+        run.task_id for run in reversed(facts.find(earlier, index)) if run.state in {"failed", "skipped"}
+    ]
+    for task_run in facts.find([*telling, *(earlier[:1] if is_named else ())], index):
+        if isinstance(task_run.told, BranchRecord) and task_run.told.name is not None:
+            return task_run.told.name
+    return None
+
+
+def _arranged(
+    branches: Sequence[BranchRun],
+    executions: Sequence[Execution],
+    expected: Sequence[str],
+    task_runs_at: Callable[[int], Sequence[TaskRun]],
+) -> list[BranchRun]:
+    """
+    Put branches into the order that their names give them, as a fan-in does.
+
+    :param task_runs_at: Finds what would run the branch at a position.
+    """
+    matches = match_names(expected, executions) if executions else None
+    if matches is None:
+        return list(branches)
+    has_ended = all(run.state in FINISHED for branch in branches for run in branch.task_runs[-1:])
+    arranged = []
+    for position, match in enumerate(matches):
+        branch = BranchRun(name=match.name, state=WAITING, task_runs=tuple(task_runs_at(position)))
+        if match.execution is not None:
+            branch = replace(branches[match.execution], name=match.name)
+        if match.ruling is not None and (has_ended or match.execution is not None):
+            branch = replace(branch, state=match.ruling.state, error=match.ruling.error, is_stopped=False)
+        arranged.append(branch)
+    return arranged
 
 
 def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
@@ -225,20 +284,77 @@ def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
     )
 
 
-def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator[BranchRun]:
+def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) -> list[BranchRun]:
+    """Items of all batches, those that never ran and those that are no longer declared included."""
+    bounds = _bounds(facts, group, task_runs)
+    starts = [first for first, *_ in bounds]
+    expected = list(group.known_names)
+    if group.count is None:
+        expected = [
+            name for number, cut in enumerate(bounds) for name in _names_now(facts, group, number, cut)
+        ]
+    batches = []
+    for run in task_runs:
+        first, stop, _ = bounds[run.map_index] if run.map_index < len(bounds) else (0, 0, 0)
+        names: Sequence[str] = expected[first:stop]
+        if run.batch_record is not None:
+            first, names = run.batch_record.start, _recorded_names(group, run.batch_record)
+        batches.append((run, first, names))
+    branches = [item for run, _, names in batches for item in _batch_items(run, names)]
+    if [name for *_, names in batches for name in names] == expected:
+        return branches
+    executions = [
+        Execution(
+            position=first + index,
+            name=None if run.batch_record is None else name,
+            title=f"{run.name} item {index}",
+        )
+        for run, first, names in batches
+        for index, name in enumerate(names)
+    ]
+
+    def task_runs_at(position: int) -> Sequence[TaskRun]:
+        return facts.find(group.each, max(bisect_right(starts, position) - 1, 0))
+
+    return _arranged(branches, executions, expected, task_runs_at)
+
+
+def _bounds(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) -> Sequence[Bounds]:
+    """Bounds of each batch; if nobody knows them, as far as the batches tell."""
+    if (bounds := facts.bounds.get(group.prefix + SPLIT)) is not None:
+        return bounds
+    size = group.items_per_task or 1
+    if group.count is not None:
+        return [(first, min(first + size, group.count), 0) for first in range(0, group.count, size)]
+    known: list[Bounds] = []
+    for run in task_runs:
+        record = run.batch_record
+        first, count = (
+            (run.map_index * size, size) if record is None else (record.start, len(record.statuses))
+        )
+        known.append((first, first + count, 0 if record is None else record.split or 0))
+    return known
+
+
+def _names_now(facts: RunFacts, group: DeclaredGroup, number: int, cut: Bounds) -> Sequence[str]:
+    """Names of the items that are now at the positions of a batch."""
+    for task_run in facts.find(group.each, number):
+        record = task_run.batch_record
+        if record is not None and record.cut == cut:
+            return _recorded_names(group, record)
+    return facts.batch_names.get((group.prefix + SPLIT, number)) or _numbered(group, *cut[:2])
+
+
+def _recorded_names(group: DeclaredGroup, record: BatchRecord) -> Sequence[str]:
+    return record.names or _numbered(group, record.start, record.start + len(record.statuses))
+
+
+def _numbered(group: DeclaredGroup, first: int, stop: int) -> Sequence[str]:
+    return [f"{group.label}_{index}" for index in range(first, stop)]
+
+
+def _batch_items(task_run: TaskRun, names: Sequence[str]) -> Iterator[BranchRun]:
     record = task_run.batch_record
-    bounds = facts.bounds.get(group.prefix + SPLIT)
-    first, count = _bounds(bounds, group, task_run.map_index)
-    if record is not None and bounds is None:
-        first, count = record.start, len(record.statuses)
-    elif record is not None and len(record.statuses) != count:
-        record = None  # it was cut otherwise
-    names = (
-        (None if record is None else record.names)
-        or (group.names or ())[first : first + count]
-        or facts.batch_names.get((group.prefix + SPLIT, task_run.map_index))
-        or [f"{group.label}_{index}" for index in range(first, first + count)]
-    )
     value = task_run.values.get(RETURN_VALUE, "absent")
     rulings = judge_items(task_run.state, task_run.told, len(names), value)
     unknown: Sequence[float | None] = [None] * len(names)
@@ -254,13 +370,3 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_run: TaskRun) -> Iterator
             is_stopped=ruling.is_stopped,
             task_runs=(task_run,),
         )
-
-
-def _bounds(bounds: Sequence[tuple[int, int]] | None, group: DeclaredGroup, number: int) -> tuple[int, int]:
-    """Index of the first item of a batch, and number of its items."""
-    if bounds is not None and number < len(bounds):
-        first, stop = bounds[number]
-        return first, stop - first
-    size = group.items_per_task or 1
-    first = number * size
-    return first, size if group.count is None else max(0, min(size, group.count - first))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_fanout.rules.outcomes import ValueState
-    from airflow_fanout.rules.records import Record
+    from airflow_fanout.rules.records import Bounds, Record
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
@@ -32,7 +32,6 @@ class TaskRun:
     One task instance of a run; its times are those of its last try.
 
     :param earlier: The tries before the last, in order, as far as Airflow keeps them.
-    :param rendered_name: What it calls itself in the UI; None if that is its index.
     :param record: What it pushed under the key of records, or a ``LostRecord``; None if it pushed nothing.
     :param values: Whether the values that it pushed can be read, by their keys.
     """
@@ -45,7 +44,6 @@ class TaskRun:
     ended: datetime | None = None
     tries: int = 0
     earlier: tuple[TaskTry, ...] = ()
-    rendered_name: str | None = None
     hostname: str = ""
     record: object = None
     values: Mapping[str, ValueState] = field(default_factory=dict)
@@ -69,12 +67,6 @@ class TaskRun:
     def any_record(self) -> Record | None:
         """Its record, whatever try it is of."""
         return self.record if isinstance(self.record, LostRecord) else read_record(self.record)
-
-    @property
-    def told_name(self) -> str | None:
-        """Name that it has rendered or recorded for itself."""
-        record = self.any_record
-        return self.rendered_name or (record.name if isinstance(record, BranchRecord) else None)
 
     @property
     def batch_record(self) -> BatchRecord | None:
@@ -165,10 +157,9 @@ class RunFacts:
     All that is known of one run.
 
     :param prefixes: Prefixes as rendered, by fan-in, of those that have a template.
-    :param bounds: Index of the first item, and of the one after the last, of each batch, by the task that cut
-        them.
-    :param batch_names: Names of the items of batches that left no record, by that task and number.
-    :param branch_names: Names that a task gave to mapped branches, by group, where an instance has told none.
+    :param bounds: Those of each batch, by the task that cut them.
+    :param batch_names: Names of the items of batches that left no record of them, by that task and number.
+    :param yielded: Names, or number, of the mapped branches that the items' task has yielded last, by group.
     """
 
     dag_id: str
@@ -177,9 +168,9 @@ class RunFacts:
     outline: DagOutline
     task_runs: tuple[TaskRun, ...]
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    bounds: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    bounds: Mapping[str, Sequence[Bounds]] = field(default_factory=dict)
     batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
-    branch_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    yielded: Mapping[str, Sequence[str] | int] = field(default_factory=dict)
 
     @cached_property
     def by_task(self) -> Mapping[str, Mapping[int, TaskRun]]:

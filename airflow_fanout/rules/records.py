@@ -23,6 +23,9 @@ ITEM_PENDING, ITEM_SUCCEEDED, ITEM_FAILED, ITEM_SKIPPED, ITEM_STOPPED = ".", "S"
 
 BATCH = "batch"
 
+Bounds = tuple[int, int, int]
+"""Index of a batch's first item, and of the one after its last, and the try of the task that cut it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BranchRecord:
@@ -63,6 +66,7 @@ class BatchRecord:
 
     :param map_index: Number of the batch.
     :param start: Index of its first item among all of the group.
+    :param split: Try of the task that cut it.
     :param names: Names of the items; None if they are numbered.
     :param statuses: Status of each item, a character for each.
     :param errors: Why an item failed or was skipped, by its index within the batch as text.
@@ -77,6 +81,7 @@ class BatchRecord:
 
     map_index: int = 0
     start: int = 0
+    split: int = 0
     names: list[str] | None = None
     statuses: str = ""
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +96,11 @@ class BatchRecord:
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom."""
         return {"state": BATCH, **{each.name: getattr(self, each.name) for each in fields(self)}}
+
+    @property
+    def cut(self) -> Bounds:
+        """Index of its first item, and of the one after its last, and the try that cut it."""
+        return self.start, self.start + len(self.statuses), self.split
 
     @property
     def successes(self) -> list[int]:
@@ -162,6 +172,7 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
     return BatchRecord(
         map_index=map_index,
         start=start,
+        split=_whole(value.get("split")) or 0,
         names=names,
         statuses=statuses,
         errors=errors,
@@ -180,10 +191,6 @@ def seconds_of(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         return None
     return float(value)
-
-
-SPLIT_KEY = "fan_out_split"
-"""XCom key of who cut the items into batches: an id that is another one whenever the task runs again."""
 
 
 def batch_key(number: int) -> str:

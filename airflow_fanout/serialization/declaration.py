@@ -48,7 +48,8 @@ class DeclaredGroup:
     :param branches: Those of a static group; of a mapped or batched one ``names`` and ``count``, where known.
     :param label: What the names of branches without one of their own begin with.
     :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
-    :param names_from: Id of the task whose value may name mapped branches in a run: a mapping of items.
+    :param items_from: Id of the task whose value says in a run which mapped branches there are: a list, or a
+        mapping by name.
     """
 
     group_id: str
@@ -59,7 +60,7 @@ class DeclaredGroup:
     names: tuple[str, ...] | None = None
     count: int | None = None
     each: tuple[str, ...] = ()
-    names_from: str | None = None
+    items_from: str | None = None
     stop_after_failures: int | None = None
     max_concurrency: int | None = None
     items_per_task: int | None = None

@@ -348,7 +348,7 @@ class SimulatedRun:
             payload = {"names": names, "items": []}
             self._reader.xcoms[group.prefix + SPLIT, -1, batch_key(number)] = payload
         self._reader.xcoms[group.prefix + SPLIT, -1, RETURN_VALUE] = [
-            [number * size, number * size + len(batch)] for number, batch in enumerate(batches)
+            [number * size, number * size + len(batch), 1] for number, batch in enumerate(batches)
         ]
 
     def _write_batch(self, items: Sequence[_Branch], names: list[str] | None, start: int) -> None:
@@ -379,6 +379,7 @@ class SimulatedRun:
         self._reader.xcoms[*instance, RECORD_KEY] = BatchRecord(
             map_index=instance[1],
             start=start,
+            split=1,
             names=names,
             # An item that is missing succeeded, and has no value; in a batch that somebody marked it failed.
             statuses="".join(_status(item.outcome, is_marked=not has_failed) for item in items),
@@ -428,10 +429,10 @@ class SimulatedRun:
 
     def _answering(self, source: Source, numbers: Mapping[str, tuple[int, Sequence[str] | None]]) -> Source:
         """Have a mapped group told its names by the author, and not by a task."""
-        if source.ask_names is None:
+        if source.ask_items is None:
             return source
         number, names = numbers.get(source.task_id, (0, None))
-        return replace(source, ask_names=lambda: (names, number))
+        return replace(source, ask_items=lambda: (names, number))
 
     def _refuse(self, argument: str, problem: str) -> NoReturn:
         raise DeclarationValueError(self._owner, argument, problem)

@@ -8,7 +8,7 @@ from unittest import mock
 
 from airflow.sdk.bases.operator import ExecutorSafeguard
 
-from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, SPLIT_KEY
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
 if TYPE_CHECKING:
@@ -42,32 +42,25 @@ class Ran:
         return self.record["statuses"], self.pushed[RETURN_VALUE]
 
 
-def batch_operator(group: FanOutGroup, start: int, stop: int) -> BatchOperator:
-    """Make the instance of a group's mapped task that runs these items."""
+def batch_operator(group: FanOutGroup, start: int, stop: int, split: int = 1) -> BatchOperator:
+    """Make the instance of a group's mapped task that runs these items, cut by a try of the task before."""
     each: Any = group.dag.get_task(f"{group.group_id}.each")
-    operator: BatchOperator = each.unmap({"batch": [start, stop]})
+    operator: BatchOperator = each.unmap({"batch": [start, stop, split]})
     return operator
 
 
-def task_instance(
-    *, map_index: int = 0, try_number: int = 1, retries: int = 0, payload: Any = None, split: str = "one"
-) -> Any:
+def task_instance(*, map_index: int = 0, try_number: int = 1, retries: int = 0, payload: Any = None) -> Any:
     """
     Make a task instance of a batch.
 
     :param payload: Its items as they were split; an exception if they can't be read.
-    :param split: Which run of the task before has split them.
     """
-    ti = mock.Mock(spec=[*TASK_INSTANCE, "id"])
+    ti = mock.Mock(spec=TASK_INSTANCE)
     ti.map_index, ti.try_number, ti.max_tries = map_index, try_number, retries
     ti._ti_context_from_server = None
 
-    def pull(*, key: str, **arguments: Any) -> Any:
-        if key != SPLIT_KEY and isinstance(payload, Exception):
-            raise payload
-        return split if key == SPLIT_KEY else payload
-
-    ti.xcom_pull.side_effect = pull
+    ti.xcom_pull.side_effect = payload if isinstance(payload, Exception) else None
+    ti.xcom_pull.return_value = payload
     return ti
 
 
@@ -76,6 +69,7 @@ def run_batch(
     start: int = 0,
     stop: int | None = None,
     *,
+    split: int = 1,
     store: FakeStore | None = None,
     run: FakeRun | None = None,
     context: dict[str, Any] | None = None,
@@ -89,7 +83,7 @@ def run_batch(
     :param refuses: Whether the server refuses its values.
     """
     size = group.declared.count or 0
-    operator = operator or batch_operator(group, start, size if stop is None else stop)
+    operator = operator or batch_operator(group, start, size if stop is None else stop, split)
     ti = task_instance(**of_instance)
     pushed: dict[str, Any] = {}
 

@@ -28,7 +28,7 @@ def ran(
 ) -> TaskRun:
     """A task instance; what isn't a field of it goes into its record, which a success has anyway."""
     times = {"queued", "started", "ended"}
-    fields = {"tries", "earlier", "rendered_name", "hostname", "record", "value", *times}
+    fields = {"tries", "earlier", "hostname", "record", "value", *times}
     record = {name: settings.pop(name) for name in list(settings) if name not in fields}
     if state in {"success", "failed"}:
         record = {"state": state, **record}
@@ -104,6 +104,7 @@ def batch(
             "state": "batch",
             "map_index": number,
             "start": 2 * number,
+            "split": 1,
             "names": None,
             "statuses": states,
             "errors": {},

@@ -18,11 +18,12 @@ from airflow_fanout.execution_time.ledger import collect
 from airflow_fanout.execution_time.results import FanInResults
 from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.runs import TaskRun
+from airflow_fanout.rules.identity import NEVER_RAN
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED, LostValue, missing_reason
 from airflow_fanout.rules.policy import Policy
-from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, LostRecord, batch_key
+from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, Bounds, LostRecord, batch_key
 from airflow_fanout.serialization.outline import FanInOutline, TaskOutline
 from airflow_fanout.testing.simulated_run import SimulatedRun
 from tests.unit.fake_run import FakeRun, source_of
@@ -99,8 +100,9 @@ class Run:
 
     :param instances: By task id and map index.
     :param sources: What the fan-in collects.
-    :param names: Names of mapped branches, or of items, that only the run knows.
-    :param bounds: Of the batches.
+    :param names: Names of mapped branches, or of items, that only the run knows, as they are now.
+    :param count: Number of these.
+    :param bounds: Of the batches, as they are now.
     """
 
     instances: Mapping[tuple[str, int], Instance]
@@ -109,7 +111,8 @@ class Run:
     key: str = RETURN_VALUE
     map_index: int = -1
     names: Sequence[str] | None = None
-    bounds: Sequence[tuple[int, int]] = field(default=())
+    count: int | None = None
+    bounds: Sequence[Bounds] = field(default=())
 
 
 def as_the_fan_in_reads(run: Run) -> Sequence[BranchOutcome]:
@@ -128,7 +131,7 @@ def as_the_fan_in_reads(run: Run) -> Sequence[BranchOutcome]:
             reader.xcoms[task_id, map_index, run.key] = instance.content
     if run.bounds and run.group is not None:
         reader.add(run.group.prefix + SPLIT, value=run.bounds)
-        for number, (start, stop) in enumerate(run.bounds):
+        for number, (start, stop, _) in enumerate(run.bounds):
             names = None if run.names is None else list(run.names[start:stop])
             reader.xcoms[run.group.prefix + SPLIT, -1, batch_key(number)] = {"names": names, "items": []}
     some_lost = any(isinstance(instance.value, LostValue) for instance in run.instances.values())
@@ -158,7 +161,6 @@ def as_the_report_reads(run: Run) -> Told:
             ended=NOON + timedelta(seconds=instance.has_run),
             record=LostRecord(PATH) if isinstance(instance.record, Exception) else instance.record,
             values={run.key: instance.value},
-            rendered_name=run.names[map_index] if run.names and not run.bounds else None,
         )
         for (task_id, map_index), instance in run.instances.items()
     ]
@@ -180,9 +182,12 @@ def as_the_report_reads(run: Run) -> Told:
         fan_ins=[fan_in],
         tasks=tasks,
         bounds={split: run.bounds},
+        yielded={}
+        if run.group is None or run.count is None
+        else {run.group.group_id: run.names or run.count},
         batch_names={
             (split, number): (run.names or ())[start:stop]
-            for number, (start, stop) in enumerate(run.bounds if run.names else ())
+            for number, (start, stop, _) in enumerate(run.bounds if run.names else ())
         },
     )
     chosen = [group_run for group_run in group_runs(facts) if group_run.map_index == run.map_index]
@@ -200,7 +205,7 @@ def check(run: Run) -> Sequence[BranchOutcome]:
 def check_values(outcomes: Sequence[BranchOutcome], run: Run) -> None:
     """Every value is under the name of the instance that left it, whatever its neighbours left."""
     for outcome in outcomes:
-        instance = run.instances[outcome.task_id, outcome.map_index]
+        instance = run.instances.get((outcome.task_id, outcome.map_index), Instance())
         has_value = outcome.state == "success" and instance.value == "present"
         assert outcome.value == (instance.content if has_value else None)
 
@@ -209,6 +214,8 @@ def check_simulation(
     fan_in: FanInOperator, outcomes: Sequence[BranchOutcome], count: int | None = None
 ) -> None:
     """Tell ``simulate`` of the outcomes that can be told, and compare what it reads."""
+    if any(outcome.state == "removed" or outcome.error == NEVER_RAN for outcome in outcomes):
+        return  # it knows of no Dag but the one that it is given
     told: dict[str, str | Exception] = {}
     values: dict[str, Any] = {}
     batches: dict[tuple[str, int], list[BranchOutcome]] = {}
@@ -310,30 +317,40 @@ def honest(instance: Instance, lie: str, *, claims: bool) -> Instance:
     return replace(instance, value="present" if claims else "absent")
 
 
+names_then_and_now = st.lists(st.sampled_from("abcdef"), unique=True, max_size=6) | st.just(list("abc"))
+
+
 @st.composite
 def mapped_runs(draw: st.DrawFn) -> Run:
-    count = draw(st.integers(0, 6))
+    """Branches, perhaps of a Dag whose items changed after some of them, or all, had run."""
+    then, now = draw(names_then_and_now), draw(names_then_and_now)
+    now = draw(st.sampled_from([then, now]))
     each = draw(st.sampled_from([("load.each",), ("load.each.first", "load.each.last")]))
-    names = tuple(f"n_{index}" for index in range(count))
     are_known = draw(st.sampled_from(["by nobody", "to the Dag", "to the run"]))
     lie, key = draw(lies), draw(keys)
     by_id = {}
     for task_id in each:
-        for index in range(count):
+        for index, name in enumerate(then):
             instance = draw(instances)
             if isinstance(instance.record, dict) and draw(st.booleans()):
-                name = {"name": names[index]} if are_known == "to the run" else {}
-                instance = replace(instance, record={**instance.record, "map_index": index, **name})
+                own = (
+                    {}
+                    if are_known == "by nobody"
+                    else {"name": draw(st.sampled_from([name, *now[index:][:1]]))}
+                )
+                instance = replace(instance, record={**instance.record, "map_index": index, **own})
             if task_id == each[-1] and key == RETURN_VALUE:
                 claims = isinstance(instance.record, dict) and instance.record.get("has_value") is True
                 instance = honest(instance, lie, claims=claims)
             by_id[task_id, index] = replace(instance, content=f"value of {index}")
-    group = mapped(*each, count=count, names=names if are_known == "to the Dag" else None)
+    is_literal = are_known != "to the run" and draw(st.booleans())
+    names = tuple(now) if are_known != "by nobody" else None
+    group = mapped(*each, count=len(now) if is_literal else None, names=names if is_literal else None)
     source = replace(source_of(each[-1], *each, is_mapped=True), group=group)
-    if are_known == "to the run":
-        source = replace(source, ask_names=lambda: (names, count))
-        return Run(instances=by_id, sources=[source], group=group, key=key, names=names)
-    return Run(instances=by_id, sources=[source], group=group, key=key)
+    if is_literal:
+        return Run(instances=by_id, sources=[source], group=group, key=key)
+    source = replace(source, ask_items=lambda: (names, len(now)))
+    return Run(instances=by_id, sources=[source], group=group, key=key, names=names, count=len(now))
 
 
 @often
@@ -368,19 +385,23 @@ def test_of_tasks_that_are_not_of_this_package(run: Run) -> None:
 
 @st.composite
 def batched_runs(draw: st.DrawFn) -> Run:
-    count = draw(st.integers(1, 7))
-    are_known = draw(st.sampled_from(["by nobody", "to the Dag", "to the run"]))
-    names = tuple(f"n_{index}" for index in range(count))
-    labels = [f"docs_{index}" for index in range(count)] if are_known == "by nobody" else names
-    bounds = [(start, min(start + 2, count)) for start in range(0, count, 2)]
+    """Batches, perhaps of items that changed, or were cut in another way, after some of them had run."""
+    now = draw(names_then_and_now.filter(bool))
+    then = draw(st.sampled_from([now, draw(names_then_and_now.filter(bool))]))
+    are_named, is_literal = draw(st.booleans()), draw(st.booleans())
+    bounds = [(start, min(start + 2, len(now)), 2) for start in range(0, len(now), 2)]
     lie, by_id = draw(lies), {}
-    for number, (start, stop) in enumerate(bounds):
-        size = draw(st.sampled_from([stop - start] * 5 + [3]))  # 3: before its items changed
-        statuses = draw(st.text("SFKX.", min_size=size, max_size=size))
+    size = draw(st.sampled_from([2, 2, 3]))
+    for number, start in enumerate(range(0, len(then), size)):
+        names = then[start : start + size]
+        labels = names if are_named else [f"docs_{start + index}" for index in range(len(names))]
+        statuses = draw(st.text("SFKX.", min_size=len(names), max_size=len(names)))
+        is_current = (start, names) == (2 * number, now[start : start + 2])
         record = BatchRecord(
             map_index=number,
             start=start,
-            names=[f"n_{start + index}" for index in range(size)] if are_known == "to the run" else None,
+            split=2 if is_current else 1,
+            names=names if are_named else None,
             statuses=statuses,
             errors={
                 str(index): "ValueError: broken" if status == "F" else "no data"
@@ -397,20 +418,24 @@ def batched_runs(draw: st.DrawFn) -> Run:
             value=draw(st.sampled_from(["present", "absent", LostValue(PATH)])),
             content={
                 label: f"value of {start + index}"
-                for index, (label, status) in enumerate(zip(labels[start:stop], statuses, strict=False))
+                for index, (label, status) in enumerate(zip(labels, statuses, strict=True))
                 if status == "S"
             },
         )
-        reports = batch.record is record and size == stop - start and batch.state in {"success", "failed"}
+        reports = batch.record is record and batch.state in {"success", "failed"}
         by_id["docs.each", number] = honest(batch, lie, claims=reports)
-    group = batched(names=names if are_known == "to the Dag" else None, count=None)
-    source = replace(source_of("docs.each", is_mapped=True), group=group, may_have_names=True)
+    names_now = tuple(now) if are_named else None
+    group = batched(
+        names=names_now if is_literal else None,
+        count=len(now) if is_literal else None,
+    )
+    source = replace(source_of("docs.each", is_mapped=True), group=group, may_have_names=not is_literal)
     return Run(
         instances=by_id,
         sources=[source],
         group=group,
         bounds=bounds,
-        names=names if are_known == "to the run" else None,
+        names=None if is_literal else names_now,
     )
 
 
@@ -419,7 +444,10 @@ def batched_runs(draw: st.DrawFn) -> Run:
 def test_of_items_of_batches(run: Run) -> None:
     outcomes = check(run)
 
-    assert len(outcomes) == run.bounds[-1][1]
-    for index, outcome in enumerate(outcomes):
-        assert outcome.value == (f"value of {index}" if outcome.state == "success" else None)
+    expected = [outcome for outcome in outcomes if outcome.state != "removed"]
+    assert len(expected) == run.bounds[-1][1]
+    for outcome in expected:
+        content = run.instances.get((outcome.task_id, outcome.map_index), Instance()).content
+        is_success = outcome.state == "success"
+        assert outcome.value == (content[outcome.name] if is_success else None)
     check_simulation(fan_in_over(outcomes, items_per_task=2), outcomes)

@@ -158,7 +158,7 @@ def test_names_and_errors_are_short_lines_and_give_the_terminal_no_commands() ->
     names = ["\x1b[31mred", "x" * 411, "plain"]
     errors = ["E: \x1b[2J", "E: x", "E: a\n  [bold]b"]
     failed = [
-        ran("load.each", n, "failed", error=error, rendered_name=name)
+        ran("load.each", n, "failed", error=error, name=name)
         for n, (name, error) in enumerate(zip(names, errors, strict=True))
     ]
 

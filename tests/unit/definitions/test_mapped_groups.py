@@ -151,16 +151,19 @@ def test_what_can_not_be_mapped_over_items_of_run_time_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("declared", "names_from"),
+    ("declared", "items_from"),
     [
         pytest.param(lambda: {"items": load()}, "load", id="what a task returned"),
-        pytest.param(lambda: {"items": load().map(str)}, None, id="mapped values have no names"),
+        pytest.param(lambda: {"items": load().map(str)}, "load", id="of which a value is made"),
+        pytest.param(lambda: {"count": load()}, "g.split", id="a number"),
         pytest.param(lambda: {"items": {"x": 1}, "mapped": True}, None, id="known at parse time"),
         pytest.param(lambda: {"items": load(), "items_per_task": 2}, None, id="batches carry theirs"),
     ],
 )
-def test_the_task_that_may_name_branches_in_a_run_is_declared(declared: Any, names_from: str | None) -> None:
-    assert declare(**declared()).declared.names_from == names_from
+def test_the_task_that_says_in_a_run_which_branches_there_are_is_declared(
+    declared: Any, items_from: str | None
+) -> None:
+    assert declare(**declared()).declared.items_from == items_from
 
 
 def test_another_xcom_than_what_a_task_returns_can_not_be_mapped_over() -> None:

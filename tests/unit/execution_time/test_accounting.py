@@ -392,7 +392,7 @@ class TestItsReport:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         record = BatchRecord(statuses="SS", seconds=[0.5, 1.0], cpu_seconds=[None, None])
-        run = FakeRun().add("process.split", value=[[0, 2]])
+        run = FakeRun().add("process.split", value=[[0, 2, 1]])
         run.add("process.each", value={"process_0": 0}, map_index=0, record=record.to_xcom())
         caplog.set_level("INFO", logger=accounting.__name__)
         run_fan_in(fan_in_of(2, group={"items_per_task": 2}), run)

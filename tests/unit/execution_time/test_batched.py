@@ -32,18 +32,24 @@ def load() -> list[str]:
 class Batches(FakeRun):
     """A run of a group whose items were cut into batches."""
 
+    size = 2
+
     def cut(self, total: int, size: int = 2) -> Batches:
         """Add the tasks before the batches."""
-        bounds = [[start, min(start + size, total)] for start in range(0, total, size)]
+        self.size = size
+        bounds = [[start, min(start + size, total), 1] for start in range(0, total, size)]
         self.add("load").add("g.split", value=bounds)
         return self
 
-    def batch(self, number: int, statuses: str, *, names: list[str] | None = None, **more: Any) -> Batches:
+    def batch(
+        self, number: int, statuses: str, *, names: list[str] | None = None, split: int = 1, **more: Any
+    ) -> Batches:
         """Add a batch that has reported; each success returned its batch and its index within that."""
-        start = number * len(statuses)
+        start = number * self.size
         record = BatchRecord(
             map_index=number,
             start=start,
+            split=split,
             names=names,
             statuses=statuses,
             errors={str(index): "ValueError: broken" for index, s in enumerate(statuses) if s == "F"},
@@ -51,7 +57,7 @@ class Batches(FakeRun):
             seconds=[float(index) for index in range(len(statuses))],
             cpu_seconds=[0.0] * len(statuses),
         )
-        labels = names or [f"g_{2 * number + index}" for index in range(len(statuses))]
+        labels = names or [f"g_{start + index}" for index in range(len(statuses))]
         values = {label: [number, index] for index, label in enumerate(labels) if statuses[index] == "S"}
         given = {"state": "failed" if "F" in statuses else "success", "value": values, **more}
         self.add("g.each", map_index=number, record=record.to_xcom(), **given)
@@ -153,7 +159,9 @@ class TestItems:
 
 class TestBatchesThatRunAgain:
     def test_are_waited_for_where_they_were_cleared(self) -> None:
-        verdict = collect(Batches().cut(4).batch(0, "SS"))
+        run = Batches().cut(4).batch(0, "SS")
+        run.unfinished = 1
+        verdict = collect(run)
 
         assert isinstance(verdict.error, BranchesRunningError)
         assert "'g.each[1]'" in verdict.message

@@ -27,7 +27,7 @@ def fan_in_by(prefix: str, task_id: str = "combine", **more: Any) -> FanInOperat
 
 
 def matched(fan_in: FanInOperator) -> list[str]:
-    return [source.name for source in sources_by_prefix(fan_in, fan_in.task_id_prefix, -1)]
+    return [source.name for source in sources_by_prefix(fan_in, fan_in.task_id_prefix, {}, -1)]
 
 
 class TestWhatAPrefixMatches:
@@ -103,7 +103,7 @@ class TestWhatAPrefixMatches:
         mapped = task(task_id="work_mapped")(work).expand(item=["a", "b"])
         [mapped, each.override(group_id="work_each").expand(item=["a"]), *tasks("work_1")] >> fan_in
 
-        sources = sources_by_prefix(fan_in, "work", -1)
+        sources = sources_by_prefix(fan_in, "work", {}, -1)
 
         assert [(source.task_id, source.is_mapped) for source in sources] == [
             ("work_1", False),
@@ -122,7 +122,7 @@ class TestWhatAPrefixMatches:
 
         each.expand(item=["a", "b"])
 
-        (source,) = sources_by_prefix(made[0], "each.work", 1)
+        (source,) = sources_by_prefix(made[0], "each.work", {}, 1)
 
         assert (source.is_mapped, source.map_index) == (False, 1)
 
@@ -132,7 +132,7 @@ class TestWhatAPrefixMatches:
         made: Any = FanOutGroup("work", branch=work, count=1) if ours else tasks("work")
         made >> fan_in
 
-        (source,) = sources_by_prefix(fan_in, "work", -1)
+        (source,) = sources_by_prefix(fan_in, "work", {}, -1)
 
         assert source.tasks.is_ours is ours
 
@@ -166,7 +166,7 @@ class TestBranchesOfSeveralTasks:
         fan_in = fan_in_by("process.")
         group >> fan_in
 
-        source, *_ = sources_by_prefix(fan_in, "process.", -1)
+        source, *_ = sources_by_prefix(fan_in, "process.", {}, -1)
 
         assert source.task_id == "process.process_0.last"
         assert source.tasks.task_ids == tuple(f"process.process_0.{i}" for i in ("prepare", "first", "last"))
@@ -176,7 +176,7 @@ class TestBranchesOfSeveralTasks:
         fan_in = fan_in_by("process.process_0.")
         fan_in << [fan_in.dag.get_task("process.process_0.first")]
 
-        (source,) = sources_by_prefix(fan_in, "process.process_0.first", -1)
+        (source,) = sources_by_prefix(fan_in, "process.process_0.first", {}, -1)
 
         assert source.tasks.task_ids == ("process.process_0.first",)
 

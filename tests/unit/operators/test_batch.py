@@ -96,6 +96,7 @@ class TestTheReport:
             "state": "batch",
             "map_index": 0,
             "start": 0,
+            "split": 1,
             "names": None,
             "statuses": "SSK",
             "errors": {"2": "nothing to do"},
@@ -487,7 +488,7 @@ class TestARetry:
     def test_after_another_split_it_runs_all_items_again(self, store: FakeStore) -> None:
         """What they stand for may have changed with them."""
         group = group_of("a", "fails")
-        for split in ("one", "one", "another"):
+        for split in (1, 1, 2):
             run_batch(group, store=store, split=split)
 
         assert RAN == ["a", "fails", "fails", "a", "fails"]
@@ -542,7 +543,7 @@ class TestStopping:
                 id="failures-of-batches-that-have-ended-count",
             ),
             pytest.param(
-                FakeRun().add("acts.each", "failed", map_index=1).add("acts.split", value=[[0, 3], [3, 5]]),
+                FakeRun().add("acts.each", "failed", map_index=1).add("acts.split", value=[[0, 3, 1], [3, 5, 1]]),
                 {},
                 "XXXXX",
                 id="batches-that-died-count-with-all-their-items",

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from airflow_fanout import FanOutGroup
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.operators.split import BRANCH_SETTINGS, SplitOperator
-from airflow_fanout.rules.records import SPLIT_KEY
 from tests.unit.fake_batch import task_instance
 
 
@@ -39,7 +38,6 @@ def split(*, found: Any = None, ti: Any = None, **arguments: Any) -> tuple[Any, 
     with mock.patch.object(ExecutorSafeguard, "test_mode", new=True):
         value = operator.execute(context)
     pushed = {call.args[0]: call.args[1] for call in ti.xcom_push.call_args_list}
-    assert pushed.pop(SPLIT_KEY, None) == (str(ti.id) if operator.items_per_task is not None else None)
     return value, pushed
 
 
@@ -85,7 +83,7 @@ def test_what_is_no_count_is_refused(count: object, found: str, size: Any) -> No
     ],
 )
 def test_items_are_pushed_batch_by_batch_with_their_names(found: Any, pushed: dict[str, Any]) -> None:
-    assert split(found=found, items_per_task=2) == ([[0, 2], [2, 3]], pushed)
+    assert split(found=found, items_per_task=2) == ([[0, 2, 1], [2, 3, 1]], pushed)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +141,11 @@ def test_what_can_not_be_cut_is_refused_before_anything_is_pushed(arguments: Any
 @given(total=st.integers(0, 500), size=st.integers(1, 60))
 def test_batches_are_contiguous_full_and_complete(total: int, size: int) -> None:
     ranges, _ = split(count=total, items_per_task=size)
-    edges = [0, *(stop for _, stop in ranges)]
+    edges = [0, *(stop for _, stop, _ in ranges)]
 
-    assert [start for start, _ in ranges] == edges[:-1]
+    assert [start for start, *_ in ranges] == edges[:-1]
     assert edges[-1] == total
-    assert all(stop - start == size for start, stop in ranges[:-1])
+    assert all(stop - start == size for start, stop, _ in ranges[:-1])
     assert all(0 < stop - start <= size for start, stop in pairwise(edges))
 
 

@@ -40,8 +40,9 @@ def only_branch(group: DeclaredGroup, *task_runs: TaskRun, **settings: Any) -> B
 
 
 class TestNames:
-    def test_instances_are_called_as_they_call_themselves(self) -> None:
-        run = only(mapped(), ran("load.each", 1, rendered_name="us"), ran("load.each", 0, rendered_name="eu"))
+    def test_instances_are_called_as_they_recorded(self) -> None:
+        us, eu = ran("load.each", 1, name="us"), ran("load.each", 0, name="eu")
+        run = only(mapped(), us, eu, yielded={"load": ["eu", "us"]})
 
         assert [branch.name for branch in run.branches] == ["eu", "us"]
         assert (run.title, run.batches) == ("load", None)
@@ -65,18 +66,19 @@ class TestNames:
     def test_a_branch_of_several_tasks_is_called_as_any_of_them_knows_it(self) -> None:
         run = only(
             mapped("load.each.read", "load.each.write"),
-            ran("load.each.read", 0, rendered_name="eu"),
+            ran("load.each.read", 0, name="eu"),
             ran("load.each.write", 0),
             ran("load.each.read", 1, "failed", name="us"),
             ran("load.each.write", 1, "upstream_failed"),
+            yielded={"load": ["eu", "us"]},
         )
 
         assert [branch.name for branch in run.branches] == ["eu", "us"]
 
     def test_an_instance_that_died_before_it_told_its_name_is_called_as_the_items_task_did(self) -> None:
-        died, told = ran("load.each", 0, "failed"), ran("load.each", 1, rendered_name="us")
+        died, told = ran("load.each", 0, "failed"), ran("load.each", 1, name="us")
 
-        run = only(mapped(), died, told, branch_names={"load": ["eu", "us"]})
+        run = only(mapped(), died, told, yielded={"load": ["eu", "us"]})
 
         assert [branch.name for branch in run.branches] == ["eu", "us"]
 
@@ -195,7 +197,7 @@ class TestItems:
         ("group", "record"),
         [
             pytest.param(batched(), {"names": ["a.md", "b.md"]}, id="as-they-came"),
-            pytest.param(batched(names=("a.md", "b.md")), {}, id="as-declared"),
+            pytest.param(batched(names=("a.md", "b.md"), count=2), {}, id="as-declared"),
         ],
     )
     def test_items_with_names_have_them(self, group: DeclaredGroup, record: dict[str, Any]) -> None:
@@ -231,18 +233,21 @@ class TestItems:
             ("docs_2", state),
         ]
 
-    def test_a_batch_that_was_cut_otherwise_has_left_no_record_of_its_items(self) -> None:
-        """The items' task was cleared alone; the fan-in believes no such record either."""
-        run = only(batched(), batch(0, "SSS", state="failed"), bounds={"docs.split": [(0, 2)]})
+    def test_items_that_are_no_longer_cut_are_removed(self) -> None:
+        """The items' task was cleared alone."""
+        run = only(batched(), batch(0, "SFS", state="failed"), bounds={"docs.split": [(0, 2, 2)]})
 
-        assert [(item.name, item.state, item.work_seconds) for item in run.branches] == [
-            ("docs_0", "failed", None),
-            ("docs_1", "failed", None),
+        assert [(item.name, item.state) for item in run.branches] == [
+            ("docs_0", "success"),
+            ("docs_1", "failed"),
+            ("docs_2", "removed"),
         ]
 
     def test_a_silent_batchs_items_are_where_they_were_cut(self) -> None:
         run = only(
-            batched(), ran("docs.each", 1, "failed", record=None), bounds={"docs.split": [(0, 3), (3, 5)]}
+            batched(),
+            ran("docs.each", 1, "failed", record=None),
+            bounds={"docs.split": [(0, 3, 1), (3, 5, 1)]},
         )
 
         assert [item.name for item in run.branches] == ["docs_3", "docs_4"]
