@@ -146,7 +146,7 @@ class _MappedGroup:
         ]
 
     def _recorded_names(self) -> Mapping[int, str]:
-        """Names by map index: of the last task, of what failed before it, or, of named items, of the first."""
+        """Names by map index: of the last task, what failed before it, or, of named items, the first."""
         *earlier, last = self._source.tasks.task_ids
         names = self._names_by(last)
         for task_id in reversed(earlier):

@@ -48,8 +48,8 @@ class SplitOperator(BaseOperator):
     """
     Return what a mapped task is expanded over: numbers, or the bounds of batches.
 
-    The numbers are ``[0, 1, …]``. The bounds are ``[[0, 500, 1], [500, 1000, 1], …]``: the first item, the one
-    after the last, and the try of this task, which tells batches that it has run again since they saved
+    The numbers are ``[0, 1, …]``. The bounds are ``[[0, 500, 1], [500, 1000, 1], …]``: the first item, the
+    one after the last, and the try of this task, which tells batches that it has run again since they saved
     results.
 
     Items known only at run time are pushed batch by batch, as XComs ``batch_0``, ``batch_1``, …: ``{"names":

@@ -208,7 +208,9 @@ def _all_of(seconds: Sequence[float | None]) -> float | None:
     return None if None in seconds else sum_of_known(seconds)
 
 
-def _mapped(facts: RunFacts, group: DeclaredGroup, instances: Sequence[int], keys: Collection[str]) -> list[BranchRun]:
+def _mapped(
+    facts: RunFacts, group: DeclaredGroup, instances: Sequence[int], keys: Sequence[str]
+) -> list[BranchRun]:
     names: Sequence[str] | None = group.names
     count = group.count
     if count is None:
@@ -237,7 +239,7 @@ def _mapped(facts: RunFacts, group: DeclaredGroup, instances: Sequence[int], key
 
 
 def _recorded_name(facts: RunFacts, group: DeclaredGroup, index: int, *, is_named: bool) -> str | None:
-    """Name that an instance recorded, if any: its last task, what failed before it, or, if named, its first."""
+    """Name that an instance recorded: its last task, what failed before it, or, if named, its first."""
     *earlier, last = group.each
     telling = [last]
     telling += [
@@ -266,9 +268,13 @@ def _arranged(
     has_ended = all(run.state in FINISHED for branch in branches for run in branch.task_runs[-1:])
     arranged = []
     for position, match in enumerate(matches):
-        branch = BranchRun(name=match.name, state=WAITING, task_runs=tuple(task_runs_at(position)))
+        branch = BranchRun(name=match.name, state=WAITING)
         if match.execution is not None:
             branch = replace(branches[match.execution], name=match.name)
+        if position < len(expected) and (
+            match.execution is None or executions[match.execution].position != position
+        ):
+            branch = replace(branch, would_run=tuple(task_runs_at(position)))
         if match.ruling is not None and (has_ended or match.execution is not None):
             branch = replace(branch, state=match.ruling.state, error=match.ruling.error, is_stopped=False)
         arranged.append(branch)

@@ -12,6 +12,7 @@ from airflow_fanout.reports.branches import chosen_group_runs
 from airflow_fanout.reports.figures import shortened
 from airflow_fanout.reports.group_report import Cause
 from airflow_fanout.rules.instances import FINISHED
+from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.wording import listing
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
+    from airflow_fanout.serialization.declaration import DeclaredGroup
 
 
 FAILED = frozenset({"failed", "upstream_failed"})
@@ -41,7 +43,12 @@ class BranchRerun:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRerun:
-    """What runs again of one group; ``unexpanded`` are mapped tasks to clear that never were expanded."""
+    """
+    What runs again of one group.
+
+    :param unexpanded: Mapped tasks to clear that never were expanded, or what cuts the items of batches, if
+        these are no longer as many as were cut.
+    """
 
     run: GroupRun
     branches: tuple[BranchRerun, ...] = ()
@@ -161,36 +168,68 @@ def _by_key(task_runs: Iterable[TaskRun]) -> dict[Key, TaskRun]:
 
 
 def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
-    branches = tuple(_branches(run, whole_branches) if run.batches is None else _batches(run))
+    moved = _moved(run)
+    branches = tuple(_branches(run, moved, whole_branches) if run.batches is None else _batches(run, moved))
     unexpanded: tuple[TaskRun, ...] = ()
     if run.group is not None and run.unexpanded is not None and run.unexpanded.state in FAILED:
         unexpanded = tuple(task for task in facts.find(run.group.each, -1) if task.state in UNSUCCESSFUL)
+    if run.group is not None and branches and _is_cut_otherwise(facts, run.group):
+        unexpanded = tuple(facts.find([run.group.prefix + SPLIT], -1))
     states = CLEARABLE if branches or unexpanded else FAILED
     fan_ins = tuple(task for task in facts.find(run.fan_in_ids, run.map_index) if task.state in states)
     return GroupRerun(run=run, branches=branches, unexpanded=unexpanded, fan_ins=fan_ins)
 
 
-def _branches(run: GroupRun, whole_branches: bool) -> Iterator[BranchRerun]:
+def _is_cut_otherwise(facts: RunFacts, group: DeclaredGroup) -> bool:
+    """Whether the declared items of batches are no longer as many as were cut."""
+    bounds = facts.bounds.get(group.prefix + SPLIT)
+    return bounds is not None and group.count not in {None, bounds[-1][1] if bounds else 0}
+
+
+def _moved(run: GroupRun) -> Collection[str]:
+    """
+    Names of the branches that have to run in the place of others.
+
+    What runs there now takes the place, and the value, of what had run there, which then runs in its own.
+    """
+    others = {b.name: b for b in run.branches if b.would_run is not None and b.state != "removed"}
+    names = {name for name, branch in others.items() if branch.state != "success"}
+    while True:
+        taken = {task_run.key for name in names for task_run in others[name].would_run or ()}
+        displaced = {name for name, b in others.items() if any(each.key in taken for each in b.task_runs)}
+        if displaced <= names:
+            return names
+        names |= displaced
+
+
+def _branches(run: GroupRun, moved: Collection[str], whole_branches: bool) -> Iterator[BranchRerun]:
     states = CLEARABLE if whole_branches else UNSUCCESSFUL
     for branch in run.branches:
-        if branch.state in {"success", "removed"}:
+        if branch.name in moved:
+            task_runs = tuple(task for task in branch.would_run or () if task.state in CLEARABLE)
+        elif branch.state in {"success", "removed"}:
             continue
-        # Of a branch that succeeded without a value the last task alone can make one.
-        last = branch.task_runs[-1:] if branch.state == "missing" else ()
-        task_runs = tuple(task for task in branch.task_runs if task.state in states or task in last)
+        else:
+            # Of a branch that succeeded without a value the last task alone can make one.
+            last = branch.task_runs[-1:] if branch.state == "missing" else ()
+            task_runs = tuple(task for task in branch.task_runs if task.state in states or task in last)
         if task_runs:
             yield BranchRerun(branch=branch, task_runs=task_runs)
 
 
-def _batches(run: GroupRun) -> Iterator[BranchRerun]:
+def _batches(run: GroupRun, moved: Collection[str]) -> Iterator[BranchRerun]:
     items_by_batch: dict[Key, list[BranchRun]] = {}
     for item in run.branches:
-        items_by_batch.setdefault(item.task_runs[0].key, []).append(item)
+        places = item.task_runs if item.would_run is None else item.would_run
+        for place in places[:1] if item.state != "removed" else ():
+            items_by_batch.setdefault(place.key, []).append(item)
     for batch in run.batches or ():
         (task_run,) = batch.task_runs
         items = items_by_batch.get(task_run.key, [])
         # A batch succeeds even if all its items were stopped, and if somebody marks it so.
-        is_unfinished = any(item.is_stopped or item.state == "missing" for item in items)
+        is_unfinished = any(
+            item.is_stopped or item.state == "missing" or item.name in moved for item in items
+        )
         if task_run.state in UNSUCCESSFUL or (task_run.state == "success" and is_unfinished):
             unsuccessful = sum(item.state != "success" for item in items)
             yield BranchRerun(branch=batch, task_runs=(task_run,), items=unsuccessful)
@@ -275,9 +314,19 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     if late and group.task_runs:
         warning = "if they have started, they may not see the branches that run again"
         yield f"not cleared, because they have not ended: {listing(late)}; {warning}"
-    if without := [shortened(name) for name, state in again.items() if state == "missing"]:
+    moved = _moved(group.run)
+    if without := [
+        shortened(name) for name, state in again.items() if state == "missing" and name not in moved
+    ]:
         yield f"succeeded without a value, so their last task runs again: {listing(without)}"
-    if batches := [name for name, state in again.items() if state == "success"]:
+    by_name = {branch.name: branch for branch in group.run.branches}
+    if displaced := [name for name in by_name if name in moved and by_name[name].state == "success"]:
+        text = "succeeded, and run again, because the Dag, or its items, changed"
+        yield f"{text}, and others run in their place: {listing(displaced)}"
+    if lacking := [name for name, branch in by_name.items() if branch.would_run == ()]:
+        text = "have no task instance: Airflow makes it when one of the others runs again"
+        yield f"{text}: {listing(lacking)}"
+    if batches := [name for name, state in again.items() if state == "success" and name not in moved]:
         text = "succeeded, but with items that were stopped or have no value"
         yield f"{text}, and may run all of their items again: {listing(batches)}"
 

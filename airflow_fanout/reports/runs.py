@@ -112,11 +112,14 @@ class BranchRun(BranchTiming):
     :param error: ``"ValueError: message"``, or why there is no value; None if there is no more to say.
     :param is_stopped: Whether ``stop_after_failures`` kept it from starting.
     :param task_runs: Its task instances, in the order in which its tasks run; an item's is that of its batch.
+    :param would_run: Task instances that would run it now, where these are others: the Dag, or its items,
+        changed after it had run, or was to run.
     """
 
     error: str | None = None
     is_stopped: bool = False
     task_runs: tuple[TaskRun, ...] = ()
+    would_run: tuple[TaskRun, ...] | None = None
 
     @property
     def is_unsuccessful(self) -> bool:

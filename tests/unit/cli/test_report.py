@@ -162,7 +162,7 @@ def test_names_and_errors_are_short_lines_and_give_the_terminal_no_commands() ->
         for n, (name, error) in enumerate(zip(names, errors, strict=True))
     ]
 
-    text = shown(facts_of(failed, mapped()))
+    text = shown(facts_of(failed, mapped(), yielded={"load": names}))
 
     assert "  \\x1b[31mred: failed: E: \\x1b[2J\n" in text
     assert "  plain: failed: E: a [bold]b\n" in text

@@ -102,6 +102,10 @@ def states(verdict: Verdict) -> str:
     return "".join(letters[state] for state, _, _ in outcomes(verdict).values())
 
 
+def states_by_name(verdict: Verdict) -> dict[str, str]:
+    return {name: state for name, (state, *_) in outcomes(verdict).items()}
+
+
 class TestItems:
     def test_each_has_its_own_outcome_in_order(self) -> None:
         verdict = collect(Batches().cut(5).batch(0, "SF").batch(1, "KS").batch(2, "S"))
@@ -247,6 +251,62 @@ class TestNames:
 
         assert list(outcomes(verdict)) == ["g.g_0", "g.g_1", "g.g_2"]
         assert verdict.value[1] == [("g.g_0", [0, 0]), ("g.g_2", [1, 0])]
+
+
+class TestADagThatChanged:
+    def test_values_belong_to_the_names_that_items_ran_under(self) -> None:
+        run = Batches().cut(3).batch(0, "SF", names=["de", "fr"]).batch(1, "S", names=["us"])
+        verdict = collect(run, items={"at": 1, "us": 2, "de": 3, "fr": 4})
+
+        assert outcomes(verdict) == {
+            "at": ("missing", None, "its instance ran as 'de' before the Dag, or its items, changed"),
+            "us": ("success", [1, 0], None),
+            "de": ("success", [0, 0], None),
+            "fr": ("failed", None, "ValueError: broken"),
+        }
+
+    def test_a_shorter_list_is_accounted_for(self) -> None:
+        run = Batches().cut(3).batch(0, "SF", names=["de", "fr"]).batch(1, "S", names=["us"])
+
+        assert states_by_name(collect(run, items={"fr": 1}, min_success=0)) == {
+            "fr": "failed",
+            "de": "removed",
+            "us": "removed",
+        }
+
+    def test_functions_that_changed_places_keep_their_outcomes(self) -> None:
+        run = Batches().cut(3, 3).batch(0, "FKS", names=["a", "b", "c"])
+        functions = dict.fromkeys("bca", work)
+
+        assert states_by_name(collect(run, branch=functions, items=None, items_per_task=3)) == {
+            "b": "skipped",
+            "c": "success",
+            "a": "failed",
+        }
+
+    def test_items_that_were_split_again_are_expected(self) -> None:
+        run = Batches().cut(3).batch(0, "SS", names=["x", "y"], split=0).batch(1, "S", names=["z"], split=0)
+        for number, names in enumerate([["z", "w"], ["x"]]):
+            run.xcoms["g.split", -1, batch_key(number)] = {"names": names, "items": []}
+
+        assert states_by_name(collect(run)) == {
+            "z": "success",
+            "w": "missing",
+            "x": "success",
+            "y": "removed",
+        }
+
+    @pytest.mark.parametrize("total", [3, 7])
+    def test_expected_is_what_was_cut_last(self, total: int) -> None:
+        run = Batches().cut(total).batch(0, "SS", split=0).batch(1, "SS", split=0)
+
+        assert (
+            list(states_by_name(collect(run)).values())
+            == {
+                3: ["success"] * 3 + ["removed"],
+                7: ["success"] * 4 + ["missing"] * 3,
+            }[total]
+        )
 
 
 class TestRequests:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -141,6 +142,62 @@ class TestNames:
         assert list(outcomes(verdict)) == ["g_0", "g_1"]
 
 
+class TestADagThatChanged:
+    def test_values_belong_to_the_names_that_instances_ran_under(self) -> None:
+        run = Instances().ok(0, "of de", name="de").bad(1, name="fr").ok(2, "of us", name="us")
+        verdict = collect(run, items={"at": 1, "de": 2, "fr": 3, "us": 4}, mapped=True)
+
+        assert outcomes(verdict) == {
+            "at": ("missing", None, "its instance ran as 'de' before the Dag, or its items, changed"),
+            "de": ("success", "of de", None),
+            "fr": ("failed", None, "ValueError: broken"),
+            "us": ("success", "of us", None),
+        }
+        assert verdict.report is not None
+        assert (verdict.report["expected"], verdict.report["missing"]) == (4, 1)
+
+    def test_what_is_no_longer_declared_is_removed_and_hides_nothing(self) -> None:
+        run = Instances()
+        for index in range(3):
+            run.ok(index, f"value {index}", name=f"g_{index}")
+        verdict = collect(run, items={"g_2": 1}, mapped=True)
+
+        assert outcomes(verdict) == {
+            "g_2": ("success", "value 2", None),
+            "g_0": ("removed", None, "it is no longer declared"),
+            "g_1": ("removed", None, "it is no longer declared"),
+        }
+        assert verdict.report is not None
+        assert verdict.report["expected"] == 1
+
+    @pytest.mark.parametrize("named", [False, True], ids=["a list", "a mapping"])
+    @pytest.mark.parametrize("number", [1, 5])
+    def test_expected_is_what_the_items_task_yielded_last(self, named: bool, number: int) -> None:
+        run = Instances()
+        for index in range(3):
+            run.ok(index, index, name=f"g_{index}")
+        items = {f"g_{index}": 0 for index in range(number)}
+        verdict = collect(run, returned=items if named else list(items))
+
+        states = {name: state for name, (state, *_) in outcomes(verdict).items()}
+        assert states == {
+            f"g_{n}": "success" if n < min(number, 3) else "missing" if n >= 3 else "removed"
+            for n in range(max(number, 3))
+        }
+
+    def test_the_first_of_several_tasks_tells_the_name(self) -> None:
+        run = FakeRun()
+        for index, name in enumerate(["a", "b"]):
+            record = {"state": "success", "has_value": True, "map_index": index}
+            run.add("g.each.first", value="", map_index=index, record={**record, "name": name})
+            run.add("g.each.second", value="", map_index=index, record=record)
+            run.add("g.each.third", value=f"of {name}", map_index=index, record=record)
+        verdict = collect(run, branch=chain, returned={"b": 1, "a": 2})
+
+        assert outcomes(verdict) == {"b": ("success", "of b", None), "a": ("success", "of a", None)}
+        assert verdict.requests <= 4 + 3
+
+
 class TestInstancesThatAreNotFinished:
     def test_are_named_where_they_are_counted(self) -> None:
         run = Instances().ok(0, "a", name="north").ok(2, "c", name="east")
@@ -155,6 +212,27 @@ class TestInstancesThatAreNotFinished:
 
         assert isinstance(verdict.error, BranchesRunningError)
         assert verdict.error.names == ("g_1",)
+
+    @pytest.mark.parametrize("finishes", [False, True], ids=["still runs", "has ended"])
+    def test_one_that_starts_again_shifts_no_value_of_another_page(self, finishes: bool) -> None:
+        run = Instances()
+        for index in range(2 * PAGE_SIZE + 1):
+            run.ok(index, index, name=f"g_{index}")
+        fan_out = FanOutGroup("g", branch=work, count=2 * PAGE_SIZE + 1, mapped=True)
+
+        def read(results: Any) -> Any:
+            del reader.xcoms["g.each", 3, RETURN_VALUE]
+            reader.instances["g.each", 3] = replace(reader.instances["g.each", 3], duration=2.0)
+            if not finishes:
+                del reader.instances["g.each", 3]
+            return results["g_700"]
+
+        fan_in = FanInOperator(task_id="f", fan_out=fan_out, python_callable=read)
+        reader = run.reader()
+        with mock.patch.object(FakeRun, "reader", return_value=reader):
+            verdict = run_fan_in(fan_in, run)
+
+        assert isinstance(verdict.error, BranchesRunningError)
 
 
 class TestRequests:

@@ -543,7 +543,9 @@ class TestStopping:
                 id="failures-of-batches-that-have-ended-count",
             ),
             pytest.param(
-                FakeRun().add("acts.each", "failed", map_index=1).add("acts.split", value=[[0, 3, 1], [3, 5, 1]]),
+                FakeRun()
+                .add("acts.each", "failed", map_index=1)
+                .add("acts.split", value=[[0, 3, 1], [3, 5, 1]]),
                 {},
                 "XXXXX",
                 id="batches-that-died-count-with-all-their-items",

@@ -194,14 +194,14 @@ class TestItems:
         ]
 
     @pytest.mark.parametrize(
-        ("group", "record"),
+        "group",
         [
-            pytest.param(batched(), {"names": ["a.md", "b.md"]}, id="as-they-came"),
-            pytest.param(batched(names=("a.md", "b.md"), count=2), {}, id="as-declared"),
+            pytest.param(batched(), id="as-they-came"),
+            pytest.param(batched(names=("a.md", "b.md"), count=2), id="as-declared"),
         ],
     )
-    def test_items_with_names_have_them(self, group: DeclaredGroup, record: dict[str, Any]) -> None:
-        run = only(group, batch(0, "SS", **record))
+    def test_items_with_names_have_them(self, group: DeclaredGroup) -> None:
+        run = only(group, batch(0, "SS", names=["a.md", "b.md"]))
 
         assert [item.name for item in run.branches] == ["a.md", "b.md"]
 
@@ -246,11 +246,12 @@ class TestItems:
     def test_a_silent_batchs_items_are_where_they_were_cut(self) -> None:
         run = only(
             batched(),
+            ran("docs.each", 0, "failed", record=None),
             ran("docs.each", 1, "failed", record=None),
             bounds={"docs.split": [(0, 3, 1), (3, 5, 1)]},
         )
 
-        assert [item.name for item in run.branches] == ["docs_3", "docs_4"]
+        assert [item.task_runs[0].map_index for item in run.branches] == [0, 0, 0, 1, 1]
 
     def test_a_silent_batchs_items_are_called_as_they_came(self) -> None:
         run = only(

@@ -243,6 +243,65 @@ class TestBatches:
         assert [(again.branch.name, again.items) for again in group.branches] == [("group batch 0", 2)]
 
 
+class TestADagThatChanged:
+    """Its instances run what is at their positions now."""
+
+    @staticmethod
+    def ran(task_id: str, index: int, name: str, state: str = "success") -> TaskRun:
+        record = {"state": state, "map_index": index, "name": name, "has_value": True}
+        values: Any = {"return_value": "present" if state == "success" else "absent"}
+        return TaskRun(task_id=task_id, map_index=index, state=state, record=record, values=values)
+
+    def plan(self, dag: DAG, names: str, *task_runs: TaskRun) -> RerunPlan:
+        group = FanOutGroup("group", branch=rate, items=dict.fromkeys(names, 0), mapped=True)
+        FanInOperator(task_id="collect", fan_out=group)
+        return planned(dag, [*task_runs, TaskRun(task_id="collect", state="success")])
+
+    def test_what_ran_in_the_place_of_another_runs_again_too(self, dag: DAG) -> None:
+        states = {"d": "success", "f": "success", "u": "success"}
+        task_runs = [self.ran("group.each", n, name, state) for n, (name, state) in enumerate(states.items())]
+        plan = self.plan(dag, "adfu", *task_runs)
+        (group,) = plan.groups
+
+        assert [(again.branch.name, names(again.task_runs)) for again in group.branches] == [
+            ("a", {"group.each[0]"}),
+            ("d", {"group.each[1]"}),
+            ("f", {"group.each[2]"}),
+        ]
+        assert names(plan.task_runs) == {"group.each[0]", "group.each[1]", "group.each[2]", "collect"}
+        displaced, lacking = plan.notes
+        assert displaced == (
+            "group: succeeded, and run again, because the Dag, or its items, changed, "
+            "and others run in their place: 'd', 'f', 'u'"
+        )
+        assert lacking == (
+            "group: have no task instance: Airflow makes it when one of the others runs again: 'u'"
+        )
+
+    def test_what_succeeded_and_is_in_nobodys_way_does_not_run_again(self, dag: DAG) -> None:
+        task_runs = [
+            self.ran("group.each", 0, "a"),
+            self.ran("group.each", 1, "x"),
+            self.ran("group.each", 2, "c"),
+        ]
+
+        assert names(self.plan(dag, "abc", *task_runs).task_runs) == {"group.each[1]", "collect"}
+
+    def test_what_only_changed_places_does_not_run_again(self, dag: DAG) -> None:
+        plan = self.plan(dag, "ba", self.ran("group.each", 0, "a"), self.ran("group.each", 1, "b"))
+
+        assert (plan.groups, plan.notes) == ((), ())
+
+    def test_a_failed_one_runs_where_it_is_now(self, dag: DAG) -> None:
+        task_runs = [self.ran("group.each", 0, "a", "failed"), self.ran("group.each", 1, "b")]
+
+        assert names(self.plan(dag, "ba", *task_runs).task_runs) == {
+            "group.each[0]",
+            "group.each[1]",
+            "collect",
+        }
+
+
 class TestFanIns:
     @pytest.mark.parametrize("state", ["failed", "upstream_failed"])
     def test_a_fan_in_that_failed_by_itself_runs_again(self, three: DAG, state: str) -> None:
