@@ -9,21 +9,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.execution_time.results import Page, arranged
-from airflow_fanout.execution_time.wiring import cleared_items, lost_items
+from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refuse_unfinished
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
 from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import States, instances_of, unexpanded_state
-from airflow_fanout.rules.names import SPLIT, instance_name
+from airflow_fanout.rules.names import SPLIT, indexed_names, instance_name
 from airflow_fanout.rules.outcomes import LostValue, judge_items
 from airflow_fanout.rules.records import ITEM_FAILED, RETURN_VALUE, BatchRecord, batch_key
-from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
     from airflow_fanout.execution_time.wiring import Source
-    from airflow_fanout.rules.instances import InstanceState
     from airflow_fanout.rules.records import Bounds, Record
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
@@ -41,7 +38,8 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     if not instances or unexpanded_state(states, source.task_id) is not None or source.group is None:
         return
     bounds = _bounds(reader, source.group.prefix + SPLIT)
-    _refuse_unfinished(reader, source, instances, len(bounds))
+    names = [instance_name(source.task_id, number) for number in range(len(bounds))]
+    refuse_unfinished(reader, source.task_id, instances, names)
     batches = _Batches(reader, source, source.group, bounds)
     ran = [batches.read(number, str(instance.state), start) for number, instance in instances.items()]
     pages = [batch.page for batch in ran]
@@ -71,21 +69,6 @@ def _bounds(reader: RunReader, split_task_id: str) -> Sequence[Bounds]:
     if bounds is NOTHING:
         raise cleared_items(split_task_id)
     return [(first, stop, split) for first, stop, split in bounds]
-
-
-def _refuse_unfinished(
-    reader: RunReader, source: Source, instances: Mapping[int, InstanceState], count: int
-) -> None:
-    """Refuse to account for batches of which some are running again."""
-    missing = [number for number in range(count) if number not in instances]
-    unfinished_count = reader.instance_count([source.task_id]) - len(instances) if missing else 0
-    if unfinished_count > 0:
-        names = [instance_name(source.task_id, number) for number in missing[:unfinished_count]]
-        message = (
-            f"Batches are not finished: {listing(names)}. They were cleared after this fan-in had been "
-            "started. It takes them in when it runs again."
-        )
-        raise BranchesRunningError(message, names=names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +135,7 @@ class _Batches:
         if isinstance(record, BatchRecord):
             self._report_count += 1
             first, seconds = record.start, record.seconds
-            names = record.names or self._numbered(record.cut)
+            names = record.item_names(self._group.label)
             if record.cut == self._bounds_of(number) and self._group.names is None:
                 self._names[number], self._may_have_names = names, record.names is not None
         else:
@@ -192,9 +175,6 @@ class _Batches:
     def _bounds_of(self, number: int) -> Bounds:
         return self._bounds[number] if number < len(self._bounds) else (0, 0, 0)
 
-    def _numbered(self, bounds: Bounds) -> Sequence[str]:
-        return [f"{self._group.label}_{index}" for index in range(*bounds[:2])]
-
     def _names_now(self, number: int) -> Sequence[str]:
         """Names of the items that are now at the positions of a batch."""
         if number not in self._names:
@@ -204,7 +184,8 @@ class _Batches:
                 names = self._group.names[first:stop]
             elif self._may_have_names:
                 names = self._stored_names(number)
-            self._names[number] = self._numbered((first, stop, 0)) if names is None else names
+            numbered = indexed_names(self._group.label, stop - first, first=first)
+            self._names[number] = numbered if names is None else names
         return self._names[number]
 
     def _stored_names(self, number: int) -> Sequence[str] | None:

@@ -6,10 +6,10 @@ import logging
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.execution_time.batched import batch_pages
 from airflow_fanout.execution_time.mapped import group_pages
 from airflow_fanout.execution_time.results import Page
+from airflow_fanout.execution_time.wiring import refuse_running
 from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, at_once
 from airflow_fanout.rules.instances import States, instances_of, total_duration
 from airflow_fanout.rules.names import PLACEHOLDER, instance_name, natural_key
@@ -44,7 +44,13 @@ def _branch_pages(
 ) -> Iterator[Page]:
     """Read branches with a request or more for each, some at the same time."""
     branches = [(source.name, source.tasks) for source in sources]
-    yield Page.of(at_once(lambda branch: BranchReader(reader, states).outcome(*branch, key), branches), start)
+    outcomes = at_once(lambda branch: BranchReader(reader, states).outcome(*branch, key), branches)
+    foreign = {source.name for source in sources if not source.tasks.is_ours}
+    if silent := [o.name for o in outcomes if o.name in foreign and o.state == "success" and o.value is None]:
+        log.info(
+            "No value, taken for None; if somebody marked them success, nobody can tell: %s", listing(silent)
+        )
+    yield Page.of(outcomes, start)
 
 
 def _mapped_pages(
@@ -121,11 +127,8 @@ def _refuse_unfinished(reader: RunReader, states: States, sources: Sequence[Sour
         if running_count:
             unfinished.append(f"{running_count} instances of {listing(mapped)}")
     if unfinished:
-        message = (
-            f"Branches are not finished: {listing(unfinished)}. They were cleared after this fan-in had been "
-            "started, or added to the Dag file after the run had. It takes them in when it runs again."
-        )
-        raise BranchesRunningError(message, names=unfinished)
+        how = "cleared after this fan-in had been started, or added to the Dag file after the run had"
+        refuse_running(unfinished, how)
 
 
 def refuse_cleared(reader: RunReader, states: States, pages: Iterable[Page]) -> None:
@@ -142,11 +145,7 @@ def refuse_cleared(reader: RunReader, states: States, pages: Iterable[Page]) -> 
         if now.get((outcome.task_id, outcome.map_index)) != states.get((outcome.task_id, outcome.map_index))
     ]
     if names:
-        message = (
-            f"Branches are not finished: {listing(names)}. They were cleared while this fan-in was reading. "
-            "It takes them in when it runs again."
-        )
-        raise BranchesRunningError(message, names=names)
+        refuse_running(names, "cleared while this fan-in was reading")
 
 
 def removed_branches(

@@ -6,15 +6,14 @@ import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.exceptions import BranchesRunningError
 from airflow_fanout.execution_time.results import Page, arranged
+from airflow_fanout.execution_time.wiring import refuse_unfinished
 from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, Values, at_once
 from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import InstanceState, States, instances_of
 from airflow_fanout.rules.names import indexed_names, instance_name
 from airflow_fanout.rules.outcomes import believed, branch_duration, judge_branch
 from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
-from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def group_pages(reader: RunReader, states: States, source: Source, key: str, sta
     group = _MappedGroup(reader, states, source, key)
     if not group.map_indexes:
         return
-    group.refuse_unfinished()
+    refuse_unfinished(reader, source.task_id, group.map_indexes, group.expected)
     pages = group.pages(start)
     matches = match_names(group.expected, group.executions)
     if matches is None:
@@ -173,20 +172,6 @@ class _MappedGroup:
         """Name of each instance: what it ran, or else what is at its position."""
         expected = dict(enumerate(self.expected))
         return {e.position: e.name or expected.get(e.position) or e.title for e in self.executions}
-
-    def refuse_unfinished(self) -> None:
-        """Refuse to account for instances of which some are running again."""
-        missing = [n for n in range(len(self.expected)) if n not in self._instances]
-        unfinished_count = 0
-        if missing:
-            unfinished_count = self._reader.instance_count([self._task_id]) - len(self._instances)
-        if unfinished_count > 0:
-            names = [self.expected[n] for n in missing[:unfinished_count]]
-            message = (
-                f"Branches are not finished: {listing(names)}. They were cleared after this fan-in had been "
-                "started. It takes them in when it runs again."
-            )
-            raise BranchesRunningError(message, names=names)
 
     def find_values(self, *, ahead: bool) -> bool:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
+    from airflow_fanout.execution_time.xcom import RunReader
     from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 
     AnyOperator = BaseOperator | MappedOperator
@@ -126,6 +127,24 @@ def lost_items(task_id: str, gone: FileNotFoundError) -> ItemsError:
         f"The items are not known: what {task_id!r} returned is no longer stored ({gone}). "
         "Clear it, with the branches that come after it"
     )
+
+
+def refuse_running(names: Sequence[str], how: str = "cleared after this fan-in had been started") -> NoReturn:
+    """Refuse to account for branches that are running again."""
+    message = (
+        f"Branches are not finished: {listing(names)}. They were {how}. It takes them in when it runs again."
+    )
+    raise BranchesRunningError(message, names=names)
+
+
+def refuse_unfinished(
+    reader: RunReader, task_id: str, finished: Collection[int], names: Sequence[str]
+) -> None:
+    """Refuse to account for expected instances of a mapped task of which some are running again."""
+    missing = [name for index, name in enumerate(names) if index not in finished]
+    unfinished_count = reader.instance_count([task_id]) - len(finished) if missing else 0
+    if unfinished_count > 0:
+        refuse_running(missing[:unfinished_count])
 
 
 def cleared_items(task_id: str) -> BranchesRunningError:

@@ -13,7 +13,7 @@ from airflow_fanout.rules.identity import Execution, match_names
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import PLACEHOLDER, SPLIT, indexed_names, instance_name, natural_key
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
-from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, BranchRecord
+from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
         first, stop, _ = bounds[run.map_index] if run.map_index < len(bounds) else (0, 0, 0)
         names: Sequence[str] = expected[first:stop]
         if run.batch_record is not None:
-            first, names = run.batch_record.start, _recorded_names(group, run.batch_record)
+            first, names = run.batch_record.start, run.batch_record.item_names(group.label)
         batches.append((run, first, names))
     branches = [item for run, _, names in batches for item in _batch_items(run, names)]
     if [name for *_, names in batches for name in names] == expected:
@@ -347,16 +347,10 @@ def _names_now(facts: RunFacts, group: DeclaredGroup, number: int, cut: Bounds) 
     for task_run in facts.find(group.each, number):
         record = task_run.batch_record
         if record is not None and record.cut == cut:
-            return _recorded_names(group, record)
-    return facts.batch_names.get((group.prefix + SPLIT, number)) or _numbered(group, *cut[:2])
-
-
-def _recorded_names(group: DeclaredGroup, record: BatchRecord) -> Sequence[str]:
-    return record.names or _numbered(group, record.start, record.start + len(record.statuses))
-
-
-def _numbered(group: DeclaredGroup, first: int, stop: int) -> Sequence[str]:
-    return [f"{group.label}_{index}" for index in range(first, stop)]
+            return record.item_names(group.label)
+    first, stop, _ = cut
+    numbered = indexed_names(group.label, stop - first, first=first)
+    return facts.batch_names.get((group.prefix + SPLIT, number), numbered)
 
 
 def _batch_items(task_run: TaskRun, names: Sequence[str]) -> Iterator[BranchRun]:

@@ -25,9 +25,9 @@ def natural_key(name: str) -> tuple[tuple[tuple[str, int], ...], str]:
     return pairs, name
 
 
-def indexed_names(label: str, count: int) -> tuple[str, ...]:
-    """Names of ``count`` branches: ``label_0``, ``label_1``, …."""
-    return tuple(f"{label}_{index}" for index in range(count))
+def indexed_names(label: str, count: int, *, first: int = 0) -> tuple[str, ...]:
+    """Names of ``count`` branches: ``label_0``, ``label_1``, …, or from the first index on."""
+    return tuple(f"{label}_{index}" for index in range(first, first + count))
 
 
 def instance_name(task_id: str, map_index: int) -> str:

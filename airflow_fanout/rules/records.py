@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from airflow_fanout.rules.names import indexed_names
 from airflow_fanout.rules.wording import on_one_line
 
 RETURN_VALUE = "return_value"
@@ -101,6 +102,10 @@ class BatchRecord:
     def cut(self) -> Bounds:
         """Index of its first item, and of the one after its last, and the try that cut it."""
         return self.start, self.start + len(self.statuses), self.split
+
+    def item_names(self, label: str) -> Sequence[str]:
+        """Names of its items; those without names of their own have numbers after a label."""
+        return self.names or indexed_names(label, len(self.statuses), first=self.start)
 
     @property
     def successes(self) -> list[int]:
