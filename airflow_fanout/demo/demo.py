@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import os
+import re
 import signal
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,15 +16,17 @@ from rich.console import Console
 
 from airflow_fanout.demo import view
 from airflow_fanout.demo.embedded import EmbeddedAirflow, EmbeddedAirflowError
-from airflow_fanout.demo.plan import Plan, batch_name, instance_name, make_plan, timestamp
 from airflow_fanout.demo.rest import ENDED, RestError
 from airflow_fanout.reports.timing import BranchTiming
-from airflow_fanout.rules.records import RECORD_KEY
+from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.wording import format_seconds, on_one_line
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable
+
+    Progress = tuple[str, list[BranchTiming], dict[str, str]]
+    """State of a run, its branches, and notes on these by name."""
 
 
 PARALLELISM = 32
@@ -36,65 +35,43 @@ PARALLELISM = 32
 SEQUENTIAL = "_sequential"
 """End of the id of a Dag that does one after another what another Dag does at the same time."""
 
-REPORT_TIMEOUT = 300
-"""Seconds that the report of the run may take: a few, and more where the machine is busy."""
+DAG_FUNCTION = re.compile(r"^@dag\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 
 COUNT_VARIABLE = "AIRFLOW_FANOUT_DEMO_COUNT"
 
 WORK_SECONDS_VARIABLE = "AIRFLOW_FANOUT_DEMO_WORK_SECONDS"
+
+ERRORS_NAMED = 5
 
 
 class DemoError(Exception):
     """Raised when the demo can't go on; its text is for the terminal."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions:
-    """The command's options."""
-
-    dag_id: str
-    count: int
-    work_seconds: float
-    keep: bool = False
-    port: int | None = None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables of the embedded Airflow."""
-        return {
-            COUNT_VARIABLE: str(self.count),
-            WORK_SECONDS_VARIABLE: f"{self.work_seconds:g}",
-            # A file in the embedded Airflow's home, the working directory of its processes and tasks.
-            "AIRFLOW_CONN_FANOUT_WAREHOUSE": '{"conn_type": "sqlite", "host": "warehouse.db"}',
-            "AIRFLOW__CORE__PARALLELISM": str(PARALLELISM),
-            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": str(PARALLELISM),
-        }
-
-    @property
-    def run_timeout(self) -> float:
-        """Seconds after which the run is given up, retries and a slow machine allowed for."""
-        return 180 + 2 * self.count + 3 * self.work_seconds * math.ceil(self.count / PARALLELISM)
-
-
 def command(args: Namespace) -> NoReturn:
     """Run the demo from the command line and exit."""
-    options = DemoOptions(
-        dag_id=args.dag, count=args.count, work_seconds=args.work_seconds, keep=args.keep, port=args.port
-    )
-    sys.exit(run_demo(options))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    sys.exit(run_demo(args))
 
 
-def run_demo(options: DemoOptions) -> int:
+def run_demo(args: Namespace) -> int:
     """Run the demo; return 0, or 1 after one line on standard error that says why."""
     try:
-        with _sigterm_as_ctrl_c():
-            return _Demo(options).run()
+        return _Demo(args).run()
     except KeyboardInterrupt:
-        problem = "interrupted; all that it had started is stopped"
+        _complain("interrupted; all that it had started is stopped")
     except (DemoError, EmbeddedAirflowError, OSError, RestError, RuntimeError) as error:
-        problem = str(error)
-    _complain(problem)
+        _complain(str(error))
     return 1
+
+
+def _complain(problem: str) -> None:
+    print(f"airflow fanout demo: {problem}", file=sys.stderr)
+
+
+def run_timeout(count: int, work_seconds: float) -> float:
+    """Seconds after which a run is given up, retries and a slow machine allowed for."""
+    return 180 + 2 * count + 3 * work_seconds * math.ceil(count / PARALLELISM)
 
 
 def example_file(dag_id: str, folder: Path | None = None) -> Path:
@@ -105,25 +82,17 @@ def example_file(dag_id: str, folder: Path | None = None) -> Path:
     :raises DemoError: If there is none; with those there are.
     """
     folder = folder or _examples_folder()
-    files = sorted(folder.glob("[!_]*.py"))
     # A file is named after its first Dag; the names of others are in it.
-    known = {other: file for file in files for other in _dag_ids(file)} | {file.stem: file for file in files}
-    if dag_id not in known:
-        names = ", ".join(sorted(known)) or f"none in {folder}"
-        msg = f"no example Dag {dag_id!r}; there are: {names}"
+    files = {
+        known: file
+        for file in sorted(folder.glob("[!_]*.py"))
+        for known in (*DAG_FUNCTION.findall(file.read_text(encoding="utf-8")), file.stem)
+        if not known.endswith(SEQUENTIAL)
+    }
+    if dag_id not in files:
+        msg = f"no example Dag {dag_id!r}; there are: {', '.join(sorted(files)) or f'none in {folder}'}"
         raise DemoError(msg)
-    return known[dag_id]
-
-
-def _dag_ids(file: Path) -> list[str]:
-    """Ids of the ``@dag`` functions of a file, without those that do the same one after another."""
-    return [
-        node.name
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef)
-        and not node.name.endswith(SEQUENTIAL)
-        and any(ast.unparse(decorator).startswith("dag(") for decorator in node.decorator_list)
-    ]
+    return files[dag_id]
 
 
 def _examples_folder() -> Path:
@@ -135,175 +104,147 @@ def _examples_folder() -> Path:
 class _Demo:
     """One demo: an Airflow, the runs on it, and the console that shows them."""
 
-    def __init__(self, options: DemoOptions) -> None:
-        self._options = options
+    def __init__(self, args: Namespace) -> None:
+        self._args = args
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
-        dag_file = example_file(options.dag_id)
-        self._source = dag_file.read_text(encoding="utf-8")
-        self._airflow = EmbeddedAirflow(
-            dag_files=[dag_file], env=options.environment, port=options.port, keep=options.keep
-        )
+        dag_file = example_file(args.dag)
+        self._waits = args.work_seconds and WORK_SECONDS_VARIABLE in dag_file.read_text(encoding="utf-8")
+        environment = {
+            COUNT_VARIABLE: str(args.count),
+            WORK_SECONDS_VARIABLE: f"{args.work_seconds:g}",
+            # A file in the embedded Airflow's home, the working directory of its processes and tasks.
+            "AIRFLOW_CONN_FANOUT_WAREHOUSE": '{"conn_type": "sqlite", "host": "warehouse.db"}',
+            "AIRFLOW__CORE__PARALLELISM": str(PARALLELISM),
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": str(PARALLELISM),
+        }
+        self._airflow = EmbeddedAirflow(dag_files=[dag_file], env=environment, port=args.port, keep=args.keep)
 
     def run(self) -> int:
         """Start Airflow, run the Dag, and its sequential twin if it has one; return the exit code."""
-        options, airflow = self._options, self._airflow
+        dag_id, airflow = self._args.dag, self._airflow
         began = time.monotonic()
         code = 0
+        self._console.print("Starting Airflow …")
         try:
-            with view.waiting(self._console, "Starting Airflow"):
+            with self._console.status("It migrates a database, and starts three processes"):
                 airflow.start()
-                airflow.wait_for_dag(options.dag_id)
+                airflow.wait_for_dag(dag_id)
             self._console.print(f"Airflow is up at {airflow.base_url} after {time.monotonic() - began:.0f} s")
-            if options.count > PARALLELISM and COUNT_VARIABLE in self._source:
-                limit = f"at most {PARALLELISM} at once: [core] parallelism"
-                self._console.print(f"{options.count} branches, {limit}")
-            run_id = airflow.trigger(options.dag_id)
+            run_id = airflow.trigger(dag_id)
             try:
-                self._show_run(run_id)
-                self._show_comparison(run_id)
+                branches = self._follow(dag_id, run_id, self._branches)
+                self._show_results(dag_id, run_id)
+                self._show_comparison(f"{dag_id}{SEQUENTIAL}", branches)
             except DemoError as error:
                 _complain(str(error))
                 code = 1
             self._show_way_to_the_browser(run_id)
-            if options.keep:
-                self._keep_running()
         finally:
             airflow.stop()
         return code
 
-    def _show_run(self, run_id: str) -> None:
-        """Show the run until it has ended, then its result, and its report."""
-        dag_id = self._options.dag_id
-        plan = make_plan(self._airflow.request("GET", f"dags/{dag_id}/tasks")["tasks"])
-        instances = self._follow(dag_id, run_id, plan)
-        starts = {instance["task_id"]: instance["start_date"] or "" for instance in instances}
-        for fan_in_id in sorted(plan.fan_ins, key=lambda fan_in_id: (starts.get(fan_in_id, ""), fan_in_id)):
-            self._console.print(f"\n{fan_in_id} returned:")
-            self._console.print(view.result_text(self._airflow.xcom(dag_id, run_id, fan_in_id)))
-            problems = view.problems_text(self._airflow.xcom(dag_id, run_id, fan_in_id, key="fan_out_report"))
-            if problems is not None:
-                self._console.print(problems)
-        self._console.print(f"\nairflow fanout report {dag_id}:")
-        self._console.print(self._report(dag_id, run_id))
-        if WORK_SECONDS_VARIABLE in self._source and self._options.work_seconds:
-            seconds = format_seconds(self._options.work_seconds)
-            self._console.print(
-                f"Each branch waited {seconds}, which stands for a call to a service; "
-                "branches that compute share the machine's cores."
-            )
-
-    def _show_comparison(self, run_id: str) -> None:
-        """Run the same work one after another, if there is a Dag for that, and show both side by side."""
-        dag_id = f"{self._options.dag_id}{SEQUENTIAL}"
-        if self._airflow.find(f"dags/{dag_id}") is None:
-            return
-        report = json.loads(self._report(self._options.dag_id, run_id, "--output", "json"))
-        branches = [
-            BranchTiming(
-                name=branch["name"],
-                state=branch["state"],
-                queued=timestamp(branch["queued"]),
-                started=timestamp(branch["started"]),
-                ended=timestamp(branch["ended"]),
-            )
-            for group in report["groups"]
-            for branch in group["branches"]
-        ]
-        self._console.print(f"\nThe same, one after another ({dag_id}):")
-        # It comes second, so that what the first run left in the disk's cache is to its advantage.
-        plan = Plan(shown=frozenset(branch.name for branch in branches))
-        instances = self._follow(dag_id, self._airflow.trigger(dag_id), plan)
-        self._console.print()
-        self._console.print(view.comparison(branches, plan.timings(instances), cores=os.cpu_count()))
-
-    def _follow(self, dag_id: str, run_id: str, plan: Plan) -> list[dict[str, Any]]:
+    def _follow(self, dag_id: str, run_id: str, read: Callable[[str, str], Progress]) -> list[BranchTiming]:
         """
-        Show a run until it has ended; return all its task instances.
+        Show a run until it has ended; return its branches.
 
         :raises DemoError: If it has failed, or not ended in time.
         """
-        deadline = time.monotonic() + self._options.run_timeout
-        notes: dict[str, str] = {}
+        timeout = run_timeout(self._args.count, self._args.work_seconds)
+        deadline = time.monotonic() + timeout
         with view.progress(self._console) as show:
             while True:
-                self._airflow.ensure_alive()
-                # The state first: what ended before it is in the instances that are read after it.
-                state = self._airflow.run(dag_id, run_id)["state"]
-                instances = self._airflow.task_instances(dag_id, run_id)
-                for instance in instances:
-                    if instance["task_id"] in plan.batched and instance["state"] in ENDED:
-                        name = batch_name(instance)
-                        notes[name] = notes.get(name) or self._items_text(dag_id, run_id, instance)
-                show(plan.timings(instances), notes)
+                state, branches, notes = read(dag_id, run_id)
+                show(branches, notes)
                 if state in ENDED:
                     break
                 if time.monotonic() > deadline:
-                    msg = f"the run has not ended within {self._options.run_timeout:.0f} s"
+                    msg = f"the run has not ended within {timeout:.0f} s"
                     raise DemoError(msg)
-                time.sleep(0.3)
+                time.sleep(0.5)
         if state == "failed":
-            msg = f"the run failed: {'; '.join(self._failures(dag_id, run_id, instances, plan)[:5])}"
+            msg = f"the run failed: {self._errors(dag_id, run_id)}"
             raise DemoError(msg)
-        return instances
+        return branches
 
-    def _items_text(self, dag_id: str, run_id: str, instance: dict[str, Any]) -> str:
-        which = {"key": RECORD_KEY, "map_index": instance["map_index"]}
-        return view.items_text(self._airflow.xcom(dag_id, run_id, instance["task_id"], **which))
+    def _branches(self, dag_id: str, run_id: str) -> Progress:
+        """Read the branches of the Dag's groups."""
+        report = self._airflow.report(dag_id, run_id)
+        branches, notes = [], {}
+        for group in report["groups"]:
+            title = f"{group['title']}: " if len(report["groups"]) > 1 else ""
+            for branch in group["branches"]:
+                name = f"{title}{branch['name']}"
+                times = (branch["queued"], branch["started"], branch["ended"])
+                branches.append(_timing(name, branch["state"], *times))
+                if branch["items"] and branch["ended"]:
+                    notes[name] = view.items_text(branch["items"])
+        return report["state"], branches, notes
 
-    def _failures(
-        self, dag_id: str, run_id: str, instances: Sequence[dict[str, Any]], plan: Plan
-    ) -> list[str]:
-        """Say which branches failed and why, or else which other tasks did."""
-        reports = [
-            self._airflow.xcom(dag_id, run_id, task_id, key="fan_out_report") for task_id in plan.fan_ins
+    def _steps(self, dag_id: str, run_id: str) -> Progress:
+        """Read the tasks of a run without groups."""
+        # The state first: what ended before it is in the instances that are read after it.
+        state = self._airflow.run(dag_id, run_id)["state"]
+        steps = [
+            _timing(step["task_id"], step["state"], step["queued_when"], step["start_date"], step["end_date"])
+            for step in self._airflow.task_instances(dag_id, run_id)
         ]
-        problems = [problem for report in reports for problem in (report or {}).get("problems", [])]
-        # A branch that never started has no error of its own: what kept it from starting has.
-        return [
-            f"{problem['name']} {problem['state']} ({problem['error']})"
-            for problem in problems
-            if problem["error"]
-        ] or [
-            f"{instance_name(instance)} failed ({self._logged_error(dag_id, run_id, instance)})"
-            for instance in instances
-            if instance["state"] == "failed" and instance["task_id"] not in plan.fan_ins
-        ]
+        return state, steps, {}
+
+    def _errors(self, dag_id: str, run_id: str) -> str:
+        """Say which tasks failed, and why."""
+        instances = self._airflow.task_instances(dag_id, run_id)
+        failed = [instance for instance in instances if instance["state"] == "failed"]
+        return "; ".join(
+            f"{instance_name(instance['task_id'], instance['map_index'])} failed "
+            f"({self._logged_error(dag_id, run_id, instance)})"
+            for instance in failed[:ERRORS_NAMED]
+        )
 
     def _logged_error(self, dag_id: str, run_id: str, instance: dict[str, Any]) -> str:
         which = {"try_number": instance["try_number"], "map_index": instance["map_index"]}
         entries = self._airflow.log_entries(dag_id, run_id, instance["task_id"], **which)
-        errors = [
-            entry["error_detail"][0]
-            for entry in entries
-            if isinstance(entry, dict) and entry.get("error_detail")
-        ]
+        events = [entry for entry in entries if isinstance(entry, dict)]
+        errors = [event["error_detail"][0] for event in events if event.get("error_detail")]
         if not errors:
             return "its log has no error"
         return on_one_line(f"{errors[-1]['exc_type']}: {errors[-1]['exc_value']}")
 
-    def _report(self, dag_id: str, run_id: str, *options: str) -> str:
-        """Return the output of ``airflow fanout report``."""
-        try:
-            arguments = ("fanout", "report", dag_id, run_id, *options)
-            ended = self._airflow.command(*arguments, timeout=REPORT_TIMEOUT)
-        except subprocess.TimeoutExpired as error:
-            msg = f"the run's report was not there within {REPORT_TIMEOUT} s"
-            raise DemoError(msg) from error
-        if ended.returncode:
-            last = ended.stderr.strip().rpartition("\n")[2]
-            msg = f"the run's report failed with exit code {ended.returncode}: {last}"
+    def _show_results(self, dag_id: str, run_id: str) -> None:
+        """Show what the fan-ins returned, and the report."""
+        for group in self._airflow.report(dag_id, run_id)["groups"]:
+            for fan_in_id in group["fan_in_ids"]:
+                value = self._airflow.xcom(dag_id, run_id, fan_in_id, map_index=group["map_index"])
+                self._console.print(f"\n{fan_in_id} returned:\n{view.result_text(value)}")
+        report = self._airflow.command("fanout", "report", dag_id, run_id)
+        if report.returncode:
+            last = report.stderr.strip().rpartition("\n")[2]
+            msg = f"the run's report failed with exit code {report.returncode}: {last}"
             raise DemoError(msg)
-        return ended.stdout.strip()
+        self._console.print(f"\nairflow fanout report {dag_id}:\n{report.stdout.strip()}")
+        if self._waits:
+            self._console.print(
+                f"Each branch waited {format_seconds(self._args.work_seconds)}, which stands for a call to a "
+                "service; branches that compute share the machine's cores."
+            )
+
+    def _show_comparison(self, dag_id: str, branches: list[BranchTiming]) -> None:
+        """Run the same work one after another, if there is a Dag for that, and show both side by side."""
+        if self._airflow.find(f"dags/{dag_id}") is None:
+            return
+        self._console.print(f"\nThe same, one after another ({dag_id}):")
+        # It comes second, so that what the first run left in the disk's cache is to its advantage.
+        steps = self._follow(dag_id, self._airflow.trigger(dag_id), self._steps)
+        names = {branch.name for branch in branches}
+        steps = [step for step in steps if step.name in names]
+        self._console.print(f"\n{view.comparison(branches, steps, cores=os.cpu_count())}")
 
     def _show_way_to_the_browser(self, run_id: str) -> None:
-        if not self._options.keep:
+        if not self._args.keep:
             self._console.print("\nTo look at it in the browser: airflow fanout demo --keep")
             return
-        url = f"{self._airflow.base_url}/dags/{self._options.dag_id}/runs/{run_id}"
+        url = f"{self._airflow.base_url}/dags/{self._args.dag}/runs/{run_id}"
         self._console.print(f"\nIn the browser: {url}")
         self._console.print(f"Logs and database: {self._airflow.home}, which stays. Ctrl-C stops Airflow.")
-
-    def _keep_running(self) -> None:
         try:
             while True:
                 self._airflow.ensure_alive()
@@ -312,17 +253,7 @@ class _Demo:
             return
 
 
-def _complain(problem: str) -> None:
-    print(f"airflow fanout demo: {problem}", file=sys.stderr)
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _timing(name: str, state: str | None, *times: str | None) -> BranchTiming:
+    """Make the timing of a branch from its state, and when it was queued, started and ended, as JSON."""
+    queued, started, ended = (None if text is None else datetime.fromisoformat(text) for text in times)
+    return BranchTiming(name=name, state=state or view.WAITING, queued=queued, started=started, ended=ended)

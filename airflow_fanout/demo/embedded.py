@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.demo.reaper import MARKER
-from airflow_fanout.demo.rest import AirflowRest, NoAnswerError, RestError
+from airflow_fanout.demo.rest import AirflowRest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,8 +73,7 @@ class EmbeddedAirflow(AirflowRest):
         keep: bool = False,
         port: int | None = None,
     ) -> None:
-        self._required_port = port
-        self.port = free_port() if port is None else port
+        self.port = free_port(port or 0)
         super().__init__(f"http://{LOOPBACK}:{self.port}")
         self.marker = secrets.token_hex(8)
         self._throwaway = home is None and not keep
@@ -93,20 +92,23 @@ class EmbeddedAirflow(AirflowRest):
     def start(self) -> None:
         """Migrate the database, start all processes at once and wait until all are healthy."""
         try:
-            if self._required_port is not None:
-                _refuse_taken_port(self._required_port)
+            self._watcher = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "airflow_fanout.demo.reaper"),
+                    *(self.marker, str(self.home) if self._throwaway else ""),
+                ],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in ("logs", "dags"):
                 (self.home / name).mkdir(exist_ok=True)
             for file in self._dag_files:
                 shutil.copy(file, self.home / "dags")
-            removed = str(self.home) if self._throwaway else ""
-            self._watcher = subprocess.Popen(
-                [sys.executable, "-m", "airflow_fanout.demo.reaper", self.marker, removed],
-                stdin=subprocess.PIPE,
-                start_new_session=True,
-            )
-            self._migrate()
+            migration = self.command("db", "migrate", timeout=self.start_timeout)
+            if migration.returncode:
+                msg = f"airflow db migrate ended with exit code {migration.returncode}:\n{migration.stderr}"
+                raise EmbeddedAirflowError(msg)
             for name, arguments in self._commands.items():
                 self.processes[name] = self._spawn(name, arguments)
             self.wait_until_healthy()
@@ -129,59 +131,67 @@ class EmbeddedAirflow(AirflowRest):
             if self._watcher is not None:
                 self._watcher.communicate()  # Closes its pipe: it kills what is left and removes the home.
                 self._watcher = None
-            elif self._throwaway:
-                shutil.rmtree(self.home, ignore_errors=True)
             for process in self.processes.values():
                 process.wait()
             self.processes.clear()
 
     def wait_until_healthy(self) -> None:
         """Wait until all is healthy, and the first task need not wait for the Task API."""
+        unhealthy = list(self.components)
 
         def probe() -> bool | None:
+            health = self.send("GET", "api/v2/monitor/health")
+            unhealthy[:] = [name for name in self.components if health[name]["status"] != "healthy"]
             # Its first request makes the Task API build its routes: 4.5 s that the first task would wait.
-            return None if self._unhealthy() else self.send("GET", "execution/health") or True
+            return None if unhealthy else self.send("GET", "execution/health") or True
 
-        self.poll(probe, timeout=self.start_timeout, condition=self._health_condition)
+        def condition() -> str:
+            tail = self.log_tail("api-server")
+            return (
+                f"Airflow does not become healthy: {', '.join(unhealthy)}. Its API server's log ends:\n{tail}"
+            )
 
-    def command(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run an ``airflow`` command in this Airflow's environment."""
-        return subprocess.run(
-            [sys.executable, "-c", LAUNCH, *arguments],
-            cwd=self.home,
-            env=self.environment("command"),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        self.poll(probe, timeout=self.start_timeout, condition=condition)
+
+    def command(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run an ``airflow`` command in this Airflow's environment; it may take ``timeout`` seconds."""
+        try:
+            return subprocess.run(
+                [sys.executable, "-c", LAUNCH, *arguments],
+                cwd=self.home,
+                env=self.environment("command"),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            msg = f"airflow {' '.join(arguments)} has not ended within {timeout:g} s"
+            raise EmbeddedAirflowError(msg) from error
 
     def ensure_alive(self) -> None:
         """Raise if a process has ended that nobody stopped."""
         for name, process in self.processes.items():
             if process.poll() is not None:
-                self._raise_ended(name, process.returncode)
+                msg = (
+                    f"Airflow's {name} ended with exit code {process.returncode}. "
+                    f"The end of {self.log_path(name)}:\n{self.log_tail(name)}"
+                )
+                raise EmbeddedAirflowError(msg)
 
     def log_path(self, name: str) -> Path:
         """Return the log file of a process."""
         return self.home / "logs" / f"{name}.log"
 
-    def log_tail(self, name: str, lines: int = 20) -> str:
+    def log_tail(self, name: str) -> str:
         """Return the last lines that a process has written."""
         with self.log_path(name).open(encoding="utf-8", errors="replace") as log:
-            return "".join(deque(log, lines)).rstrip()
+            return "".join(deque(log, maxlen=20)).rstrip()
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the environment of a process."""
         return {**self._env, MARKER: f"{self.marker}/{name}"}
-
-    def _raise_ended(self, name: str, code: int) -> None:
-        msg = (
-            f"Airflow's {name} ended with exit code {code}. The end of {self.log_path(name)}:\n"
-            f"{self.log_tail(name)}"
-        )
-        raise EmbeddedAirflowError(msg)
 
     def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         with self.log_path(name).open("ab") as log:
@@ -195,39 +205,22 @@ class EmbeddedAirflow(AirflowRest):
                 start_new_session=True,  # Ctrl-C in the terminal is for this process alone.
             )
 
-    def _migrate(self) -> None:
-        process = self.processes["db-migrate"] = self._spawn("db-migrate", ["db", "migrate"])
-        if process.wait(self.start_timeout):
-            self._raise_ended("db-migrate", process.returncode)
-        del self.processes["db-migrate"]
 
-    def _unhealthy(self) -> list[str]:
-        health = self.send("GET", "api/v2/monitor/health")
-        return [name for name in self.components if (health.get(name) or {}).get("status") != "healthy"]
+def free_port(wanted: int = 0) -> int:
+    """
+    Return a port of the loopback interface on which nothing listens just now.
 
-    def _health_condition(self) -> str:
-        try:
-            return f"Airflow does not become healthy; waiting for {', '.join(self._unhealthy())}"
-        except (NoAnswerError, RestError) as error:
-            tail = self.log_tail("api-server")
-            return f"Airflow's API server does not answer ({error}). The end of its log:\n{tail}"
-
-
-def _refuse_taken_port(port: int) -> None:
+    :param wanted: The port to return; 0 for any.
+    :raises EmbeddedAirflowError: If something listens on that.
+    """
     with socket.socket() as listener:
         # As servers do: connections of the last run that linger are no obstacle.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((LOOPBACK, port))
+            listener.bind((LOOPBACK, wanted))
         except OSError as error:
-            msg = f"Port {port} is in use: choose another, or none for a free one"
+            msg = f"Port {wanted} is in use: choose another, or none for a free one"
             raise EmbeddedAirflowError(msg) from error
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface on which nothing listens just now."""
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
         port: int = listener.getsockname()[1]
         return port
 

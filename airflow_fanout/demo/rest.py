@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from http import HTTPStatus
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 
 PAGE = 100
@@ -29,20 +29,15 @@ T = TypeVar("T")
 
 
 class NoAnswerError(ConnectionError):
-    """Raised when a request has no answer: nothing listens, or the connection broke."""
+    """Raised when a request has no answer, or the server failed, such as at a database that is locked."""
 
 
 class RestError(Exception):
-    """Raised when Airflow answers a request with an HTTP status that isn't a success."""
+    """Raised when Airflow refuses a request."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether it is the server that failed, such as at a database that is locked."""
-        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class AirflowRest:
@@ -54,42 +49,40 @@ class AirflowRest:
         # No proxy of the environment's, and no connection that a server may close while it is idle.
         self._client = httpx.Client(
             base_url=base_url,
-            headers={"accept": "application/json"},
             timeout=TIMEOUT,
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     def ensure_alive(self) -> None:
-        """Raise if waiting any longer makes no sense; called between the requests of every wait."""
+        """Raise if waiting any longer makes no sense; called before every request of a wait."""
 
-    def request(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
-    ) -> Any:
-        """Send a request to a path below ``/api/v2``, with a token; again for a while if the server fails."""
+    def request(self, method: str, path: str, *, root: str = "api/v2", **content: Any) -> Any:
+        """Send a request with a token, again for a while if the server fails; ``content`` is httpx's."""
         deadline = time.monotonic() + RETRY_TIMEOUT
         while True:
+            self.ensure_alive()
             try:
                 if self.token is None:
                     self.token = self.send("GET", "auth/token")["access_token"]
-                return self.send(method, f"api/v2/{path}", params=params, json=json)
-            except RestError as error:
-                if not error.is_transient or time.monotonic() > deadline:
+                return self.send(method, f"{root}/{path}", **content)
+            except NoAnswerError:
+                if time.monotonic() > deadline:
                     raise
             time.sleep(0.5)
 
-    def send(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
-    ) -> Any:
+    def send(self, method: str, path: str, **content: Any) -> Any:
         """Send a request to a path below the base URL, and return the JSON; None for an empty answer."""
         headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
         try:
-            answer = self._client.request(method, f"/{path}", params=params, json=json, headers=headers)
+            answer = self._client.request(method, f"/{path}", headers=headers, **content)
         except httpx.HTTPError as error:
             msg = f"Airflow does not answer: {method} /{path}: {error}"
             raise NoAnswerError(msg) from error
+        msg = f"{method} /{path}: {answer.status_code}: {answer.text}"
+        if answer.is_server_error:
+            raise NoAnswerError(msg)
         if not answer.is_success:
-            msg = f"{method} /{path}: {answer.status_code}: {answer.text}"
             raise RestError(msg, answer.status_code)
         return answer.json() if answer.content else None
 
@@ -121,16 +114,9 @@ class AirflowRest:
         deadline = time.monotonic() + timeout
         while True:
             self.ensure_alive()
-            answer = None
-            try:
-                answer = probe()
-            except NoAnswerError:
-                pass
-            except RestError as error:
-                if not error.is_transient:
-                    raise
-            if answer is not None:
-                return answer
+            with suppress(NoAnswerError):
+                if (answer := probe()) is not None:
+                    return answer
             if time.monotonic() > deadline:
                 msg = f"{condition()} (waited {timeout:g} s)"
                 raise TimeoutError(msg)
@@ -141,26 +127,28 @@ class AirflowRest:
         return self.pages("importErrors", "import_errors")
 
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60) -> None:
-        """Wait until the Dag processor has found a Dag; raise if its file can't be imported."""
-
-        def probe() -> Any:
-            for error in self.import_errors():
-                if PurePath(error["filename"]).stem == dag_id:
-                    msg = f"{error['filename']} cannot be imported:\n{error['stack_trace']}"
-                    raise RuntimeError(msg)
-            return self.find(f"dags/{quoted(dag_id)}")
-
-        self.poll(probe, timeout=timeout, condition=lambda: f"No Dag {dag_id!r}: {self.import_errors()}")
+        """Wait until the Dag processor has found a Dag."""
+        self.poll(
+            lambda: self.find(f"dags/{dag_id}"),
+            timeout=timeout,
+            condition=lambda: f"No Dag {dag_id!r}; files that can't be imported: {self.import_errors()}",
+        )
 
     def trigger(self, dag_id: str, **fields: Any) -> str:
         """Start a run and return its id; ``fields`` are more of the request's, such as ``conf``."""
         body = {"logical_date": None, **fields}
-        return str(self.request("POST", f"dags/{quoted(dag_id)}/dagRuns", json=body)["dag_run_id"])
+        return str(self.request("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a run, with its ``state``, ``start_date`` and ``end_date``."""
         run: dict[str, Any] = self.request("GET", run_path(dag_id, run_id))
         return run
+
+    def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """Return the report of a run that the Fan-out tab shows."""
+        path = f"dags/{dag_id}/report/{quote(run_id)}"
+        report: dict[str, Any] = self.request("GET", path, root="fan-out")["report"]
+        return report
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return all task instances of a run, in the order in which Airflow made them."""
@@ -174,7 +162,7 @@ class AirflowRest:
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1
     ) -> Any:
         """Return an XCom that is plain JSON; None if the task pushed nothing under that key."""
-        path = f"{task_path(dag_id, run_id, task_id)}/xcomEntries/{quoted(key)}"
+        path = f"{task_path(dag_id, run_id, task_id)}/xcomEntries/{key}"
         return (self.find(path, map_index=map_index) or {}).get("value")
 
     def log_entries(
@@ -187,16 +175,11 @@ class AirflowRest:
         return entries
 
 
-def task_path(dag_id: str, run_id: str, task_id: str) -> str:
-    """Return the path of a task instance below ``/api/v2``."""
-    return f"{run_path(dag_id, run_id)}/taskInstances/{quoted(task_id)}"
-
-
 def run_path(dag_id: str, run_id: str) -> str:
     """Return the path of a run below ``/api/v2``."""
-    return f"dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}"
+    return f"dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
 
 
-def quoted(part: str) -> str:
-    """Return a part of a path as it stands in a URL."""
-    return quote(part, safe="")
+def task_path(dag_id: str, run_id: str, task_id: str) -> str:
+    """Return the path of a task instance below ``/api/v2``."""
+    return f"{run_path(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}"

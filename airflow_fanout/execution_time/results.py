@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from airflow_fanout.exceptions import BranchesRunningError, MergeConflictError
@@ -174,19 +173,13 @@ class _Ledger:
 
     def __init__(self, pages: Sequence[Page]) -> None:
         self.pages = tuple(pages)
-        self._starts = [0, *accumulate(len(page) for page in self.pages)]
         self._held: OrderedDict[int, Sequence[BranchOutcome]] = OrderedDict()
         self._lock = threading.Lock()  # a fan-in's function may use threads
         self._logged_at = 0.0
         self._last_page = 0
 
     def __len__(self) -> int:
-        return self._starts[-1]
-
-    def __getitem__(self, index: int) -> BranchOutcome:
-        number = bisect_right(self._starts, index) - 1
-        page, offset = self.pages[number], index - self._starts[number]
-        return self._read(number)[offset] if page.states[offset] == "success" else page.peek(offset)
+        return sum(map(len, self.pages))
 
     def _read(self, number: int) -> Sequence[BranchOutcome]:
         with self._lock:
@@ -204,18 +197,11 @@ class _Ledger:
         now = time.monotonic()
         if now - self._logged_at >= PROGRESS_EVERY:
             if self._logged_at:
-                log.info("%s of %s branches read", self._starts[number + 1], len(self))
+                log.info("%s of %s branches read", sum(map(len, self.pages[: number + 1])), len(self))
             self._logged_at = now
 
     def states(self) -> Iterator[State]:
         return chain.from_iterable(page.states for page in self.pages)
-
-    def state(self, name: str) -> State | None:
-        index = self.find(name)
-        if index is None:
-            return None
-        number = bisect_right(self._starts, index) - 1
-        return self.pages[number].states[index - self._starts[number]]
 
     def outcomes(self, states: Collection[State]) -> Iterator[BranchOutcome]:
         """Outcomes of the branches in these states, in order, page by page."""
@@ -226,28 +212,71 @@ class _Ledger:
             else:
                 yield from map(page.peek, indexes)
 
-    def find(self, name: str) -> int | None:
-        # From the page of the last name on, so that a loop over names asks one page or two for each.
+    def outcome(self, name: str) -> BranchOutcome | None:
+        """Outcome of the branch of a name; None if there is none."""
+        if (found := self._find(name)) is None:
+            return None
+        number, index = found
+        page = self.pages[number]
+        return self._read(number)[index] if page.states[index] == "success" else page.peek(index)
+
+    def is_success(self, name: str) -> bool:
+        """Whether a branch of this name succeeded; reads no value."""
+        found = self._find(name)
+        return found is not None and self.pages[found[0]].states[found[1]] == "success"
+
+    def _find(self, name: str) -> tuple[int, int] | None:
+        """Page of a name, and the index in it; first from the last one on, as a loop over names asks."""
         last = self._last_page
         for number in chain(range(last, len(self.pages)), range(last)):
-            offset = self.pages[number].find(name)
-            if offset is not None:
+            index = self.pages[number].find(name)
+            if index is not None:
                 self._last_page = number
-                return self._starts[number] + offset
+                return number, index
         return None
 
 
-class _Outcomes(Mapping[str, BranchOutcome]):
-    """Every declared branch's outcome by name, in declared order, read page by page."""
+class _PagedMapping(Mapping[str, Any]):
+    """A mapping that can be gone through in the order of the pages, each read once."""
 
     def __init__(self, ledger: _Ledger) -> None:
         self._ledger = ledger
 
+    def _pairs(self) -> Iterator[tuple[str, Any]]:
+        """Yield the items; looked up by name, one that is no longer declared could hide behind another."""
+        raise NotImplementedError
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and values, in declared order, each page read once."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Values, in declared order, each page read once."""
+        return _Values(self)
+
+
+class _Items(ItemsView[str, Any]):
+    _mapping: _PagedMapping
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return self._mapping._pairs()  # noqa: SLF001 - a view of it
+
+
+class _Values(ValuesView[Any]):
+    _mapping: _PagedMapping
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping._pairs())  # noqa: SLF001 - a view of it
+
+
+class _Outcomes(_PagedMapping):
+    """Every declared branch's outcome by name, in declared order."""
+
     def __getitem__(self, name: str) -> BranchOutcome:
-        index = self._ledger.find(name)
-        if index is None:
+        outcome = self._ledger.outcome(name)
+        if outcome is None:
             raise KeyError(name)
-        return self._ledger[index]
+        return outcome
 
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(page.names for page in self._ledger.pages)
@@ -258,17 +287,11 @@ class _Outcomes(Mapping[str, BranchOutcome]):
     def __repr__(self) -> str:
         return f"<outcomes of {counted(len(self), 'branch', 'branches')}>"
 
-    def items(self) -> ItemsView[str, BranchOutcome]:
-        return _Items(self, self._pairs)
-
-    def values(self) -> ValuesView[BranchOutcome]:
-        return _Values(self, self._pairs)
-
     def _pairs(self) -> Iterator[tuple[str, BranchOutcome]]:
         return ((outcome.name, outcome) for outcome in self._ledger.outcomes(STATES))
 
 
-class FanInResults(Mapping[str, Any]):
+class FanInResults(_PagedMapping):
     """
     What the successful branches returned: ``{name: value}``, read-only, in declared order.
 
@@ -279,15 +302,14 @@ class FanInResults(Mapping[str, Any]):
     """
 
     def __init__(self, pages: Sequence[Page]) -> None:
-        self._ledger = _Ledger(pages)
+        super().__init__(_Ledger(pages))
 
     def __getitem__(self, name: str) -> Any:
         """Return what the branch of this name returned; a KeyError tells why there is nothing."""
-        index = self._ledger.find(name)
-        if index is None:
+        outcome = self._ledger.outcome(name)
+        if outcome is None:
             message = f"no branch is named {name!r}; branches: {listing(self.outcomes)}"
             raise KeyError(message)
-        outcome = self._ledger[index]
         if outcome.state != "success":
             because = f" ({outcome.error})" if outcome.error else ""
             message = f"branch {name!r} has no value: it is {outcome.state}{because}"
@@ -296,7 +318,7 @@ class FanInResults(Mapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         """Whether a branch of this name succeeded."""
-        return isinstance(name, str) and self._ledger.state(name) == "success"
+        return isinstance(name, str) and self._ledger.is_success(name)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of the successful branches, in declared order."""
@@ -305,6 +327,10 @@ class FanInResults(Mapping[str, Any]):
     def __len__(self) -> int:
         """Return the number of successful branches."""
         return self._success_count
+
+    @cached_property
+    def _success_count(self) -> int:
+        return sum(state == "success" for state in self._ledger.states())
 
     def __repr__(self) -> str:
         """Return how many of the declared branches succeeded."""
@@ -354,10 +380,6 @@ class FanInResults(Mapping[str, Any]):
             raise MergeConflictError(conflicts)
         return merged
 
-    @cached_property
-    def _success_count(self) -> int:
-        return sum(state == "success" for state in self._ledger.states())
-
     def problems(self, states: Collection[State]) -> Iterator[BranchOutcome]:
         """
         Outcomes of the branches in these states, and of the stopped, in declared order.
@@ -386,35 +408,5 @@ class FanInResults(Mapping[str, Any]):
     def _part(self, states: Collection[State]) -> Mapping[str, BranchOutcome]:
         return {outcome.name: outcome for outcome in self._ledger.outcomes(states)}
 
-    def items(self) -> ItemsView[str, Any]:
-        """Names and values of the successful branches, in declared order, each page read once."""
-        return _Items(self, self._pairs)
-
-    def values(self) -> ValuesView[Any]:
-        """Values of the successful branches, in declared order, each page read once."""
-        return _Values(self, self._pairs)
-
     def _pairs(self) -> Iterator[tuple[str, Any]]:
         return ((outcome.name, outcome.value) for outcome in self._ledger.outcomes({"success"}))
-
-
-class _Items(ItemsView[str, Any]):
-    """Pairs in the order of the pages; ``ItemsView`` itself would look each name up again."""
-
-    def __init__(self, mapping: Mapping[str, Any], pairs: Callable[[], Iterator[tuple[str, Any]]]) -> None:
-        super().__init__(mapping)
-        self._pairs = pairs
-
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return self._pairs()
-
-
-class _Values(ValuesView[Any]):
-    """Values in the order of the pages; ``ValuesView`` itself would look each name up again."""
-
-    def __init__(self, mapping: Mapping[str, Any], pairs: Callable[[], Iterator[tuple[str, Any]]]) -> None:
-        super().__init__(mapping)
-        self._pairs = pairs
-
-    def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in self._pairs())

@@ -51,7 +51,11 @@ class BranchCounts:
             problem = f"expected the number of branches of {listing(untold)}, which only a run knows"
             self._refuse("count", f"{problem}; give count={example}")
         for key, number in counts.items():
-            self._check_count(key, number)
+            if isinstance(number, bool) or not isinstance(number, int):
+                problem = f"expected a whole number of branches of {key!r}, found {typed(number)}"
+                raise DeclarationTypeError(self.owner, "count", problem)
+            if number < 0:
+                self._refuse("count", f"expected 0 or more branches of {key!r}, found {number}")
         for key, names_of_key in named.items():
             self._check_names(key, names_of_key)
         numbered = {key: (number, None) for key, number in counts.items()}
@@ -79,21 +83,13 @@ class BranchCounts:
             self._refuse(argument, f"{problem}; leave it out")
         return dict(given)
 
-    def _check_count(self, key: str, number: object) -> None:
-        if isinstance(number, bool) or not isinstance(number, int):
-            problem = f"expected a whole number of branches of {key!r}, found {typed(number)}"
-            raise DeclarationTypeError(self.owner, "count", problem)
-        if number < 0:
-            self._refuse("count", f"expected 0 or more branches of {key!r}, found {number}")
-
     def _check_names(self, key: str, names: object) -> None:
         if isinstance(names, str) or not isinstance(names, Sequence):
             problem = f"expected a list of names of the branches of {key!r}, found {typed(names)}"
             raise DeclarationTypeError(self.owner, "names", problem)
         if odd := [name for name in names if not isinstance(name, str) or not name]:
-            self._refuse(
-                "names", f"expected texts as names of the branches of {key!r}, found {typed(odd[0])}"
-            )
+            problem = f"expected texts as names of the branches of {key!r}, found {typed(odd[0])}"
+            self._refuse("names", problem)
         if twice := [name for name, number in Counter(names).items() if number > 1]:
             self._refuse("names", f"found {listing(twice)} more than once")
         if not self.unknown[key].may_have_names:

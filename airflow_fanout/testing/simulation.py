@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import UndefinedError
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError, FanInError
-from airflow_fanout.execution_time.accounting import combine, find, find_sources, judge, settle
+from airflow_fanout.execution_time.accounting import combine, find_sources, judge, settle
 from airflow_fanout.execution_time.arguments import is_run_time
 from airflow_fanout.operators.fan_in import FanInOperator
 from airflow_fanout.rules.wording import listing, typed
@@ -100,8 +100,7 @@ def simulate(
     except FanInError as refusal:
         return _simulation(refusal, None, None)
     run = SimulatedRun(operator, sources, map_index, outcomes or {}, values or {})
-    reader: Any = run.reader(count, names)
-    findings = find(operator, declared, run.sources, reader, map_index)
+    findings = run.findings(count, names)
     judgement = judge(operator, declared, findings)
     _, exception = _attempt(lambda: settle(declared.policy, findings.results, judgement))
     if exception is not None:

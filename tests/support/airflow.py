@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.demo import reaper
 from airflow_fanout.demo.embedded import EmbeddedAirflow
-from airflow_fanout.demo.rest import ENDED, AirflowRest, quoted, task_path
+from airflow_fanout.demo.rest import ENDED, AirflowRest, task_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class RestCalls(AirflowRest):
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1
     ) -> Any:
         """Return an XCom that is plain JSON; a ``KeyError`` if the task pushed nothing under that key."""
-        path = f"{task_path(dag_id, run_id, task_id)}/xcomEntries/{quoted(key)}"
+        path = f"{task_path(dag_id, run_id, task_id)}/xcomEntries/{key}"
         entry = self.find(path, map_index=map_index)
         if entry is None:
             raise KeyError((task_id, map_index, key))

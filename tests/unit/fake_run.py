@@ -14,7 +14,6 @@ from airflow_fanout.execution_time.xcom import NOTHING
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.outcomes import BranchTasks
 from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY, RETURN_VALUE, LostRecord, read_record
-from airflow_fanout.testing.simulated_run import SimulatedReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,15 +36,22 @@ def source_of(
 
 
 @dataclass
-class FakeRun(SimulatedReader):
+class FakeRun:
     """
     Finished instances of a run, and what they pushed: an exception among that is raised when it is read.
 
+    It has the methods of ``RunReader``.
+
+    :param xcoms: By task id, map index and key.
     :param unfinished: How many instances of mapped tasks are not finished.
     :param running_again: Instances that are no longer finished when somebody asks for states once more.
     :param calls: Requests so far: method and arguments.
     """
 
+    instances: dict[tuple[str, int], InstanceState] = field(default_factory=dict)
+    xcoms: dict[tuple[str, int, str], Any] = field(default_factory=dict)
+    requests: int = 0
+    found_nothing: bool = False
     unfinished: int = 0
     running_again: set[tuple[str, int]] = field(default_factory=set)
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
@@ -104,7 +110,7 @@ class FakeRun(SimulatedReader):
 
     def instance_count(self, task_ids: Sequence[str]) -> int:
         self._note("instance_count", task_ids)
-        return super().instance_count(task_ids) + self.unfinished
+        return sum(task_id in task_ids for task_id, _ in self.instances) + self.unfinished
 
     def value(self, task_id: str, map_index: int, key: str) -> Any:
         self._note("value", task_id, map_index, key)
@@ -119,25 +125,29 @@ class FakeRun(SimulatedReader):
 
     def record_page(self, task_id: str, start: int, stop: int) -> list[Record | None]:
         self._note("record_page", task_id, start, stop)
-        records = super().page(task_id, RECORD_KEY, start, stop)
+        records = self._page(task_id, RECORD_KEY, start, stop)
         return [LostRecord(str(r)) if isinstance(r, FileNotFoundError) else read_record(r) for r in records]
 
     def pushed_none(self, task_id: str, key: str) -> bool:
         self._note("pushed_none", task_id, key)
-        return super().pushed_none(task_id, key)
+        return self.xcoms.get((task_id, -1, key), NOTHING) is None
 
     def value_count(self, task_id: str, key: str) -> int:
         self._note("value_count", task_id, key)
-        return len(super().page(task_id, key, 0, len(self.xcoms)))
+        return len(self._page(task_id, key, 0, len(self.xcoms)))
 
     def page(self, task_id: str, key: str, start: int, stop: int) -> list[Any]:
         self._note("page", task_id, key, start, stop)
-        return _Values(super().page(task_id, key, start, stop))
+        return _Values(self._page(task_id, key, start, stop))
+
+    def _page(self, task_id: str, key: str, start: int, stop: int) -> list[Any]:
+        pushed = sorted(index for i, index, k in self.xcoms if (i, k) == (task_id, key))
+        return [self.xcoms[task_id, index, key] for index in pushed][start:stop]
 
     def _value(self, task_id: str, map_index: int, key: str) -> Any:
-        value = super().value(task_id, map_index, key)
-        self.found_nothing |= value is NOTHING
-        return _or_raise(value)
+        value = self.xcoms.get((task_id, map_index, key))
+        self.found_nothing |= value is None
+        return NOTHING if value is None else _or_raise(value)
 
 
 class _Values(list[Any]):

@@ -135,19 +135,13 @@ def as_the_fan_in_reads(run: Run) -> Sequence[BranchOutcome]:
             names = None if run.names is None else list(run.names[start:stop])
             reader.xcoms[run.group.prefix + SPLIT, -1, batch_key(number)] = {"names": names, "items": []}
     some_lost = any(isinstance(instance.value, LostValue) for instance in run.instances.values())
-    return read(reader, run.sources, run.key, elsewhere=some_lost)
-
-
-def read(
-    reader: Any, sources: Sequence[Source], key: str, *, elsewhere: bool = False
-) -> Sequence[BranchOutcome]:
     room = "airflow_fanout.execution_time"
     with (
-        mock.patch(f"{room}.ledger.values_lie_elsewhere", return_value=elsewhere),
-        mock.patch(f"{room}.mapped.values_lie_elsewhere", return_value=elsewhere),
-        mock.patch(f"{room}.batched.values_lie_elsewhere", return_value=elsewhere),
+        mock.patch(f"{room}.ledger.values_lie_elsewhere", return_value=some_lost),
+        mock.patch(f"{room}.mapped.values_lie_elsewhere", return_value=some_lost),
+        mock.patch(f"{room}.batched.values_lie_elsewhere", return_value=some_lost),
     ):
-        results = FanInResults(collect(reader, reader.states(), sources, key))
+        results = FanInResults(collect(reader.reader(), reader.states(), run.sources, run.key))
         return list(results.outcomes.values())
 
 
@@ -228,9 +222,8 @@ def check_simulation(
             values |= {outcome.name: outcome.value for outcome in together if outcome.state == "success"}
     if not any(told.get(outcome.name) for outcome in outcomes if outcome.state == "failed"):
         told = {name: outcome for name, outcome in told.items() if outcome != "stopped"}
-    key = fan_in.declared.key
     run = SimulatedRun(fan_in, find_sources(fan_in, fan_in.declared, {}, -1), -1, told, values)
-    simulated = {o.name: o for o in read(run.reader(count, None), run.sources, key)}
+    simulated = run.findings(count, None).results.outcomes
 
     assert list(simulated) == [outcome.name for outcome in outcomes]
     for outcome in outcomes:

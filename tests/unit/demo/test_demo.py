@@ -9,7 +9,7 @@ import pytest
 from airflow.cli.cli_config import GroupCommand
 
 from airflow_fanout.cli.commands import branch_count, get_fanout_cli_commands, port_number, wait_seconds
-from airflow_fanout.demo.demo import DemoError, DemoOptions, example_file, run_demo
+from airflow_fanout.demo.demo import DemoError, example_file, run_demo, run_timeout
 from airflow_fanout.demo.embedded import isolated_environment
 
 pytestmark = pytest.mark.unit
@@ -82,7 +82,7 @@ def test_a_dag_that_only_serves_for_comparison_is_no_example() -> None:
 
 
 def test_a_problem_is_one_line_on_standard_error_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    code = run_demo(DemoOptions(dag_id="nope", count=1, work_seconds=0))
+    code = run_demo(parse("--dag", "nope"))
 
     captured = capsys.readouterr()
     assert (code, captured.out) == (1, "")
@@ -95,17 +95,15 @@ def test_a_taken_port_is_refused_before_anything_starts(capsys: pytest.CaptureFi
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        code = run_demo(DemoOptions(dag_id="fan_out_fan_in_pipeline", count=1, work_seconds=0, port=port))
+        code = run_demo(parse("--port", str(port)))
 
-    assert code == 1
-    assert f"Port {port} is in use" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (1, "")
+    assert f"Port {port} is in use" in captured.err
 
 
 def test_the_wait_for_a_run_grows_with_the_rounds_that_the_branches_need() -> None:
-    one_round = DemoOptions(dag_id="any", count=32, work_seconds=100)
-    two_rounds = DemoOptions(dag_id="any", count=33, work_seconds=100)
-
-    assert two_rounds.run_timeout - one_round.run_timeout > 100
+    assert run_timeout(33, 100) - run_timeout(32, 100) > 100
 
 
 @pytest.mark.parametrize(
