@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +63,8 @@ def branch_table(timings: Sequence[BranchTiming], notes: Mapping[str, str], now:
         return Text(_counts(timings))
     table = Table.grid(padding=(0, 2))
     for timing in timings:
-        seconds = ""
-        if timing.started is not None:
-            seconds = format_seconds(max(0.0, ((timing.ended or now) - timing.started).total_seconds()))
+        so_far = replace(timing, ended=timing.ended or now).elapsed_seconds
+        seconds = "" if so_far is None else format_seconds(so_far)
         state = Text(timing.state, style=STYLES.get(timing.state, "dim"))
         table.add_row(timing.name, state, seconds, notes.get(timing.name, ""))
     return table
@@ -84,8 +84,8 @@ def changed_lines(
     lines = []
     for timing in changed:
         line = f"{timing.name}: {timing.state}"
-        if timing.started is not None and timing.ended is not None:
-            line += f" after {format_seconds((timing.ended - timing.started).total_seconds())}"
+        if timing.elapsed_seconds is not None:
+            line += f" after {format_seconds(timing.elapsed_seconds)}"
         lines.append(", ".join(filter(None, [line, notes.get(timing.name)])))
     return lines
 
@@ -125,9 +125,9 @@ def comparison(
     :param cores: Number of the machine's cores; None if it isn't known.
     """
     left, right = summarize(parallel), summarize(sequential)
-    seconds = {step.name: summarize([step]).elapsed_sum_seconds for step in sequential}
+    seconds = {step.name: step.elapsed_seconds for step in sequential}
     rows = [
-        *((one.name, summarize([one]).elapsed_sum_seconds, seconds.get(one.name)) for one in parallel),
+        *((branch.name, branch.elapsed_seconds, seconds.get(branch.name)) for branch in parallel),
         ("Sum", left.elapsed_sum_seconds, right.elapsed_sum_seconds),
         ("Wall", left.wall_seconds, right.wall_seconds),
     ]

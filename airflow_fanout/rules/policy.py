@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from decimal import Decimal
 
 
@@ -67,41 +67,35 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """How many branches ended in which state; a state that is not named has none."""
+    """
+    Numbers of branches.
 
-    states: Mapping[State, int] = field(default_factory=dict)
-    stopped: int = 0
-    """How many of the skipped were stopped by ``stop_after_failures``; they count as failures."""
+    :param expected: Declared ones: the skipped are among them, the removed are not.
+    :param failed: Failed, or not started because something before them failed.
+    :param skipped: Skipped, the stopped among them.
+    :param missing: Succeeded without leaving the value that they should have left.
+    :param stopped: Stopped by ``stop_after_failures``; they count as failures.
+    """
+
+    expected: int
+    succeeded: int
+    failed: int
+    skipped: int
+    missing: int
+    stopped: int
 
     @classmethod
     def of(cls, states: Iterable[State], *, stopped: int = 0) -> Tally:
-        """Count states."""
-        return cls(states=Counter(states), stopped=stopped)
-
-    @property
-    def expected(self) -> int:
-        """Declared branches: the skipped are among them, the removed are not."""
-        return sum(self.states.get(state, 0) for state in STATES if state != "removed")
-
-    @property
-    def succeeded(self) -> int:
-        """Branches that succeeded."""
-        return self.states.get("success", 0)
-
-    @property
-    def failed(self) -> int:
-        """Branches that failed, or could not start because something before them did."""
-        return sum(self.states.get(state, 0) for state in FAILED_STATES)
-
-    @property
-    def skipped(self) -> int:
-        """Branches that were skipped, the stopped among them."""
-        return self.states.get("skipped", 0)
-
-    @property
-    def missing(self) -> int:
-        """Branches that succeeded without leaving the value that they should have left."""
-        return self.states.get("missing", 0)
+        """Count states; ``stopped`` is how many of the skipped were stopped."""
+        counts = Counter(states)
+        return cls(
+            expected=counts.total() - counts["removed"],
+            succeeded=counts["success"],
+            failed=sum(counts[state] for state in FAILED_STATES),
+            skipped=counts["skipped"],
+            missing=counts["missing"],
+            stopped=stopped,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

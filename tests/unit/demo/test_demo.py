@@ -12,8 +12,6 @@ from airflow_fanout.cli.commands import branch_count, get_fanout_cli_commands, p
 from airflow_fanout.demo.demo import DemoError, example_file, run_demo, run_timeout
 from airflow_fanout.demo.embedded import isolated_environment
 
-pytestmark = pytest.mark.unit
-
 
 def parse(*arguments: str) -> argparse.Namespace:
     (group,) = get_fanout_cli_commands()

@@ -6,8 +6,6 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_fanout.demo.extras import needs_extra
 from airflow_fanout.exceptions import MissingExtraError
 
-pytestmark = pytest.mark.unit
-
 
 def test_a_missing_module_says_what_to_install_and_is_not_retried() -> None:
     with pytest.raises(MissingExtraError) as raised, needs_extra("examples"):

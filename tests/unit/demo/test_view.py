@@ -9,8 +9,6 @@ from rich.console import Console
 from airflow_fanout.demo import view
 from airflow_fanout.reports.timing import BranchTiming
 
-pytestmark = pytest.mark.unit
-
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 

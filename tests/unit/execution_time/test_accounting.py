@@ -84,6 +84,7 @@ class TestWhatItReturns:
 
         assert list(value.items()) == [(name, f"value of {name}") for name in names]
         assert type(value) is dict
+        assert run_fan_in(fan_in, run).value == value
 
     def test_another_key_is_read(self) -> None:
         run = FakeRun().succeed("process.process_0", "value", key="rows")
@@ -98,13 +99,6 @@ class TestWhatItReturns:
         run = run_of("success", "success").succeed("outer.process.process_0", "inner")
 
         assert run_fan_in(fan_in, run).value == {"process_0": "inner"}
-
-    def test_the_same_when_it_is_executed_again(self) -> None:
-        fan_in, run = fan_in_of(2), run_of("success", "success")
-
-        assert (
-            run_fan_in(fan_in, run).value == run_fan_in(fan_in, run).value == {"process_0": 0, "process_1": 1}
-        )
 
     def test_a_map_index_that_airflow_leaves_out_is_that_of_a_plain_task(self) -> None:
         assert run_fan_in(fan_in_of(1), run_of("success"), map_index=None).value == {"process_0": 0}
@@ -122,18 +116,16 @@ class TestTheSizeOfWhatItReturns:
         ]
         return FanInResults([Page.of(outcomes)])
 
-    def test_may_be_what_an_xcom_can_just_hold(self, results: FanInResults) -> None:
-        assert collected(results) == dict(results)
-
-    def test_above_that_is_refused_with_the_way_out(
+    def test_may_be_what_an_xcom_can_just_hold(
         self, results: FanInResults, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(accounting, "MOST_BYTES", accounting.MOST_BYTES - 1)
+        assert collected(results) == dict(results)
 
+        monkeypatch.setattr(accounting, "MOST_BYTES", accounting.MOST_BYTES - 1)
         with pytest.raises(ResultTooLargeError, match=r"9 of 9 branches take 9\d\d bytes.*python_callable"):
             collected(results)
 
-    def test_is_refused_before_all_is_held(
+    def test_is_measured_before_all_is_held_unless_it_goes_to_object_storage(
         self, results: FanInResults, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(accounting, "MOST_BYTES", 100)
@@ -142,13 +134,7 @@ class TestTheSizeOfWhatItReturns:
         with pytest.raises(ResultTooLargeError, match="The values of 2 of 9 branches") as raised:
             collected(results)
         assert raised.value.size == len(json.dumps({"p_0": "x" * 100, "p_1": "x" * 100}))
-
-    def test_has_no_limit_in_object_storage(
-        self, results: FanInResults, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(accounting, "MOST_BYTES", 100)
         monkeypatch.setattr(accounting, "values_lie_elsewhere", lambda: True)
-
         assert collected(results) == dict(results)
 
 
@@ -160,28 +146,17 @@ class TestItsFunction:
         assert (verdict.value, given) == (None, [{"process_0": 0, "process_1": 1}])
         assert isinstance(given[0], FanInResults)
 
-    def test_it_is_given_op_kwargs_and_its_value_is_the_fan_ins(self) -> None:
-        def combine(results: FanInResults, factor: int, *, start: int) -> int:
-            total: int = sum(results.values())
-            return total * factor + start
-
-        fan_in = fan_in_of(3, python_callable=combine, op_kwargs={"factor": 10, "start": 1})
-
-        assert run_fan_in(fan_in, run_of(*["success"] * 3)).value == 31
-
     @pytest.mark.parametrize(
         ("function", "op_kwargs", "expected"),
         [
-            pytest.param(
-                lambda results, ds, *, run_id: [ds, run_id], {}, ["2026-01-01", "manual"], id="named"
-            ),
-            pytest.param(lambda results, ds: ds, {"ds": "mine"}, "mine", id="after op_kwargs"),
-            pytest.param(
-                lambda results, **all_: sorted(all_), {"mine": 1}, ["ds", "mine", "run_id", "ti"], id="any"
-            ),
+            (lambda results, ds, *, run_id: [ds, run_id], {}, ["2026-01-01", "manual"]),
+            (lambda results, factor, *, start: factor + start, {"factor": 10, "start": 1}, 11),
+            (lambda results, ds: ds, {"ds": "mine"}, "mine"),
+            (lambda results, **all_: sorted(all_), {"mine": 1}, ["ds", "mine", "run_id", "ti"]),
         ],
+        ids=["context values", "op_kwargs", "op_kwargs first", "all"],
     )
-    def test_it_is_given_context_values(
+    def test_it_is_given_op_kwargs_and_context_values(
         self, function: Any, op_kwargs: dict[str, Any], expected: Any
     ) -> None:
         fan_in = fan_in_of(1, python_callable=function, op_kwargs=op_kwargs)
@@ -232,14 +207,12 @@ class TestItsVerdict:
         assert report_of(verdict)["expected"] == len(states)
 
     @pytest.mark.parametrize(
-        "error", [TooFewBranchesError, EmptyFanInError, UpstreamFailedError, PrefixError, FanInError]
+        "error", [TooFewBranchesError, EmptyFanInError, UpstreamFailedError, PrefixError]
     )
     def test_a_verdict_against_the_run_is_not_retried(self, error: type[Exception]) -> None:
         assert issubclass(error, AirflowFailException)
         assert issubclass(error, FanInError)
-
-    def test_a_branch_that_was_cleared_in_between_is_retried(self) -> None:
-        assert not issubclass(BranchesRunningError, AirflowFailException)
+        assert not issubclass(BranchesRunningError, AirflowFailException)  # a branch was cleared in between
 
     def test_it_names_numbers_tolerance_branches_states_and_errors(self) -> None:
         verdict = run_fan_in(
@@ -260,17 +233,11 @@ class TestItsVerdict:
     @pytest.mark.parametrize(
         ("states", "policy", "end"),
         [
-            pytest.param(["failed"] * 20, {}, "process_19: failed: ValueError: broken", id="twenty"),
-            pytest.param(["failed"] * 21, {}, "and 1 more", id="one more"),
-            pytest.param(["failed"] * 15 + ["missing"] * 10, {}, "and 5 more", id="failed and missing"),
-            pytest.param(["failed"] * 21 + ["skipped"] * 5, {}, "and 1 more", id="the skipped are none"),
-            pytest.param(["failed"] * 21 + ["stopped"] * 5, {}, "and 6 more", id="the stopped are"),
-            pytest.param(
-                ["failed"] * 21 + ["skipped"] * 5,
-                {"min_success": 1, "count_skipped": "failure"},
-                "and 6 more",
-                id="the skipped are failures",
-            ),
+            (["failed"] * 20, {}, "process_19: failed: ValueError: broken"),
+            (["failed"] * 15 + ["missing"] * 10, {}, "and 5 more"),
+            (["failed"] * 21 + ["skipped"] * 5, {}, "and 1 more"),
+            (["failed"] * 21 + ["stopped"] * 5, {}, "and 6 more"),
+            (["failed"] * 21 + ["skipped"] * 5, {"min_success": 1, "count_skipped": "failure"}, "and 6 more"),
         ],
     )
     def test_it_names_the_first_twenty_problems_and_counts_the_rest(
@@ -473,22 +440,25 @@ class TestWhatIsUpstreamAndNoBranch:
 
         assert isinstance(run_fan_in(fan_in, run).error, UpstreamFailedError)
 
-    def test_a_failure_before_no_branches_fails_the_fan_in(self) -> None:
-        """It is never "0 of 0, success"."""
+    @pytest.mark.parametrize(
+        ("load", "placeholder", "error", "text"),
+        [
+            ("failed", "upstream_failed", UpstreamFailedError, "because 'load' failed"),
+            ("skipped", "skipped", AirflowSkipException, "skipped"),
+        ],
+    )
+    def test_before_no_branches_it_is_never_zero_of_zero(
+        self, load: str, placeholder: str, error: type[Exception], text: str
+    ) -> None:
         process = FanOutGroup("process", branch=work, count=0)
         EmptyOperator(task_id="load") >> process
-        fan_in = FanInOperator(task_id="combine", fan_out=process)
+        fan_in = FanInOperator(task_id="combine", fan_out=process, on_empty="succeed")
 
-        run = FakeRun().add("load", "failed").add("process.no_branches", "upstream_failed")
+        run = FakeRun().add("load", load).add("process.no_branches", placeholder, duration=None)
         verdict = run_fan_in(fan_in, run)
 
-        assert isinstance(verdict.error, UpstreamFailedError)
-        assert "because 'load' failed" in verdict.message
-
-    def test_a_skip_before_no_branches_skips_the_fan_in(self) -> None:
-        run = FakeRun().add("process.no_branches", "skipped", duration=None)
-
-        assert isinstance(run_fan_in(fan_in_of(0, on_empty="fail"), run).error, AirflowSkipException)
+        assert type(verdict.error) is error
+        assert text in verdict.message
 
 
 class TestRemovedBranches:
@@ -646,10 +616,7 @@ class TestBranchesThatAreNotFinished:
         fan_in << [task(task_id=f"native_{n}")(work)() for n in range(2)]
         run = FakeRun().add("native_0", value=0).add("native_1", value=1).start_again("native_1")
 
-        verdict = run_fan_in(fan_in, run)
-
-        assert isinstance(verdict.error, BranchesRunningError)
-        assert verdict.error.names == ("native_1",)
+        assert isinstance(run_fan_in(fan_in, run).error, BranchesRunningError)
 
 
 class TestByPrefix:

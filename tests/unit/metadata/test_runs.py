@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from airflow_fanout.metadata.runs import capacities
 from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.group_capacity import SchedulingLimits
@@ -12,8 +10,6 @@ from tests.unit.run_facts import by_prefix, facts_of, ran
 
 if TYPE_CHECKING:
     from airflow_fanout.rules.capacity import Capacity
-
-pytestmark = pytest.mark.unit
 
 
 def capacity(*task_ids: str, instances: int = 0, **settings: Any) -> Capacity | None:

@@ -63,14 +63,6 @@ def test_tasks_that_wait_for_the_run_before_are_known(seen: DagOutline) -> None:
     assert waiting == {"static.static_0", "static.static_1", "static.static_2", "mapped.each"}
 
 
-def test_groups_are_known_as_they_were_declared(seen: DagOutline, pipeline: DAG) -> None:
-    groups: dict[str, Any] = pipeline.task_group.get_task_group_dict()
-
-    assert seen.groups == {
-        group_id: groups[group_id].declared for group_id in ("static", "mapped", "batched")
-    }
-
-
 def test_a_group_that_only_a_prefix_collects_is_known_from_its_file_alone() -> None:
     with DAG("pipeline", schedule=None) as dag:
         FanOutGroup("static", branch=work, count=3) >> FanInOperator(task_id="in", task_id_prefix="static.")
