@@ -285,7 +285,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             tasks = branch.create(name, self._bound(branch, index), item, task_group=self)
             task_ids = tuple(task.task_id for task in tasks)
             tasks_of_branches.append(tasks)
-            declared_branches.append(DeclaredBranch(name=name, index=index, task_ids=task_ids))
+            declared_branches.append(DeclaredBranch(name=name, task_ids=task_ids))
         declared = DeclaredGroup(
             group_id=str(self.group_id),
             prefix=self._child_id(""),

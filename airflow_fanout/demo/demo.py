@@ -19,6 +19,7 @@ from airflow_fanout.demo.embedded import EmbeddedAirflow, EmbeddedAirflowError
 from airflow_fanout.demo.rest import ENDED, RestError
 from airflow_fanout.reports.timing import BranchTiming
 from airflow_fanout.rules.names import instance_name
+from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.wording import format_seconds, on_one_line
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class _Demo:
         code = 0
         self._console.print("Starting Airflow …")
         try:
-            with self._console.status("It migrates a database, and starts three processes"):
+            with self._console.status("It migrates a database; API server, scheduler, Dag processor start"):
                 airflow.start()
                 airflow.wait_for_dag(dag_id)
             self._console.print(f"Airflow is up at {airflow.base_url} after {time.monotonic() - began:.0f} s")
@@ -256,4 +257,4 @@ class _Demo:
 def _timing(name: str, state: str | None, *times: str | None) -> BranchTiming:
     """Make the timing of a branch from its state, and when it was queued, started and ended, as JSON."""
     queued, started, ended = (None if text is None else datetime.fromisoformat(text) for text in times)
-    return BranchTiming(name=name, state=state or view.WAITING, queued=queued, started=started, ended=ended)
+    return BranchTiming(name=name, state=state or WAITING, queued=queued, started=started, ended=ended)

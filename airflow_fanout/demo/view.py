@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airflow_fanout.reports.timing import summarize
+from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.wording import counted, format_ratio, format_seconds, on_one_line, printable
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from airflow_fanout.reports.timing import BranchTiming
 
-
-WAITING = "waiting"
-"""State of what Airflow has no state for yet."""
 
 MOST_LINES = 20
 """Branches that get a line of their own; of more than that the states are counted."""

@@ -323,7 +323,6 @@ def _by_prefix(facts: RunFacts, run: GroupRun) -> DeclaredGroup | None:
     if any({task.max_active_tis_per_dag, task.max_active_tis_per_dagrun} != {None} for task in tasks):
         return None
     branches = (
-        DeclaredBranch(name=branch.name, index=index, task_ids=(branch.task_runs[0].task_id,))
-        for index, branch in enumerate(declared)
+        DeclaredBranch(name=branch.name, task_ids=(branch.task_runs[0].task_id,)) for branch in declared
     )
     return DeclaredGroup(group_id=run.title, prefix="", branches=tuple(branches))

@@ -29,7 +29,6 @@ class DeclaredBranch:
     """One branch as declared."""
 
     name: str
-    index: int
     task_ids: tuple[str, ...]
     """Its tasks, without teardowns, in the order in which they run; the last one's value is the branch's."""
 
@@ -165,9 +164,8 @@ def _group_of_dict(stored: Mapping[str, Any]) -> DeclaredGroup:
         names, endings = stored["branches"]["names"], stored["branches"]["endings"]
         names = indexed_names(**names) if isinstance(names, dict) else names
         endings = endings * len(names) if len(endings) == 1 else endings
-        branches = []
-        for index, name in enumerate(names):
-            task_ids = tuple(f"{stored['prefix']}{name}{end}" for end in endings[index])
-            branches.append(DeclaredBranch(name=name, index=index, task_ids=task_ids))
-        values["branches"] = tuple(branches)
+        values["branches"] = tuple(
+            DeclaredBranch(name=name, task_ids=tuple(f"{stored['prefix']}{name}{end}" for end in ends))
+            for name, ends in zip(names, endings, strict=True)
+        )
     return DeclaredGroup(**values)

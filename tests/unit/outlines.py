@@ -27,10 +27,8 @@ def static(branches: Mapping[str, Sequence[str]] | int, group_id: str = "work") 
         group_id=group_id,
         prefix=f"{group_id}.",
         branches=tuple(
-            DeclaredBranch(
-                name=name, index=index, task_ids=tuple(f"{group_id}.{name}{step}" for step in steps)
-            )
-            for index, (name, steps) in enumerate(branches.items())
+            DeclaredBranch(name=name, task_ids=tuple(f"{group_id}.{name}{step}" for step in steps))
+            for name, steps in branches.items()
         ),
     )
 

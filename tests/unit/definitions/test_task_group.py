@@ -128,9 +128,9 @@ class TestNamesAndIds:
             declared = declare(items={"b": 1, "a": 2}).declared
 
         assert (declared.group_id, declared.prefix) == ("parent.process", "parent.process.")
-        assert [(branch.name, branch.index, branch.task_ids) for branch in declared.branches] == [
-            ("b", 0, ("parent.process.b",)),
-            ("a", 1, ("parent.process.a",)),
+        assert [(branch.name, branch.task_ids) for branch in declared.branches] == [
+            ("b", ("parent.process.b",)),
+            ("a", ("parent.process.a",)),
         ]
 
     def test_a_task_made_later_changes_no_id_of_a_branch(self) -> None:

@@ -240,9 +240,7 @@ class TestBranchesThatAreNotFinished:
 
 SINGLE = DeclaredGroup(group_id="p", prefix="p.")
 STEPS = ("p.a.extract", "p.a.each", "p.a.load")
-SEVERAL = DeclaredGroup(
-    group_id="p", prefix="p.", branches=(DeclaredBranch(name="a", index=0, task_ids=STEPS),)
-)
+SEVERAL = DeclaredGroup(group_id="p", prefix="p.", branches=(DeclaredBranch(name="a", task_ids=STEPS),))
 
 
 def removed(
@@ -308,7 +306,7 @@ class TestBranchesThatAreNoLongerDeclared:
         assert [outcome.name for outcome in removed(run, SEVERAL, STEPS)] == ["b", "c"]
 
     def test_they_never_have_the_name_of_a_declared_branch(self) -> None:
-        branches = (*SEVERAL.branches, DeclaredBranch(name="b", index=1, task_ids=("p.b",)))
+        branches = (*SEVERAL.branches, DeclaredBranch(name="b", task_ids=("p.b",)))
         group = DeclaredGroup(group_id="p", prefix="p.", branches=branches)
         run = FakeRun().add("p.b").add("p.b.load")  # it was of several tasks
 

@@ -44,7 +44,7 @@ def group_of(count: int = 4, limit: int | None = 2, tasks: tuple[str, ...] = (""
         group_id="p",
         prefix="p.",
         branches=tuple(
-            DeclaredBranch(name=f"b_{index}", index=index, task_ids=tuple(f"p.b_{index}{i}" for i in tasks))
+            DeclaredBranch(name=f"b_{index}", task_ids=tuple(f"p.b_{index}{i}" for i in tasks))
             for index in range(count)
         ),
         stop_after_failures=limit,

@@ -33,7 +33,6 @@ def static_group(names: list[str], kinds: list[tuple[str, ...]], prefix: str = "
         branches=tuple(
             DeclaredBranch(
                 name=name,
-                index=index,
                 task_ids=tuple(f"{prefix}{name}{ending}" for ending in kinds[index % len(kinds)]),
             )
             for index, name in enumerate(names)

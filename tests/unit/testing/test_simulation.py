@@ -181,7 +181,8 @@ class TestStopped:
         assert simulated.state == "degraded"
         assert simulated.report is not None
         assert simulated.report["skipped"] == 2
-        assert simulated.report["problems"][1]["error"].startswith(f"not started: {count} of 'process' have")
+        reason = f"not started: {count} of 'process' have failed"
+        assert str(simulated.report["problems"][1]["error"]).startswith(reason)
 
     def test_nobody_is_without_enough_failures(self) -> None:
         with pytest.raises(
