@@ -141,7 +141,8 @@ class EmbeddedAirflow(AirflowRest):
 
         def probe() -> bool | None:
             health = self.send("GET", "api/v2/monitor/health")
-            unhealthy[:] = [name for name in self.components if health[name]["status"] != "healthy"]
+            states = {name: (health[name] or {}).get("status") for name in self.components}
+            unhealthy[:] = [name for name in states if states[name] != "healthy"]
             # Its first request makes the Task API build its routes: 4.5 s that the first task would wait.
             return None if unhealthy else self.send("GET", "execution/health") or True
 
