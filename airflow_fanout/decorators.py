@@ -131,12 +131,8 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         """Make ``count`` branches, each of which is given these arguments."""
         bound = self._bind(args, kwargs)
         if self._options.get("count") is None:
-            expand = (
-                f"{self._arguments.title}.expand(<parameter>=[…]), after .partial(…) with other arguments"
-            )
-            problem = (
-                f"expected the number of branches, @task.fan_out(count=8), or an item for each: {expand}"
-            )
+            expand = f"{self._arguments.title}.expand(<parameter>=[…]), after .partial(…) with others"
+            problem = f"expected a number of branches, @task.fan_out(count=8), or an item for each: {expand}"
             raise DeclarationValueError(self._owner, "count", problem)
         return self._group(self._branch(), bound)
 
@@ -158,8 +154,8 @@ class FanOutFunction(_DecoratedFunction[P, R]):
 
     def expand_kwargs(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: an item goes to one parameter."""
-        problem = "an item goes to one parameter; let that take a dict: .expand(item=[{…}, {…}])"
-        self._refuse("expand_kwargs", problem)
+        way_out = "let that take a dict: .expand(item=[{…}, {…}])"
+        self._refuse("expand_kwargs", f"an item goes to one parameter; {way_out}")
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         named = self._named(args, kwargs)
@@ -172,9 +168,9 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         settings = {name: value for name, value in self._options.items() if name not in _GROUP_OPTIONS}
         if is_function(self.function):
             return python_task(self.function, **settings)
-        problem = "is a setting of tasks, which the decorator below makes; give it there, or in default_args"
         for name in settings:
-            self._refuse(name, problem)
+            fault = "is a setting of tasks, which the decorator below makes"
+            self._refuse(name, f"{fault}; give it there, or in default_args")
         return self.function
 
     def _group(self, branch: Any, partial: Mapping[str, Any], items: Any = None) -> FanOutGroup:
@@ -204,18 +200,14 @@ class FanInFunction(_DecoratedFunction[P, R]):
             self._refuse("call", problem)
         named = self._named((_RESULTS, *args[1:]), op_kwargs)
         del named[next(iter(named))]
-        return self._fan_in(args[0] if args else None, named)
-
-    def _fan_in(self, group: Any, op_kwargs: dict[str, Any]) -> XComArg:
-        options: dict[str, Any] = {"task_id": self._arguments.title, **self._options}
+        options: dict[str, Any] = {"task_id": title, **self._options}
         task_id = get_unique_task_id(options.pop("task_id"), options.get("dag"), options.get("task_group"))
-        options |= {"python_callable": self.function, "op_kwargs": op_kwargs or None}
-        operator = FanInOperator(task_id=task_id, fan_out=group, **options)
+        options |= {"fan_out": args[0] if args else None, "python_callable": self.function}
+        operator = FanInOperator(task_id=task_id, op_kwargs=named or None, **options)
         documents = (operator.doc, operator.doc_json, operator.doc_md, operator.doc_rst, operator.doc_yaml)
         if self.function.__doc__ and not any(documents):
             operator.doc_md = self.function.__doc__
-        output: XComArg = operator.output
-        return output
+        return operator.output  # type: ignore[no-any-return]
 
     def _refuse_mapping(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse to be mapped: a fan-in is where the mapping ends."""

@@ -27,6 +27,7 @@ class Expansion:
     """
 
     owner: str
+    group_id: str
     items: Sequence[Any]
     output: XComArg | None
     gives: Literal["item", "index", "nothing"]
@@ -53,12 +54,12 @@ class Expansion:
         names: dict[str, Any] = {"owner": self.owner, "noted_names": self.noted_names}
         return BranchArguments(self.output, [], **names, shape=lambda item: as_literal(shape(item)))
 
-    def settings(self, given: Mapping[str, Any], *, depth: int = 0) -> dict[str, Any]:
-        """Settings of a mapped task ``depth`` groups below this, without those that its author has set."""
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a mapped task, without those that its author has set."""
         check_limit(self.owner, self.max_concurrency, "branch", given)
         ours: dict[str, Any] = {"max_active_tis_per_dagrun": self.max_concurrency}
         if self.shows_names:
             # Rendered in the task's own process, which has parsed the Dag file.
-            group = f"task.task_group{'.parent_group' * depth}"
+            group = f"dag.task_group_dict[{self.group_id!r}]"
             ours["map_index_template"] = f"{{{{ {group}.branch_name(ti.map_index) }}}}"
         return {name: value for name, value in ours.items() if value is not None and given.get(name) is None}

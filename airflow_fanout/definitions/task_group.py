@@ -298,13 +298,14 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return declared
 
     def _add_mapped(self, branch: Branch, items: Mapping[str, Any] | None) -> DeclaredGroup:
-        output: Any = self.items if items is None else None
-        if items is None and self.items is None:
-            output = self._add_split(count=self.count).output
-        known = (items or {}).values() if self.items is not None else range(len(items or ()))
+        if items is None:
+            known, output = [], self._add_split(count=self.count).output if self.items is None else self.items
+        else:
+            known, output = list(items.values() if self.items is not None else range(len(items))), None
         expansion = Expansion(
             owner=self.title,
-            items=list(known),
+            group_id=str(self.group_id),
+            items=known,
             output=output,
             gives="item" if self.items is not None else "index" if branch.takes_index else "nothing",
             noted_names=self.noted_names,

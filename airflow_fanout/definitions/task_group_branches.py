@@ -10,7 +10,7 @@ from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout.definitions.function_branches import CallingBranch
-from airflow_fanout.definitions.skippers import refuse_far_skipper, refuse_skipper
+from airflow_fanout.definitions.skippers import refuse_inner_skipper, refuse_skipper
 from airflow_fanout.definitions.stored_arguments import (
     StorableItems,
     holds_run_time_values,
@@ -92,8 +92,7 @@ class TaskGroupBranch(CallingBranch):
             self._refuse(f"{self.title} {fault}; give a count or items known at parse time", cause=error)
         tasks = self._tasks("its branches", _child(task_group, EACH), returned)
         for task in tasks:
-            author_settings = {"map_index_template": task.map_index_template}
-            for name, value in expansion.settings(author_settings, depth=_depth(task, task_group)).items():
+            for name, value in expansion.settings({"map_index_template": task.map_index_template}).items():
                 setattr(task, name, value)
         return tasks
 
@@ -122,7 +121,7 @@ class TaskGroupBranch(CallingBranch):
         self._check_returned(returned, last)
         ids = {task.task_id for task in tasks}
         for task in tasks:
-            refuse_far_skipper(self.arguments.owner, self.arguments.argument, task)
+            refuse_inner_skipper(self.arguments.owner, self.arguments.argument, task)
             if task.is_setup and not any(i.is_teardown and i.task_id in ids for i in task.downstream_list):
                 self._refuse(
                     f"the setup {task.task_id!r} has no teardown in its branch; add one, "
@@ -177,15 +176,6 @@ def task_group_branch(owner: str, argument: str, branch: object) -> TaskGroupBra
 
 def _child(group: TaskGroup, name: str) -> Any:
     return group.children[str(group.child_id(name))]  # type: ignore[no-untyped-call]
-
-
-def _depth(task: AnyOperator, outermost: TaskGroup) -> int:
-    """Count the groups between a task and one around it."""
-    depth = 0
-    group: Any = task.task_group
-    while group.group_id != outermost.group_id:  # tasks hold proxies of their groups
-        group, depth = group.parent_group, depth + 1
-    return depth
 
 
 def _in_order(tasks: Sequence[AnyOperator], last: AnyOperator) -> list[AnyOperator]:

@@ -86,6 +86,15 @@ def test_airflow_finds_the_very_same_functions() -> None:
     assert (found.fan_out, found.fan_in) == (fan_out, fan_in)
 
 
+EVERY_OPTION: dict[str, Any] = {
+    "key": "other",
+    "retries": 3,
+    "min_success": 1,
+    "min_success_ratio": 0.5,
+    "count_skipped": "failure",
+    "on_empty": "skip",
+}
+
 TWINS = [
     pytest.param(
         lambda: fan_in(combine, min_success=2)(fan_out(process, count=3, retries=2)(load()), threshold=1),
@@ -117,13 +126,14 @@ TWINS = [
         for how in ({}, {"items_per_task": 2})
     ),
     pytest.param(
-        lambda: fan_in(combine, task_id_prefix="process_")(threshold=1),
+        lambda: fan_in(combine, task_id_prefix="process_", **EVERY_OPTION)(threshold=1),
         lambda: FanInOperator(
             task_id="combine",
             task_id_prefix="process_",
             python_callable=combine,
             op_kwargs={"threshold": 1},
             doc_md=combine.__doc__,
+            **EVERY_OPTION,
         ),
         id="a prefix",
     ),
@@ -204,11 +214,6 @@ class TestFanOut:
     )
     def test_arguments_of_a_call_are_bound_in_every_branch(self, call: Any) -> None:
         assert call(fan_out(process, count=2)).partial == {"text": "text", "lang": "de"}
-
-    def test_the_output_of_another_task_is_wired_before_the_branches(self) -> None:
-        group = fan_out(process, count=2)(load())
-
-        assert [operator.upstream_task_ids for operator in group] == [{"load"}] * 2
 
     @pytest.mark.parametrize("options", HOW.values(), ids=HOW)
     def test_settings_of_a_task_hold_for_every_branch(self, options: Any) -> None:
@@ -322,19 +327,6 @@ def test_a_fan_out_that_can_not_be_made_is_refused(declare: Callable[[Any], obje
         declare(fan_out(process))
 
 
-@pytest.mark.parametrize("options", HOW.values(), ids=HOW)
-def test_a_group_is_no_argument_of_another_task_or_fan_out(options: Any) -> None:
-    group: Any = fan_out(process, count=2)("text")
-    message = r"a group has no single value.*FanInOperator\(task_id=…, fan_out=.* a @task\.fan_in function"
-
-    with pytest.raises(TypeError, match=message):
-        use(group)
-    with pytest.raises(TypeError, match=message):
-        fan_out(process, group_id="next", count=2, **options)(group)
-    with pytest.raises(TypeError, match=message):
-        fan_out(process, group_id="then", **options).expand(text=group)
-
-
 class TestOptions:
     @pytest.mark.parametrize(
         ("option", "way_out"),
@@ -438,20 +430,6 @@ class TestFanIn:
         assert operator_of(combined).upstream_task_ids == {"process.process_0", "load"}
         assert group.dag.get_task("next.each").upstream_task_ids == {"combine"}
 
-    def test_it_takes_every_argument_of_the_operator(self) -> None:
-        tolerance: Any = {
-            "min_success": 1,
-            "min_success_ratio": 0.5,
-            "count_skipped": "failure",
-            "on_empty": "skip",
-        }
-        operator = operator_of(
-            fan_in(collect, key="other", retries=3, **tolerance)(fan_out(process, count=2)("text"))
-        )
-
-        assert (operator.key, operator.retries) == ("other", 3)
-        assert {name: getattr(operator.policy, name) for name in tolerance} == tolerance
-
     @pytest.mark.parametrize(
         ("options", "doc_md"),
         [({}, "Combine texts."), ({"doc_md": "Mine"}, "Mine"), ({"doc": "Mine"}, None)],
@@ -459,11 +437,6 @@ class TestFanIn:
     )
     def test_the_docstring_describes_it_unless_something_else_does(self, options: Any, doc_md: Any) -> None:
         assert operator_of(fan_in(combine, task_id_prefix="a", **options)(threshold=1)).doc_md == doc_md
-
-    def test_the_function_can_still_be_called(self) -> None:
-        results: Any = {"process_0": 1}
-
-        assert fan_in(collect).function(results) == 1
 
 
 NO_GROUP = r"call: has task_id_prefix=, so it takes no group and no results; wire .*tasks >> combine\(…\)"

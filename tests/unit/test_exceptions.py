@@ -83,9 +83,7 @@ def test_what_may_pass_is_worth_a_retry(error: type[Exception]) -> None:
             {"needed": 1, "succeeded": 0, "problems": (OUTCOME,)},
             id="too few branches",
         ),
-        pytest.param(
-            UpstreamFailedError("m", task_ids=["load"]), "m", {"task_ids": ("load",)}, id="upstream"
-        ),
+        pytest.param(UpstreamFailedError("m", task_ids=["load"]), "m", {"task_ids": ("load",)}, id="task"),
         pytest.param(
             PrefixError("m", prefix="p", candidates=["a"]),
             "m",

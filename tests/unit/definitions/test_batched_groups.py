@@ -107,7 +107,7 @@ REFUSED = [
     wrong_type("items: expected texts as names, found 1", items={1: "a"}),
     wrong_type("branch: expected texts as names, found ''", branch={"": work}),
     wrong_value(
-        r"branch\['b'\]: other has other settings than the functions before it",
+        r"branch\['b'\]: other has other settings",
         branch={"a": task(retries=1)(work), "b": task(retries=2)(other)},
     ),
     wrong_value("branch: work sets 'do_xcom_push'", branch=task(work).override(do_xcom_push=False)),
@@ -119,14 +119,10 @@ REFUSED_EVEN_WITHOUT_ITEMS = [
     wrong_type(f"branch: command is @task.bash, {NO_PYTHON}", branch=command),
     wrong_value("default_args: do_xcom_push=False would lose", default_args={"do_xcom_push": False}),
     wrong_value(
-        "max_concurrency: found 2, but branch sets",
-        branch=task(max_active_tis_per_dagrun=3)(work),
-        max_concurrency=2,
+        "max_concurrency: .*branch sets", branch=task(max_active_tis_per_dagrun=3)(work), max_concurrency=2
     ),
     wrong_value(
-        "max_concurrency: found 2, but default_args sets",
-        default_args={"max_active_tis_per_dagrun": 3},
-        max_concurrency=2,
+        "max_concurrency: .*default_args", default_args={"max_active_tis_per_dagrun": 3}, max_concurrency=2
     ),
 ]
 

@@ -56,9 +56,7 @@ def declare(**arguments: Any) -> FanOutGroup:
         pytest.param({"items": {"x": 1}, "mapped": True}, ["g.each"], id="a mapping"),
         pytest.param({"count": 3, "branch": number, "mapped": True}, ["g.each"], id="a count"),
         pytest.param(lambda: {"items": load()}, ["g.each"], id="items of run time"),
-        pytest.param(
-            lambda: {"count": load(), "branch": number}, ["g.each", "g.split"], id="a count of run time"
-        ),
+        pytest.param(lambda: {"count": load(), "branch": number}, ["g.each", "g.split"], id="such a count"),
         pytest.param(
             {"branch": chain, "items": ["a"], "mapped": True},
             ["g.each.first", "g.each.second"],
@@ -115,11 +113,7 @@ REFUSED = [
         **LIMITED,
         default_args={"max_active_tis_per_dagrun": 7},
     ),
-    wrong_value(
-        "max_concurrency: Airflow can't limit branches of several tasks without a pool; ",
-        **LIMITED,
-        branch=chain,
-    ),
+    wrong_value("max_concurrency: Airflow can't .*several tasks", **LIMITED, branch=chain),
     wrong_value("max_concurrency: Airflow can't limit", **{**LIMITED, "items": []}, branch=chain),
     wrong_value("mapped: .*branch is a mapping, and .*leave mapped out", branch={"a": work}, mapped=True),
     wrong_type("items: expected texts as names, found 1 of type int", items={1: "a"}, mapped=True),
@@ -128,10 +122,7 @@ REFUSED = [
 
 REFUSED_AT_RUN_TIME = [
     wrong_value("mapped: found False, but a number known only at run time needs a mapped", mapped=False),
-    wrong_value(
-        "prefix_group_id: found False, but the task of a mapped group would then have the id 'each'",
-        prefix_group_id=False,
-    ),
+    wrong_value("prefix_group_id: found False, but .* the id 'each'", prefix_group_id=False),
     wrong_value("branch: maps_itself maps a task itself", branch=maps_itself),
 ]
 
@@ -180,9 +171,7 @@ def test_another_xcom_than_what_a_task_returns_can_not_be_mapped_over() -> None:
         pytest.param("items", lambda word: {"items": word}, id="items that are its own parameter"),
         pytest.param("count", lambda word: {"count": word}, id="a count that is its own parameter"),
         pytest.param("items", lambda _: {"items": load()}, id="items of a task"),
-        pytest.param(
-            "items", lambda word: {"items": word, "items_per_task": 1}, id="batches of its parameter"
-        ),
+        pytest.param("items", lambda word: {"items": word, "items_per_task": 1}, id="batches of it"),
     ],
 )
 def test_within_a_mapped_task_group_only_static_groups_are_taken(

@@ -182,43 +182,21 @@ class TestItsTask:
             r"branch\[1\]: join\(text, other\) also needs 'other', but gets one value, .*functools\.partial",
             id="a later one takes two values",
         ),
-        pytest.param(
-            [strip, constant],
-            r"branch\[1\]: constant\(\) has no free parameter for the value of the function before it",
-            id="a later one takes none",
-        ),
-        pytest.param(
-            [strip, lambda ti: ti], r"branch\[1\]: .*no free", id="a later one takes the context alone"
-        ),
-        pytest.param(
-            [strip, functools.partial(join, "x", "y")], r"branch\[1\]: .*no free parameter", id="all bound"
-        ),
+        pytest.param([strip, constant], r"branch\[1\]: .*no free .*before it", id="a later one takes none"),
+        pytest.param([strip, lambda ti: ti], r"branch\[1\]: .*no free", id="a later one takes ti"),
+        pytest.param([strip, functools.partial(join, "x", "y")], r"branch\[1\]: .*no free", id="all bound"),
         pytest.param(
             [strip, functools.partial(join, *"xyz")],
-            r"branch\[1\]: functools\.partial does not fit: too many positional",
+            r"branch\[1\]: .* does not fit: too",
             id="too many bound",
         ),
         pytest.param([join, strip], r"branch: join \| strip\(text, other\) needs 'other'", id="the first"),
+        pytest.param([constant, strip], r"branch: constant .*no free .* its item", id="no item"),
+        pytest.param([strip, later], r"branch\[1\]: expected a plain .*an async def", id="async"),
+        pytest.param([later], r"branch\[0\]: expected a plain .*an async def", id="async 1"),
+        pytest.param([strip, task.bash(strip)], r"branch\[1\]: strip is a _Bash.*share one", id="@task.bash"),
         pytest.param(
-            [constant, strip],
-            r"branch: constant \| strip\(\) has no free parameter for its item",
-            id="no item",
-        ),
-        pytest.param(
-            [strip, later], r"branch\[1\]: expected a plain function, found an async def", id="async"
-        ),
-        pytest.param(
-            [later], r"branch\[0\]: expected a plain function, found an async def", id="async first"
-        ),
-        pytest.param(
-            [strip, task.bash(strip)],
-            r"branch\[1\]: strip is a _BashDecoratedOperator, but .* share one Python task; take",
-            id="@task.bash",
-        ),
-        pytest.param(
-            [task(retries=2)(strip), repeat],
-            r"branch\[0\]: strip is a @task with 'retries', .*settings in default_args",
-            id="@task with settings",
+            [task(retries=2)(strip), repeat], r"branch\[0\]: .*'retries', .*default_args", id="settings"
         ),
         pytest.param([strip, "repeat"], r"branch\[1\]: .* found 'repeat' of type str", id="a text"),
         pytest.param([strip, [repeat]], r"branch\[1\]: expected a plain .*of type list", id="a list"),

@@ -97,9 +97,7 @@ class TestStorable:
         ("value", "text"),
         [
             pytest.param(PLAIN, PLAIN_TEXT, id="an object"),
-            pytest.param(
-                [1, {"a": (PLAIN,)}], f"[1, {{'a': ({PLAIN_TEXT},)}}]", id="an object in containers"
-            ),
+            pytest.param([1, {"a": (PLAIN,)}], f"[1, {{'a': ({PLAIN_TEXT},)}}]", id="containers"),
             pytest.param(Around(), f"<{__name__}.Around object>", id="an object with another in it"),
             pytest.param(Rude(), f"<{__name__}.Rude object>", id="an object without a text"),
             pytest.param(Lock(), "<_thread.lock object>", id="a lock"),

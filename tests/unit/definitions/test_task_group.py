@@ -10,7 +10,6 @@ import pytest
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Label, Param, TaskGroup, chain, task, task_group
-from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
@@ -61,6 +60,9 @@ def names(group: FanOutGroup) -> list[str]:
     return [branch.name for branch in group.declared.branches]
 
 
+UNUSUAL = ["größe", "名前", "a-b", "a.b", "1", "_"]
+
+
 class TestNamesAndIds:
     @pytest.mark.parametrize(
         ("declared", "expected"),
@@ -69,22 +71,16 @@ class TestNamesAndIds:
             pytest.param({"items": ["b", "a"]}, ["process.process_0", "process.process_1"], id="a list"),
             pytest.param({"items": range(2)}, ["process.process_0", "process.process_1"], id="a range"),
             pytest.param({"items": {"b": 1, "a": 2}}, ["process.b", "process.a"], id="a dict, in its order"),
-            pytest.param(
-                {"items": MappingProxyType({"b": 1, "a": 2})}, ["process.b", "process.a"], id="a mapping"
-            ),
+            pytest.param({"items": MappingProxyType({"b": 1})}, ["process.b"], id="a mapping"),
             pytest.param({"branch": {"b": work, "a": load}}, ["process.b", "process.a"], id="branches"),
             pytest.param(
-                {"count": 8, "prefix_group_id": False},
-                [f"process_{index}" for index in range(8)],
-                id="a count without a prefix",
+                {"count": 8, "prefix_group_id": False}, [f"process_{i}" for i in range(8)], id="short"
             ),
-            pytest.param(
-                {"items": {"a": 1}, "prefix_group_id": False}, ["a"], id="a mapping without a prefix"
-            ),
+            pytest.param({"items": {"a": 1}, "prefix_group_id": False}, ["a"], id="unprefixed"),
             pytest.param({"count": 1, "group_display_name": "Work"}, ["process.process_0"], id="displayed"),
             pytest.param(
-                {"items": dict.fromkeys(["größe", "名前", "a-b", "a.b", "1", "_"])},
-                ["process.größe", "process.名前", "process.a-b", "process.a.b", "process.1", "process._"],
+                {"items": dict.fromkeys(UNUSUAL)},
+                [f"process.{name}" for name in UNUSUAL],
                 id="all that Airflow takes",
             ),
             pytest.param({"items": {"n" * 242: 1}}, [f"process.{'n' * 242}"], id="250 characters"),
@@ -132,12 +128,6 @@ class TestNamesAndIds:
             ("b", ("parent.process.b",)),
             ("a", ("parent.process.a",)),
         ]
-
-    def test_a_task_made_later_changes_no_id_of_a_branch(self) -> None:
-        group = declare(count=1, prefix_group_id=False)
-
-        assert use.override(task_id="process_0")(1).operator.task_id == "process_0__1"
-        assert ids(group) == ["process_0"]
 
 
 class TestRefusedNames:
@@ -201,14 +191,6 @@ class TestRefusedNames:
         with pytest.raises(DeclarationValueError, match=r"'second': items: .* the ids 'a', 'c'; rename"):
             declare("second", items={"c": 1, "d": 2, "a": 3}, prefix_group_id=False)
 
-    def test_airflow_refuses_group_ids_that_it_has_already_or_can_not_take(self) -> None:
-        declare(count=1)
-
-        with pytest.raises(DuplicateTaskIdFound, match="process"):
-            declare(count=1)
-        with pytest.raises(ValueError, match="'pro cess' has to be made of alphanumeric"):
-            declare("pro cess", count=1)
-
 
 POOL = r'make a pool with that many slots and give default_args=\{"pool": …\}'
 TWO = {"a": work, "b": work}
@@ -229,7 +211,7 @@ REFUSED = [
     wrong_type(r"count: .*was not called; call it: load\(\)$", count=load),
     wrong_type("count: .*found a Param; give it to the Dag", count=Param(8)),
     wrong_type(
-        r"items: expected a list or a mapping by name, found 'abc' of type str; use \[…\]", items="abc"
+        r"items: expected a list or a mapping by name, found 'abc' of type .*; use \[…\]", items="abc"
     ),
     wrong_type(r"items: .*of type bytes; use \[…\]", items=b"abc"),
     wrong_type("items: .*of type set, which has no order; use sorted", items={"a", "b"}),
@@ -243,15 +225,10 @@ REFUSED = [
     wrong_type(r"items: .*give its output: <the task>\.output", items=BaseOperator(task_id="listed")),
     wrong_type("partial: expected a dict of arguments, found", count=1, partial=[("a", 1)]),
     wrong_type("partial: expected parameter names as keys, found 1", count=1, partial={1: "a"}),
-    wrong_value(
-        rf"max_concurrency: .*{POOL}, or .*mapped=True, or .*_per_task=$", count=2, max_concurrency=1
-    ),
+    wrong_value(rf"max_concurrency: .*{POOL}, or .*mapped=True, or .*task=$", count=2, max_concurrency=1),
     wrong_value(f"max_concurrency: .*{POOL}, or .* items_per_task=$", branch=TWO, max_concurrency=1),
     wrong_value(
-        f"max_concurrency: .*{POOL}, or .* mapped=True$",
-        branch=EmptyOperator,
-        items=[{}, {}],
-        max_concurrency=1,
+        f"max_concurrency: .*{POOL}, or .* mapped=True$", branch=EmptyOperator, count=2, max_concurrency=1
     ),
     wrong_value(
         f"max_concurrency: .*{POOL}, and weight_rule='upstream', so that",
@@ -260,20 +237,14 @@ REFUSED = [
         max_concurrency=1,
     ),
     wrong_value("item_concurrency: .*give items_per_task too", count=2, item_concurrency=2),
-    wrong_value(
-        "stop_after_failures: 2 failures of 2 branches leave none to stop; choose a number below 2",
-        count=2,
-        stop_after_failures=2,
-    ),
+    wrong_value("stop_after_failures: 2 .* of 2 .* choose a number below 2", count=2, stop_after_failures=2),
     wrong_type("mapped: expected True or False, found 1 of type int", count=2, mapped=1),
     *(
         row
         for limit in ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
         for row in (
             wrong_value(f"{limit}: expected 1 or more, found 0", **{"count": 2, limit: 0}),
-            wrong_type(
-                f"{limit}: expected a whole number, 1 or more, found True", **{"count": 2, limit: True}
-            ),
+            wrong_type(f"{limit}: expected a whole number, 1 .*found True", **{"count": 2, limit: True}),
             wrong_type(f"{limit}: expected a whole number, 1 or more, found 2.0", **{"count": 2, limit: 2.0}),
         )
     ),
@@ -316,10 +287,6 @@ class TestRefusedArguments:
         with pytest.raises(DeclarationTypeError, match=message):
             declare(branch=branch, doc=load())
 
-    def test_branch_is_required(self) -> None:
-        with pytest.raises(TypeError, match="branch"):
-            FanOutGroup("process", count=1)  # type: ignore[call-arg]
-
     @pytest.mark.parametrize("second", ["shown", work], ids=["a display name", "a branch"])
     def test_only_the_id_is_given_by_position(self, second: object) -> None:
         group_class: Any = FanOutGroup
@@ -339,11 +306,6 @@ class TestRefusedArguments:
             declare(items="x" * 10_000)
 
         assert len(str(raised.value)) < 300
-
-    @pytest.mark.usefixtures("no_dag")
-    def test_outside_of_a_dag_airflow_refuses_it(self) -> None:
-        with pytest.raises(RuntimeError, match="TaskGroup can only be used inside a dag"):
-            declare(count=1)
 
 
 class TestATaskGroup:
@@ -381,19 +343,31 @@ class TestATaskGroup:
 
         assert ids(declare(count=1, dag=another)) == another.task_ids
 
-    def test_the_nearest_default_args_hold_for_every_branch(self) -> None:
+    @pytest.mark.parametrize(
+        "branch",
+        [
+            pytest.param(task(owner="own")(work), id="@task"),
+            pytest.param(task(owner="dag")(work).override(owner="own"), id=".override()"),
+            pytest.param(functools.partial(BashOperator, bash_command="ls", owner="own"), id="an operator"),
+            pytest.param(steps.override(default_args={"owner": "own"}), id="a task group"),
+        ],
+    )
+    def test_the_nearest_setting_holds_for_every_branch(self, branch: Any) -> None:
         levels = ("dag", "outer", "group", "own")
         settings = ("run_as_user", "pool", "queue", "owner")
         given: Any = [dict.fromkeys(settings[at:], level) for at, level in enumerate(levels)]
         dag_args, outer, inner, _ = given
         with DAG("d", schedule=None, default_args=dag_args), TaskGroup("outer", default_args=outer):
-            group = declare(count=2, branch=task(owner="own")(work), default_args=inner)
+            group = declare(count=2, branch=branch, default_args=inner)
         outside = EmptyOperator(task_id="outside")
 
-        for operator in group:
+        for operator in group.iter_tasks():
             assert isinstance(operator, BaseOperator)
             assert (operator.run_as_user, operator.pool, operator.queue, operator.owner) == levels
         assert outside.pool == "default_pool"
+
+
+FOUR = "max_active_tasks of the Dag is 4"
 
 
 class TestDocumentation:
@@ -401,17 +375,12 @@ class TestDocumentation:
         ("declared", "slots", "tooltip"),
         [
             pytest.param({"count": 8}, 16, "8 branches, all at once", id="all"),
-            pytest.param(
-                {"count": 8},
-                4,
-                "8 branches, at most 4 at once: max_active_tasks of the Dag is 4",
-                id="limited",
-            ),
+            pytest.param({"count": 8}, 4, f"8 branches, at most 4 at once: {FOUR}", id="limited"),
             pytest.param(
                 {"branch": steps, "count": 8},
                 4,
-                "8 branches, at most 4 of their tasks at once: max_active_tasks of the Dag is 4",
-                id="branches of several tasks",
+                f"8 branches, at most 4 of their tasks at once: {FOUR}",
+                id="steps",
             ),
             pytest.param(
                 {"items": list("abcd"), "mapped": True, "max_concurrency": 2},
@@ -506,18 +475,9 @@ class TestNoBranches:
         dag.check_cycle()
         assert dag.get_task("parent.after").upstream_task_ids == {"parent.process.no_branches"}
 
-    def test_its_id_may_be_taken(self) -> None:
-        EmptyOperator(task_id="process_no_branches")
-
-        with pytest.raises(DuplicateTaskIdFound, match="process_no_branches"):
-            declare(count=0, prefix_group_id=False)
-
     def test_the_function_is_checked_all_the_same(self) -> None:
         with pytest.raises(DeclarationTypeError, match="binds 'nobody'"):
             declare(count=0, partial={"nobody": 1})
-
-    def test_with_branches_there_is_none(self) -> None:
-        assert declare(count=1).placeholder_task_id is None
 
 
 @pytest.mark.parametrize(
@@ -526,20 +486,14 @@ class TestNoBranches:
         pytest.param(use, id="a @task"),
         pytest.param(lambda group: use({"a": [group]}), id="in a dict"),
         pytest.param(lambda group: use.expand(value=[group]), id="expand"),
+        pytest.param(lambda group: BashOperator(task_id="b", bash_command="ls", env={"A": group}), id="Bash"),
+        pytest.param(lambda group: declare("other", count=1, partial={"item": group}), id="partial"),
         pytest.param(
-            lambda group: BashOperator(task_id="b", bash_command="ls", env={"A": group}), id="BashOperator"
-        ),
-        pytest.param(
-            lambda group: declare("other", count=1, partial={"item": group}), id="partial of a group"
-        ),
-        pytest.param(
-            lambda group: declare("other", items=["a"], mapped=True, partial={"text": [group]}),
-            id="partial of a mapped group",
+            lambda group: declare("other", items=["a"], mapped=True, partial={"text": [group]}), id="mapped"
         ),
         pytest.param(lambda group: declare("other", items=[group]), id="an item of a group"),
         pytest.param(
-            lambda group: FanOutGroup("other", branch=steps, items=[group], mapped=True),
-            id="an item of a mapped task group",
+            lambda group: FanOutGroup("other", branch=steps, items=[group], mapped=True), id="an item, mapped"
         ),
         pytest.param(lambda group: declare("other", items=group), id="items of a group"),
         pytest.param(lambda group: declare("other", count=group), id="count of a group"),
@@ -562,10 +516,3 @@ def test_a_group_has_no_value_that_a_task_could_be_given(hand_over: Callable[[Fa
         TypeError, match=r"'process' was handed to a task.*FanInOperator\(task_id=…, fan_out=<t"
     ):
         hand_over(group)
-
-
-def test_airflow_itself_refuses_to_expand_over_a_group() -> None:
-    group: Any = declare(count=2)
-
-    with pytest.raises(ValueError, match="unexpected type 'FanOutGroup' for keyword argument 'value'"):
-        use.expand(value=group)

@@ -10,6 +10,7 @@ from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import DAG, TaskGroup, setup, task, task_group, teardown
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from airflow_fanout.definitions import skippers
 from airflow_fanout.exceptions import DeclarationValueError
 from airflow_fanout.execution_time import recording
 from airflow_fanout.operators import hooks
@@ -64,10 +65,6 @@ def of_ti(ti: Any) -> Any:
 
 def of_nothing() -> Any:
     return extract()
-
-
-def own_retries() -> Any:
-    return extract.override(retries=6)()
 
 
 def declare(branch: Any = etl, group_id: str = "process", **declared: Any) -> FanOutGroup:
@@ -260,19 +257,6 @@ class TestWhatABranchIsGiven:
         assert first_given(declare(branch, group_id="other", items=["b"])) == [["b", "t"]]
         assert branch._task_group_created is True
 
-    @pytest.mark.parametrize(
-        ("branch", "retries"),
-        [
-            pytest.param(etl, 4, id="the FanOutGroup's"),
-            pytest.param(etl.override(default_args={"retries": 5}), 5, id="the task group's"),
-            pytest.param(task_group(own_retries), 6, id="the task's"),
-        ],
-    )
-    def test_the_nearest_setting_holds(self, branch: Any, retries: int) -> None:
-        group = declare(branch, default_args={"retries": 4})
-
-        assert {operator.retries for operator in group.dag.tasks} == {retries}
-
     def test_its_name_is_in_the_documentation(self) -> None:
         assert "Each runs `etl`." in (getattr(declare(), "doc_md", "Each runs `etl`.") or "")
 
@@ -425,16 +409,12 @@ def test_a_function_that_makes_no_branch_is_refused(branch: Callable[..., Any], 
 
 
 REFUSED = [
-    wrong_value(
-        "branch: etl makes .*; leave out prefix_group_id=", branch=etl.override(prefix_group_id=False)
-    ),
+    wrong_value("branch: etl makes .*; leave out prefix", branch=etl.override(prefix_group_id=False)),
     wrong_value(r"items: .*'a\.b' can't have a '\.'", items={"a.b": 1}),
     wrong_value("items: .*has 201 characters", items={"n" * 201: 1}),
     wrong_value(r"branch: .*'a\.b' can't have a '\.'", branch={"c.d": lambda: 1, "a.b": etl}),
     wrong_type(
-        r"branch: <lambda>\(first, second\) needs 'second'; bind it",
-        branch=task_group(lambda first, second: extract()),
-        items=["a"],
+        r"branch: .*needs 'second'; bind it", branch=task_group(lambda first, second: extract()), items=["a"]
     ),
     wrong_type("branch: .* has no free parameter", branch=task_group(of_nothing), items=["a"]),
     wrong_type(r"partial: binds 'nobody', which etl\(item, table\) does not take", partial={"nobody": 1}),
@@ -464,11 +444,9 @@ def heeding(decorator: Any) -> Any:
         pytest.param(
             heeding(task.short_circuit)(extract.function),
             "_ShortCircuitDecoratedOperator",
-            id="short-circuit that heeds trigger rules",
+            id="short-circuit",
         ),
-        pytest.param(
-            lambda: LatestOnlyOperator(task_id="extract"), "LatestOnlyOperator", id="latest-only operator"
-        ),
+        pytest.param(lambda: LatestOnlyOperator(task_id="extract"), "LatestOnlyOperator", id="latest-only"),
     ],
 )
 def test_what_skips_the_tasks_after_it_may_stand_in_the_middle_and_not_last(last: Any, kind: str) -> None:
@@ -482,30 +460,87 @@ def test_what_skips_the_tasks_after_it_may_stand_in_the_middle_and_not_last(last
         declare(task_group(lambda: prepare() >> last() and None))
 
 
-SHORT_CIRCUITS = {
-    "a function": lambda given: task.short_circuit(task_id="check", **given)(lambda: True)(),
-    "a mapped function": lambda given: task.short_circuit(task_id="check", **given)(lambda item: True).expand(
-        item=[1]
-    ),
-    "an operator": lambda given: ShortCircuitOperator(task_id="check", python_callable=bool, **given),
-    "a mapped operator": lambda given: ShortCircuitOperator.partial(
-        task_id="check", python_callable=bool, **given
-    ).expand(op_args=[[1]]),
-}
+def check(*, mapped: bool = False, **given: Any) -> Any:
+    decorated: Any = task.short_circuit(task_id="check", **given)(lambda item: item)
+    return decorated.expand(item=[1]) if mapped else decorated(1)
 
 
-@pytest.mark.parametrize("make", SHORT_CIRCUITS.values(), ids=SHORT_CIRCUITS)
-@pytest.mark.parametrize("ignores", [None, True, False], ids=["default", "ignores rules", "heeds rules"])
-def test_a_short_circuit_may_skip_the_rest_of_its_branch_alone(make: Any, ignores: bool | None) -> None:
-    given = {} if ignores is None else {"ignore_downstream_trigger_rules": ignores}
-    branch = task_group(lambda: make(given) >> extract() and None)
-    if ignores is False:
-        assert ids(declare(branch))["process_0"] == ["process.process_0.check", "process.process_0.extract"]
-        return
+def check_operator(*, mapped: bool = False, **given: Any) -> Any:
+    arguments = {"task_id": "check", "python_callable": bool, **given}
+    if mapped:
+        return ShortCircuitOperator.partial(**arguments).expand(op_args=[[1]])
+    return ShortCircuitOperator(**arguments)
 
-    message = "branch: 'process.process_0.check' is a short-circuit that skips all tasks after it, .*=False"
-    with pytest.raises(DeclarationValueError, match=message):
-        declare(branch)
+
+def choose() -> Any:
+    return task.branch(task_id="check")(lambda: "a")()
+
+
+HEEDS = {"ignore_downstream_trigger_rules": False}
+IGNORES = {"ignore_downstream_trigger_rules": True}
+NO_EFFECT = "where Airflow runs them all the same; raise AirflowSkipException in a plain @task, or leave"
+
+
+def skipping_first(make: Any, **given: Any) -> Any:
+    return task_group(lambda: make(**given) >> extract() and None)
+
+
+@pytest.mark.parametrize("make", [check, check_operator])
+def test_a_short_circuit_may_skip_the_rest_of_its_branch_alone(make: Any) -> None:
+    assert ids(declare(skipping_first(make, **HEEDS), group_id="g"))["g_0"] == [
+        "g.g_0.check",
+        "g.g_0.extract",
+    ]
+
+    for group_id, given in (("default", {}), ("told", IGNORES)):
+        message = "branch: '.*.check' is a short-circuit that skips all tasks after it, .*=False"
+        with pytest.raises(DeclarationValueError, match=message):
+            declare(skipping_first(make, **given), group_id=group_id)
+
+
+@pytest.mark.parametrize("given", [{}, HEEDS, IGNORES], ids=["default", "heeds rules", "ignores rules"])
+@pytest.mark.parametrize("make", [check, check_operator])
+def test_a_mapped_task_skips_nothing_and_is_refused_with_what_does(make: Any, given: Any) -> None:
+    with pytest.raises(DeclarationValueError, match=f"'.*_0.check' skips tasks and is mapped, {NO_EFFECT}"):
+        declare(skipping_first(make, mapped=True, **given))
+
+
+def declare_around(branch: Any) -> None:
+    task_group(group_id="outer")(lambda word: declare(branch) and None).expand(word=["a"])
+
+
+@pytest.mark.parametrize(
+    "declare_mapped",
+    [
+        pytest.param(lambda branch: declare(branch, mapped=True), id="the branch's own"),
+        pytest.param(declare_around, id="around the fan-out"),
+    ],
+)
+@pytest.mark.parametrize(
+    "branch",
+    [
+        *(skipping_first(make, **HEEDS) for make in (check, check_operator)),
+        *(skipping_first(make) for make in (choose, lambda: LatestOnlyOperator(task_id="check"))),
+    ],
+)
+def test_a_task_in_a_mapped_task_group_skips_nothing_before_airflow_3_4(
+    monkeypatch: pytest.MonkeyPatch, branch: Any, declare_mapped: Any
+) -> None:
+    monkeypatch.setattr(skippers, "SKIPS_IN_MAPPED_GROUPS", True)
+    declare_mapped(branch)
+
+    monkeypatch.setattr(skippers, "SKIPS_IN_MAPPED_GROUPS", False)
+    message = f"'.*check' skips tasks and is in the mapped task group '.*', {NO_EFFECT}"
+    with DAG("earlier", schedule=None), pytest.raises(DeclarationValueError, match=message):
+        declare_mapped(branch)
+
+
+def test_a_mapped_branch_is_not_told_to_have_its_short_circuit_heed_rules_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(skippers, "SKIPS_IN_MAPPED_GROUPS", False)
+    with pytest.raises(DeclarationValueError, match=NO_EFFECT):
+        declare(skipping_first(check), mapped=True)
 
 
 @pytest.mark.parametrize("error", [ValueError("no such file"), LookupError("no such key")], ids=repr)

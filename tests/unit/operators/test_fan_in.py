@@ -9,7 +9,6 @@ import pytest
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Label, TaskGroup, TriggerRule, chain, task, task_group
-from airflow.sdk.exceptions import FailFastDagInvalidTriggerRule
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.decorators import fan_out
@@ -143,13 +142,6 @@ class TestFailFast:
 
         assert declare(on_empty="skip", **given[where]).trigger_rule == TriggerRule.ALL_SUCCESS
 
-    def test_airflow_would_refuse_another(self) -> None:
-        with (
-            DAG("d", schedule=None, fail_fast=True),
-            pytest.raises(FailFastDagInvalidTriggerRule),
-        ):
-            EmptyOperator(task_id="t", trigger_rule="all_done")
-
     @pytest.mark.parametrize(
         ("argument", "value", "problem"),
         [
@@ -192,9 +184,7 @@ REFUSED = [
         for value in (True, "0.9")
     ),
     *(
-        wrong_value(
-            f"count_skipped: expected one of 'exclude', .*found .*{found}", count_skipped=value, min_success=1
-        )
+        wrong_value(f"count_skipped: expected one of .*found .*{found}", count_skipped=value, min_success=1)
         for found, value in (("ignore", "ignore"), ("None", None), ("success", ["success"]))
     ),
     wrong_value("count_skipped: found 'success', which needs min_success= or", count_skipped="success"),
@@ -206,32 +196,17 @@ REFUSED = [
     wrong_type("python_callable: .*found an async def; use asyncio.run", python_callable=combine_async),
     wrong_type("python_callable: can't be called with the results first", python_callable=lambda: None),
     wrong_type("python_callable: can't be called with", python_callable=lambda *, results: None),
+    wrong_type("python_callable: .*op_kwargs 'treshold'", python_callable=combine, op_kwargs={"treshold": 1}),
+    wrong_type("python_callable: .*multiple values for", python_callable=combine, op_kwargs={"results": 1}),
+    wrong_type("python_callable: .* Airflow fills 'params'; rename it", python_callable=lambda params: None),
+    wrong_type(r"python_callable: needs 'threshold' .*op_kwargs=\{'threshold': …\}", python_callable=strict),
     wrong_type(
-        "python_callable: can't be called .*op_kwargs 'treshold'",
-        python_callable=combine,
-        op_kwargs={"treshold": 1},
-    ),
-    wrong_type(
-        "python_callable: .*multiple values for argument 'results'",
-        python_callable=combine,
-        op_kwargs={"results": 1},
-    ),
-    wrong_type(
-        "python_callable: its first parameter is for the results, but Airflow fills 'params'; rename it",
-        python_callable=lambda params: None,
-    ),
-    wrong_type(
-        r"python_callable: needs 'threshold' beside the results; give it in op_kwargs=\{'threshold': …\}",
-        python_callable=strict,
-    ),
-    wrong_type(
-        "python_callable: needs 'high' beside the results",
-        python_callable=lambda results, ti, *, low, high: None,
+        "python_callable: needs 'high'",
+        python_callable=lambda results, ti, *, low, high: 0,
         op_kwargs={"low": 1},
     ),
     wrong_type(
-        "python_callable: needs 'low' beside the results",
-        python_callable=functools.partial(lambda results, low, high: None, high=1),
+        "python_callable: needs 'low'", python_callable=functools.partial(lambda _, low, high: 0, high=1)
     ),
 ]
 
@@ -252,9 +227,7 @@ class TestRefusedArguments:
         ("make", "way_out"),
         [
             *(
-                pytest.param(
-                    make, "for tasks of your own use task_id_prefix= instead, and wire them", id=name
-                )
+                pytest.param(make, "for tasks of your own use task_id_prefix= .*wire them", id=name)
                 for name, make in {
                     "an output": load,
                     "a mapped output": lambda: task(work).override(task_id="score").expand(item=["a"]),
@@ -266,7 +239,7 @@ class TestRefusedArguments:
             ),
             pytest.param(lambda: load, r"make one: FanOutGroup\('load', branch=load, …\)", id="@task"),
             pytest.param(
-                lambda: fan_out(work, count=2), r"a @task\.fan_out function; call it", id="@task.fan_out"
+                lambda: fan_out(work, count=2), r"a @task.fan_out function; call", id="@task.fan_out"
             ),
         ],
     )
@@ -275,18 +248,6 @@ class TestRefusedArguments:
     ) -> None:
         with pytest.raises(DeclarationTypeError, match=f"fan_out: expected a FanOutGroup, found .*{way_out}"):
             declare(fan_out=make())
-
-    @pytest.mark.parametrize("unknown", ["min_sucess", "count", "fanout", "op_args", "items"])
-    def test_airflow_refuses_an_unknown_argument(self, unknown: str) -> None:
-        with pytest.raises(TypeError, match=rf"(?s)combine.*{unknown}"):
-            declare(**{unknown: 1})
-
-    def test_airflow_refuses_a_missing_or_a_taken_task_id(self) -> None:
-        with pytest.raises(TypeError, match="task_id"):
-            FanInOperator(fan_out=group("first"))
-        declare()
-        with pytest.raises(Exception, match="Task id 'combine' has already been added"):
-            declare(fan_out=group("other"))
 
 
 class TestTakenArguments:
@@ -335,9 +296,7 @@ class TestTakenArguments:
 @pytest.mark.parametrize(
     "mapping",
     [
-        pytest.param(
-            lambda fan_in: fan_in.partial(task_id="c", fan_out=None).expand(key=["a"]), id="partial"
-        ),
+        pytest.param(lambda fan_in: fan_in.partial(task_id="c", fan_out=None).expand(key=["a"]), id="both"),
         pytest.param(lambda fan_in: fan_in.partial(), id="partial of nothing"),
         pytest.param(lambda fan_in: fan_in.expand(key=["a"]), id="expand alone"),
         pytest.param(lambda fan_in: fan_in.expand_kwargs([{"key": "a"}]), id="expand_kwargs alone"),
@@ -419,12 +378,6 @@ class TestMappedTaskGroups:
 
 
 class TestAnOperator:
-    def test_settings_of_every_operator_are_taken(self) -> None:
-        with DAG("d", schedule=None, default_args={"retries": 3}):
-            fan_in = declare(pool="small", doc_md="# mine")
-
-        assert (fan_in.retries, fan_in.pool, fan_in.doc_md) == (3, "small", "# mine")
-
     def test_templates_are_rendered_and_the_authors_op_kwargs_stay(self) -> None:
         op_kwargs = {"threshold": "{{ 1 + 1 }}"}
         fan_in = declare(task_id_prefix="part_{{ ds }}", python_callable=combine, op_kwargs=op_kwargs)
