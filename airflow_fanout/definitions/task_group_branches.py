@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import attrs
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
+from airflow.sdk.definitions.decorators.task_group import MappedArgument  # type: ignore[attr-defined]
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
@@ -16,7 +20,7 @@ from airflow_fanout.definitions.stored_arguments import (
     holds_run_time_values,
     storable_arguments,
 )
-from airflow_fanout.exceptions import DeclarationValueError
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, FunctionArguments, unwrap_partial
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
@@ -32,6 +36,87 @@ if TYPE_CHECKING:
     from airflow_fanout.definitions.expansion import Expansion
 
     AnyOperator = BaseOperator | MappedOperator
+
+
+@attrs.define(kw_only=True, eq=False, repr=False)
+class MappedItem(MappedArgument):  # type: ignore[misc]
+    """
+    The item of a mapped branch, as its function is given it when the Dag is parsed: an argument for tasks.
+
+    Airflow's own is always true, equal to nothing, and some text in an f-string (airflow#40604). With this
+    one the function gets an error that says what to do; but not Airflow, which tests and compares arguments
+    when it makes a task, and stores a text of them.
+    """
+
+    arguments: FunctionArguments
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Have no other attributes, for ``hasattr`` and ``copy`` too."""
+        problem = f"{type(self).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(problem if name.startswith("_") else f"{problem}: {self._refusal()}")
+
+    def __bool__(self) -> bool:
+        """Be true for Airflow alone."""
+        self._refuse_to_author()
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        """Be equal to nothing else, for Airflow alone."""
+        self._refuse_to_author()
+        return self is other
+
+    def __hash__(self) -> int:
+        """Be no key of a mapping."""
+        raise self._refusal()
+
+    def __str__(self) -> str:
+        """Have the text that Airflow stores, for Airflow alone."""
+        self._refuse_to_author()
+        return repr(self)
+
+    def __format__(self, spec: str) -> str:
+        """Be formatted as this text."""
+        self._refuse_to_author()
+        return format(repr(self), spec)
+
+    def _refuse_to_author(self) -> None:
+        """Raise if the branch's function does this, and no code of Airflow's, or ours, that it has called."""
+        frame: Any = inspect.currentframe().f_back.f_back  # type: ignore[union-attr]
+        while frame is not None and frame.f_code is not _call_with_items.__code__:
+            if frame.f_globals["__name__"].partition(".")[0] in {"airflow", "airflow_fanout"}:
+                return
+            frame = frame.f_back
+        if frame is not None:
+            raise self._refusal()
+
+    def _refusal(self) -> DeclarationTypeError:
+        fault = f"{self.arguments.title} uses its parameter {self._key!r} as a value when the Dag is parsed"
+        way_out = (
+            "it is known only when the tasks of a mapped branch run: hand it to a task as it is, alone or in "
+            "a list or dict, and compare, format or take it apart there (BashOperator: env={'ITEM': item}, "
+            "and $ITEM in the command); or, if all items are known at parse time, leave mapped out"
+        )
+        return DeclarationTypeError(self.arguments.owner, self.arguments.argument, f"{fault}, but {way_out}")
+
+
+def _refuse_use(item: MappedItem, *_: object) -> NoReturn:
+    raise item._refusal()  # noqa: SLF001
+
+
+BINARY = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or"
+UNARY = "neg pos abs invert int float complex index round len getitem lt le gt ge"
+for _name in (*UNARY.split(), *(f"{side}{name}" for name in BINARY.split() for side in ("", "r"))):
+    setattr(MappedItem, f"__{_name}__", _refuse_use)
+
+
+def _call_with_items(arguments: FunctionArguments, /, **given: Any) -> Any:
+    """Call the function of a mapped branch."""
+    items = {
+        name: MappedItem(input=value._input, key=value._key, arguments=arguments)  # noqa: SLF001
+        for name, value in given.items()
+        if isinstance(value, MappedArgument)
+    }
+    return arguments.function(**{**given, **items})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +168,10 @@ class TaskGroupBranch(CallingBranch):
         else:
             parameter = self.arguments.item_name(bound) if expansion.gives == "item" else "index"
             method, expanded = "expand", {parameter: self._items(expansion)}
-        factory = self.factory.override(group_id=EACH, parent_group=task_group).partial(**bound)
+        function = functools.partial(_call_with_items, self.arguments)
+        functools.update_wrapper(function, self.arguments.function)
+        factory = attrs.evolve(self.factory, function=function)
+        factory = factory.override(group_id=EACH, parent_group=task_group).partial(**bound)
         try:
             with task_group.dag:
                 returned = getattr(factory, method)(**expanded)

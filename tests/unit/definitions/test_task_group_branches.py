@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.latest_only import LatestOnlyOperator
-from airflow.providers.standard.operators.python import ShortCircuitOperator
-from airflow.sdk import DAG, TaskGroup, setup, task, task_group, teardown
+from airflow.providers.standard.operators.python import PythonOperator, ShortCircuitOperator
+from airflow.sdk import DAG, BaseOperator, TaskGroup, setup, task, task_group, teardown
+from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.definitions import skippers
-from airflow_fanout.exceptions import DeclarationValueError
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time import recording
 from airflow_fanout.operators import hooks
 from tests.unit.refused import wrong_type, wrong_value
@@ -541,6 +544,116 @@ def test_a_mapped_branch_is_not_told_to_have_its_short_circuit_heed_rules_in_vai
     monkeypatch.setattr(skippers, "SKIPS_IN_MAPPED_GROUPS", False)
     with pytest.raises(DeclarationValueError, match=NO_EFFECT):
         declare(skipping_first(check), mapped=True)
+
+
+USES = {
+    "an f-string": lambda item: f"echo {item}",
+    "a format": lambda item: f"{item:>5}",
+    "str()": str,
+    "%": lambda item: "echo %s" % item,  # noqa: UP031
+    "join": lambda item: ",".join(map(str, [item])),
+    "if": lambda item: 1 if item else 2,
+    "not": lambda item: not item,
+    "==": lambda item: item == "1",
+    "!=": lambda item: item != "1",
+    "in a list": lambda item: item in ["0", "1"],
+    "a key": lambda item: {"1": 2}[item],
+    "<": lambda item: item < 1,
+    ">=": lambda item: item >= 1,
+    "+": lambda item: item + 1,
+    "text +": lambda item: "a" + item,
+    "*": lambda item: 2 * item,
+    "-": lambda item: -item,
+    "[0]": lambda item: item[0],
+    "a slice": lambda item: item[1:],
+    "['a']": lambda item: item["a"],
+    "for": list,
+    "in": lambda item: "a" in item,
+    "len": len,
+    "int": int,
+    "range": range,
+    ".a": lambda item: item.a,
+    ".strip()": lambda item: item.strip(),
+    "in a comprehension": lambda item: [letter for letter in "ab" if item == letter],
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize(
+    ("declared", "parameter"),
+    [
+        pytest.param(lambda: {"items": ["1", "2"], "mapped": True}, "item", id="literal items"),
+        pytest.param(lambda: {"items": prepare()}, "item", id="items of run time"),
+        pytest.param(lambda: {"count": prepare()}, "index", id="an index of run time"),
+    ],
+)
+def test_an_item_of_a_mapped_branch_is_no_value_when_the_dag_is_parsed(
+    use: Any, declared: Any, parameter: str
+) -> None:
+    functions: dict[str, Callable[..., Any]] = {
+        "item": lambda item: extract(use(item)),
+        "index": lambda index: extract(use(index)),
+    }
+    branch = task_group(group_id="mine")(functions[parameter])
+
+    message = (
+        f"'process': branch: <lambda> uses its parameter '{parameter}' as a value when the Dag is parsed, "
+        "but it is known only when .* run: hand it to a task as it is.* leave mapped out"
+    )
+    with pytest.raises((DeclarationTypeError, AttributeError), match=message):
+        declare(branch, **declared())
+
+
+class PickyOperator(BaseOperator):
+    """Looks at its arguments when it is made, as many of Airflow's do."""
+
+    template_fields = ("item",)
+
+    def __init__(self, *, item: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.item = item or "nothing"
+        self.is_one = item == "1"
+        self.text = str(item)
+
+
+ARGUMENTS = {
+    "a @task": extract,
+    "in containers": lambda item: extract([{"a": (item,)}]),
+    "op_kwargs": lambda item: PythonOperator(task_id="t", python_callable=dict, op_kwargs=item),
+    "in op_kwargs": lambda item: PythonOperator(task_id="t", python_callable=dict, op_kwargs={"a": item}),
+    "Bash": lambda item: BashOperator(task_id="t", bash_command="echo $ITEM", env={"ITEM": item}),
+    "a command": lambda item: BashOperator(task_id="t", bash_command=item),
+    "an operator that looks at it": lambda item: PickyOperator(task_id="t", item=item),
+    "partial of a static group": lambda item: FanInOperator(
+        task_id="t", fan_out=FanOutGroup("in", branch=extract.function, count=1, partial={"item": item})
+    ),
+}
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_an_item_of_a_mapped_branch_is_an_argument_of_tasks_and_shown_by_repr(
+    dag: DAG, argument: Any
+) -> None:
+    shown: list[str] = []
+
+    @task_group
+    def branch(item: Any) -> None:
+        shown.append(f"{item!r}")
+        argument(item)
+
+    declare(branch, items=["1", "2"], mapped=True)
+
+    assert "MappedItem(" in shown[0]
+    assert "process.each" in str(DagSerialization.to_dict(dag))
+
+
+def test_an_item_is_resolved_in_its_instance(dag: DAG) -> None:
+    declare(task_group(lambda item: extract({"a": item})), items=["x", "y"], mapped=True)
+    each: Any = dag.get_task("process.each.extract")
+    context: Any = {"ti": mock.Mock(map_index=1), "task": each, "dag": dag, "params": {}}
+    each.render_template_fields(context)
+
+    assert (each.op_args, each.op_kwargs) == (({"a": "y"},), {})
 
 
 @pytest.mark.parametrize("error", [ValueError("no such file"), LookupError("no such key")], ids=repr)
