@@ -13,9 +13,14 @@ from airflow.sdk.definitions.param import DagParam
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import is_function, is_run_time, is_task_function, undecorated
 from airflow_fanout.rules.wording import close_to, counted, typed
+from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
     from airflow_fanout.serialization.declaration import Mode
+
+    AnyOperator = BaseOperator | MappedOperator
 
 T = TypeVar("T")
 
@@ -165,6 +170,32 @@ def check_limit(owner: str, max_concurrency: int | None, where: str, settings: M
     if max_concurrency is not None and settings.get(name) not in (None, max_concurrency):
         problem = f"found {max_concurrency}, but {where} sets {name}={settings[name]}; leave one of them out"
         raise DeclarationValueError(owner, "max_concurrency", problem)
+
+
+def check_unused_limits(
+    owner: str, tasks: Sequence[AnyOperator], own: Mapping[str, Any], around: Mapping[str, Any], *, ways: str
+) -> None:
+    """
+    Refuse Airflow's limits on a static branch, for they count the instances of one task.
+
+    ``max_active_tis_per_dag`` would hold for each branch alone, over all runs. In a mapped task group, and
+    for mapped tasks of a branch, both limit something. In ``default_args`` of the Dag, or of groups around
+    this one, they may be meant for other tasks: an error there would leave a Dag no way to have them.
+
+    :param tasks: Those of one branch.
+    :param own: The group's ``default_args``; ``around``: those of the Dag and of the groups around it.
+    :param ways: What does limit the branches.
+    """
+    singles = [task for task in tasks if not task.is_mapped and nearest_mapped_group(task.task_group) is None]
+    for name in ("max_active_tis_per_dagrun", "max_active_tis_per_dag"):
+        for task in singles:
+            limit = getattr(task, name)
+            is_own = limit == own.get(name)
+            if limit in (None, around.get(name)) or (is_own and len(singles) < len(tasks)):
+                continue
+            fault = f"{name}={limit} limits the instances of one task, but {task.task_id!r} is a single one"
+            problem = f"{fault}, and the branches run at once all the same; {ways}"
+            raise DeclarationValueError(owner, "default_args" if is_own else "branch", problem)
 
 
 def check_stop(owner: str, stop_after_failures: int | None, count: int | None) -> None:

@@ -224,21 +224,24 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         self._check_max_concurrency(branches.values())
 
     def _check_max_concurrency(self, branches: Collection[Branch]) -> None:
-        """Refuse a limit that Airflow does not have, with the ways out that these branches have."""
+        """Refuse a limit that Airflow does not have."""
         are_groups = any(branch.is_group for branch in branches)
         can_be_limited = self.mode == "batched" or (self.mode == "mapped" and not are_groups)
-        if self.max_concurrency is None or can_be_limited:
-            return
-        problem = "Airflow can't limit the branches of a static group without a pool"
+        if self.max_concurrency is not None and not can_be_limited:
+            what = "branches of several tasks" if are_groups else "the branches of a static group"
+            problem = f"Airflow can't limit {what} without a pool; {self._ways_to_limit(branches)}"
+            raise DeclarationValueError(self.title, "max_concurrency", problem)
+
+    def _ways_to_limit(self, branches: Collection[Branch]) -> str:
+        """Ways out for somebody who wants few of these branches to run at once."""
         ways = ['make a pool with that many slots and give default_args={"pool": …}']
-        if are_groups:
-            problem = "Airflow can't limit branches of several tasks without a pool"
+        if any(branch.is_group for branch in branches):
             ways[0] += ", and weight_rule='upstream', so that a branch that has begun goes before the next"
         elif not isinstance(self.branch, Mapping):
             ways.append("make them instances of one task with mapped=True")
         if all(isinstance(branch, FunctionBranch) for branch in branches):
             ways.append("make them items of a few tasks with items_per_task=")
-        raise DeclarationValueError(self.title, "max_concurrency", f"{problem}; {', or '.join(ways)}")
+        return ", or ".join(ways)
 
     def _check_names(self, branches: Mapping[str, Branch], names: Collection[Any]) -> None:
         by_count = "branch" if isinstance(self.branch, Mapping) else "group_id"
@@ -280,10 +283,13 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def _add_static(self, branches: Mapping[str, Branch], items: Mapping[str, Any]) -> DeclaredGroup:
         tasks_of_branches, declared_branches = [], []
+        around = {**(self.dag.default_args or {}), **(getattr(self.parent_group, "default_args", None) or {})}
+        ways = self._ways_to_limit(branches.values())
         for index, (name, item) in enumerate(items.items()):
             branch = branches.get(name) or branches[""]
             tasks = branch.create(name, self._bound(branch, index), item, task_group=self)
             task_ids = tuple(task.task_id for task in tasks)
+            checks.check_unused_limits(self.title, tasks, self.default_args, around, ways=ways)
             tasks_of_branches.append(tasks)
             declared_branches.append(DeclaredBranch(name=name, task_ids=task_ids))
         declared = DeclaredGroup(

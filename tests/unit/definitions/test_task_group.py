@@ -308,6 +308,69 @@ class TestRefusedArguments:
         assert len(str(raised.value)) < 300
 
 
+LIMIT: Any = {"max_active_tis_per_dagrun": 1}
+NO_LIMIT = "limits the instances of one task, but 'process.*' is a single one, and the branches run at once"
+
+
+class TestLimitsThatAirflowCountsByTask:
+    @pytest.mark.parametrize("name", ["max_active_tis_per_dagrun", "max_active_tis_per_dag"])
+    @pytest.mark.parametrize(
+        ("argument", "give"),
+        [
+            pytest.param("branch", lambda given: {"branch": task(**given)(work), "count": 2}, id="a @task"),
+            pytest.param(
+                "branch",
+                lambda given: {"branch": functools.partial(EmptyOperator, **given), "count": 2},
+                id="an operator",
+            ),
+            pytest.param("branch", lambda given: {"branch": EmptyOperator, "items": [given]}, id="an item"),
+            pytest.param(
+                "branch", lambda given: {"branch": steps.override(default_args=given), "count": 2}, id="steps"
+            ),
+            pytest.param(
+                "branch", lambda given: {"branch": {"a": work, "b": task(**given)(work)}}, id="one of two"
+            ),
+            pytest.param(
+                "default_args", lambda given: {"count": 2, "default_args": given}, id="default_args"
+            ),
+        ],
+    )
+    def test_on_branches_of_a_static_group_they_are_refused_with_what_limits(
+        self, name: str, argument: str, give: Any
+    ) -> None:
+        with pytest.raises(
+            DeclarationValueError, match=f"'process': {argument}: {name}=1 {NO_LIMIT}.*; {POOL}"
+        ):
+            declare(**give({name: 1}))
+
+    @pytest.mark.parametrize("mapped", [True, None], ids=["mapped", "batched"])
+    def test_on_instances_of_one_task_they_are_taken(self, dag: DAG, mapped: bool | None) -> None:
+        batches = {} if mapped else {"items_per_task": 1}
+        declare(items=["a"], mapped=mapped, default_args=LIMIT, **batches)
+
+        assert dag.get_task("process.each").max_active_tis_per_dagrun == 1
+
+    def test_those_of_the_dag_and_of_groups_around_may_be_for_other_tasks(self) -> None:
+        with DAG("d", schedule=None, default_args=LIMIT):
+            assert len(ids(declare(count=2))) == 2
+        with TaskGroup("outer", default_args=LIMIT):
+            assert len(ids(declare(count=2, default_args={"pool": "small"}))) == 2
+
+    def test_mapped_tasks_of_a_branch_are_limited(self) -> None:
+        @task_group
+        def branch() -> None:
+            use.override(task_id="last")(use.expand(value=[1, 2]))
+
+        assert len(declare(branch=branch, count=1, default_args=LIMIT).declared.branches) == 1
+
+    def test_branches_in_a_mapped_task_group_are_limited(self) -> None:
+        @task_group
+        def outer(item: str) -> None:
+            declare(count=2, default_args=LIMIT)
+
+        outer.expand(item=["a", "b"])
+
+
 class TestATaskGroup:
     def test_it_is_wired_as_any_task_group(self) -> None:
         before = [EmptyOperator(task_id="a"), EmptyOperator(task_id="b")]
