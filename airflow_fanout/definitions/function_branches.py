@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +29,7 @@ from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.wording import listing, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from airflow.sdk import TaskGroup
     from airflow.sdk.bases.decorator import _TaskDecorator
@@ -63,6 +64,19 @@ class CallingBranch:
         """Whether the function has a parameter ``index``."""
         return "index" in self.arguments.parameters
 
+    def check_arguments(
+        self, partial: Mapping[str, Any], items: Collection[Any] | None, default_args: Collection[str]
+    ) -> None:
+        """Check that bound arguments and item fit the function, and that no item is meant for several."""
+        names = self.arguments.required - {*partial, *self.bound, *default_args}
+        if len(names) > 1 and items and all(isinstance(i, Mapping) and names <= i.keys() for i in items):
+            fault = (
+                f"each item goes to one parameter of {self.arguments.signature}, but is a dict for several"
+            )
+            problem = f"{fault}; let it take the dict, or give branch=lambda item: {self.title}(**item)"
+            raise DeclarationTypeError(self.arguments.owner, "items", problem)
+        self.arguments.check(partial, takes_item=items is not None, default_args=default_args)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionBranch(CallingBranch):
@@ -88,7 +102,7 @@ class FunctionBranch(CallingBranch):
     ) -> None:
         """Check that bound arguments and item fit the function."""
         task_args = self.decorator.kwargs.get("default_args") or {}
-        self.arguments.check(partial, takes_item=items is not None, default_args={*default_args, *task_args})
+        self.check_arguments(partial, items, {*default_args, *task_args})
 
     def create(
         self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup

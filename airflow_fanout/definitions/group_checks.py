@@ -76,7 +76,10 @@ def check_count(owner: str, count: object) -> None:
     if count is None or isinstance(count, XComArg | DagParam):
         return
     if isinstance(count, bool) or not isinstance(count, int):
-        problem = f"expected a whole number of branches, found {typed(count)}{_call_way_out(count)}"
+        way_out = _call_way_out(count)
+        if isinstance(count, str) and "{{" in count:
+            way_out = '; a number of run time is a Dag param, dag.param("name"), or the output of a task'
+        problem = f"expected a whole number of branches, found {typed(count)}{way_out}"
         raise DeclarationTypeError(owner, "count", problem)
     if count < 0:
         raise DeclarationValueError(owner, "count", f"expected 0 or more branches, found {count}")

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 
 LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
+NO_SINGLE_VALUE = (
+    "a group has no single value. Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, "
+    "python_callable=…).output, or call a @task.fan_in function with it"
+)
 SHOWN_NAME_LENGTH = 250  # the longest name of an instance that Airflow's database takes
 NAMES_SHOWN = 20  # in a group's documentation
 
@@ -161,12 +165,14 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def iter_references(self) -> NoReturn:
         """Refuse to be an argument: Airflow asks this of whatever is handed to a task."""
-        message = (
-            f"{self.title} was handed to a task as an argument, but a group has no single value. "
-            "Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, python_callable=…), or "
-            "call a @task.fan_in function with it"
-        )
+        message = f"{self.title} was handed to a task as an argument, but {NO_SINGLE_VALUE}"
         raise TypeError(message)
+
+    @property
+    def output(self) -> NoReturn:
+        """Refuse to have a value, as tasks have."""
+        message = f"{self.title} has no output, for {NO_SINGLE_VALUE}"
+        raise AttributeError(message)
 
     def resolve(self, context: object) -> NoReturn:
         """Refuse to be rendered."""
@@ -194,6 +200,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks.check_partial(self.title, self.partial)
         for name in LIMITS:
             check_number(self.title, name, getattr(self, name))
+        check_number(self.title, "default_args['pool_slots']", (self.default_args or {}).get("pool_slots"))
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
         checks.check_mapped(self.title, self.mode, self.mapped, self.prefix_group_id, self.branch)
 
@@ -304,10 +311,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return declared
 
     def _add_mapped(self, branch: Branch, items: Mapping[str, Any] | None) -> DeclaredGroup:
-        if items is None:
-            known, output = [], self._add_split(count=self.count).output if self.items is None else self.items
+        known: Sequence[Any] = ()
+        output: Any = None
+        if items is not None:
+            known = list(items.values()) if self.items is not None else range(len(items))
         else:
-            known, output = list(items.values() if self.items is not None else range(len(items))), None
+            output = self._add_split(count=self.count).output if self.items is None else self.items
         expansion = Expansion(
             owner=self.title,
             group_id=str(self.group_id),

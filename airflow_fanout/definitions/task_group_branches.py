@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
-class MappedItem(MappedArgument):  # type: ignore[misc]
+class MappedItem(MappedArgument):
     """
     The item of a mapped branch, as its function is given it when the Dag is parsed: an argument for tasks.
 
@@ -65,7 +65,7 @@ class MappedItem(MappedArgument):  # type: ignore[misc]
         self._refuse_to_author()
         return self is other
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         """Be no key of a mapping."""
         raise self._refusal()
 
@@ -132,7 +132,7 @@ class TaskGroupBranch(CallingBranch):
         self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
     ) -> None:
         """Check that bound arguments and item fit; ``default_args`` fill the parameters of tasks alone."""
-        self.arguments.check(partial, takes_item=items is not None, default_args=())
+        self.check_arguments(partial, items, ())
 
     def create(
         self, name: str, partial: Mapping[str, Any], item: Any = NO_ITEM, *, task_group: TaskGroup

@@ -83,17 +83,18 @@ class FanInOperator(BaseOperator):
             count_skipped=count_skipped,
             on_empty=on_empty,
         )
+        around = [each for each in (kwargs.get("task_group"), fan_out) if each is not None]
         checks.check_source(owner, fan_out, task_id_prefix, key)
-        checks.check_callable(owner, python_callable, op_kwargs)
+        dags = [kwargs.get("dag"), *(each.dag for each in around)]
+        fail_fast = any(dag.fail_fast for dag in dags if dag is not None)
+        checks.check_callable(owner, python_callable, op_kwargs, fail_fast=fail_fast)
         checks.check_policy(owner, policy)
+        checks.check_number(owner, "pool_slots", kwargs.get("pool_slots"))
         checks.check_trigger_rule(owner, kwargs)
         group = declared_group(fan_out)
         if fan_out is not None and group is not None:
             checks.check_key(owner, key, getattr(fan_out, "mode", group.mode), group)
             checks.check_tolerance(owner, policy, group, fan_out.dag)
-        around = [each for each in (kwargs.get("task_group"), fan_out) if each is not None]
-        dags = [kwargs.get("dag"), *(each.dag for each in around)]
-        fail_fast = any(dag.fail_fast for dag in dags if dag is not None)
         if fail_fast:
             checks.check_fail_fast(owner, policy)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})

@@ -8,10 +8,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, get_args
 
+from airflow.sdk import Param, XComArg
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
+from airflow.sdk.definitions.param import DagParam
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.arguments import STARS, is_task_function
+from airflow_fanout.execution_time.arguments import STARS, is_run_time, is_task_function
 from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.rules.wording import batched_key_problem, counted, listing, past_dependence_problem, typed
@@ -58,12 +60,20 @@ def _group_way_out(fan_out: object) -> str:
     return ""
 
 
-def check_callable(owner: str, python_callable: object, op_kwargs: object) -> None:
-    """Check that the function can be called with the results and ``op_kwargs``."""
+def check_callable(owner: str, python_callable: object, op_kwargs: object, *, fail_fast: bool) -> None:
+    """Check that the function can be called with the results and ``op_kwargs``, which come from no setup."""
     if op_kwargs is not None and not isinstance(op_kwargs, Mapping):
         raise DeclarationTypeError(owner, "op_kwargs", f"expected a dict, found {typed(op_kwargs)}")
     if python_callable is not None:
         _check_call(owner, _plain_function(owner, python_callable), op_kwargs or {})
+        setups = {task.task_id for task, _ in XComArg.iter_xcom_references(op_kwargs) if task.is_setup}
+        if setups and not fail_fast:
+            fault = (
+                f"binds what the setup {listing(setups)} returns, but after a setup Airflow takes no trigger"
+            )
+            way_out = "let a plain @task between them return it, or pull it in the function: ti.xcom_pull(…)"
+            problem = f"{fault} rule but all_success, and a fan-in has all_done; {way_out}"
+            raise DeclarationValueError(owner, "op_kwargs", problem)
     elif op_kwargs:
         problem = f"binds {listing(op_kwargs)}, but there is no python_callable to take it"
         raise DeclarationValueError(owner, "op_kwargs", problem)
@@ -103,6 +113,8 @@ def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str
 
 def check_policy(owner: str, policy: Policy) -> None:
     """Check the tolerance, and what counts without one."""
+    for argument in ("min_success", "min_success_ratio"):
+        _refuse_run_time(owner, argument, getattr(policy, argument), DECIDE_IN_FUNCTION)
     check_number(owner, "min_success", policy.min_success, least=0)
     _check_min_success_ratio(owner, policy.min_success_ratio)
     for argument, value, choices in (
@@ -117,10 +129,25 @@ def check_policy(owner: str, policy: Policy) -> None:
         raise DeclarationValueError(owner, "count_skipped", problem)
 
 
+DECIDE_IN_FUNCTION = (
+    "say min_success=0, hand the number to python_callable in op_kwargs={'needed': …}, and let that raise "
+    "AirflowFailException if it is given fewer results"
+)
+
+
+def _refuse_run_time(owner: str, argument: str, value: object, way_out: str) -> None:
+    """Refuse what is a number only in a run."""
+    if is_run_time(value) or isinstance(value, Param) or (isinstance(value, str) and "{{" in value):
+        found = f"the Dag param {value._name!r}" if isinstance(value, DagParam) else typed(value)  # noqa: SLF001
+        problem = f"expected a number that is known when the Dag is parsed, found {found}; {way_out}"
+        raise DeclarationTypeError(owner, argument, problem)
+
+
 def check_number(owner: str, argument: str, number: object, *, least: int = 1) -> None:
     """Check that a limit is a whole number, if it is given."""
     if number is None:
         return
+    _refuse_run_time(owner, argument, number, "write a number, which then holds for all runs")
     if isinstance(number, bool) or not isinstance(number, int):
         problem = f"expected a whole number, {least} or more, found {typed(number)}"
         raise DeclarationTypeError(owner, argument, problem)

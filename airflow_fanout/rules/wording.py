@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.rules.names import natural_key
@@ -58,8 +59,8 @@ def printable(text: str) -> str:
 
 
 def typed(value: Any) -> str:
-    """A value and its type, for messages; cut, so that a large value does not flood the log."""
-    text = repr(value)
+    """A value and its type, for messages: short, and without an address, which differs at each parse."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     return f"{text if len(text) <= VALUE_SHOWN else text[:VALUE_SHOWN] + '…'} of type {type(value).__name__}"
 
 

@@ -356,3 +356,21 @@ def test_what_does_not_fit_or_is_no_work_is_refused(
 ) -> None:
     with pytest.raises(error, match=f"FanOutGroup 'process': {message}"):
         declare(**declared)
+
+
+def needs_two(first: str, second: str) -> Any:
+    return first + second
+
+
+@pytest.mark.parametrize(
+    "branch", [needs_two, task(needs_two), task_group(needs_two)], ids=["plain", "@task", "group"]
+)
+@pytest.mark.parametrize("name", [None, "a"], ids=["a list", "a mapping"])
+def test_dicts_of_several_arguments_are_refused_with_what_takes_them(branch: Any, name: str | None) -> None:
+    item = {"first": "a", "second": "b"}
+    message = (
+        r"items: each item goes to one parameter of needs_two\(first, second\), but is a dict for several; "
+        r"let it take the dict, or give branch=lambda item: needs_two\(\*\*item\)"
+    )
+    with pytest.raises(DeclarationTypeError, match=message):
+        declare(branch=branch, items=[item] if name is None else {name: item})

@@ -210,6 +210,14 @@ REFUSED = [
     wrong_type("count: .*of type list", count=[8]),
     wrong_type(r"count: .*was not called; call it: load\(\)$", count=load),
     wrong_type("count: .*found a Param; give it to the Dag", count=Param(8)),
+    wrong_type('count: .*a Dag param, dag.param."name"., or the output of a task', count="{{ params.n }}"),
+    wrong_type(
+        r"max_concurrency: expected a number that is known when .* found '{{ n }}' .*; write a number",
+        count=2,
+        mapped=True,
+        max_concurrency="{{ n }}",
+    ),
+    wrong_type(r"default_args\['pool_slots'\]: .*found 'a'", count=2, default_args={"pool_slots": "a"}),
     wrong_type(
         r"items: expected a list or a mapping by name, found 'abc' of type .*; use \[…\]", items="abc"
     ),
@@ -345,7 +353,7 @@ class TestLimitsThatAirflowCountsByTask:
 
     @pytest.mark.parametrize("mapped", [True, None], ids=["mapped", "batched"])
     def test_on_instances_of_one_task_they_are_taken(self, dag: DAG, mapped: bool | None) -> None:
-        batches = {} if mapped else {"items_per_task": 1}
+        batches: Any = {} if mapped else {"items_per_task": 1}
         declare(items=["a"], mapped=mapped, default_args=LIMIT, **batches)
 
         assert dag.get_task("process.each").max_active_tis_per_dagrun == 1
@@ -541,6 +549,14 @@ class TestNoBranches:
     def test_the_function_is_checked_all_the_same(self) -> None:
         with pytest.raises(DeclarationTypeError, match="binds 'nobody'"):
             declare(count=0, partial={"nobody": 1})
+
+
+def test_a_group_has_no_output() -> None:
+    group = declare(count=2)
+
+    assert not hasattr(group, "output")
+    with pytest.raises(AttributeError, match=r"'process' has no output, .*fan_out=<the group>, .*\.output"):
+        group.output  # noqa: B018
 
 
 @pytest.mark.parametrize(

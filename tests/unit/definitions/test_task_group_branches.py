@@ -509,7 +509,11 @@ def test_a_mapped_task_skips_nothing_and_is_refused_with_what_does(make: Any, gi
 
 
 def declare_around(branch: Any) -> None:
-    task_group(group_id="outer")(lambda word: declare(branch) and None).expand(word=["a"])
+    @task_group
+    def outer(word: str) -> None:
+        declare(branch)
+
+    outer.expand(word=["a"])
 
 
 @pytest.mark.parametrize(
