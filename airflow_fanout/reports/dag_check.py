@@ -110,12 +110,10 @@ def threshold(policy: Policy, count: int | None) -> str:
         share = f"{float(as_written(policy.min_success_ratio)):g} of all"
         minimums.append(f"at least {share}" if minimums else f"at least {share} branches")
     have = "has" if minimums == ["at least 1 branch"] else "have"
-    numbers = ""
-    if count is not None and policy.needed(count) <= count:
-        numbers = f" ({policy.needed(count)} of {count})"
+    is_reachable = count is not None and policy.needed(count) <= count
+    numbers = f" ({policy.needed(count or 0)} of {count})" if is_reachable else ""
     ways = {"exclude": "don't count", "success": "count as successes", "failure": "count as failures"}
-    skipped = ways[policy.count_skipped]
-    return f"{' and '.join(minimums)} {have} to succeed{numbers}; skipped ones {skipped}"
+    return f"{' and '.join(minimums)} {have} to succeed{numbers}; skipped ones {ways[policy.count_skipped]}"
 
 
 def _fan_in(outline: DagOutline, fan_in: FanInOutline) -> FanInCheck:
@@ -274,5 +272,5 @@ def _worker_notes(outline: DagOutline, scheduling: SchedulingLimits) -> Iterator
             yield f"No Celery worker answered, so what they have room for is not known; each runs {each}"
         else:
             queues = {task.queue for task in tasks if scheduling.executor_of(task) == CELERY}
-            if silent := [queue for queue in queues if not scheduling.worker_slots([queue])]:
+            if silent := [queue for queue in queues if not scheduling.worker_slots(queue)]:
                 yield f"No Celery worker that answered takes tasks from: {listing(silent)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,13 +60,9 @@ class SchedulingLimits:
         names = (name for name, aliases in self.executors.items() if task.executor in {name, *aliases})
         return next(names, None)
 
-    def worker_slots(self, queues: Collection[str]) -> int:
-        """Number of tasks that the Celery workers of some queues run at once."""
-        return sum(worker.concurrency for worker in self.listening(queues))
-
-    def listening(self, queues: Collection[str]) -> list[Worker]:
-        """Celery workers that take tasks from some queues."""
-        return [worker for worker in self.workers or () if not worker.queues.isdisjoint(queues)]
+    def worker_slots(self, *queues: str) -> list[int]:
+        """Number of tasks that each Celery worker of some queues runs at once."""
+        return [worker.concurrency for worker in self.workers or () if not worker.queues.isdisjoint(queues)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +151,11 @@ def _instance_limits(group: DeclaredGroup, steps: Sequence[TaskOutline]) -> Iter
         if None in slots:
             continue  # a step without a limit has room for all
         limit = sum(max(0, number) for number in slots)
-        if name == "max_active_tis_per_dag":
-            reason = f"{name} of {where} is {limit}, all runs together"
-            yield Limit(name=name, slots=limit, where=where, reason=reason)
-        elif limit == group.max_concurrency:
+        if limit == group.max_concurrency and name == "max_active_tis_per_dagrun":
             yield Limit(name="max_concurrency", slots=limit, where=group.group_id)
-        else:
-            yield Limit(name=name, slots=limit, where=where)
+            continue
+        together = ", all runs together" if name == "max_active_tis_per_dag" else ""
+        yield Limit(name=name, slots=limit, where=where, reason=f"{name} of {where} is {limit}{together}")
 
 
 def _takers(kinds: Iterable[Kind], choose: Callable[[Iterable[int]], int]) -> dict[str, Takers]:
@@ -181,10 +176,10 @@ def _pool_limit(pool: str, pools: Mapping[str, int], takers: Takers) -> Limit | 
     if slots == UNLIMITED_POOL:
         return None
     reason = f"pool {pool!r} has {counted(slots, 'slot', 'slots')}"
-    sizes = sorted({size for size, _ in takers})
-    if len(sizes) == 1:
-        reason += f", each branch takes {sizes[0]}" if sizes[0] > 1 else ""
-        return Limit(name="pool", slots=slots // sizes[0], where=pool, reason=reason)
+    least, most = min(takers)[0], max(takers)[0]
+    if least == most:
+        reason += f", each branch takes {least}" if least > 1 else ""
+        return Limit(name="pool", slots=slots // least, where=pool, reason=reason)
     room = 0
     for size, number in sorted(takers):
         fitting = min(number, slots // size)
@@ -192,9 +187,8 @@ def _pool_limit(pool: str, pools: Mapping[str, int], takers: Takers) -> Limit | 
         slots -= fitting * size
     if room >= sum(number for _, number in takers):
         return None
-    return Limit(
-        name="pool", slots=room, where=pool, reason=f"{reason}, a branch takes {sizes[0]} to {sizes[-1]}"
-    )
+    reason += f", a branch takes {least} to {most}"
+    return Limit(name="pool", slots=room, where=pool, reason=reason)
 
 
 def _pool_limits(kinds: Sequence[Kind], pools: Mapping[str, int]) -> Iterator[Limit]:
@@ -206,28 +200,27 @@ def _pool_limits(kinds: Sequence[Kind], pools: Mapping[str, int]) -> Iterator[Li
         return
     rooms = {pool: sum(number for _, number in takers[pool]) for pool in takers}
     rooms |= {pool: min(rooms[pool], limit.slots) for pool, limit in limits.items() if limit is not None}
-    slots = sum(rooms.values())
-    if slots < sum(number for _, number in kinds):
-        reason = ", ".join(f"{room} in {pool!r}" for pool, room in rooms.items())
-        yield Limit(name="pool", slots=slots, where=", ".join(rooms), reason=f"pools have room for {reason}")
+    if sum(rooms.values()) < sum(number for _, number in kinds):
+        reason = "pools have room for " + ", ".join(f"{room} in {pool!r}" for pool, room in rooms.items())
+        yield Limit(name="pool", slots=sum(rooms.values()), where=", ".join(rooms), reason=reason)
 
 
 def _worker_limits(kinds: Iterable[Kind], scheduling: SchedulingLimits) -> Iterator[Limit]:
     """Limit that the Celery workers set; none where no worker takes from a queue: it may start on demand."""
-    elsewhere, queues = 0, dict[str, int]()
+    elsewhere, queues = 0, Counter[str]()
     for steps, number in kinds:
         if any(scheduling.executor_of(step) != CELERY for step in steps):
             elsewhere += number
-            continue
-        for queue in {step.queue for step in steps}:
-            queues[queue] = queues.get(queue, 0) + number
-    rooms = {queue: scheduling.worker_slots([queue]) for queue in queues}
+        else:
+            queues.update(dict.fromkeys((step.queue for step in steps), number))
+    rooms = {queue: sum(scheduling.worker_slots(queue)) for queue in queues}
     if not queues or elsewhere >= UNKNOWN or 0 in rooms.values():
         return
-    room = slots = scheduling.worker_slots(queues)
+    workers = scheduling.worker_slots(*queues)
+    room = slots = sum(workers)
     if len(queues) > 1:
         slots = min(room, sum(min(number, rooms[queue]) for queue, number in queues.items()))
-    workers = counted(len(scheduling.listening(queues)), "Celery worker runs", "Celery workers run")
+    running = counted(len(workers), "Celery worker runs", "Celery workers run")
     queue = "queue" if len(queues) == 1 else "queues"
-    reason = f"{workers} {room} tasks at once from {queue} {listing(queues)}"
+    reason = f"{running} {room} tasks at once from {queue} {listing(queues)}"
     yield Limit(name="executor", slots=elsewhere + slots, where=CELERY, reason=reason)

@@ -72,6 +72,9 @@ def fine(id_: str, dag: DagOutline, **scheduling: Any) -> Any:
     return pytest.param(dag, scheduling, id=id_)
 
 
+OF_ANOTHER_TASK = dag_of(tasks=[task_of("before", pool="gone")])
+
+
 @pytest.mark.parametrize(
     ("dag", "scheduling", "kind", "text"),
     [
@@ -82,12 +85,7 @@ def fine(id_: str, dag: DagOutline, **scheduling: Any) -> Any:
             "Pool 'gone' doesn't exist, so 'work.work_0', 'work.work_1' wait for ever. Create it (airflow "
             "pools set gone SLOTS DESCRIPTION), or name one of 'closed', 'default_pool', 'gpu', 'wide'",
         ),
-        problem(
-            "no such pool of a task that is no branch",
-            dag_of(tasks=[task_of("before", pool="gone")]),
-            "missing_pool",
-            "so 'before' waits for ever.",
-        ),
+        problem("of another task", OF_ANOTHER_TASK, "missing_pool", "so 'before' waits for ever."),
         problem("closed pool", dag_of(static(1), pool="closed"), "pool_too_small", "'closed' has 0 slots"),
         problem(
             "more slots than the pool has",
@@ -161,19 +159,17 @@ def fine(id_: str, dag: DagOutline, **scheduling: Any) -> Any:
             "Fan-in 'combine': min_success=3 can't be met by the 2 branches that it collects",
         ),
         problem(
-            "branch whose first task waits for the run before",
+            "first task that waits for the run before",
             waiting(static({"a": [".read", ".write"]}), "work.a.read", "work.a.write", min_success=1),
             "tolerance_waits_on_past",
             "Fan-in 'combine': a tolerance over tasks with depends_on_past or wait_for_downstream "
             "('work.a.read')",
         ),
         problem(
-            "mapped branch whose first task does",
-            waiting(
-                instances(2, ".read", ".write"), "work.each.read", "work.each.write", min_success_ratio=0.5
-            ),
+            "mapped first task that does",
+            waiting(instances(2, ".a", ".b"), "work.each.a", "work.each.b", min_success_ratio=0.5),
             "tolerance_waits_on_past",
-            "('work.each.read')",
+            "('work.each.a')",
         ),
     ],
 )

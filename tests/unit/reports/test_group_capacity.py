@@ -15,7 +15,6 @@ from airflow_fanout.rules.capacity import UNKNOWN
 from tests.unit.outlines import dag_of, instances, static, task_of
 
 if TYPE_CHECKING:
-    from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline
 
 CELERY = {"CeleryExecutor": ("celery", "pkg.CeleryExecutor")}
@@ -37,36 +36,33 @@ def cause(capacity: GroupCapacity) -> tuple[int, str | None, str | None]:
     return (effective, None, None) if limit is None else (effective, limit.name, limit.where)
 
 
-def reason(capacity: GroupCapacity) -> str:
-    assert capacity.tasks.limit is not None
-    return capacity.tasks.limit.explanation
-
-
 def case(id_: str, dag: DagOutline, expected: tuple[int, str | None, str | None], **scheduling: Any) -> Any:
     return pytest.param(dag, scheduling, expected, id=id_)
+
+
+def on_celery(*workers: Worker, **executors: Any) -> dict[str, Any]:
+    return {"executors": {**executors, **CELERY}, "workers": workers}
 
 
 ALL = (None, None)
 THE_DAG = ("max_active_tasks", "the Dag")
 EXECUTOR = ("executor", "CeleryExecutor")
-BOTH_EXECUTORS = {"LocalExecutor": (), **CELERY}
+PARALLELISM = ("core.parallelism", "")
+MANY, WIDE = dag_of(static(50)), dag_of(static(50), max_active_tasks=40)
+ON_GPU_QUEUE = dag_of(static(50), queue="gpu")
 SOME_LOCAL = [task_of(f"work.work_{n}", executor="LocalExecutor") for n in range(4)]
 SOME_WIDE = [task_of(f"work.work_{n}", pool="wide") for n in range(6)]
 LIMITED_STEP = [task_of("work.each.train", is_mapped=True, max_active_tis_per_dagrun=3)]
+BOTH_STEPS = "work.each.extract, work.each.train"
+IN_DAGRUN, IN_DAG = "max_active_tis_per_dagrun", "max_active_tis_per_dag"
 
 
 @pytest.mark.parametrize(
     ("dag", "scheduling", "expected"),
     [
-        case("max_active_tasks", dag_of(static(50)), (16, *THE_DAG)),
-        case("parallelism", dag_of(static(50), max_active_tasks=40), (32, "core.parallelism", "")),
-        case(
-            "parallelism of each scheduler",
-            dag_of(static(50), max_active_tasks=40),
-            (20, "core.parallelism", ""),
-            parallelism=10,
-            schedulers=2,
-        ),
+        case("max_active_tasks", MANY, (16, *THE_DAG)),
+        case("parallelism", WIDE, (32, *PARALLELISM)),
+        case("parallelism of each scheduler", WIDE, (20, *PARALLELISM), parallelism=10, schedulers=2),
         case("pool", dag_of(static(9), pool="gpu"), (5, "pool", "gpu")),
         case("pool_slots", dag_of(static(9), pool="gpu", pool_slots=2), (2, "pool", "gpu")),
         case("more slots than there are", dag_of(static(9), pool="gpu", pool_slots=6), (0, "pool", "gpu")),
@@ -82,75 +78,29 @@ LIMITED_STEP = [task_of("work.each.train", is_mapped=True, max_active_tis_per_da
             dag_of(instances(9, max_concurrency=4), max_active_tis_per_dagrun=4),
             (4, "max_concurrency", "work"),
         ),
-        case(
-            "max_active_tis_per_dagrun",
-            dag_of(instances(9), max_active_tis_per_dagrun=4),
-            (4, "max_active_tis_per_dagrun", "work.each"),
-        ),
-        case(
-            "max_active_tis_per_dag",
-            dag_of(instances(9), max_active_tis_per_dag=3),
-            (3, "max_active_tis_per_dag", "work.each"),
-        ),
-        case(
-            "static branches are tasks of their own",
-            dag_of(static(9), max_active_tis_per_dagrun=1, max_active_tis_per_dag=1),
-            (9, *ALL),
-        ),
+        case(IN_DAGRUN, dag_of(instances(9), **{IN_DAGRUN: 4}), (4, IN_DAGRUN, "work.each")),
+        case(IN_DAG, dag_of(instances(9), **{IN_DAG: 3}), (3, IN_DAG, "work.each")),
+        case("static branches are tasks", dag_of(static(9), **{IN_DAGRUN: 1, IN_DAG: 1}), (9, *ALL)),
         case("a branch takes one slot", dag_of(static({f"b{n}": STEPS for n in range(20)})), (16, *THE_DAG)),
-        case(
-            "instances of each step",
-            dag_of(instances(20, *STEPS), max_active_tis_per_dagrun=3),
-            (6, "max_active_tis_per_dagrun", "work.each.extract, work.each.train"),
-        ),
-        case(
-            "a step without a limit has room for all instances",
-            dag_of(instances(9, *STEPS), tasks=LIMITED_STEP),
-            (9, *ALL),
-        ),
-        case(
-            "celery workers",
-            dag_of(static(50)),
-            (12, *EXECUTOR),
-            executors=CELERY,
-            workers=(worker(6), worker(6)),
-        ),
-        case(
-            "celery workers of the queue",
-            dag_of(static(50), queue="gpu"),
-            (2, *EXECUTOR),
-            executors=CELERY,
-            workers=(worker(6), worker(2, "default", "gpu")),
-        ),
+        case("each step", dag_of(instances(20, *STEPS), **{IN_DAGRUN: 3}), (6, IN_DAGRUN, BOTH_STEPS)),
+        case("a step without a limit", dag_of(instances(9, *STEPS), tasks=LIMITED_STEP), (9, *ALL)),
+        case("celery workers", MANY, (12, *EXECUTOR), **on_celery(worker(6), worker(6))),
+        case("of the queue", ON_GPU_QUEUE, (2, *EXECUTOR), **on_celery(worker(6), worker(2, "gpu"))),
         case(
             "executor of the branches",
             dag_of(static(50), executor="celery"),
             (6, *EXECUTOR),
-            executors=BOTH_EXECUTORS,
-            workers=(worker(6),),
+            **on_celery(worker(6), LocalExecutor=()),
         ),
-        case(
-            "branches on another executor",
-            dag_of(static(50)),
-            (16, *THE_DAG),
-            executors=BOTH_EXECUTORS,
-            workers=(worker(6),),
-        ),
+        case("another executor", MANY, (16, *THE_DAG), **on_celery(worker(6), LocalExecutor=())),
         case(
             "some branches on another executor",
             dag_of(static(15), tasks=SOME_LOCAL, executor="celery"),
             (4 + 6, *EXECUTOR),
-            executors=BOTH_EXECUTORS,
-            workers=(worker(6),),
+            **on_celery(worker(6), LocalExecutor=()),
         ),
-        case("celery workers that don't answer", dag_of(static(50)), (16, *THE_DAG), executors=CELERY),
-        case(
-            "no celery worker of the queue",
-            dag_of(static(50), queue="gpu"),
-            (16, *THE_DAG),
-            executors=CELERY,
-            workers=(worker(6),),
-        ),
+        case("celery workers that don't answer", MANY, (16, *THE_DAG), executors=CELERY),
+        case("no celery worker of the queue", ON_GPU_QUEUE, (16, *THE_DAG), **on_celery(worker(6))),
     ],
 )
 def test_the_least_limit_sets_the_number(
@@ -178,67 +128,76 @@ def test_of_equal_limits_the_one_nearest_to_the_author_is_named(limits: dict[str
     assert [limit.slots for limit in capacity.limits].count(5) >= 2
 
 
-def test_branches_in_several_pools_have_the_room_of_all() -> None:
-    tasks = [task_of(f"work.work_{n}", pool="gpu", pool_slots=2) for n in range(6)]
-
-    capacity = capacity_of(dag_of(static(9), tasks=tasks))
-
-    assert capacity.tasks.effective == 2 + 3
-    assert reason(capacity) == "pools have room for 3 in 'default_pool', 2 in 'gpu'"
-
-
-def test_branches_of_different_pool_slots_count_from_the_smallest() -> None:
-    tasks = [task_of(f"work.work_{n}", pool="gpu", pool_slots=n + 1) for n in range(3)]
-
-    capacity = capacity_of(dag_of(static(3), tasks=tasks))
-
-    assert capacity.tasks.effective == 2  # 1 + 2 slots of 5
-    assert reason(capacity) == "pool 'gpu' has 5 slots, a branch takes 1 to 3"
-
-
-def test_celery_queues_share_the_workers_that_take_both() -> None:
-    tasks = [task_of(f"work.work_{n}", queue="a" if n % 2 else "b") for n in range(10)]
-
-    capacity = capacity_of(dag_of(static(10), tasks=tasks), executors=CELERY, workers=(worker(3, "a", "b"),))
-
-    assert capacity.tasks.effective == 3
-    assert reason(capacity) == "1 Celery worker runs 3 tasks at once from queues 'a', 'b'"
-
-
-def test_a_queue_with_few_branches_takes_no_more_than_these_of_its_workers() -> None:
-    tasks = [task_of("work.work_0", queue="a"), *(task_of(f"work.work_{n}", queue="b") for n in range(1, 10))]
-
-    capacity = capacity_of(
-        dag_of(static(10), tasks=tasks), executors=CELERY, workers=(worker(9, "a"), worker(2, "b"))
-    )
-
-    assert capacity.tasks.effective == 1 + 2
+def each_task(**settings: Any) -> Any:
+    """Tasks of the branches, whose settings are functions of their numbers."""
+    numbers = range(10)
+    return [task_of(f"work.work_{n}", **{key: of(n) for key, of in settings.items()}) for n in numbers]
 
 
 @pytest.mark.parametrize(
-    ("group", "items_at_once", "tasks", "effective"),
+    ("tasks", "scheduling", "effective", "explanation"),
     [
-        pytest.param(instances(1000, items_per_task=50), 16, 20, 16, id="one item at a time"),
-        pytest.param(instances(1000, items_per_task=50, item_concurrency=4), 64, 20, 16, id="four at a time"),
         pytest.param(
-            instances(10, items_per_task=4, item_concurrency=4), 10, 3, 3, id="no more than there are"
+            each_task(pool=lambda n: "gpu" if n < 6 else "default_pool", pool_slots=lambda n: 1 + (n < 6)),
+            {},
+            2 + 4,
+            "pools have room for 4 in 'default_pool', 2 in 'gpu'",
+            id="several pools have the room of all",
         ),
         pytest.param(
-            instances(100, items_per_task=2, item_concurrency=9), 32, 50, 16, id="no more than a task has"
+            each_task(pool=lambda _: "gpu", pool_slots=lambda n: n + 1),
+            {},
+            2,  # 1 + 2 slots of 5
+            "pool 'gpu' has 5 slots, a branch takes 1 to 10",
+            id="different pool_slots count from the smallest",
         ),
         pytest.param(
-            instances(None, items_per_task=50, item_concurrency=4), 64, UNKNOWN, 16, id="not known yet"
+            each_task(queue=lambda n: "a" if n % 2 else "b"),
+            on_celery(worker(3, "a", "b")),
+            3,
+            "1 Celery worker runs 3 tasks at once from queues 'a', 'b'",
+            id="queues share the workers that take both",
         ),
-        pytest.param(instances(0, items_per_task=50), 0, 0, 0, id="none"),
+        pytest.param(
+            each_task(queue=lambda n: "b" if n else "a"),
+            on_celery(worker(9, "a"), worker(2, "b")),
+            1 + 2,
+            "2 Celery workers run 11 tasks at once from queues 'a', 'b'",
+            id="a queue takes no more of its workers than it has branches",
+        ),
+    ],
+)
+def test_branches_that_differ_have_the_room_of_all_together(
+    tasks: Any, scheduling: dict[str, Any], effective: int, explanation: str
+) -> None:
+    capacity = capacity_of(dag_of(static(10), tasks=tasks), **scheduling)
+
+    assert capacity.tasks.effective == effective
+    assert capacity.tasks.limit is not None
+    assert capacity.tasks.limit.explanation == explanation
+
+
+FOUR_OF_50 = {"items_per_task": 50, "item_concurrency": 4}
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "items_at_once", "tasks", "effective"),
+    [
+        pytest.param(1000, {"items_per_task": 50}, 16, 20, 16, id="one item at a time"),
+        pytest.param(1000, FOUR_OF_50, 64, 20, 16, id="four at a time"),
+        pytest.param(10, {"items_per_task": 4, "item_concurrency": 4}, 10, 3, 3, id="all there are"),
+        pytest.param(100, {"items_per_task": 2, "item_concurrency": 9}, 32, 50, 16, id="all a task has"),
+        pytest.param(None, FOUR_OF_50, 64, UNKNOWN, 16, id="not known yet"),
+        pytest.param(0, {"items_per_task": 50}, 0, 0, 0, id="none"),
     ],
 )
 def test_batches_are_counted_as_tasks_and_as_items(
-    group: DeclaredGroup, items_at_once: int, tasks: int, effective: int
+    count: int | None, settings: dict[str, int], items_at_once: int, tasks: int, effective: int
 ) -> None:
-    capacity = capacity_of(dag_of(group))
+    capacity = capacity_of(dag_of(instances(count, **settings)))
 
     assert (capacity.items, capacity.tasks.declared) == (items_at_once, tasks)
-    assert (capacity.declared, capacity.tasks.effective) == (group.count, effective)
+    assert (capacity.declared, capacity.tasks.effective) == (count, effective)
 
 
 def test_a_run_tells_the_number_that_its_dag_does_not() -> None:
