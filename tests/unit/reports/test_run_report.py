@@ -174,6 +174,27 @@ class TestGroup:
         assert group.segments == ((at(-9), at(-8)), (at(0), at(1)))
 
     @pytest.mark.parametrize(
+        ("group", "task_run"),
+        [
+            pytest.param(static("us"), ran("etl.us", seconds=0.5), id="static"),
+            pytest.param(mapped(), ran("load.each", 0, seconds=0.5), id="mapped"),
+            pytest.param(batched(), batch(0, "SF", seconds=[0.25, 0.25], state="failed"), id="batched"),
+        ],
+    )
+    @pytest.mark.parametrize("state", ["failed", None, "success"], ids=["retried", "killed", "cleared"])
+    def test_wall_is_over_all_tries_and_idle_time_between_them_is_told(
+        self, group: DeclaredGroup, task_run: TaskRun, state: str | None
+    ) -> None:
+        first = TaskTry(number=1, state=state, queued=at(0), started=at(0), ended=at(4))
+        again = replace(task_run, queued=at(9), started=at(10), ended=at(11), tries=2, earlier=(first,))
+
+        found = only(group, again)
+
+        assert (found.work_seconds, found.wall_seconds, found.speed_up) == (0.5, 11.0, 0.5 / 11)
+        assert (found.idle_seconds, found.elapsed_sum_seconds) == (5.0, 1.0)
+        assert [(branch.queued, branch.earlier_tries) for branch in found.branches] == [(at(9), (first,))]
+
+    @pytest.mark.parametrize(
         ("group", "task_runs", "limit"),
         [
             pytest.param(
@@ -238,16 +259,6 @@ class TestGroup:
 
 
 class TestBatches:
-    @pytest.mark.parametrize("state", ["failed", None, "success"])
-    def test_the_wall_of_one_that_was_tried_again_is_over_all_tries(self, state: str | None) -> None:
-        first = TaskTry(number=1, state=state, queued=at(0), started=at(0), ended=at(4))
-        last = replace(batch(0, "SS", seconds=[3.0, 0.5]), queued=at(9), started=at(10), ended=at(11))
-
-        group = only(batched(), replace(last, tries=2, earlier=(first,)))
-
-        assert (group.work_seconds, group.wall_seconds, group.idle_seconds) == (3.5, 11.0, 5.0)
-        assert group.branches[0].queued == at(9)
-
     def test_one_that_waits_for_its_next_try_is_not_at_once_with_others(self) -> None:
         first = TaskTry(number=1, state="failed", queued=at(0), started=at(0), ended=at(4))
         again = replace(batch(0, "SS", second=10), queued=at(9), tries=2, earlier=(first,))
