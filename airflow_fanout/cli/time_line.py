@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -39,10 +39,11 @@ class Scale:
     """Where timestamps lie: each segment has columns by its length, the idle time before it has one."""
 
     def __init__(self, segments: Sequence[Span], width: int) -> None:
-        seconds = [(end - start).total_seconds() for start, end in segments]
-        room, total = width - len(segments) + 1, sum(seconds) or 1.0
-        widths = [max(1, round(each / total * room)) for each in seconds]
-        widths[seconds.index(max(seconds))] += room - sum(widths)
+        ends = list(accumulate((end - start).total_seconds() for start, end in segments))
+        spare = (width - 2 * len(segments) + 1) / (
+            ends[-1] or 1.0
+        )  # each has one column, and these by length
+        widths = [1 + round(spare * end) - round(spare * start) for start, end in pairwise([0.0, *ends])]
         columns = [sum(widths[:index]) + index for index in range(len(widths))]
         self._pieces = list(zip(segments, columns, widths, strict=True))
         self.cuts = [column - 1 for column in columns[1:]]

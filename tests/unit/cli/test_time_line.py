@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_fanout.cli.time_line import Scale
@@ -45,6 +45,7 @@ def test_timestamps_have_columns(
     assert scale.cuts == cuts
 
 
+@example(edges=[0, 0.5, 1, 2, 3, 6327, 12_214, 18_603, 31_453, 41_766, 62_382, 68_826], room=0)
 @given(
     edges=st.lists(st.floats(0, 100_000), min_size=2, max_size=20, unique=True).map(sorted),
     room=st.integers(0, 60),

@@ -53,6 +53,8 @@ ON_GPU_QUEUE = dag_of(static(50), queue="gpu")
 SOME_LOCAL = [task_of(f"work.work_{n}", executor="LocalExecutor") for n in range(4)]
 SOME_WIDE = [task_of(f"work.work_{n}", pool="wide") for n in range(6)]
 LIMITED_STEP = [task_of("work.each.train", is_mapped=True, max_active_tis_per_dagrun=3)]
+STATIC_LIMITED = dag_of(static(9), max_active_tis_per_dagrun=1, max_active_tis_per_dag=1)
+MAPPED_STEPS = dag_of(instances(20, *STEPS), max_active_tis_per_dagrun=3)
 BOTH_STEPS = "work.each.extract, work.each.train"
 IN_DAGRUN, IN_DAG = "max_active_tis_per_dagrun", "max_active_tis_per_dag"
 
@@ -78,11 +80,15 @@ IN_DAGRUN, IN_DAG = "max_active_tis_per_dagrun", "max_active_tis_per_dag"
             dag_of(instances(9, max_concurrency=4), max_active_tis_per_dagrun=4),
             (4, "max_concurrency", "work"),
         ),
-        case(IN_DAGRUN, dag_of(instances(9), **{IN_DAGRUN: 4}), (4, IN_DAGRUN, "work.each")),
-        case(IN_DAG, dag_of(instances(9), **{IN_DAG: 3}), (3, IN_DAG, "work.each")),
-        case("static branches are tasks", dag_of(static(9), **{IN_DAGRUN: 1, IN_DAG: 1}), (9, *ALL)),
+        case(IN_DAGRUN, dag_of(instances(9), max_active_tis_per_dagrun=4), (4, IN_DAGRUN, "work.each")),
+        case(IN_DAG, dag_of(instances(9), max_active_tis_per_dag=3), (3, IN_DAG, "work.each")),
+        case("static branches are tasks", STATIC_LIMITED, (9, *ALL)),
         case("a branch takes one slot", dag_of(static({f"b{n}": STEPS for n in range(20)})), (16, *THE_DAG)),
-        case("each step", dag_of(instances(20, *STEPS), **{IN_DAGRUN: 3}), (6, IN_DAGRUN, BOTH_STEPS)),
+        case(
+            "each step",
+            dag_of(instances(20, *STEPS), max_active_tis_per_dagrun=3),
+            (6, IN_DAGRUN, BOTH_STEPS),
+        ),
         case("a step without a limit", dag_of(instances(9, *STEPS), tasks=LIMITED_STEP), (9, *ALL)),
         case("celery workers", MANY, (12, *EXECUTOR), **on_celery(worker(6), worker(6))),
         case("of the queue", ON_GPU_QUEUE, (2, *EXECUTOR), **on_celery(worker(6), worker(2, "gpu"))),
@@ -192,7 +198,7 @@ FOUR_OF_50 = {"items_per_task": 50, "item_concurrency": 4}
     ],
 )
 def test_batches_are_counted_as_tasks_and_as_items(
-    count: int | None, settings: dict[str, int], items_at_once: int, tasks: int, effective: int
+    count: int | None, settings: dict[str, Any], items_at_once: int, tasks: int, effective: int
 ) -> None:
     capacity = capacity_of(dag_of(instances(count, **settings)))
 
@@ -243,9 +249,7 @@ class TestStepsOfABranch:
         assert cause(capacity) == (5 + 3, "pool", "disk, gpu")
 
     def test_its_instances_may_be_limited(self) -> None:
-        dag = dag_of(instances(20, *STEPS), max_active_tis_per_dagrun=3)
-
-        assert self.narrow(dag) == [
+        assert self.narrow(MAPPED_STEPS) == [
             (3, f"max_active_tis_per_dagrun of work.each{step} is 3") for step in STEPS
         ]
 
