@@ -92,7 +92,9 @@ def _by_prefix(facts: RunFacts, fan_in: FanInOutline, task_ids: Sequence[str]) -
             is_together = fan_in_group is not None and tasks[task_id].mapped_group == fan_in_group
             for index, task_run in facts.by_task.get(task_id, {}).items():
                 if not is_together or index == fan_in_index:
-                    branch = BranchTasks(task_ids=(task_id,), map_index=index, is_ours=False)
+                    # The database has a group of this package that has no fan-in of its own as plain tasks.
+                    is_ours = task_run.any_record is not None
+                    branch = BranchTasks(task_ids=(task_id,), map_index=index, is_ours=is_ours)
                     name = task_id if is_together else task_run.name
                     branches.append(_branch(facts, name, branch, [fan_in.key]))
         yield GroupRun(

@@ -92,7 +92,7 @@ Times = TypeVar("Times", bound=TaskTry | BranchTiming)
 @dataclass(frozen=True, kw_only=True)
 class SlowBranch:
     """
-    One of the slowest branches, or items.
+    One of the slowest branches, or items, that were not skipped.
 
     ``measure`` is ``work``, the seconds inside its code, or, where no branch of the group recorded its work,
     ``elapsed``, those from its start to its end.
@@ -306,6 +306,7 @@ def _idle_seconds(timings: Sequence[BranchTiming]) -> float:
 
 def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBranch], list[float]]:
     """The slowest, and all durations, longest first: by work, or, where nobody recorded it, elapsed."""
+    timings = [timing for timing in timings if timing.state != "skipped"]
     is_recorded = any(timing.work_seconds is not None for timing in timings)
     measure: Literal["work", "elapsed"] = "work" if is_recorded else "elapsed"
     known = [(s, t) for t in timings if (s := getattr(t, f"{measure}_seconds")) is not None]

@@ -277,6 +277,22 @@ class TestPrefix:
         assert (run.title, run.group, run.fan_in_ids) == ("combine", None, ("combine",))
         assert [branch.name for branch in run.branches] == ["p_a", "p_many[0]", "p_many[1]"]
 
+    @pytest.mark.parametrize(
+        ("record", "error"),
+        [
+            pytest.param({"state": "failed", "error": "E: no"}, "E: no", id="of-this-package"),
+            pytest.param(None, None, id="of-others"),
+        ],
+    )
+    def test_what_it_matches_has_the_error_that_it_recorded(self, record: Any, error: str | None) -> None:
+        facts = facts_of(
+            [ran("p_a", state="failed", record=record), ran("combine")],
+            fan_ins=[by_prefix("p_")],
+            tasks={"combine": TaskOutline(task_id="combine", upstream=frozenset({"p_a"}))},
+        )
+
+        assert [branch.error for run in group_runs(facts) for branch in run.branches] == [error]
+
     def test_a_group_that_it_matches_is_shown_as_the_group_it_is(self) -> None:
         facts = facts_of(
             [ran("etl.eu"), ran("etl_more"), ran("combine")],

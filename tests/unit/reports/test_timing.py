@@ -270,14 +270,22 @@ def test_neither_the_order_of_the_branches_nor_the_day_makes_a_difference(
 
 class TestSlowest:
     def test_work_is_never_ranked_against_elapsed_time(self) -> None:
-        """A branch that skipped itself records no work, and may take longer than the others work."""
-        skipped = timing("a", 0, 0, 9, state="skipped")
+        unrecorded = timing("a", 0, 0, 9, state="failed")
         worked = [timing(name, 0, 0, 5, work=work) for name, work in [("b", 2), ("c", 4)]]
 
-        summary = summarize([skipped, *worked])
+        summary = summarize([unrecorded, *worked])
 
         assert [(slow.name, slow.measure) for slow in summary.slowest] == [("c", "work"), ("b", "work")]
         assert summary.median_without_slowest_seconds == 2
+
+    @pytest.mark.parametrize("work", [None, 9])
+    def test_a_branch_that_was_skipped_is_not_among_them(self, work: float | None) -> None:
+        skipped = timing("a", 0, 0, 9, state="skipped", work=work)
+
+        summary = summarize([skipped, timing("b", 0, 0, 5), timing("c", 0, 0, 6)])
+
+        assert [(slow.name, slow.seconds) for slow in summary.slowest] == [("c", 6), ("b", 5)]
+        assert summary.median_without_slowest_seconds == 5
 
     def test_where_nobody_recorded_work_it_is_by_elapsed_time(self) -> None:
         branches = [timing("a", None, 0, 3), timing("b", None, 4, 9), timing("c", started=1)]
