@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from airflow_fanout.exceptions import BranchesRunningError, MergeConflictError
@@ -83,14 +84,6 @@ class Page:
     def stopped_count(self) -> int:
         """Number of branches that ``stop_after_failures`` did not let start."""
         return sum(ruling.is_stopped for ruling in self._rulings)
-
-    @cached_property
-    def _indexes(self) -> Mapping[str, int]:
-        return {name: index for index, name in enumerate(self.names)}
-
-    def find(self, name: str) -> int | None:
-        """Index of a branch within the page; None if it is not here."""
-        return self._indexes.get(name)
 
     def settle(self) -> Self:
         """Read the values now and keep them; a success whose value is gone becomes missing."""
@@ -173,13 +166,13 @@ class _Ledger:
 
     def __init__(self, pages: Sequence[Page]) -> None:
         self.pages = tuple(pages)
+        self._starts = [0, *accumulate(len(page) for page in self.pages)]
         self._held: OrderedDict[int, Sequence[BranchOutcome]] = OrderedDict()
         self._lock = threading.Lock()  # a fan-in's function may use threads
         self._logged_at = 0.0
-        self._last_page = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self.pages))
+        return self._starts[-1]
 
     def _read(self, number: int) -> Sequence[BranchOutcome]:
         with self._lock:
@@ -197,7 +190,7 @@ class _Ledger:
         now = time.monotonic()
         if now - self._logged_at >= PROGRESS_EVERY:
             if self._logged_at:
-                log.info("%s of %s branches read", sum(map(len, self.pages[: number + 1])), len(self))
+                log.info("%s of %s branches read", self._starts[number + 1], len(self))
             self._logged_at = now
 
     def states(self) -> Iterator[State]:
@@ -212,9 +205,24 @@ class _Ledger:
             else:
                 yield from map(page.peek, indexes)
 
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return {name: index for index, name in enumerate(self.names())}
+
+    def names(self) -> Iterator[str]:
+        return chain.from_iterable(page.names for page in self.pages)
+
+    def find(self, name: str) -> tuple[int, int] | None:
+        """Number of a branch's page, and its index in it; None if there is no branch of this name."""
+        position = self._positions.get(name)
+        if position is None:
+            return None
+        number = bisect_right(self._starts, position) - 1
+        return number, position - self._starts[number]
+
     def outcome(self, name: str) -> BranchOutcome | None:
         """Outcome of the branch of a name; None if there is none."""
-        if (found := self._find(name)) is None:
+        if (found := self.find(name)) is None:
             return None
         number, index = found
         page = self.pages[number]
@@ -222,18 +230,8 @@ class _Ledger:
 
     def is_success(self, name: str) -> bool:
         """Whether a branch of this name succeeded; reads no value."""
-        found = self._find(name)
+        found = self.find(name)
         return found is not None and self.pages[found[0]].states[found[1]] == "success"
-
-    def _find(self, name: str) -> tuple[int, int] | None:
-        """Page of a name, and the index in it; first from the last one on, as a loop over names asks."""
-        last = self._last_page
-        for number in chain(range(last, len(self.pages)), range(last)):
-            index = self.pages[number].find(name)
-            if index is not None:
-                self._last_page = number
-                return number, index
-        return None
 
 
 class _PagedMapping(Mapping[str, Any]):
@@ -243,7 +241,7 @@ class _PagedMapping(Mapping[str, Any]):
         self._ledger = ledger
 
     def _pairs(self) -> Iterator[tuple[str, Any]]:
-        """Yield the items; looked up by name, one that is no longer declared could hide behind another."""
+        """Yield the items; to look up a million names would take an index of them."""
         raise NotImplementedError
 
     def items(self) -> ItemsView[str, Any]:
@@ -279,7 +277,7 @@ class _Outcomes(_PagedMapping):
         return outcome
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(page.names for page in self._ledger.pages)
+        return self._ledger.names()
 
     def __len__(self) -> int:
         return len(self._ledger)

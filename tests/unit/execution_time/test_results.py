@@ -18,23 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class CountingPage(Page):
-    """A page that counts how often it is asked for a name, and logs that it is read."""
+class LoggedPage(Page):
+    """A page that logs that it is read."""
 
     log: list[str]
-    finds = 0
-
-    def find(self, name: str) -> int | None:
-        self.finds += 1
-        return super().find(name)
 
     def read(self) -> Sequence[BranchOutcome]:
         self.log.append(self.names[0])
         return super().read()
 
 
-def counting_page(outcomes: Sequence[BranchOutcome], log: list[str]) -> CountingPage:
-    page = CountingPage.of(outcomes)
+def logged_page(outcomes: Sequence[BranchOutcome], log: list[str]) -> LoggedPage:
+    page = LoggedPage.of(outcomes)
     page.log = log
     return page
 
@@ -73,7 +68,7 @@ def paged(log: list[str]) -> FanInResults:
     """Three pages of three branches, one of each page failed."""
     return FanInResults(
         [
-            counting_page(
+            logged_page(
                 [
                     outcome(f"{page}_0", value=f"value of {page}_0"),
                     outcome(f"{page}_1", "failed"),
@@ -192,28 +187,6 @@ def test_what_needs_no_value_reads_no_page(
     asked(paged)
 
     assert log == []
-
-
-@pytest.mark.parametrize(
-    ("loop", "finds_each"),
-    [
-        (lambda results: list(results.items()), 0),
-        (lambda results: [*results.outcomes.items(), *results.outcomes.values()], 0),
-        (lambda results: [*results.failed.items(), *results.missing], 0),
-        (lambda results: [results[name] for name in results], 2),
-        (lambda results: [results.outcomes[name] for name in results.outcomes], 2),
-        (lambda results: [results.outcomes[name] for _ in range(2) for name in results], 2 * 2),
-    ],
-    ids=["items", "outcomes", "parts", "by name", "outcomes by name", "twice"],
-)
-def test_a_loop_asks_no_page_for_the_names_of_others(
-    log: list[str], loop: Callable[[FanInResults], object], finds_each: int
-) -> None:
-    pages = [counting_page([outcome(f"{page}_0"), outcome(f"{page}_1")], log) for page in range(50)]
-    loop(FanInResults(pages))
-
-    assert sum(page.finds for page in pages) <= finds_each * 100
-    assert len(log) <= max(1, finds_each // 2) * 50
 
 
 def test_a_loop_holds_one_page(paged: FanInResults, log: list[str]) -> None:
