@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import XComArg
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_fanout.execution_time.accounting import FanInReport
+    from airflow_fanout.rules.policy import VerdictState
     from airflow_fanout.testing.branch_counts import Counts, Names
     from airflow_fanout.testing.simulated_run import Outcome
 
@@ -44,7 +45,7 @@ class Simulation:
         before it had read anything, as it does if ``task_id_prefix`` matches nothing.
     """
 
-    state: Literal["success", "degraded", "failed", "skipped"]
+    state: VerdictState
     return_value: Any
     error: str | None
     exception: Exception | None
@@ -169,7 +170,7 @@ def _attempt(act: Callable[[], Any]) -> tuple[Any, Exception | None]:
 
 
 def _simulation(exception: Exception | None, value: Any, report: FanInReport | None) -> Simulation:
-    state: Literal["success", "degraded", "failed", "skipped"]
+    state: VerdictState
     error = None
     if isinstance(exception, AirflowSkipException):
         state = "skipped"

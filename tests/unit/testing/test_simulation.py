@@ -126,12 +126,6 @@ class TestBranches:
         assert list(simulated.return_value.items()) == [(f"process_{n}", v) for n, v in values.items()]
         assert (simulated.state, simulated.error, simulated.exception) == ("success", None, None)
 
-    def test_an_item_is_not_missing_alone_beside_a_failed_one_of_its_batch(self) -> None:
-        fan_in = fan_in_of({"items_per_task": 4}, min_success=1)
-
-        with pytest.raises(DeclarationValueError, match="'process_1' can't be missing beside failed items"):
-            simulate(fan_in, {"process_0": "failed", "process_1": "missing"})
-
     def test_the_fan_in_may_be_named_by_its_output(self) -> None:
         assert simulate(fan_in_of().output, values={"process_0": 1}).return_value["process_0"] == 1
 
@@ -166,29 +160,24 @@ class TestBranches:
         assert simulate(made[0], {"process_0": "failed"}).state == "failed"
 
 
-class TestStopped:
-    def stopping(self, **more: Any) -> FanInOperator:
-        return fan_in_of({"stop_after_failures": 1, **more}, min_success=1, count_skipped="success")
+def stopping(**more: Any) -> FanInOperator:
+    return fan_in_of({"stop_after_failures": 1, **more}, min_success=1, count_skipped="success")
 
+
+class TestStopped:
     @pytest.mark.parametrize(
         ("settings", "count"),
         [({}, "1 of 4 branches"), ({"items_per_task": 4}, "1 or more items")],
         ids=["static", "batched"],
     )
     def test_branches_count_as_failures_and_say_why(self, settings: dict[str, Any], count: str) -> None:
-        simulated = simulate(self.stopping(**settings), told_of("success", "failed", "stopped", "stopped"))
+        simulated = simulate(stopping(**settings), told_of("success", "failed", "stopped", "stopped"))
 
         assert simulated.state == "degraded"
         assert simulated.report is not None
         assert simulated.report["skipped"] == 2
         reason = f"not started: {count} of 'process' have failed"
         assert str(simulated.report["problems"][1]["error"]).startswith(reason)
-
-    def test_nobody_is_without_enough_failures(self) -> None:
-        with pytest.raises(
-            DeclarationValueError, match="'process_3' can't have been stopped after 0 failures"
-        ):
-            simulate(self.stopping(), {"process_3": "stopped"})
 
 
 class TestKnownAtRunTime:
@@ -224,38 +213,6 @@ class TestKnownAtRunTime:
 
         assert simulate(fan_in_of({**group, **items}, on_empty=on_empty), **numbers).state == state
 
-    @pytest.mark.parametrize(
-        ("numbers", "message"),
-        [
-            ({}, r"number of branches of 'process'.*give count=3"),
-            ({"count": 1, "names": ["eu"]}, "expected count= or names= for 'process', found both"),
-            *(({"count": count}, "count: expected .*'process', found") for count in (-1, True, "3", 1.0)),
-            *(({"names": names}, "names: expected .*'process', found") for names in ("eu", 3, [1], [""])),
-            ({"names": ["eu", "eu"]}, "names: found 'eu' more than once"),
-        ],
-    )
-    def test_what_is_no_number_and_no_list_of_names_is_refused(
-        self, numbers: dict[str, Any], message: str
-    ) -> None:
-        with pytest.raises((DeclarationValueError, DeclarationTypeError), match=message):
-            simulate(fan_in_of(of_run_time()), **numbers)
-
-    @pytest.mark.parametrize("told", [{"count": 4}, {"names": ["a"]}], ids=repr)
-    def test_what_the_dag_file_knows_is_not_told(self, told: dict[str, Any]) -> None:
-        with pytest.raises(
-            DeclarationValueError, match="all branches are known from the Dag file; leave it out"
-        ):
-            simulate(fan_in_of(), **told)
-
-    @in_tasks
-    def test_a_count_of_run_time_has_no_names(self, batch: dict[str, Any]) -> None:
-        with pytest.raises(DeclarationValueError, match="no names of their own; give count="):
-            simulate(fan_in_of({"count": something_else(), **batch}), names=["eu"])
-
-    def test_branches_that_never_came_to_be_have_no_number(self) -> None:
-        with pytest.raises(DeclarationValueError, match=r"'process' never gets branches, .*; leave it out"):
-            simulate(fan_in_of(of_run_time()), {"tell": "failed"}, count=3)
-
 
 class TestOtherTasks:
     @in_tasks
@@ -284,19 +241,6 @@ class TestOtherTasks:
         group = of_run_time(branch=both, partial={"one": something_else()}, **batch)
 
         assert isinstance(simulate(fan_in_of(group), {"other": "failed"}).exception, UpstreamFailedError)
-
-    def test_a_literal_does_not_wait_for_one(self) -> None:
-        """Airflow expands it before the run begins, so that each instance is a branch."""
-        fan_in = fan_in_of({"mapped": True, "partial": {"item": something_else()}})
-
-        with pytest.raises(DeclarationValueError, match="no branch is named 'other'"):
-            simulate(fan_in, {"other": "failed"})
-
-    def test_with_another_trigger_rule_nobody_says_what_a_failure_does(self) -> None:
-        rule = {"default_args": {"trigger_rule": "all_done"}}
-
-        with pytest.raises(DeclarationValueError, match="no branch is named 'tell'"):
-            simulate(fan_in_of(of_run_time(**rule)), {"tell": "failed"}, count=1)
 
     def test_a_fail_fast_dag_does_not_run_it_after_a_failure(self) -> None:
         with DAG("hasty", schedule=None, fail_fast=True):
@@ -452,7 +396,22 @@ def after_another() -> FanInOperator:
     return fan_in
 
 
+def batches() -> FanInOperator:
+    return fan_in_of({"items_per_task": 4})
+
+
+def mapped_after_other() -> dict[str, Any]:
+    return {"mapped": True, "partial": {"item": something_else()}}
+
+
+def templated() -> FanInOperator:
+    return fan_in_of(python_callable=lambda _, day: day, op_kwargs={"day": "{{ ds }}"})
+
+
 NOBODY, FAILED, OTHER = {"process_9": "failed"}, {"process_0": "failed"}, {"other": "failed"}
+
+
+PAST_FAILURES = {"default_args": {"trigger_rule": "all_done"}}
 
 
 class TestMistakes:
@@ -466,41 +425,58 @@ class TestMistakes:
             (
                 lambda: beside("other"),
                 [{"other": "missing"}],
-                "'other': expected 'success', 'failed'.*found 'missing'",
+                "'other': expected 'success',.*found 'missing'",
             ),
             (after_another, [OTHER], "'other' fails, .*, give those after it 'upstream_failed'"),
-            (
-                lambda: fan_in_of(of_run_time()),
-                [{"tell": "failed", **FAILED}],
-                "no branch is named 'process_0'; branches: none",
-            ),
+            (lambda: fan_in_of(of_run_time()), [{"tell": "failed", **FAILED}], "'process_0'; branches: none"),
             (fan_in_of, [FAILED, FAILED], "'process_0' has no value, because its outcome is 'failed'"),
             (fan_in_of, [{"process_3": "stopped"}], "its group has no stop_after_failures="),
+            (stopping, [{"process_3": "stopped"}], "can't have been stopped after 0 failures"),
+            (batches, [told_of("failed", "missing")], "'process_1' can't be missing beside failed"),
+            (batches, [told_of("removed")], "'process_1', .* can't be anything but 'removed'"),
             (fan_in_of, [{"process_0": "fail"}], "'missing', 'removed', 'stopped' or an exc.* found 'fail'"),
             (fan_in_of, [{"process_0": ValueError}], "or an exception, found .*; make one: ValueError"),
             (fan_in_of, [{"process_0": None}], "or an exception, found None"),
             (fan_in_of, [["failed"]], "outcomes: expected a dict by the names"),
             (fan_in_of, [{}, ["a"]], "values: expected a dict by the names"),
+            (lambda: FanOutGroup("process", branch=work, count=2), [], "fan_in: expected a FanInOperator or"),
+            (templated, [], "to render op_kwargs, found 'ds' is undefined"),
             (
-                lambda: FanOutGroup("process", branch=work, count=2),
+                lambda: FanInOperator(task_id="c", task_id_prefix="{{ x }}_"),
                 [],
-                "fan_in: expected a FanInOperator or its output, found",
+                "to render task_id_prefix, fo",
             ),
-            (
-                lambda: fan_in_of(python_callable=lambda _, day: day, op_kwargs={"day": "{{ ds }}"}),
-                [],
-                "to render op_kwargs, found 'ds' is undefined",
-            ),
-            (
-                lambda: FanInOperator(task_id="combine", task_id_prefix="{{ params.what }}_"),
-                [],
-                "to render task_id_prefix, found 'params' is undefined",
-            ),
+            # Over a literal, Airflow expands before the run begins, so that each instance is a branch.
+            (lambda: fan_in_of(mapped_after_other()), [OTHER], "no branch is named 'other'"),
+            # With another trigger rule nobody says what a failure does.
+            (lambda: fan_in_of(of_run_time(**PAST_FAILURES)), [{"tell": "failed"}], "only a run knows"),
         ],
     )
     def test_they_are_refused_with_the_way_out(self, make: Any, told: list[Any], message: str) -> None:
         with pytest.raises((DeclarationValueError, DeclarationTypeError), match=message):
             simulate(make(), *told)
+
+    @pytest.mark.parametrize(
+        ("group", "numbers", "message"),
+        [
+            ("items", {}, r"number of branches of 'process'.*give count=3"),
+            ("items", {"count": 1, "names": ["eu"]}, "expected count= or names= for 'process', found both"),
+            *(("items", {"count": n}, "count: expected .*'process', found") for n in (-1, True, "3", 1.0)),
+            *(("items", {"names": n}, "names: expected .*'process', found") for n in ("eu", 3, [1], [""])),
+            ("items", {"names": ["eu", "eu"]}, "names: found 'eu' more than once"),
+            ("items", {"count": 3, "outcomes": {"tell": "failed"}}, "never gets branches, .*; leave it out"),
+            ("count", {"names": ["eu"]}, "no names of their own; give count="),
+            (None, {"count": 4}, "all branches are known from the Dag file; leave it out"),
+            (None, {"names": ["a"]}, "all branches are known from the Dag file; leave it out"),
+        ],
+    )
+    @in_tasks
+    def test_numbers_of_branches_that_cannot_be_are_refused(
+        self, batch: dict[str, Any], group: str | None, numbers: dict[str, Any], message: str
+    ) -> None:
+        settings = {} if group is None else {"count": None, group: tell()}
+        with pytest.raises((DeclarationValueError, DeclarationTypeError), match=message):
+            simulate(fan_in_of({**settings, **batch}), **numbers)
 
     @pytest.mark.usefixtures("no_dag")
     def test_a_fan_in_outside_of_a_dag_is_refused(self) -> None:
