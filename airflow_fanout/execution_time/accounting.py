@@ -30,21 +30,10 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
     from airflow_fanout.execution_time.wiring import Source
-    from airflow_fanout.rules.instances import States
     from airflow_fanout.serialization.declaration import DeclaredFanIn
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What a fan-in has found of its run; ``map_index`` is its own in a mapped task group, or else -1."""
-
-    sources: Sequence[Source]
-    map_index: int
-    states: States
-    results: FanInResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +67,12 @@ def account(
     map_index = ti.map_index if ti.map_index is not None else -1
     reader = RunReader(ti)
     sources = find_sources(task, declared, context, map_index)
-    findings = find(task, declared, sources, reader, map_index)
-    judgement = judge(task, declared, findings)
+    results, failure = find(task, declared, sources, reader, map_index)
+    judgement = judge(declared.policy, results, failure)
     ti.xcom_push(REPORT_KEY, judgement.report)
     try:
-        settle(declared.policy, findings.results, judgement)
-        return combine(python_callable, op_kwargs, findings.results, context)
+        settle(declared.policy, results, judgement)
+        return combine(python_callable, op_kwargs, results, context)
     finally:
         _log_report(judgement.report, declared, requests=reader.requests + 1)
         if judgement.report["expected"]:
@@ -112,8 +101,8 @@ def find_sources(
 
 def find(
     task: BaseOperator, declared: DeclaredFanIn, sources: Sequence[Source], reader: RunReader, map_index: int
-) -> Findings:
-    """Read what became of every branch, and of the tasks that are no longer declared."""
+) -> tuple[FanInResults, Exception | None]:
+    """Read what became of every branch, and what other tasks have the fan-in raise."""
     states = reader.states()
     pages = collect(reader, states, sources, declared.key)
     group = declared.group
@@ -124,18 +113,36 @@ def find(
     results = FanInResults(pages)
     if reader.found_nothing or "missing" in results.states():
         refuse_cleared(reader, states, pages)
-    return Findings(sources=sources, map_index=map_index, states=states, results=results)
+    return results, upstream_failure(task, states, sources, map_index)
 
 
-def judge(task: BaseOperator, declared: DeclaredFanIn, findings: Findings) -> Judgement:
+def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> Judgement:
     """Decide, and report."""
-    results, policy = findings.results, declared.policy
     tally = Tally.of(results.states(), stopped=results.stopped_count)
     verdict = decide(tally, policy)
-    failure = upstream_failure(task, findings.states, findings.sources, findings.map_index)
-    # Only a success is degraded.
-    degraded = verdict.state == "degraded" and failure is None
-    report = fan_in_report(results, tally, verdict, policy, degraded=degraded)
+    timed = [
+        (seconds, name)
+        for name, state, seconds in results.durations()
+        if state == "success" and seconds is not None
+    ]
+    longest_seconds, longest = max(timed, key=lambda timing: timing[0], default=(None, None))
+    report = FanInReport(
+        expected=tally.expected,
+        counted=verdict.counted,
+        succeeded=tally.succeeded,
+        failed=tally.failed,
+        skipped=tally.skipped,
+        missing=tally.missing,
+        # Only a success is degraded.
+        degraded=verdict.state == "degraded" and failure is None,
+        total_branch_seconds=round(math.fsum(seconds for seconds, _ in timed), 6),
+        longest_branch=longest,
+        longest_branch_seconds=longest_seconds,
+        problems=[
+            Problem(name=outcome.name, state=outcome.state, error=outcome.error)
+            for outcome in islice(results.problems(policy.problem_states), PROBLEMS_NAMED)
+        ],
+    )
     return Judgement(upstream_failure=failure, verdict=verdict, report=report)
 
 
@@ -226,34 +233,6 @@ class FanInReport(TypedDict):
     longest_branch: str | None
     longest_branch_seconds: float | None
     problems: list[Problem]
-
-
-def fan_in_report(
-    results: FanInResults, tally: Tally, verdict: Verdict, policy: Policy, *, degraded: bool
-) -> FanInReport:
-    """Put a run's figures together; ``degraded`` is whether the fan-in succeeds in spite of problems."""
-    timed = [
-        (seconds, name)
-        for name, state, seconds in results.durations()
-        if state == "success" and seconds is not None
-    ]
-    longest_seconds, longest = max(timed, key=lambda timing: timing[0], default=(None, None))
-    return FanInReport(
-        expected=tally.expected,
-        counted=verdict.counted,
-        succeeded=tally.succeeded,
-        failed=tally.failed,
-        skipped=tally.skipped,
-        missing=tally.missing,
-        degraded=degraded,
-        total_branch_seconds=round(math.fsum(seconds for seconds, _ in timed), 6),
-        longest_branch=longest,
-        longest_branch_seconds=longest_seconds,
-        problems=[
-            Problem(name=outcome.name, state=outcome.state, error=outcome.error)
-            for outcome in islice(results.problems(policy.problem_states), PROBLEMS_NAMED)
-        ],
-    )
 
 
 def problems_listing(problems: Iterable[Problem], total: int) -> str:

@@ -34,11 +34,9 @@ class BranchCounts:
     unknown: Mapping[str, Source]
     unexpanded: Collection[str]
 
-    def read(
-        self, count: Counts | None, names: Names | None
-    ) -> Mapping[str, tuple[int, Sequence[str] | None]]:
+    def read(self, count: Counts | None, names: Names | None) -> Mapping[str, int | Sequence[str]]:
         """
-        Number, and names if they were given, by the id of the group or task.
+        Number, or the names if they were given, by the id of the group or task.
 
         :raises DeclarationValueError: If something is not told, or can't be.
         :raises DeclarationTypeError: If it is no number, or no list of names.
@@ -58,8 +56,7 @@ class BranchCounts:
                 self._refuse("count", f"expected 0 or more branches of {key!r}, found {number}")
         for key, names_of_key in named.items():
             self._check_names(key, names_of_key)
-        numbered = {key: (number, None) for key, number in counts.items()}
-        return {**numbered, **{key: (len(listed), listed) for key, listed in named.items()}}
+        return {**counts, **named}
 
     def _by_id(self, argument: str, given: Any) -> Mapping[str, Any]:
         """What is given for each id; given without one it is for the only one."""

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.accounting import Findings
 from airflow_fanout.execution_time.recording import redacted_error, skip_reason
 from airflow_fanout.execution_time.results import FanInResults, Page
 from airflow_fanout.execution_time.stopping import failed_names, item_stop_reason, stop_reason
-from airflow_fanout.execution_time.wiring import fan_out_tasks, other_upstreams, tasks_before_expansion
+from airflow_fanout.execution_time.wiring import (
+    fan_out_tasks,
+    other_upstreams,
+    tasks_before_expansion,
+    upstream_failure,
+)
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.names import indexed_names, instance_name
 from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED, BranchOutcome, missing_reason
@@ -90,11 +94,11 @@ class SimulatedRun:
         self._helpers, self._declared = fan_out_tasks(fan_in)
         self._before = {s.task_id: self._tasks_before(s) for s in sources if s.is_mapped}
 
-    def findings(self, count: Counts | None, names: Names | None) -> Findings:
+    def find(self, count: Counts | None, names: Names | None) -> tuple[FanInResults, Exception | None]:
         """Say what the fan-in finds; raises a ``DeclarationError`` if there can be no such run."""
         for task_id, outcome in self._task_outcomes.items():
             self._check_outcome(task_id, outcome, TASK_STATES)
-        branches = self._branches(self._numbers(count, names))
+        branches = self._branches(self._known_names(count, names))
         self._check_branches(branches)
         states = self._states(list(branches.values()))
         self._refuse_what_ends_the_run(states)
@@ -111,8 +115,8 @@ class SimulatedRun:
             )
             for index, branch in enumerate(branches.values())
         ]
-        results = FanInResults([Page.of(outcomes)])
-        return Findings(sources=self._sources, map_index=self._map_index, states=states, results=results)
+        failure = upstream_failure(self._fan_in, states, self._sources, self._map_index)
+        return FanInResults([Page.of(outcomes)]), failure
 
     def _tasks_before(self, source: Source) -> set[str]:
         """Ids of the tasks that keep a mapped one from being expanded if they fail."""
@@ -157,54 +161,50 @@ class SimulatedRun:
         """``success`` if a mapped task is expanded, or else its state."""
         return self._state_after(self._before[source.task_id])
 
-    def _numbers(
-        self, count: Counts | None, names: Names | None
-    ) -> Mapping[str, tuple[int, Sequence[str] | None]]:
-        """Number and names of the branches of mapped tasks, by the task's id."""
-        unknown: dict[str, Source] = {}
-        for source in self._sources:
-            # Airflow does not tell how many instances a foreign mapped task has, even over a literal.
-            if source.is_mapped and source.group is None:
-                unknown[source.task_id] = source
-            elif source.group is not None and source.group.count is None:
-                unknown[source.group.group_id] = source
+    def _known_names(self, count: Counts | None, names: Names | None) -> Mapping[str, Sequence[str]]:
+        """Names of the branches of mapped tasks, by the task's id; of a foreign one they only count."""
+        mapped = [source for source in self._sources if source.is_mapped]
+        # Airflow does not tell how many instances a foreign mapped task has, even over a literal.
+        unknown = {
+            source.task_id if source.group is None else source.group.group_id: source
+            for source in mapped
+            if source.group is None or source.group.count is None
+        }
         unexpanded = {key for key, source in unknown.items() if self._expansion(source) != "success"}
         counts = BranchCounts(owner=self._owner, unknown=unknown, unexpanded=unexpanded)
-        numbers = {unknown[key].task_id: told for key, told in counts.read(count, names).items()}
-        for source in self._sources:
-            if source.group is not None and source.group.count is not None:
-                numbers[source.task_id] = (source.group.count, source.group.names)
-        return numbers
+        known = {source.task_id: source.group.known_names for source in mapped if source.group is not None}
+        for key, told in counts.read(count, names).items():
+            source = unknown[key]
+            label = "" if source.group is None else source.group.label
+            known[source.task_id] = indexed_names(label, told) if isinstance(told, int) else told
+        return known
 
-    def _branches(self, numbers: Mapping[str, tuple[int, Sequence[str] | None]]) -> dict[str, _Branch]:
+    def _branches(self, known_names: Mapping[str, Sequence[str]]) -> dict[str, _Branch]:
         """Every branch by name, in order."""
         branches = {}
         for source in self._sources:
-            group = (
-                source.group or self._fan_in.declared.group or self._declared.get(source.task_id, (None,))[0]
-            )
-            for name, map_index in self._names(source, *numbers.get(source.task_id, (0, None))):
+            group = source.group or self._fan_in.declared.group
+            group = group or self._declared.get(source.task_id, (None,))[0]
+            for name, map_index in self._names(source, known_names.get(source.task_id, ())):
                 outcome = self._outcomes.get(name, "success")
                 branches[name] = _Branch(
                     name=name, source=source, group=group, map_index=map_index, outcome=outcome
                 )
         return branches
 
-    def _names(self, source: Source, number: int, names: Sequence[str] | None) -> Iterator[tuple[str, int]]:
+    def _names(self, source: Source, names: Sequence[str]) -> Iterator[tuple[str, int]]:
         """Name and map index of each branch of a source."""
         group = source.group
         if not source.is_mapped:
             yield source.name, source.map_index
         elif self._expansion(source) != "success":
             return
-        elif group is not None and group.mode == "batched":
-            prefix = group.prefix if source.by_prefix else ""
-            for index, name in enumerate(names or indexed_names(group.label, number)):
-                yield prefix + name, index // (group.items_per_task or 1)
-        elif group is None or source.by_prefix:
-            yield from ((instance_name(source.name, index), index) for index in range(number))
+        elif group is None or (source.by_prefix and group.mode == "mapped"):
+            yield from ((instance_name(source.name, index), index) for index in range(len(names)))
         else:
-            yield from ((n, index) for index, n in enumerate(names or indexed_names(group.label, number)))
+            prefix = group.prefix if source.by_prefix else ""
+            size = group.items_per_task or 1
+            yield from ((f"{prefix}{name}", index // size) for index, name in enumerate(names))
 
     def _check_branches(self, branches: Mapping[str, _Branch]) -> None:
         """Refuse names that no branch has, and outcomes or values that a branch can't have."""

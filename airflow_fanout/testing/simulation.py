@@ -101,13 +101,13 @@ def simulate(
     except FanInError as refusal:
         return _simulation(refusal, None, None)
     run = SimulatedRun(operator, sources, map_index, outcomes or {}, values or {})
-    findings = run.findings(count, names)
-    judgement = judge(operator, declared, findings)
-    _, exception = _attempt(lambda: settle(declared.policy, findings.results, judgement))
+    results, failure = run.find(count, names)
+    judgement = judge(declared.policy, results, failure)
+    _, exception = _attempt(lambda: settle(declared.policy, results, judgement))
     if exception is not None:
         return _simulation(exception, None, judgement.report)
     arguments = {} if operator.python_callable is None else _arguments(operator, op_kwargs or {}, given)
-    value, exception = _attempt(lambda: combine(operator.python_callable, arguments, findings.results, given))
+    value, exception = _attempt(lambda: combine(operator.python_callable, arguments, results, given))
     return _simulation(exception, value, judgement.report)
 
 

@@ -223,7 +223,8 @@ def check_simulation(
     if not any(told.get(outcome.name) for outcome in outcomes if outcome.state == "failed"):
         told = {name: outcome for name, outcome in told.items() if outcome != "stopped"}
     run = SimulatedRun(fan_in, find_sources(fan_in, fan_in.declared, {}, -1), -1, told, values)
-    simulated = run.findings(count, None).results.outcomes
+    results, _ = run.find(count, None)
+    simulated = results.outcomes
 
     assert list(simulated) == [outcome.name for outcome in outcomes]
     for outcome in outcomes:
