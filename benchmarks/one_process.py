@@ -22,7 +22,6 @@ from airflow_fanout import FanOutGroup
 from airflow_fanout.execution_time.arguments import NO_ITEM
 from airflow_fanout.execution_time.batch import Batch
 from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, fingerprint
-from airflow_fanout.execution_time.recording import redacted_error
 from airflow_fanout.execution_time.xcom import RunReader
 from airflow_fanout.rules.records import ITEM_SUCCEEDED, RETURN_VALUE
 from benchmarks.in_process_sizes import (
@@ -73,7 +72,6 @@ def batch_of(function: Callable[..., Any], count: int, concurrency: int = 1) -> 
     return Batch(
         count,
         work.calls(labels(count), [NO_ITEM] * count, start=0, bound={"": {}}, context={}),
-        describe=redacted_error,
         concurrency=concurrency,
         is_async=work.is_async(labels(count)),
     )

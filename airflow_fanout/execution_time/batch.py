@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
+from airflow_fanout.execution_time.recording import redacted_error, skip_reason
 from airflow_fanout.execution_time.transport import stored_value
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 CANCEL_SECONDS = 1.0
 """For what runs on an event loop to end when it is cancelled."""
+
+RINGS = (1.5, 1.0)
+"""Seconds before each ring of the alarm after the deadline; who is interrupted first may clean up."""
+
+GIVE_UP_AFTER = 1.0
+"""Seconds after the last ring."""
 
 
 class ItemResult(NamedTuple):
@@ -54,7 +61,6 @@ class Batch:
     when its item ends. ``AirflowSkipException`` skips the item, ``AirflowFailException`` fails it for good.
 
     :param call: Runs the item of an index, from 0; may return an awaitable.
-    :param describe: Puts an exception into words.
     :param on_failure: Called with the index and the exception of each item that fails.
     :param concurrency: Items at the same time: in threads, or, if one is ``async def``, on an event loop,
         beside which the others have threads.
@@ -70,7 +76,6 @@ class Batch:
         size: int,
         call: Callable[[int], Any],
         *,
-        describe: Callable[[BaseException], str],
         on_failure: Callable[[int, BaseException], None] = lambda index, exception: None,  # noqa: ARG005
         concurrency: int = 1,
         is_async: Callable[[int], bool] | None = None,
@@ -83,23 +88,22 @@ class Batch:
         self.ended: list[int] = []  # indexes of this try's items in the order in which they ended
         self.reused = self._failed = 0
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
-        self._call, self._describe, self._on_failure = call, describe, on_failure
+        self._call, self._on_failure = call, on_failure
         self.is_retried, self._is_async_item, self._failures_left = is_retried, is_async, failures_left
         self.is_running = self._is_closed = False
         self._lock = threading.Lock()
+        self._not_started: Iterator[int] = iter(())
         self._workers: asyncio.Task[None] | None = None
         self._begin = time.monotonic()
 
     @property
     def progress(self) -> str:
         """How far it is, in a line for the log."""
-        return progress_text(
-            total=self.size,
-            done=len(self.ended) + self.reused,
-            failed=self._failed,
-            reused=self.reused,
-            seconds=time.monotonic() - self._begin,
-        )
+        done, seconds = len(self.ended) + self.reused, time.monotonic() - self._begin
+        rate = len(self.ended) / seconds if seconds else 0.0
+        left = f", about {(self.size - done) / rate:.0f} s left" if rate and done < self.size else ""
+        items = counted(self.size, "item", "items")
+        return f"{done} of {items} done, {self._failed} failed, {rate:.1f}/s{left}"
 
     @property
     def is_stopped(self) -> bool:
@@ -146,15 +150,14 @@ class Batch:
         """
         self._begin = time.monotonic()
         self.is_running = True
-        indexes = self._next_indexes()
+        self._not_started = iter(self.pending)
         try:
             if self._is_async_item is not None:
-                self._run_in_loop(indexes, self._is_async_item)
+                self._run_in_loop(self._is_async_item)
             elif self.concurrency == 1:
-                for index in indexes:
-                    self._run_one(index)
+                self._work()
             else:
-                self._run_in_threads(indexes)
+                self._run_in_threads()
             if self.pending and not self.is_stopped and time.monotonic() >= self.deadline:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm, unless an item has swallowed it
                 message = "execution_timeout is over"
@@ -166,35 +169,30 @@ class Batch:
             self.is_running = False
             self.elapsed = round(time.monotonic() - self._begin, 6)
 
-    def _next_indexes(self) -> Iterator[int]:
-        for index in self.pending:
+    def _next_index(self) -> int | None:
+        """Index of the item to start next; None if none is to start any more."""
+        with self._lock:
             if self._is_closed or self.is_stopped or time.monotonic() >= self.deadline:
-                return
-            yield index
+                return None
+            return next(self._not_started, None)
 
-    def _run_in_threads(self, indexes: Iterator[int]) -> None:
-        lock = threading.Lock()
+    def _work(self) -> None:
+        for index in iter(self._next_index, None):
+            self._run_one(index)
 
-        def work() -> None:
-            while True:
-                with lock:  # a generator can't be asked twice at once
-                    index = next(indexes, None)
-                if index is None:
-                    return
-                self._run_one(index)
-
+    def _run_in_threads(self) -> None:
         threads: list[threading.Thread] = []
         with contextlib.suppress(RuntimeError):  # there are no more to be had; those that there are do all
             while len(threads) < min(self.concurrency, self.size):
-                threads.append(_start_thread(work))
+                threads.append(_start_thread(self._work))
         if not threads:
-            work()
+            self._work()
         for thread in threads:
             thread.join()
 
-    def _run_in_loop(self, indexes: Iterator[int], is_async: Callable[[int], bool]) -> None:
+    def _run_in_loop(self, is_async: Callable[[int], bool]) -> None:
         async def work() -> None:
-            for index in indexes:
+            for index in iter(self._next_index, None):
                 await (self._await_one(index) if is_async(index) else self._await_thread(index))
 
         async def work_at_once() -> None:
@@ -232,7 +230,7 @@ class Batch:
         except BaseException as exception:
             result = self._result_of(index, exception)
         seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
-        self._take(index, result._replace(seconds=seconds, cpu_seconds=cpu_seconds))
+        self._take(index, result._replace(seconds=round(seconds, 6), cpu_seconds=round(cpu_seconds, 6)))
 
     async def _await_thread(self, index: int) -> None:
         """Run a plain function in a thread: it would hold up the loop."""
@@ -260,7 +258,7 @@ class Batch:
             if worker is None or worker.cancelling():
                 raise  # the loop ends; this item has not ended
             result = self._result_of(index, cancelled)
-        self._take(index, result._replace(seconds=time.perf_counter() - begin))
+        self._take(index, result._replace(seconds=round(time.perf_counter() - begin, 6)))
 
     async def _call_on_loop(self, index: int) -> ItemResult:
         try:
@@ -275,17 +273,16 @@ class Batch:
     def _result_of(self, index: int, exception: BaseException) -> ItemResult:
         """Make the result of an exception, or raise it if it is not the item's own."""
         self._raise_end_of_task(exception)
-        error = type(exception).__name__
+        is_skip = isinstance(exception, AirflowSkipException)
+        error: str | None = type(exception).__name__
         try:
-            error = self._describe(exception)
-            if not isinstance(exception, AirflowSkipException) and not self._is_closed:
+            error = skip_reason(exception) if is_skip else redacted_error(exception)
+            if not is_skip and not self._is_closed:
                 self._on_failure(index, exception)
         except BaseException as another:  # of an exception that can't be put into words
             self._raise_end_of_task(another)
-        if isinstance(exception, AirflowSkipException):
-            reason = error.removeprefix(type(exception).__name__).removeprefix(": ")
-            return ItemResult(ITEM_SKIPPED, error=reason or None)
-        return ItemResult(ITEM_FAILED, error=error, is_final=isinstance(exception, AirflowFailException))
+        is_final = isinstance(exception, AirflowFailException)
+        return ItemResult(ITEM_SKIPPED if is_skip else ITEM_FAILED, error=error, is_final=is_final)
 
     def _raise_end_of_task(self, exception: BaseException) -> None:
         # Signals reach the main thread alone, whatever runs there.
@@ -315,13 +312,38 @@ def _start_thread(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def progress_text(*, total: int, done: int, failed: int, reused: int, seconds: float) -> str:
-    """
-    Say how far a batch is.
+def alarm_deadline() -> float:
+    """When ``execution_timeout``, which Airflow has set an alarm for, is over by ``time.monotonic``."""
+    begin = time.monotonic()
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    return begin + left if left else math.inf
 
-    :param done: Items that have ended, in this try or an earlier one.
-    :param reused: Those of an earlier try.
+
+class AlarmThread:
     """
-    rate = (done - reused) / seconds if seconds else 0.0
-    left = f", about {(total - done) / rate:.0f} s left" if rate and done < total else ""
-    return f"{done} of {counted(total, 'item', 'items')} done, {failed} failed, {rate:.1f}/s{left}"
+    A thread that rings Airflow's alarm again while a batch runs: an item may have swallowed its exception.
+
+    :param give_up: Called if that did not help, or what comes after the items has not ended either.
+    """
+
+    def __init__(self, batch: Batch, give_up: Callable[[], object]) -> None:
+        self._batch, self._give_up = batch, give_up
+        self._ended = threading.Event()
+
+    def __enter__(self) -> None:
+        if self._batch.deadline < math.inf:
+            threading.Thread(target=self._run, daemon=True, name="fan-out-alarm").start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        main, passed = threading.main_thread().ident, time.monotonic() - self._batch.deadline
+        for seconds in RINGS:
+            if self._ended.wait(seconds - passed):
+                return
+            passed = 0.0
+            if main is not None and self._batch.is_running and callable(signal.getsignal(signal.SIGALRM)):
+                signal.pthread_kill(main, signal.SIGALRM)
+        if not self._ended.wait(GIVE_UP_AFTER):
+            self._give_up()

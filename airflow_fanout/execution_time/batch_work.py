@@ -96,20 +96,15 @@ def _prepare(
 
 
 def per_call_copies(bound: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Make deep copies of mutable bound arguments for each call; what can't be copied is shared by all."""
+    """Make deep copies of bound arguments for each call; what can't be copied is shared by all."""
 
     @functools.cache  # asked on the worker, for copying may take long
-    def copied() -> list[str]:
-        return [name for name, value in bound.items() if is_mutable(value) and _can_be_copied(value)]
+    def shared() -> set[str]:
+        return {name for name, value in bound.items() if not _can_be_copied(value)}
 
-    return lambda: {**bound, **{name: copy.deepcopy(bound[name]) for name in copied()}}
-
-
-def is_mutable(value: object) -> bool:
-    """Whether one call could change a value that another one uses."""
-    if isinstance(value, tuple):
-        return any(map(is_mutable, value))
-    return not isinstance(value, str | int | float | complex | bytes | bool | None)
+    return lambda: {
+        name: value if name in shared() else copy.deepcopy(value) for name, value in bound.items()
+    }
 
 
 def _can_be_copied(value: object) -> bool:

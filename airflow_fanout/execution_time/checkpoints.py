@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_fanout.execution_time.batch import ItemResult
 from airflow_fanout.execution_time.xcom import answered_in_process
 from airflow_fanout.rules.records import ITEM_FAILED
+from airflow_fanout.rules.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -135,9 +136,8 @@ class Checkpoints:
         """Save the rest, and say which results a retry can't use."""
         self.save(batch)
         for reason, count in self._unsaved.items():
-            self._log.warning(
-                "%s results can't be kept for a retry, which runs those items again: %s", count, reason
-            )
+            results = counted(count, "result", "results")
+            self._log.warning("%s can't be kept, a retry runs those items again: %s", results, reason)
 
     def forget(self) -> None:
         """Delete all: the batch has succeeded, and clearing it is to run all of it again."""

@@ -173,9 +173,12 @@ def _measured(context: Context) -> dict[str, Any]:
     }
 
 
+def _usages() -> list[resource.struct_rusage]:
+    return [resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)]
+
+
 def _cpu_seconds() -> float:
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
 
 
 def core_count() -> int:
@@ -192,10 +195,4 @@ def core_count() -> int:
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process or one of its children so far."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return (
-        max(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
-        )
-        * unit
-    )
+    return unit * max(usage.ru_maxrss for usage in _usages())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -24,20 +25,14 @@ PLAIN_DEPTH = 60
 PATH_LENGTH = 20
 """Names and indexes that a message spells out."""
 
+ZERO = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""A zero character, as JSON has it: behind no backslash, or behind pairs of them."""
+
 _NOT_PLAIN: Any = object()
 
 
 class UnstorableValueError(ValueError):
     """Raised for a value that an XCom would change or refuse; says what it is, and where in the value."""
-
-
-def transport_problem(value: Any) -> str | None:
-    """Say why a value does not come back from an XCom as it is, and where in it; None if it does."""
-    try:
-        stored_value(value)
-    except UnstorableValueError as error:
-        return str(error)
-    return None
 
 
 def stored_value(value: Any) -> Any:
@@ -69,46 +64,34 @@ def stored_value(value: Any) -> Any:
 def _plain_copy(value: Any, depth: int) -> Any:
     """Copy a value of plain JSON types that no encoding changes or refuses; ``_NOT_PLAIN`` of any other."""
     kind = type(value)
+    members: Any = ()
     if kind is int or kind is float:
         is_plain = SMALLEST <= value <= LARGEST  # NaN is not between them
     elif kind is str:
-        is_plain = value.isascii() or _is_unicode(value)
+        is_plain = _is_plain_text(value)
     elif depth and kind is dict:
-        return _plain_dict(value, depth - 1)
+        try:
+            names = "".join(value)
+        except TypeError:  # a name is no text
+            return _NOT_PLAIN
+        is_plain = "__" not in names and _is_plain_text(names)  # names of Airflow's own begin with them
+        value = {name: _plain_copy(member, depth - 1) for name, member in value.items()}
+        members = value.values()
     elif depth and (kind is list or kind is tuple):
-        members = [_plain_copy(member, depth - 1) for member in value]
-        return _NOT_PLAIN if any(member is _NOT_PLAIN for member in members) else kind(members)
+        is_plain = True
+        members = value = kind([_plain_copy(member, depth - 1) for member in value])
     else:
         is_plain = value is None or kind is bool
-    return value if is_plain else _NOT_PLAIN
+    return value if is_plain and not any(member is _NOT_PLAIN for member in members) else _NOT_PLAIN
 
 
-def _plain_dict(value: dict[Any, Any], depth: int) -> Any:
+def _is_plain_text(text: str) -> bool:
+    if "\0" in text:
+        return False
     try:
-        names = "".join(value)
-    except TypeError:  # a name is no text
-        return _NOT_PLAIN
-    # Names that are Airflow's own begin with two underscores.
-    if "__" in names or not (names.isascii() or _is_unicode(names)):
-        return _NOT_PLAIN
-    members = value.copy()
-    for name, member in value.items():
-        kind = type(member)
-        # The most frequent, without a call.
-        if (kind is float or kind is int) and SMALLEST <= member <= LARGEST:
-            continue
-        members[name] = copied = _plain_copy(member, depth)
-        if copied is _NOT_PLAIN:
-            return _NOT_PLAIN
-    return members
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _has_foreign_backend() -> bool:
@@ -128,6 +111,9 @@ def _sent_and_read(value: Any) -> Any:
     # From there to the API server, as its client does it.
     body = json.dumps(sent.value, ensure_ascii=False, allow_nan=False).encode()
     json.loads(body, parse_float=_check_float)  # into the database
+    if ZERO.search(body):
+        message = "PostgreSQL stores none"
+        raise ValueError(message)
     read = XComResult.model_validate_json(b'{"key":"","value":%b}' % body)  # to the reader's supervisor
     _ResponseFrame(id=0, body=read.model_dump()).as_bytes()  # from there to the reader
     return BaseXCom.deserialize_value(read)[""]
@@ -149,25 +135,22 @@ def _refusal(value: Any) -> Exception | None:
 
 
 def _refusal_message(value: Any, error: Exception) -> str:
-    path = ""
-    for _ in range(PATH_LENGTH):
-        if (member := _refused_member(value)) is None:
-            break
+    path, depth = "", 0
+    while depth < PATH_LENGTH and (member := _refused_member(value)) is not None:
         piece, value, error = member
-        path += piece
+        path, depth = path + piece, depth + 1
     at = f" at {path}" if path else ""
+    what, why = f"a value of type {type(value).__name__}", f": {type(error).__name__}: {error}"
     match value:
         case float() if not math.isfinite(value):
-            return f"{_NAMES[str(value)]}{at} can't be stored in an XCom"
+            what, why = str(value).replace("nan", "NaN").replace("inf", "infinity"), ""
         case int():
-            return f"an int beyond 64 bits{at} can't be stored in an XCom"
+            what, why = "an int beyond 64 bits", ""
+        case str() if "\0" in value:
+            what = "a zero character"
         case str():
-            return f"a lone surrogate{at} can't be stored in an XCom"
-    what = f"a value of type {type(value).__name__}"
-    return f"{what}{at} can't be stored in an XCom: {type(error).__name__}: {error}"
-
-
-_NAMES = {"nan": "NaN", "inf": "infinity", "-inf": "-infinity"}
+            what, why = "a lone surrogate", ""
+    return f"{what}{at} can't be stored in an XCom{why}"
 
 
 def _refused_member(value: Any) -> tuple[str, Any, Exception] | None:

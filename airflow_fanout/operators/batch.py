@@ -15,11 +15,10 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.execution_time.arguments import NO_ITEM
-from airflow_fanout.execution_time.batch import Batch, ItemResult
+from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, alarm_deadline
 from airflow_fanout.execution_time.batch_work import BrokenItem
 from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, fingerprint
-from airflow_fanout.execution_time.deadline import AlarmThread, alarm_deadline
 from airflow_fanout.execution_time.items import has_templates, read_at_once, source_and_functions
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import item_stop_reason
@@ -115,14 +114,9 @@ class BatchOperator(BaseOperator):
         """Run the items, report, and return the values."""
         make_requests_in_a_thread()
         self._beside = CheckpointThread(self.log, batch, checkpoints, partial(report, unfinished=KILLED))
-        alarm = AlarmThread(
-            batch.deadline,
-            is_running=lambda: batch.is_running,
-            give_up=partial(self._end_process, batch, report),
-        )
         to_run = counted(len(batch.pending), "item", "items")
         self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
-        with alarm:
+        with AlarmThread(batch, give_up=partial(self._end_process, batch, report)):
             try:
                 with self._beside:
                     batch.run()
@@ -178,32 +172,24 @@ class BatchOperator(BaseOperator):
             return _made(known, render), group.declared.names is not None
         if group.items is None:  # a count
             return dict.fromkeys(numbers, NO_ITEM), False
-        stored = self._stored_items(context["ti"])
+        ti: Any = context["ti"]
+        stored: Any = None
+        with suppress(FileNotFoundError):  # the body of an object-storage XCom
+            stored = ti.xcom_pull(task_ids=group.split_task_id, key=batch_key(ti.map_index), map_indexes=-1)
+        if not isinstance(stored, dict):
+            message = f"the items of batch {ti.map_index} are no longer stored; clear {group.split_task_id!r}"
+            raise ItemsError(message)
         items = dict(zip(stored["names"] or numbers, stored["items"], strict=True))
         _, functions = source_and_functions(group.items)
         if functions:
             items = _made(items, lambda item: reduce(lambda made, call: call(made), functions, item))
         return items, stored["names"] is not None
 
-    def _stored_items(self, ti: Any) -> Mapping[str, Any]:
-        stored = self._pulled_from_split(ti, batch_key(ti.map_index))
-        if not isinstance(stored, dict):
-            message = (
-                f"the items of batch {ti.map_index} are no longer stored; clear {self._group.split_task_id!r}"
-            )
-            raise ItemsError(message)
-        return stored
-
-    def _pulled_from_split(self, ti: Any, key: str) -> Any:
-        with suppress(FileNotFoundError):  # the body of an object-storage XCom
-            return ti.xcom_pull(task_ids=self._group.split_task_id, key=key, map_indexes=-1)
-
     def _batch(self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]]) -> Batch:
         ti, work, labels = context["ti"], self._work, list(items)
         return Batch(
             len(items),
             work.calls(labels, list(items.values()), start=self.batch[0], bound=bound, context=context),
-            describe=redacted_error,
             on_failure=self._log_tracebacks(labels),
             concurrency=self._group.item_concurrency or (len(items) if "" not in work.functions else 1),
             is_async=work.is_async(labels),
@@ -248,7 +234,7 @@ class BatchOperator(BaseOperator):
         self,
         ti: Any,
         labels: Sequence[str],
-        names: Sequence[str] | None,
+        names: list[str] | None,
         batch: Batch,
         unfinished: str = UNFINISHED,
     ) -> dict[str, Any]:
@@ -262,7 +248,25 @@ class BatchOperator(BaseOperator):
         for index in batch.pending if stopped is None else ():
             batch.fail(index, unfinished)
         values = self._push_values(ti, batch, labels)
-        ti.xcom_push(RECORD_KEY, _record(batch, ti.map_index, self.batch, names, stopped))
+        results = [batch.results.get(index, ItemResult(ITEM_STOPPED)) for index in range(batch.size)]
+        record = BatchRecord(
+            map_index=ti.map_index,
+            start=self.batch[0],
+            split=self.batch[2],
+            names=names,
+            statuses="".join(result.status for result in results),
+            errors={
+                str(index): result.error for index, result in enumerate(results) if result.error is not None
+            },
+            stopped=stopped,
+            seconds=[result.seconds for result in results],
+            cpu_seconds=[result.cpu_seconds for result in results],
+            peak_memory_bytes=peak_memory_bytes(),
+            cores=core_count(),
+            concurrency=batch.concurrency,
+            elapsed=batch.elapsed,
+        )
+        ti.xcom_push(RECORD_KEY, record.to_xcom())
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         return values
 
@@ -307,34 +311,6 @@ def _with_status(batch: Batch, status: str) -> dict[int, ItemResult]:
     """Results of the items that have ended so, in the order of the items."""
     results = ((index, batch.results.get(index)) for index in range(batch.size))
     return {index: result for index, result in results if result is not None and result.status == status}
-
-
-def _record(
-    batch: Batch, map_index: int, cut: Sequence[int], names: Sequence[str] | None, stopped: str | None
-) -> dict[str, Any]:
-    """Make the record of a batch, whose items that have not ended were stopped."""
-    not_started = ItemResult(ITEM_STOPPED)
-    results = [batch.results.get(index, not_started) for index in range(batch.size)]
-    errors = {str(index): result.error for index, result in enumerate(results) if result.error is not None}
-    return BatchRecord(
-        map_index=map_index,
-        start=cut[0],
-        split=cut[2],
-        names=None if names is None else list(names),
-        statuses="".join(result.status for result in results),
-        errors=errors,
-        stopped=stopped,
-        seconds=[_rounded(result.seconds) for result in results],
-        cpu_seconds=[_rounded(result.cpu_seconds) for result in results],
-        peak_memory_bytes=peak_memory_bytes(),
-        cores=core_count(),
-        concurrency=batch.concurrency,
-        elapsed=batch.elapsed,
-    ).to_xcom()
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 6)
 
 
 def _failure_message(failed: Mapping[int, ItemResult], labels: Sequence[str]) -> str:

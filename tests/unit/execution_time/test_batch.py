@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import signal
 import threading
@@ -18,10 +17,12 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 from airflow.sdk.execution_time.comms import GetVariable
+from airflow.sdk.execution_time.timeout import timeout
+from airflow.sdk.log import mask_secret
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.execution_time.batch import Batch, ItemResult, progress_text
+from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, alarm_deadline
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 
 if TYPE_CHECKING:
@@ -33,16 +34,8 @@ TIME_OUT = 10
 """Seconds after which what should have met, or ended, never will."""
 
 
-def describe(exception: BaseException) -> str:
-    return f"{type(exception).__name__}: {exception}"
-
-
-def batch_of(size: int, call: Callable[[int], Any], **arguments: Any) -> Batch:
-    return Batch(size, call, describe=describe, **arguments)
-
-
 def run(size: int, call: Callable[[int], Any], **arguments: Any) -> Batch:
-    batch = batch_of(size, call, **arguments)
+    batch = Batch(size, call, **arguments)
     batch.run()
     return batch
 
@@ -97,26 +90,42 @@ WAYS = [
 ]
 
 
+class UnreadableError(Exception):
+    """Raises when it is asked what it says."""
+
+    def __str__(self) -> str:
+        raise self.args[0]
+
+
+class UnreadableSkipError(UnreadableError, AirflowSkipException):
+    pass
+
+
 FATES = {
-    "S": (None, None),
-    "F": (ValueError("broken"), "ValueError: broken"),
-    "X": (AirflowFailException("no"), "AirflowFailException: no"),
-    "K": (AirflowSkipException("nothing"), "nothing"),
-    "k": (AirflowSkipException(), None),
+    "S": ("S", None, None),
+    "F": ("F", ValueError("broken"), "ValueError: broken"),
+    "X": ("F", AirflowFailException("no"), "AirflowFailException: no"),
+    "K": ("K", AirflowSkipException("no open-sesame-4711 today"), "no *** today"),
+    "k": ("K", AirflowSkipException(), None),
+    "U": ("F", UnreadableError(SystemExit(3)), "UnreadableError: (its message can't be read: SystemExit)"),
+    "N": ("F", {"loss": math.nan}, "NaN at ['loss'] can't be stored in an XCom"),
+    "u": ("K", UnreadableSkipError(RecursionError()), "(its message can't be read: RecursionError)"),
 }
-"""What an item raises or returns, and its error, by its status; X fails for good."""
+"""Status of an item, what it raises or returns, and its error; X fails for good."""
+
+mask_secret("open-sesame-4711")
 
 
 @given(fates=st.lists(st.sampled_from([*FATES]), max_size=12), way=st.sampled_from(WAYS))
 def test_every_item_has_a_fate_of_its_own(fates: list[str], way: Any) -> None:
     arguments, acting_so = way.values
-    batch = run(len(fates), acting_so(*(FATES[fate][0] for fate in fates)), **arguments)
+    batch = run(len(fates), acting_so(*(FATES[fate][1] for fate in fates)), **arguments)
 
-    assert statuses(batch) == "".join(fates).upper().replace("X", "F")
+    assert statuses(batch) == "".join(FATES[fate][0] for fate in fates)
     assert list(values(batch).values()) == [None] * fates.count("S")
     results = [batch.results[index] for index in range(len(fates))]
     assert [(result.error, result.is_final) for result in results] == [
-        (FATES[fate][1], fate == "X") for fate in fates
+        (FATES[fate][2], fate == "X") for fate in fates
     ]
     assert all(result.seconds is not None and result.seconds >= 0 for result in results)
     assert (sorted(batch.ended), batch.pending) == (list(range(len(fates))), [])
@@ -149,7 +158,7 @@ class TestInEveryWay:
             2: ItemResult(ITEM_SKIPPED, error="nothing"),
             3: ItemResult(ITEM_FAILED, error="no use", is_final=True),
         }
-        batch = batch_of(4, acting_so("never", "b", "never", "never"), **way)
+        batch = Batch(4, acting_so("never", "b", "never", "never"), **way)
         for index, result in earlier.items():
             batch.reuse(index, result)
         batch.run()
@@ -164,14 +173,6 @@ class TestInEveryWay:
         batch = run(3, acting_so(*fates), **way, deadline=time.monotonic() + 3600)
 
         assert (statuses(batch), errors(batch)) == ("SFS", {1: "AirflowTaskTimeout: its own"})
-
-
-@pytest.mark.parametrize(("way", "acting_so"), WAYS)
-def test_a_value_that_cannot_be_stored_fails_its_item_alone(way: Any, acting_so: Any) -> None:
-    batch = run(3, acting_so("a", {"loss": math.nan}, "b"), **way)
-
-    assert (statuses(batch), values(batch)) == ("SFS", {0: "a", 2: "b"})
-    assert errors(batch) == {1: "UnstorableValueError: NaN at ['loss'] can't be stored in an XCom"}
 
 
 @pytest.mark.parametrize("is_async", [None, every])
@@ -288,7 +289,7 @@ class TestClosing:
                 batch.close()
             return index
 
-        batch = batch_of(4, call)
+        batch = Batch(4, call)
         batch.run()
 
         assert statuses(batch) == "S..."
@@ -302,8 +303,20 @@ class TestClosing:
                 time.sleep(0.06)
                 raise ended
 
-        batch = batch_of(3, call, deadline=deadline)
+        batch = Batch(3, call, deadline=deadline)
         with pytest.raises(type(ended)):
+            batch.run()
+
+        assert statuses(batch) == "S.."
+
+    def test_a_timeout_while_an_error_says_what_it_is_ends_the_batch(self) -> None:
+        class SlowError(Exception):
+            def __str__(self) -> str:
+                time.sleep(max(0.0, batch.deadline - time.monotonic()))
+                raise AirflowTaskTimeout
+
+        batch = Batch(3, acting("a", SlowError(), "b"), deadline=time.monotonic() + 0.05)
+        with pytest.raises(AirflowTaskTimeout):
             batch.run()
 
         assert statuses(batch) == "S.."
@@ -350,7 +363,7 @@ def swallow_the_timeout() -> None:
     ],
 )
 def test_a_timeout_ends_the_batch_and_no_item_starts_after_it(
-    hostile: Any, way: Any, alarm: Any, monkeypatch: pytest.MonkeyPatch
+    hostile: Any, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_fanout.execution_time.batch.CANCEL_SECONDS", 0.1)
     FOR_EVER.clear()
@@ -366,9 +379,8 @@ def test_a_timeout_ends_the_batch_and_no_item_starts_after_it(
         return nothing() if "is_async" in way and way["is_async"](0) else None
 
     before = set(threading.enumerate())
-    alarm(0.1)
-    batch = batch_of(9, call, deadline=time.monotonic() + 0.1, **way)
-    with pytest.raises(AirflowTaskTimeout):
+    batch = Batch(9, call, deadline=time.monotonic() + 0.1, **way)
+    with pytest.raises(AirflowTaskTimeout), timeout(0.1):  # type: ignore[no-untyped-call]
         batch.run()
     seconds = batch.elapsed
     FOR_EVER.set()
@@ -380,7 +392,7 @@ def test_a_timeout_ends_the_batch_and_no_item_starts_after_it(
     assert set(batch.ended) == batch.results.keys() <= {0, 1}
 
 
-def test_items_that_end_when_they_are_cancelled_have_time_to(alarm: Any) -> None:
+def test_items_that_end_when_they_are_cancelled_have_time_to() -> None:
     cleaned: list[int] = []
 
     async def call(index: int) -> None:
@@ -390,24 +402,16 @@ def test_items_that_end_when_they_are_cancelled_have_time_to(alarm: Any) -> None
             await asyncio.sleep(0.01)
             cleaned.append(index)
 
-    alarm(0.05)
-    with pytest.raises(AirflowTaskTimeout):
-        run(2, call, is_async=every, concurrency=2, deadline=time.monotonic() + 0.05)
+    with pytest.raises(AirflowTaskTimeout), timeout(0.05):  # type: ignore[no-untyped-call]
+        run(2, call, is_async=every, concurrency=2, deadline=alarm_deadline())
 
     assert cleaned == [0, 1]
-
-
-class SpeechlessError(Exception):
-    """Ends whoever asks what it says."""
-
-    def __str__(self) -> str:
-        raise KeyboardInterrupt
 
 
 class TestNothingWaitsForEver:
     def run(self, size: int, call: Callable[[int], Any], **arguments: Any) -> Batch:
         """Run a batch in a thread, so that a test that would wait for ever fails."""
-        batch = batch_of(size, call, **arguments)
+        batch = Batch(size, call, **arguments)
         thread = threading.Thread(target=batch.run, daemon=True)
         thread.start()
         thread.join(TIME_OUT)
@@ -416,9 +420,9 @@ class TestNothingWaitsForEver:
 
     @pytest.mark.parametrize(("way", "acting_so"), WAYS)
     def test_for_an_error_that_cannot_be_put_into_words(self, way: Any, acting_so: Any) -> None:
-        batch = self.run(3, acting_so("a", SpeechlessError(), "b"), **way)
+        batch = self.run(3, acting_so("a", UnreadableError(KeyboardInterrupt()), "b"), **way)
 
-        assert (statuses(batch), errors(batch)) == ("SFS", {1: "SpeechlessError"})
+        assert (statuses(batch), errors(batch)) == ("SFS", {1: "UnreadableError"})
 
     @pytest.mark.parametrize(("way", "acting_so"), WAYS)
     def test_for_an_error_that_cannot_be_logged(self, way: Any, acting_so: Any) -> None:
@@ -507,19 +511,6 @@ class TestNothingWaitsForEver:
         assert errors(batch) == {}
 
 
-@pytest.fixture
-def alarm() -> Iterator[Callable[[float], object]]:
-    """Airflow's way to end a task that takes too long."""
-
-    def ring(number: int, frame: object) -> None:
-        raise AirflowTaskTimeout
-
-    before = signal.signal(signal.SIGALRM, ring)
-    yield functools.partial(signal.setitimer, signal.ITIMER_REAL)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
 def test_a_success_that_turns_out_unusable_is_one_failure() -> None:
     batch = run(2, acting("a", "b"))
     batch.fail(1, "can't be stored")
@@ -529,24 +520,75 @@ def test_a_success_that_turns_out_unusable_is_one_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "text"),
+    ("size", "done", "seconds", "text"),
     [
         pytest.param(
-            {"total": 100, "done": 30, "failed": 2, "seconds": 10.0, "reused": 10},
-            "30 of 100 items done, 2 failed, 2.0/s, about 35 s left",
-            id="on-the-way",
+            100, 20, 10.0, "30 of 100 items done, 10 failed, 2.0/s, about 35 s left", id="on-the-way"
         ),
-        pytest.param(
-            {"total": 1, "done": 1, "failed": 0, "seconds": 2.0, "reused": 0},
-            "1 of 1 item done, 0 failed, 0.5/s",
-            id="done",
-        ),
-        pytest.param(
-            {"total": 5, "done": 2, "failed": 0, "seconds": 0.0, "reused": 2},
-            "2 of 5 items done, 0 failed, 0.0/s",
-            id="begun",
-        ),
+        pytest.param(11, 1, 2.0, "11 of 11 items done, 10 failed, 0.5/s", id="done"),
+        pytest.param(15, 0, 0.0, "10 of 15 items done, 10 failed, 0.0/s", id="begun"),
     ],
 )
-def test_progress_is_a_line(progress: Any, text: str) -> None:
-    assert progress_text(**progress) == text
+def test_progress_is_a_line(size: int, done: int, seconds: float, text: str) -> None:
+    with mock.patch.object(time, "monotonic", side_effect=[0.0, seconds]):
+        batch = Batch(size, str)
+        for index in range(10):
+            batch.reuse(index, ItemResult(ITEM_FAILED))
+        batch.ended.extend(range(done))
+
+        assert batch.progress == text
+
+
+class TestTheAlarm:
+    """Airflow's, by ``execution_timeout``."""
+
+    @pytest.fixture(autouse=True)
+    def _quick(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr("airflow_fanout.execution_time.batch.RINGS", (0.05, 0.05))
+        monkeypatch.setattr("airflow_fanout.execution_time.batch.GIVE_UP_AFTER", 0.05)
+        before = signal.getsignal(signal.SIGALRM)
+        yield
+        signal.signal(signal.SIGALRM, before)
+
+    def thread(self, deadline: float, give_up: Any = pytest.fail, *, is_running: bool = True) -> AlarmThread:
+        batch = Batch(1, str, deadline=deadline)
+        batch.is_running = is_running
+        return AlarmThread(batch, give_up)
+
+    def test_the_deadline_is_when_it_rings(self) -> None:
+        assert alarm_deadline() == float("inf")
+        with timeout(60):  # type: ignore[no-untyped-call]
+            assert 59 < alarm_deadline() - time.monotonic() <= 60
+
+    def test_rings_again_for_who_swallows_it(self) -> None:
+        swallowed: list[AirflowTaskTimeout] = []
+
+        def run() -> None:
+            with timeout(0.05), self.thread(alarm_deadline()):  # type: ignore[no-untyped-call]
+                try:
+                    time.sleep(10)
+                except AirflowTaskTimeout as error:
+                    swallowed.append(error)
+                    time.sleep(10)
+
+        with pytest.raises(AirflowTaskTimeout):
+            run()
+        assert len(swallowed) == 1
+
+    @pytest.mark.parametrize("is_running", [True, False], ids=["items-run", "they-are-reported"])
+    def test_gives_up_on_who_does_not_end_and_interrupts_no_report(self, is_running: bool) -> None:
+        given_up, swallowed = threading.Event(), 0
+        with timeout(0.05), self.thread(alarm_deadline(), given_up.set, is_running=is_running):  # type: ignore[no-untyped-call]
+            while not given_up.is_set():
+                try:
+                    given_up.wait(10)
+                except AirflowTaskTimeout:
+                    swallowed += 1
+
+        assert swallowed == (3 if is_running else 1)
+
+    @pytest.mark.parametrize("seconds", [float("inf"), 0.05], ids=["no-deadline", "ended-in-time"])
+    def test_leaves_alone_who_ends_in_time(self, seconds: float) -> None:
+        with self.thread(time.monotonic() + seconds):
+            pass
+        time.sleep(0.2)  # an alarm would end the test run

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 
 from airflow_fanout.execution_time.arguments import NO_ITEM, FunctionArguments
-from airflow_fanout.execution_time.batch_work import BatchWork, BrokenItem, is_mutable, per_call_copies
+from airflow_fanout.execution_time.batch_work import BatchWork
 
 
 def work_of(*, gives_index: bool = False, **functions: Any) -> BatchWork:
@@ -61,14 +60,6 @@ def test_an_item_is_given_to_its_function(functions: Any, items: list[Any], valu
     assert [call(index) for index in range(len(items))] == values
 
 
-def test_an_item_that_could_not_be_rendered_raises_its_error() -> None:
-    broken = BrokenItem(ValueError("broken"))
-    call = work_of(only=plain).calls(["n_0"], [broken], start=0, bound={"": {}}, context={})
-
-    with pytest.raises(ValueError, match="broken"):
-        call(0)
-
-
 @pytest.mark.parametrize(
     ("functions", "names", "expected"),
     [
@@ -82,27 +73,3 @@ def test_it_knows_which_items_are_async(functions: Any, names: list[str], expect
     is_async = work_of(**functions).is_async(names)
 
     assert (is_async and [is_async(index) for index in range(len(names))]) == expected
-
-
-def test_each_call_has_its_own_copies_of_what_it_could_change() -> None:
-    bound = {"name": "n", "words": [1], "pair": ([2], "x"), "lock": threading.Lock()}
-    copies = per_call_copies(bound)
-    first, second = copies(), copies()
-
-    assert first == second == bound
-    for name in ("words", "pair"):
-        assert first[name] is not second[name] is not bound[name]
-    assert first["name"] is bound["name"]
-    assert first["lock"] is bound["lock"]  # which can't be copied
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (["text", 1, 1.5, b"", True, None, (), (1, ("a",))], False),
-        ([[], {}, set(), (1, []), object()], True),
-    ],
-    ids=["immutable", "mutable"],
-)
-def test_a_value_is_mutable_if_a_call_could_change_it(values: list[object], expected: bool) -> None:
-    assert {is_mutable(value) for value in values} == {expected}

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CommsDecoder, GetVariable
 from hypothesis import given
@@ -48,7 +48,7 @@ def ran(*fates: Any) -> Batch:
             raise fates[index]
         return fates[index]
 
-    batch = Batch(len(fates), call, describe=str)
+    batch = Batch(len(fates), call)
     batch.run()
     return batch
 
@@ -59,7 +59,7 @@ def checkpoints(store: FakeStore, *, prefix: str = "p", max_tries: int = 0) -> C
 
 def restored(store: FakeStore, size: int = 9, **arguments: Any) -> dict[int, ItemResult]:
     """Results that the next try is given."""
-    batch = Batch(size, str, describe=str)
+    batch = Batch(size, str)
     checkpoints(store, **arguments).restore(batch)
     assert batch.reused == len(batch.results)
     return batch.results
@@ -129,7 +129,7 @@ def test_it_gives_up_between_pieces_and_takes_up_where_it_was(store: FakeStore) 
 def test_a_later_try_adds_to_what_is_there_and_forgets_all_of_it(store: FakeStore) -> None:
     checkpoints(store).keep(ran("a"))
     later = checkpoints(store, prefix="q")
-    later.restore(Batch(1, str, describe=str))
+    later.restore(Batch(1, str))
     later.keep(ran("b"))
 
     assert (values(store), values(store, prefix="q")) == ({0: "a"}, {0: "b"})
@@ -157,36 +157,15 @@ def test_every_piece_is_below_airflows_limit(lengths: list[int]) -> None:
 def test_what_cannot_be_kept_runs_again_and_the_log_says_so(
     store: FakeStore, value: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    batch = ran("a", "b", "c")
+    batch = ran("a", "b", "c", "d")
     for index in (1, 2):  # as an XCom backend of somebody else may take it
         batch.results[index] = batch.results[index]._replace(value=value)
-    checkpoints(store).keep(batch)
+    Checkpoints(store, ["p0", "p1", "p2", None].__getitem__, logging.getLogger(), max_tries=0).keep(batch)
 
     assert values(store) == {0: "a"}
-    assert "2 results can't be kept for a retry" in caplog.text
+    assert "2 results can't be kept, a retry runs those items again: " in caplog.text
     assert reason in caplog.text
-
-
-def test_an_item_without_a_fingerprint_is_not_kept(
-    store: FakeStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    Checkpoints(store, [None, "p1"].__getitem__, logging.getLogger(), max_tries=0).keep(ran("a", "b"))
-
-    assert values(store) == {1: "b"}
-    assert "the item, or an argument, can't be serialized" in caplog.text
-
-
-class TestFinalFailures:
-    def test_airflows_retry_does_not_repeat_them(self, store: FakeStore) -> None:
-        batch = ran("a", AirflowFailException("no"), ValueError("again"))
-        checkpoints(store, max_tries=1).keep(batch)
-
-        assert restored(store, max_tries=1) == {0: batch.results[0], 1: batch.results[1]}
-
-    def test_whoever_clears_the_task_runs_them_again(self, store: FakeStore) -> None:
-        checkpoints(store, max_tries=1).keep(ran("a", AirflowFailException("no")))
-
-        assert values(store, max_tries=3) == {0: "a"}
+    assert "1 result can't be kept, a retry runs those items again: the item, or an argument" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -224,7 +203,7 @@ def test_an_entry_that_cannot_be_read_costs_its_item_alone(
 def test_the_thread_saves_when_the_task_is_killed_and_leaves_the_end_to_the_task(
     store: FakeStore, is_killed: bool
 ) -> None:
-    batch = Batch(1, lambda index: "a", describe=str)
+    batch = Batch(1, lambda index: "a")
     thread = CheckpointThread(mock.Mock(spec=logging.Logger), batch, checkpoints(store))
     with thread:
         batch.run()
@@ -258,7 +237,6 @@ def test_saving_fails_no_item_that_makes_requests(
     batch = Batch(
         300,
         lambda index: ask() if index % 4 else comms.send(GetVariable(key="plain")),
-        describe=str,
         is_async=lambda index: index % 4 > 0,
         concurrency=16,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,6 @@ import pytest
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import BaseOperator, task
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
-from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
-from airflow.sdk.log import mask_secret
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +19,6 @@ import airflow_fanout
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.execution_time.accounting import Problem, problems_listing
-from airflow_fanout.execution_time.batch import Batch
 from airflow_fanout.execution_time.recording import redacted_error
 from airflow_fanout.rules.records import RECORD_KEY, batch_key
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
@@ -102,78 +98,6 @@ class TestATextInALog:
             "  a z: fine: ValueError: x y: fine",
             "  b: ValueError: \\x1b[2J",
         ]
-
-
-class UnreadableError(Exception):
-    """Raises when it is asked what it says."""
-
-    def __init__(self, raised: BaseException) -> None:
-        super().__init__()
-        self.raised = raised
-
-    def __str__(self) -> str:
-        raise self.raised
-
-
-class UnreadableSkipError(UnreadableError, AirflowSkipException):
-    pass
-
-
-def batch_of(*fates: Any, concurrency: int = 1) -> Batch:
-    """Items that return these values, or raise these exceptions."""
-
-    def call(index: int) -> Any:
-        if isinstance(fates[index], BaseException):
-            raise fates[index]
-        return fates[index]
-
-    return Batch(len(fates), call, describe=redacted_error, concurrency=concurrency)
-
-
-@pytest.mark.parametrize("concurrency", [1, 3], ids=["one-after-another", "threads"])
-@pytest.mark.parametrize(
-    ("raised", "status", "error"),
-    [
-        pytest.param(
-            UnreadableError(SystemExit(3)),
-            "F",
-            "UnreadableError: (its message can't be read: SystemExit)",
-            id="unreadable-failure",
-        ),
-        pytest.param(
-            UnreadableSkipError(RecursionError()),
-            "K",
-            "(its message can't be read: RecursionError)",
-            id="unreadable-skip",
-        ),
-        pytest.param(
-            AirflowSkipException("no open-sesame-4711 today"), "K", "no *** today", id="a-secret-in-a-skip"
-        ),
-    ],
-)
-def test_an_exception_of_an_item_is_put_into_words_and_harms_no_other(
-    raised: Exception, status: str, error: str, concurrency: int
-) -> None:
-    mask_secret("open-sesame-4711")
-    batch = batch_of("a", raised, "b", concurrency=concurrency)
-    batch.run()
-
-    assert "".join(batch.results[index].status for index in range(3)) == f"S{status}S"
-    assert batch.results[1].error == error
-
-
-def test_a_timeout_while_an_exception_says_what_it_is_ends_the_batch() -> None:
-    class SlowError(Exception):
-        def __str__(self) -> str:
-            time.sleep(max(0.0, batch.deadline - time.monotonic()))
-            raise AirflowTaskTimeout
-
-    batch = batch_of("a", SlowError(), "b")
-    batch.deadline = time.monotonic() + 0.05
-
-    with pytest.raises(AirflowTaskTimeout):
-        batch.run()
-    assert list(batch.results) == [0]
 
 
 def first_instance(dag: DAG) -> Any:

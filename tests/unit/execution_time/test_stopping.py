@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,9 +15,6 @@ from airflow_fanout.execution_time.stopping import failed_names, stop
 from airflow_fanout.rules.records import RECORD_KEY
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 def work(item: str = "") -> str:
@@ -37,6 +34,12 @@ def load(text: Any) -> Any:
 @task_group
 def etl() -> None:
     load(extract())
+
+
+@task_group
+def torn_down() -> None:
+    with extract.override(task_id="clear_up")().as_teardown(setups=extract()):
+        load("x")
 
 
 def group_of(count: int = 4, limit: int | None = 2, tasks: tuple[str, ...] = ("",)) -> DeclaredGroup:
@@ -88,46 +91,45 @@ class Asked:
 
 
 class TestWhetherABranchMayStart:
-    @pytest.mark.parametrize("failed", [[], [0]], ids=["none failed", "one below the number"])
-    def test_it_may_while_fewer_have_failed(self, failed: list[int]) -> None:
-        asked = Asked(failures(*failed))
-
-        assert (asked.reason, asked.pushed, asked.requests) == (None, [], 1)
-
-    @pytest.mark.parametrize("failed", [[0, 2], [0, 1, 2]], ids=["as many", "more"])
-    def test_it_may_not_once_as_many_have_failed(self, failed: list[int]) -> None:
-        asked = Asked(failures(*failed))
-
-        assert asked.reason is not None
-        assert asked.pushed == [(RECORD_KEY, {"state": "stopped", "error": asked.reason})]
-        assert asked.requests == 2
-
-    def test_the_reason_has_the_numbers_and_the_names(self) -> None:
-        assert Asked(failures(0, 2)).reason == (
-            "not started: 2 of 4 branches of 'p' have failed (stop_after_failures=2): 'b_0', 'b_2'"
-        )
-
-    def test_the_reason_is_bounded(self) -> None:
-        reason = Asked(failures(*range(100)), group_of(200, 3)).reason
-
-        assert reason is not None
-        assert reason.endswith("'b_0', 'b_1', 'b_2', 'b_3', 'b_4' and 95 more")
-
     @pytest.mark.parametrize(
-        "again",
+        ("failed", "given", "requests"),
         [
-            pytest.param({"try_number": 2}, id="is retried or cleared"),
-            pytest.param({"next_method": "execute_complete"}, id="goes on after a deferral"),
-            pytest.param({"task_reschedule_count": 1}, id="goes on after a reschedule"),
+            pytest.param([], {}, 1, id="none failed"),
+            pytest.param([0], {}, 1, id="one below the number"),
+            pytest.param([0, 1, 2], {"group": group_of(limit=None)}, 1, id="no number"),
+            pytest.param([0, 1, 2], {"try_number": 2}, 0, id="is retried or cleared"),
+            pytest.param([0, 1, 2], {"next_method": "execute_complete"}, 0, id="goes on after a deferral"),
+            pytest.param([0, 1, 2], {"task_reschedule_count": 1}, 0, id="goes on after a reschedule"),
         ],
     )
-    def test_one_that_has_begun_is_not_asked(self, again: dict[str, Any]) -> None:
-        asked = Asked(failures(0, 1, 2), **again)
+    def test_it_may(self, failed: list[int], given: Any, requests: int) -> None:
+        asked = Asked(failures(*failed), **given)
 
-        assert (asked.reason, asked.requests) == (None, 0)
+        assert (asked.reason, asked.pushed, asked.requests) == (None, [], requests)
 
-    def test_without_a_number_nothing_stops_it(self) -> None:
-        assert Asked(failures(0, 1, 2), group_of(limit=None)).reason is None
+    @pytest.mark.parametrize(
+        ("failed", "group", "reason"),
+        [
+            pytest.param(
+                [0, 2],
+                group_of(),
+                "not started: 2 of 4 branches of 'p' have failed (stop_after_failures=2): 'b_0', 'b_2'",
+                id="as many",
+            ),
+            pytest.param(
+                range(100),
+                group_of(200, 3),
+                "not started: 100 of 200 branches of 'p' have failed (stop_after_failures=3): "
+                "'b_0', 'b_1', 'b_2', 'b_3', 'b_4' and 95 more",
+                id="more",
+            ),
+        ],
+    )
+    def test_it_may_not_once_as_many_have_failed(self, failed: Any, group: Any, reason: str) -> None:
+        asked = Asked(failures(*failed), group)
+
+        assert (asked.reason, asked.requests) == (reason, 2)
+        assert asked.pushed == [(RECORD_KEY, {"state": "stopped", "error": reason})]
 
     @pytest.mark.parametrize(
         ("map_index", "stops"), [(0, False), (1, True), (None, False)], ids=["another", "its own", "none"]
@@ -144,13 +146,8 @@ class TestWhatCountsAsAFailure:
     @pytest.mark.parametrize(
         ("states", "fails"),
         [
-            pytest.param(["success", "failed"], True, id="the last failed"),
-            pytest.param(["failed", "upstream_failed"], True, id="the first failed"),
             pytest.param(["failed", "skipped"], True, id="hidden by a skip"),
-            pytest.param(["upstream_failed", "upstream_failed"], False, id="it failed before them"),
             pytest.param(["failed"], False, id="the last is to come"),
-            pytest.param(["failed", "success"], False, id="the last made up for it"),
-            pytest.param(["skipped", "skipped"], False, id="both skipped"),
         ],
     )
     def test_is_decided_as_the_fan_in_does(self, states: list[str], fails: bool) -> None:
@@ -200,23 +197,18 @@ class TestWhoIsAsked:
             assert reason is not None
             assert "2 of 4 branches of 'p' have failed" in reason
 
-    def test_of_several_tasks_the_first_alone(self) -> None:
-        operators = hooked(FanOutGroup("p", branch=etl, count=4, stop_after_failures=2))
+    @pytest.mark.parametrize(
+        ("branch", "limit", "asked"),
+        [
+            pytest.param(etl, 1, ["p.p_0.extract", "p.p_1.extract"], id="of several tasks the first"),
+            pytest.param(torn_down, 1, ["p.p_0.extract", "p.p_1.extract"], id="a setup that comes first"),
+            pytest.param(work, None, [], id="without a number nobody"),
+        ],
+    )
+    def test_of_a_branch(self, branch: Any, limit: int | None, asked: list[str]) -> None:
+        operators = hooked(FanOutGroup("p", branch=branch, count=2, stop_after_failures=limit))
 
-        assert [operator.task_id for operator in operators] == [f"p.p_{index}.extract" for index in range(4)]
-
-    def test_a_setup_that_comes_first(self) -> None:
-        @task_group
-        def branch() -> None:
-            with extract.override(task_id="clear_up")().as_teardown(setups=extract()):
-                load("x")
-
-        operators = hooked(FanOutGroup("p", branch=branch, count=2, stop_after_failures=1))
-
-        assert [operator.task_id for operator in operators] == ["p.p_0.extract", "p.p_1.extract"]
-
-    def test_without_a_number_nobody(self) -> None:
-        assert hooked(FanOutGroup("p", branch=work, count=4)) == []
+        assert [operator.task_id for operator in operators] == asked
 
     def test_in_a_group_within_a_branch_both_groups(self) -> None:
         @task_group
@@ -234,19 +226,20 @@ class TestWhoIsAsked:
             for task_id in ("extract", "inner.inner_0.extract", "inner.inner_1.extract")
         }
 
-    @pytest.mark.parametrize(("failed", "calls"), [(0, ["theirs"]), (2, [])], ids=["it may", "it may not"])
-    def test_the_authors_own_hook_runs_after_ours(self, failed: int, calls: list[str]) -> None:
+    @pytest.mark.parametrize(
+        ("failed", "calls"), [([], ["theirs"]), ([0, 1], [])], ids=["it may", "it may not"]
+    )
+    def test_the_authors_own_hook_runs_after_ours(self, failed: list[int], calls: list[str]) -> None:
         noted: list[str] = []
-
-        def theirs(context: Context) -> None:
-            noted.append("theirs")
-
-        given: Any = {"pre_execute": theirs}
-        group = FanOutGroup("p", branch=work, count=4, stop_after_failures=2, default_args=given)
-        run = FakeRun()
-        for index in range(failed):
-            run.fail(f"p.p_{index}")
-        Asked(run, hook=hooked(group)[0]._pre_execute_hook)
+        given: Any = {"pre_execute": lambda context: noted.append("theirs")}
+        group = FanOutGroup(
+            "p",
+            branch=work,
+            items={f"b_{n}": "" for n in range(4)},
+            stop_after_failures=2,
+            default_args=given,
+        )
+        Asked(failures(*failed), hook=hooked(group)[0]._pre_execute_hook)
 
         assert noted == calls
 

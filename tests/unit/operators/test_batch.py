@@ -26,7 +26,6 @@ from structlog.testing import capture_logs
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
-from airflow_fanout.execution_time import deadline
 from airflow_fanout.operators.batch import BatchOperator
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_batch import batch_operator, run_batch
@@ -53,7 +52,6 @@ FAILURES = {
     "fails": ValueError("broken"),
     "fails for good": AirflowFailException("no use"),
     "is skipped": AirflowSkipException("nothing to do"),
-    "has a timeout of its own": AirflowTaskTimeout("its own"),
 }
 
 
@@ -124,12 +122,6 @@ class TestTheReport:
         assert begun == "1 item to run, 0 done by an earlier try"
         assert ended.startswith("1 of 1 item done, 0 failed")
 
-    def test_indexes_are_those_of_the_batch(self) -> None:
-        ran = run_batch(group_of(*"abcdef"), 4, 6, map_index=2)
-
-        assert ran.value == {"acts_4": "e", "acts_5": "f"}
-        assert (ran.record["map_index"], ran.record["start"]) == (2, 4)
-
     def test_names_of_a_mapping_are_recorded_in_its_order(self) -> None:
         ran = run_batch(group_of(items={"b": "B", "a": "A"}))
 
@@ -145,36 +137,23 @@ class TestTheReport:
         assert str(ran.error).startswith("10 of 12 items failed:\n  acts_1: ValueError: broken\n  acts_3: ")
         assert str(ran.error).endswith("\n  and 5 more")
 
-    def test_a_batch_of_final_failures_alone_is_not_retried(self) -> None:
-        assert isinstance(run_batch(group_of("a", "fails for good")).error, FinalBatchFailedError)
-
-    @pytest.mark.parametrize(
-        ("value", "error"),
-        [
-            pytest.param(math.nan, "NaN can't be stored in an XCom", id="NaN"),
-            pytest.param(
-                {"id": 2**64}, "an int beyond 64 bits at ['id'] can't be stored in an XCom", id="int"
-            ),
-            pytest.param(["\ud800"], "a lone surrogate at [0] can't be stored in an XCom", id="surrogate"),
-            pytest.param(
-                object(), "a value of type object can't be stored in an XCom: TypeError", id="object"
-            ),
-        ],
-    )
     @pytest.mark.parametrize("backend", [BaseXCom, XComObjectStorageBackend])
     def test_a_value_that_cannot_be_stored_fails_its_item_by_name_on_every_try(
-        self, value: Any, error: str, backend: Any, store: FakeStore
+        self, backend: Any, store: FakeStore
     ) -> None:
-        group = group_of(*"abc", branch=lambda item: value if item == "b" else item)
+        unfit = {"b": math.nan, "c": object()}
+        group = group_of(*"abcd", branch=lambda item: unfit.get(item, item))
         for try_number in (1, 2):
             with mock.patch("airflow.sdk.execution_time.xcom.XCom", backend):
                 ran = run_batch(group, store=store, retries=2, try_number=try_number)
 
-            assert ran.outcome == ("SFS", {"acts_0": "a", "acts_2": "c"})
-            assert f"acts_1: {error}" in str(ran.error)
+            assert ran.outcome == ("SFFS", {"acts_0": "a", "acts_3": "d"})
+            assert "\n  acts_1: NaN can't be stored in an XCom\n  acts_2: a value of type object" in str(
+                ran.error
+            )
 
     def test_a_value_that_the_server_refuses_fails_its_item_alone(self) -> None:
-        ran = run_batch(group_of(*"abcdef", "a\0b"), refuses=lambda values: "\0" in "".join(values.values()))
+        ran = run_batch(group_of(*"abcdef", "unfit"), refuses=lambda values: "unfit" in values.values())
 
         assert ran.outcome == ("SSSSSSF", {f"acts_{index}": fate for index, fate in enumerate("abcdef")})
         error = "its value can't be stored in an XCom: ConnectionError: refused"
@@ -210,14 +189,6 @@ class TestTheReport:
 
 
 class TestTheEndOfTheTask:
-    def test_a_timeout_of_an_item_is_that_items_failure(self) -> None:
-        group = group_of("a", "has a timeout of its own", "b")
-        with timeout(10):  # type: ignore[no-untyped-call]
-            ran = run_batch(group)
-
-        assert isinstance(ran.error, BatchFailedError)
-        assert (ran.record["statuses"], ran.record["errors"]) == ("SFS", {"1": "AirflowTaskTimeout: its own"})
-
     def test_a_timeout_keeps_what_was_done(self, store: FakeStore) -> None:
         group = group_of("a", "can't be stored", "fails for good", "takes too long", "b")
         with timeout(0.3):  # type: ignore[no-untyped-call]
@@ -233,56 +204,45 @@ class TestTheEndOfTheTask:
         assert RAN == ["can't be stored", "takes too long"]
 
     @pytest.mark.parametrize(
-        ("comms", "unfinished", "exits"),
+        ("hangs", "comms", "exits"),
         [
-            pytest.param("CommsDecoder", ["0", "1"], [mock.call(1)], id="a-task"),
-            pytest.param("InProcessSupervisorComms", ["1"], [], id="dag-test"),
+            pytest.param("item", "CommsDecoder", True, id="an-item"),
+            pytest.param("item", "InProcessSupervisorComms", False, id="an-item-in-dag-test"),
+            pytest.param("saving", "CommsDecoder", True, id="saving"),
+            pytest.param("reporting", "CommsDecoder", True, id="reporting"),
         ],
     )
-    def test_a_process_whose_item_cannot_be_interrupted_reports_and_ends(
-        self, comms: str, unfinished: list[str], exits: Any, monkeypatch: pytest.MonkeyPatch
+    def test_a_process_that_cannot_be_interrupted_reports_and_ends(
+        self, hangs: str, comms: str, exits: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given_up = threading.Event()
 
-        def stubborn(item: str) -> None:
-            end = time.monotonic() + 0.5
-            while time.monotonic() < end and not given_up.is_set():
+        def hang(what: str) -> bool:
+            end = time.monotonic() + (10 if exits else 0.5)
+            while hangs == what and time.monotonic() < end and not given_up.is_set():
                 with suppress(AirflowTaskTimeout):
                     given_up.wait(0.5)
-
-        group = group_of("a", "b", branch=stubborn)
-        monkeypatch.setattr(deadline, "FIRST_RING", 0.02)
-        monkeypatch.setattr(deadline, "SECONDS_BETWEEN", 0.02)
-        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", type(comms, (), {})(), raising=False)
-        with mock.patch("os._exit", side_effect=lambda code: given_up.set()) as end, timeout(0.05):  # type: ignore[no-untyped-call]
-            errors = run_batch(group).record["errors"]
-
-        assert end.mock_calls == exits
-        assert list(errors) == unfinished
-        assert all(error.endswith("when the task ended: AirflowTaskTimeout") for error in errors.values())
-
-    @pytest.mark.parametrize("hangs", ["saving", "reporting"])
-    def test_a_server_that_never_answers_does_not_outlive_a_timeout(
-        self, hangs: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        answered = threading.Event()
+            return False
 
         class Store(FakeStore):
             def set(self, key: str, value: Any) -> None:
-                assert hangs == "reporting" or answered.wait(10)
+                hang("saving")
 
-        def refuses(values: Any) -> bool:
-            assert hangs == "saving" or answered.wait(10)
-            return False
+        def branch(item: str) -> None:
+            hang("item")
+            if item == "b":
+                time.sleep(10)
 
-        monkeypatch.setattr(deadline, "FIRST_RING", 0.02)
-        monkeypatch.setattr(deadline, "SECONDS_BETWEEN", 0.02)
-        group = group_of("a", "takes too long")
-        with mock.patch("os._exit", side_effect=lambda code: answered.set()) as end, timeout(0.05):  # type: ignore[no-untyped-call]
-            ran = run_batch(group, store=Store(), refuses=refuses)
+        monkeypatch.setattr("airflow_fanout.execution_time.batch.RINGS", (0.02, 0.02))
+        monkeypatch.setattr("airflow_fanout.execution_time.batch.GIVE_UP_AFTER", 0.02)
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", type(comms, (), {})(), raising=False)
+        with mock.patch("os._exit", side_effect=lambda code: given_up.set()) as end, timeout(0.05):  # type: ignore[no-untyped-call]
+            ran = run_batch(
+                group_of("a", "b", branch=branch), store=Store(), refuses=lambda values: hang("reporting")
+            )
 
-        assert isinstance(ran.error, AirflowTaskTimeout)
-        assert end.mock_calls == [mock.call(1)]
+        assert end.mock_calls == [mock.call(1)] * exits
+        assert ran.record["errors"]["1"].endswith("when the task ended: AirflowTaskTimeout")
 
     def test_when_it_is_killed_no_further_item_starts_and_what_is_done_is_kept(
         self, store: FakeStore
@@ -386,7 +346,7 @@ class TestItems:
         ran = run_batch(group, 2, 4, map_index=1, payload=payload)
 
         assert ran.value == dict(zip(labels, ["X", "Y"], strict=True))
-        assert ran.record["names"] == names
+        assert (ran.record["names"], ran.record["map_index"], ran.record["start"]) == (names, 1, 2)
         ran.ti.xcom_pull.assert_called_once_with(task_ids="acts.split", key="batch_1", map_indexes=-1)
 
     def test_a_map_makes_each_item_on_its_own(self) -> None:

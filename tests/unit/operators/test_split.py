@@ -114,10 +114,7 @@ def test_what_airflow_makes_of_several_outputs_is_cut_item_by_item(make: Any, it
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        *(
-            pytest.param({"found": found, "items_per_task": 2}, "items: expected", id=repr(found))
-            for found in ("text", 3, {1}, {"": 1}, {1: 2})
-        ),
+        pytest.param({"found": "text", "items_per_task": 2}, "items: expected", id="no items"),
         pytest.param(
             {"count": 1025},
             "1025 mapped branches are more than the 1024 .*; give items_per_task=",
