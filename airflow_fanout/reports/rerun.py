@@ -155,7 +155,8 @@ def plan_rerun(
 
 def causes_before(facts: RunFacts, run: GroupRun) -> tuple[Cause, ...]:
     """Find the failed tasks upstream of a group's branches that kept some of them from starting."""
-    task_runs = [task_run for branch in run.ran for task_run in branch.task_runs]
+    declared = (branch for branch in run.ran if branch.state != "removed")
+    task_runs = [task_run for branch in declared for task_run in branch.task_runs]
     if run.unexpanded is not None:
         task_runs.append(run.unexpanded)
     blocked = [task_run for task_run in task_runs if task_run.state == "upstream_failed"]

@@ -220,6 +220,14 @@ class TestGroup:
         assert (found.peak_concurrency, found.effective_concurrency, found.limit) == (1, 1, limit)
         assert [(advice.kind, advice.text.partition(".")[0]) for advice in found.advice] == [("limit", limit)]
 
+    def test_a_branch_that_is_no_longer_declared_is_no_ones_effect(self) -> None:
+        facts = facts_of([ran("etl.us"), ran("etl.eu", state="upstream_failed")], static("us"))
+        tasks = {"etl.us": facts.outline.tasks["etl.us"]}
+
+        (group,) = report_of(replace(facts, outline=replace(facts.outline, tasks=tasks))).groups
+
+        assert (group.states, group.total, group.causes) == ({"success": 1, "removed": 1}, 1, ())
+
     def test_what_kept_branches_from_starting_is_named(self) -> None:
         first = STEPS.all_task_ids[0]
         tasks = {first: TaskOutline(task_id=first, upstream=frozenset({"create_table"}))}
