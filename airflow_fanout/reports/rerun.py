@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from airflow_fanout.reports.branches import chosen_group_runs
 from airflow_fanout.reports.figures import shortened
 from airflow_fanout.reports.group_report import Cause
+from airflow_fanout.reports.runs import TaskRun
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
+    from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
 
@@ -340,37 +341,21 @@ def fingerprint(plan: RerunPlan) -> str:
 
 def plan_as_json(plan: RerunPlan, done: Clearing | None = None) -> dict[str, Any]:
     """Say for programs what a plan clears, and what came of it if it was carried out."""
-    return {
-        "dag_id": plan.dag_id,
-        "run_id": plan.run_id,
-        "run_state": plan.run_state,
-        "groups": [
-            {
-                "group": group.run.title,
-                "branches": [
-                    {
-                        "name": again.branch.name,
-                        "state": again.branch.state,
-                        "stopped": again.branch.is_stopped,
-                        "error": again.branch.error,
-                        "task_instances": _instances(again.task_runs),
-                    }
-                    for again in group.branches
-                ],
-                "unexpanded": _instances(group.unexpanded),
-                "fan_ins": _instances(group.fan_ins),
-            }
-            for group in plan.groups
-        ],
-        "downstream": _instances(plan.downstream),
-        "setups_and_teardowns": _instances(plan.setups_and_teardowns),
-        "causes": _instances(plan.causes),
-        "between": _instances(plan.between),
-        "notes": list(plan.notes),
-        "cleared": _instances(() if done is None else done.cleared),
-        "changed_meanwhile": _instances(() if done is None else done.changed),
-    }
+    cleared, changed = ((), ()) if done is None else (done.cleared, done.changed)
+    parts = {**vars(plan), "cleared": cleared, "changed_meanwhile": changed}
+    return {name: _as_json(part) for name, part in parts.items()}
 
 
-def _instances(task_runs: Sequence[TaskRun]) -> list[dict[str, Any]]:
-    return [{"task_id": run.task_id, "map_index": run.map_index, "state": run.state} for run in task_runs]
+def _as_json(part: Any) -> Any:
+    match part:
+        case tuple():
+            return [_as_json(each) for each in part]
+        case TaskRun():
+            return {"task_id": part.task_id, "map_index": part.map_index, "state": part.state}
+        case GroupRerun():
+            names = ("branches", "unexpanded", "fan_ins")
+            return {"group": part.run.title, **{name: _as_json(getattr(part, name)) for name in names}}
+        case BranchRerun(branch=branch, task_runs=task_runs):
+            found = {"name": branch.name, "state": branch.state, "error": branch.error}
+            return {**found, "stopped": branch.is_stopped, "task_instances": _as_json(task_runs)}
+    return part
