@@ -106,16 +106,13 @@ def test_every_file_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("stem", DAGS)
-def test_a_file_is_imported_without_an_error(stem: str) -> None:
-    parsed = parse(stem)
+@pytest.mark.parametrize("installed", ["extra", "no extra"])
+def test_a_file_is_imported_without_an_error(
+    request: pytest.FixtureRequest, stem: str, installed: str
+) -> None:
+    if installed == "no extra":
+        request.getfixturevalue("without_extra")
 
-    assert parsed.import_errors == {}
-    assert set(parsed.dags) == DAGS[stem]
-
-
-@pytest.mark.usefixtures("without_extra")
-@pytest.mark.parametrize("stem", DAGS)
-def test_a_file_is_imported_where_the_extra_is_not_installed(stem: str) -> None:
     parsed = parse(stem)
 
     assert parsed.import_errors == {}

@@ -12,8 +12,8 @@ from airflow_fanout.metadata.clearing import setups_and_teardowns
 from airflow_fanout.reports.branches import UnknownGroupError
 from airflow_fanout.reports.rerun import RerunPlan, plan_rerun
 from airflow_fanout.reports.runs import RunFacts, TaskRun
-from airflow_fanout.rules.records import BATCH
 from airflow_fanout.serialization.outline import outline
+from tests.unit.run_facts import batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -195,30 +195,9 @@ class TestBranches:
 class TestBatches:
     @pytest.fixture
     def batched(self, dag: DAG) -> DAG:
-        group = FanOutGroup("group", branch=count_up, count=8, items_per_task=4)
+        group = FanOutGroup("docs", branch=count_up, count=8, items_per_task=4)
         FanInOperator(task_id="collect", fan_out=group)
         return dag
-
-    @staticmethod
-    def batch(number: int, states: str, state: str) -> TaskRun:
-        record = {
-            "state": BATCH,
-            "map_index": number,
-            "start": number * 4,
-            "names": None,
-            "statuses": states,
-            "errors": {},
-            "stopped": "not started: why",
-            "seconds": [1.0] * 4,
-            "cpu_seconds": [1.0] * 4,
-        }
-        return TaskRun(
-            task_id="group.each",
-            map_index=number,
-            state=state,
-            record=record,
-            values={"return_value": "present"},
-        )
 
     @pytest.mark.parametrize(
         ("states", "state", "runs"),
@@ -231,16 +210,16 @@ class TestBatches:
         ],
     )
     def test_which_batch_runs_again(self, batched: DAG, states: str, state: str, runs: bool) -> None:
-        batches = [self.batch(0, "SSSS", "success"), self.batch(1, states, state)]
+        batches = [batch(0, "SSSS"), batch(1, states, state=state, start=4, stopped="not started: why")]
 
         plan = planned(batched, [*batches, TaskRun(task_id="collect", state="success")])
 
-        assert names(plan.task_runs) == ({"group.each[1]", "collect"} if runs else set())
+        assert names(plan.task_runs) == ({"docs.each[1]", "collect"} if runs else set())
 
     def test_a_batch_tells_how_many_of_its_items_are_without_success(self, batched: DAG) -> None:
-        (group,) = planned(batched, [self.batch(0, "SFFS", "failed")]).groups
+        (group,) = planned(batched, [batch(0, "SFFS", state="failed")]).groups
 
-        assert [(again.branch.name, again.items) for again in group.branches] == [("group batch 0", 2)]
+        assert [(again.branch.name, again.items) for again in group.branches] == [("docs batch 0", 2)]
 
 
 class TestADagThatChanged:
