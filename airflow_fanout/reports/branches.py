@@ -155,10 +155,9 @@ def _removed(facts: RunFacts, group: DeclaredGroup, map_index: int) -> Iterator[
     """Branches of a static group that are no longer declared: the Dag file changed after they had begun."""
     names = {branch.name for branch in group.branches}
     removed: dict[str, list[str]] = {}
-    for task_id, instances in facts.by_task.items():
+    for task_id in facts.undeclared:
         name = task_id.removeprefix(group.prefix)
-        is_of_group = name not in {task_id, PLACEHOLDER} and map_index in instances
-        if not is_of_group or task_id in facts.outline.tasks:
+        if name in {task_id, PLACEHOLDER} or map_index not in facts.by_task[task_id]:
             continue
         if group.steps is not None and (first := name.partition(".")[0]) not in names:
             name = first  # a branch of several tasks is a task group

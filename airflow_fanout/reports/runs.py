@@ -183,6 +183,11 @@ class RunFacts:
             runs_by_task.setdefault(task_run.task_id, {})[task_run.map_index] = task_run
         return runs_by_task
 
+    @cached_property
+    def undeclared(self) -> list[str]:
+        """Ids of tasks that have instances in the run, and are no longer in its Dag."""
+        return [task_id for task_id in self.by_task if task_id not in self.outline.tasks]
+
     def find(self, task_ids: Iterable[str], map_index: int) -> list[TaskRun]:
         """Instances of some tasks with an index, as far as there are any."""
         task_runs = (self.by_task.get(task_id, {}).get(map_index) for task_id in task_ids)
