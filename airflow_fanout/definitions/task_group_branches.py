@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import attrs
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 
     AnyOperator = BaseOperator | MappedOperator
 
+T = TypeVar("T")
+
 
 @attrs.define(kw_only=True, eq=False, repr=False)
-class MappedItem(MappedArgument):
+class MappedItem(MappedArgument):  # noqa: PLW1641 - it refuses to be hashed, below
     """
     The item of a mapped branch, as its function is given it when the Dag is parsed: an argument for tasks.
 
@@ -56,38 +58,31 @@ class MappedItem(MappedArgument):
         raise AttributeError(problem if name.startswith("_") else f"{problem}: {self._refusal()}")
 
     def __bool__(self) -> bool:
-        """Be true for Airflow alone."""
-        self._refuse_to_author()
-        return True
+        """Be true."""
+        return self._for_airflow(True)
 
     def __eq__(self, other: object) -> bool:
-        """Be equal to nothing else, for Airflow alone."""
-        self._refuse_to_author()
-        return self is other
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        """Be no key of a mapping."""
-        raise self._refusal()
+        """Be equal to nothing else."""
+        return self._for_airflow(self is other)
 
     def __str__(self) -> str:
-        """Have the text that Airflow stores, for Airflow alone."""
-        self._refuse_to_author()
-        return repr(self)
+        """Return the text that Airflow stores."""
+        return self._for_airflow(repr(self))
 
     def __format__(self, spec: str) -> str:
-        """Be formatted as this text."""
-        self._refuse_to_author()
-        return format(repr(self), spec)
+        """Return that text."""
+        return self._for_airflow(format(repr(self), spec))
 
-    def _refuse_to_author(self) -> None:
-        """Raise if the branch's function does this, and no code of Airflow's, or ours, that it has called."""
+    def _for_airflow(self, value: T) -> T:
+        """Raise if the branch's function asks, and no code of Airflow's, or ours, that it has called."""
         frame: Any = inspect.currentframe().f_back.f_back  # type: ignore[union-attr]
         while frame is not None and frame.f_code is not _call_with_items.__code__:
             if frame.f_globals["__name__"].partition(".")[0] in {"airflow", "airflow_fanout"}:
-                return
+                return value
             frame = frame.f_back
         if frame is not None:
             raise self._refusal()
+        return value
 
     def _refusal(self) -> DeclarationTypeError:
         fault = f"{self.arguments.title} uses its parameter {self._key!r} as a value when the Dag is parsed"
@@ -104,7 +99,7 @@ def _refuse_use(item: MappedItem, *_: object) -> NoReturn:
 
 
 BINARY = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or"
-UNARY = "neg pos abs invert int float complex index round len getitem lt le gt ge"
+UNARY = "neg pos abs invert int float complex index round hash len getitem lt le gt ge"
 for _name in (*UNARY.split(), *(f"{side}{name}" for name in BINARY.split() for side in ("", "r"))):
     setattr(MappedItem, f"__{_name}__", _refuse_use)
 

@@ -88,15 +88,12 @@ class FanInOperator(BaseOperator):
         dags = [kwargs.get("dag"), *(each.dag for each in around)]
         fail_fast = any(dag.fail_fast for dag in dags if dag is not None)
         checks.check_callable(owner, python_callable, op_kwargs, fail_fast=fail_fast)
-        checks.check_policy(owner, policy)
+        checks.check_policy(owner, policy, fail_fast=fail_fast)
         checks.check_number(owner, "pool_slots", kwargs.get("pool_slots"))
         checks.check_trigger_rule(owner, kwargs)
         group = declared_group(fan_out)
         if fan_out is not None and group is not None:
-            checks.check_key(owner, key, getattr(fan_out, "mode", group.mode), group)
-            checks.check_tolerance(owner, policy, group, fan_out.dag)
-        if fail_fast:
-            checks.check_fail_fast(owner, policy)
+            checks.check_group(owner, policy, key, group, fan_out)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
         self.task_id_prefix = task_id_prefix
         self.python_callable = python_callable

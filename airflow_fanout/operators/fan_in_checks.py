@@ -23,9 +23,9 @@ from airflow_fanout.serialization.tasks import nearest_mapped_group, waits_on_pa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow.sdk import DAG, TaskGroup
+    from airflow.sdk import TaskGroup
 
-    from airflow_fanout.serialization.declaration import DeclaredGroup, Mode
+    from airflow_fanout.serialization.declaration import DeclaredGroup
 
 
 def check_source(owner: str, fan_out: object, task_id_prefix: object, key: object) -> None:
@@ -111,8 +111,8 @@ def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str
             raise DeclarationTypeError(owner, "python_callable", problem)
 
 
-def check_policy(owner: str, policy: Policy) -> None:
-    """Check the tolerance, and what counts without one."""
+def check_policy(owner: str, policy: Policy, *, fail_fast: bool) -> None:
+    """Check the tolerance, what counts without one, and that a ``fail_fast`` Dag can decide as told."""
     for argument in ("min_success", "min_success_ratio"):
         _refuse_run_time(owner, argument, getattr(policy, argument), DECIDE_IN_FUNCTION)
     check_number(owner, "min_success", policy.min_success, least=0)
@@ -127,6 +127,12 @@ def check_policy(owner: str, policy: Policy) -> None:
     if policy.count_skipped != "exclude" and not policy.tolerant:
         problem = f"found {policy.count_skipped!r}, which needs min_success= or min_success_ratio="
         raise DeclarationValueError(owner, "count_skipped", problem)
+    if fail_fast and policy.tolerant:
+        problem = "in a fail_fast Dag the first failure ends the run; leave out one of the two"
+        raise DeclarationValueError(owner, _tolerance(policy), problem)
+    if fail_fast and policy.on_empty not in {None, "skip"}:
+        problem = f"found {policy.on_empty!r}, but a fail_fast Dag skips a fan-in over nothing; use 'skip'"
+        raise DeclarationValueError(owner, "on_empty", problem)
 
 
 DECIDE_IN_FUNCTION = (
@@ -164,20 +170,17 @@ def _check_min_success_ratio(owner: str, ratio: object) -> None:
         raise DeclarationValueError(owner, "min_success_ratio", f"expected 0 <= ratio <= 1, found {ratio}")
 
 
-def check_key(owner: str, key: str, mode: Mode, group: DeclaredGroup) -> None:
-    """Check that a group, batched even if it has no batches today, has values under the key."""
-    if mode == "batched" and key != RETURN_VALUE:
+def check_group(owner: str, policy: Policy, key: str, group: DeclaredGroup, fan_out: TaskGroup) -> None:
+    """Check that a group can meet the tolerance, and the next run too, and has values under the key."""
+    # A group that is to be batched, and has no items today, is declared as a static one.
+    if getattr(fan_out, "mode", group.mode) == "batched" and key != RETURN_VALUE:
         raise DeclarationValueError(owner, "key", batched_key_problem(key, group.group_id))
-
-
-def check_tolerance(owner: str, policy: Policy, group: DeclaredGroup, dag: DAG) -> None:
-    """Check that a group can meet the tolerance, and the next run too."""
     count = group.known_count
     if policy.min_success is not None and count and policy.min_success > count:
         branches = counted(count, "branch", "branches")
         problem = f"{policy.min_success} is above the {branches} that group {group.group_id!r} declares"
         raise DeclarationValueError(owner, "min_success", problem)
-    waiting = [task_id for task_id in group.all_task_ids if waits_on_past(dag.get_task(task_id))]
+    waiting = [task_id for task_id in group.all_task_ids if waits_on_past(fan_out.dag.get_task(task_id))]
     if policy.tolerant and waiting:
         raise DeclarationValueError(owner, _tolerance(policy), past_dependence_problem(waiting))
 
@@ -191,16 +194,6 @@ def check_trigger_rule(owner: str, arguments: Mapping[str, Any]) -> None:
         found = f"found {getattr(rule, 'value', rule)!r}; leave it out: a fan-in runs when all branches"
         problem = f"{found} have ended, and decides by min_success= and min_success_ratio="
         raise DeclarationValueError(owner, "trigger_rule", problem)
-
-
-def check_fail_fast(owner: str, policy: Policy) -> None:
-    """Check that a fan-in can decide as told in a ``fail_fast`` Dag."""
-    if policy.tolerant:
-        problem = "in a fail_fast Dag the first failure ends the run; leave out one of the two"
-        raise DeclarationValueError(owner, _tolerance(policy), problem)
-    if policy.on_empty not in {None, "skip"}:
-        problem = f"found {policy.on_empty!r}, but a fail_fast Dag skips a fan-in over nothing; use 'skip'"
-        raise DeclarationValueError(owner, "on_empty", problem)
 
 
 def _tolerance(policy: Policy) -> str:
