@@ -50,7 +50,9 @@ class MappedItem(MappedArgument):  # noqa: PLW1641 - it refuses to be hashed, be
     when it makes a task, and stores a text of them.
     """
 
-    arguments: FunctionArguments
+    owner: str
+    argument: str
+    title: str
 
     def __getattr__(self, name: str) -> NoReturn:
         """Have no other attributes, for ``hasattr`` and ``copy`` too."""
@@ -85,13 +87,13 @@ class MappedItem(MappedArgument):  # noqa: PLW1641 - it refuses to be hashed, be
         return value
 
     def _refusal(self) -> DeclarationTypeError:
-        fault = f"{self.arguments.title} uses its parameter {self._key!r} as a value when the Dag is parsed"
+        fault = f"{self.title} uses its parameter {self._key!r} as a value when the Dag is parsed"
         way_out = (
             "it is known only when the tasks of a mapped branch run: hand it to a task as it is, alone or in "
             "a list or dict, and compare, format or take it apart there (BashOperator: env={'ITEM': item}, "
             "and $ITEM in the command); or, if all items are known at parse time, leave mapped out"
         )
-        return DeclarationTypeError(self.arguments.owner, self.arguments.argument, f"{fault}, but {way_out}")
+        return DeclarationTypeError(self.owner, self.argument, f"{fault}, but {way_out}")
 
 
 def _refuse_use(item: MappedItem, *_: object) -> NoReturn:
@@ -106,8 +108,9 @@ for _name in (*UNARY.split(), *(f"{side}{name}" for name in BINARY.split() for s
 
 def _call_with_items(arguments: FunctionArguments, /, **given: Any) -> Any:
     """Call the function of a mapped branch."""
+    declared = {"owner": arguments.owner, "argument": arguments.argument, "title": arguments.title}
     items = {
-        name: MappedItem(input=value._input, key=value._key, arguments=arguments)  # noqa: SLF001
+        name: MappedItem(input=value._input, key=value._key, **declared)  # noqa: SLF001
         for name, value in given.items()
         if isinstance(value, MappedArgument)
     }

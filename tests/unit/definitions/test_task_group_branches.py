@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import functools
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -653,7 +654,7 @@ def test_an_item_of_a_mapped_branch_is_an_argument_of_tasks_and_shown_by_repr(
 
 def test_an_item_is_resolved_in_its_instance(dag: DAG) -> None:
     declare(task_group(lambda item: extract({"a": item})), items=["x", "y"], mapped=True)
-    each: Any = dag.get_task("process.each.extract")
+    each: Any = copy.deepcopy(dag.get_task("process.each.extract"))
     context: Any = {"ti": mock.Mock(map_index=1), "task": each, "dag": dag, "params": {}}
     each.render_template_fields(context)
 
