@@ -64,57 +64,51 @@ def test_what_may_pass_is_worth_a_retry(error: type[Exception]) -> None:
     assert not issubclass(error, AirflowException)
 
 
+def error(made: Exception, message: str, **facts: Any) -> Any:
+    return pytest.param(made, message, facts, id=f"{type(made).__name__}: {message}")
+
+
 @pytest.mark.parametrize(
     ("error", "message", "facts"),
     [
-        pytest.param(
-            DeclarationValueError("FanOutGroup 'process'", "count", "expected 0 or more, found -1"),
-            "FanOutGroup 'process': count: expected 0 or more, found -1",
-            {
-                "owner": "FanOutGroup 'process'",
-                "argument": "count",
-                "problem": "expected 0 or more, found -1",
-            },
-            id="a declaration",
+        error(
+            DeclarationValueError("FanOutGroup 'g'", "count", "found -1"),
+            "FanOutGroup 'g': count: found -1",
+            owner="FanOutGroup 'g'",
+            argument="count",
+            problem="found -1",
         ),
-        pytest.param(
+        error(
             TooFewBranchesError("m", needed=1, succeeded=0, problems=[OUTCOME]),
             "m",
-            {"needed": 1, "succeeded": 0, "problems": (OUTCOME,)},
-            id="too few branches",
+            needed=1,
+            succeeded=0,
+            problems=(OUTCOME,),
         ),
-        pytest.param(UpstreamFailedError("m", task_ids=["load"]), "m", {"task_ids": ("load",)}, id="task"),
-        pytest.param(
-            PrefixError("m", prefix="p", candidates=["a"]),
-            "m",
-            {"prefix": "p", "candidates": ("a",)},
-            id="prefix",
-        ),
-        pytest.param(BranchesRunningError("m", names=["a"]), "m", {"names": ("a",)}, id="running branches"),
-        pytest.param(
+        error(UpstreamFailedError("m", task_ids=["load"]), "m", task_ids=("load",)),
+        error(PrefixError("m", prefix="p", candidates=["a"]), "m", prefix="p", candidates=("a",)),
+        error(BranchesRunningError("m", names=["a"]), "m", names=("a",)),
+        error(
             UnreadableValueError("What 'a' pushed", cause=OSError("gone")),
             "What 'a' pushed can't be read: OSError: gone",
-            {"is_of_storage": True},
-            id="storage",
+            is_of_storage=True,
         ),
-        pytest.param(
+        error(
             UnreadableValueError("It", cause=ImportError("no")),
             "It can't be read: ImportError: no",
-            {"is_of_storage": False},
-            id="a value",
+            is_of_storage=False,
         ),
-        pytest.param(
+        error(
             MergeConflictError({"x": ["a", "b"]}),
             "Branches wrote the same name: 'x' by 'a', 'b'. Give each branch names of its own.",
-            {"conflicts": {"x": ("a", "b")}},
-            id="a merge",
+            conflicts={"x": ("a", "b")},
         ),
-        pytest.param(ResultTooLargeError("m", size=9), "m", {"size": 9}, id="a large result"),
-        pytest.param(
+        error(ResultTooLargeError("m", size=9), "m", size=9),
+        error(
             MissingExtraError("examples", module="sklearn"),
             "'sklearn' is not installed: pip install \"airflow-fanout[examples]\"",
-            {"extra": "examples", "module": "sklearn"},
-            id="an extra",
+            extra="examples",
+            module="sklearn",
         ),
     ],
 )

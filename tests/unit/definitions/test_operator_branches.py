@@ -62,58 +62,45 @@ def declare(**declared: Any) -> list[Any]:
 
 
 COPY = functools.partial(CopyOperator, target="x")
+COPY_ANY: Any = CopyOperator
 SOURCES = [{"source": "a"}, {"source": "b"}]
+A_TO_X, B_TO_Y = {"source": "a", "target": "x"}, {"source": "b", "target": "y"}
+TO_Z = {"target": "z"}
 
 
 class TestWhatABranchIsGiven:
     @pytest.mark.parametrize(
         ("declared", "copies"),
         [
+            pytest.param({"items": [A_TO_X, B_TO_Y]}, {"process_0": "ax", "process_1": "by"}, id="items"),
+            pytest.param({"items": {"first": A_TO_X}}, {"first": "ax"}, id="named items"),
             pytest.param(
-                {"items": [{"source": "a", "target": "x"}, {"source": "b", "target": "y"}]},
-                {"process_0": ("a", "x"), "process_1": ("b", "y")},
-                id="items",
-            ),
-            pytest.param(
-                {"items": {"b": {"source": "a", "target": "x"}}}, {"b": ("a", "x")}, id="named items"
-            ),
-            pytest.param(
-                {"branch": COPY, "items": SOURCES},
-                {"process_0": ("a", "x"), "process_1": ("b", "x")},
-                id="functools.partial",
+                {"branch": COPY, "items": SOURCES}, {"process_0": "ax", "process_1": "bx"}, id="partial()"
             ),
             pytest.param(
                 {"branch": functools.partial(COPY, target="y"), "items": SOURCES[:1]},
-                {"process_0": ("a", "y")},
+                {"process_0": "ay"},
                 id="functools.partial of another, which counts less",
             ),
             pytest.param(
-                {
-                    "branch": functools.partial(CopyOperator, retries=1),
-                    "items": SOURCES[:1],
-                    "partial": {"target": "z"},
-                },
-                {"process_0": ("a", "z")},
+                {"branch": functools.partial(COPY_ANY, retries=1), "items": SOURCES[:1], "partial": TO_Z},
+                {"process_0": "az"},
                 id="partial beside functools.partial",
             ),
             pytest.param(
-                {"branch": functools.partial(COPY, source="c"), "items": [{}, {}]},
-                {"process_0": ("c", "x"), "process_1": ("c", "x")},
+                {"branch": functools.partial(COPY, source="c"), "items": [{}]},
+                {"process_0": "cx"},
                 id="items that add nothing",
             ),
-            pytest.param(
-                {"count": 2, "default_args": {"source": "d", "target": "y"}},
-                {"process_0": ("d", "y"), "process_1": ("d", "y")},
-                id="a count, and default_args",
-            ),
+            pytest.param({"count": 1, "default_args": B_TO_Y}, {"process_0": "by"}, id="default_args"),
         ],
     )
     def test_arguments_come_from_item_partial_and_default_args(
-        self, declared: dict[str, Any], copies: dict[str, Any]
+        self, declared: dict[str, Any], copies: dict[str, str]
     ) -> None:
         made = declare(**{"branch": CopyOperator, **declared})
 
-        assert {each.task_id.removeprefix("process."): (each.source, each.target) for each in made} == copies
+        assert {each.task_id.removeprefix("process."): each.source + each.target for each in made} == copies
         assert {each.index for each in made} == {7}  # a count gives no index
 
     def test_a_mapping_may_mix_operators_and_functions(self) -> None:

@@ -90,25 +90,20 @@ class TestNamesAndIds:
         assert ids(declare(**declared)) == expected
 
     @pytest.mark.parametrize(
-        ("around", "arguments", "expected"),
+        ("prefixes", "arguments", "expected"),
         [
-            pytest.param([TaskGroup], {}, "a.process.process_0", id="one group"),
-            pytest.param([TaskGroup, TaskGroup], {}, "a.b.process.process_0", id="two groups"),
-            pytest.param(
-                [functools.partial(TaskGroup, prefix_group_id=False)],
-                {},
-                "process.process_0",
-                id="unprefixed",
-            ),
-            pytest.param([TaskGroup], {"prefix_group_id": False}, "process_0", id="itself unprefixed"),
+            pytest.param({"a": True}, {}, "a.process.process_0", id="one group"),
+            pytest.param({"a": True, "b": True}, {}, "a.b.process.process_0", id="two groups"),
+            pytest.param({"a": False}, {}, "process.process_0", id="unprefixed"),
+            pytest.param({"a": True}, {"prefix_group_id": False}, "process_0", id="itself unprefixed"),
         ],
     )
     def test_within_groups_names_leave_out_the_parents(
-        self, around: list[Any], arguments: dict[str, Any], expected: str
+        self, prefixes: dict[str, bool], arguments: dict[str, Any], expected: str
     ) -> None:
         with ExitStack() as stack:
-            for group_id, group_class in zip("ab", around, strict=False):
-                stack.enter_context(group_class(group_id))
+            for group_id, is_prefix in prefixes.items():
+                stack.enter_context(TaskGroup(group_id, prefix_group_id=is_prefix))
             group = declare(count=1, **arguments)
 
         assert (names(group), ids(group)) == (["process_0"], [expected])
@@ -439,34 +434,28 @@ class TestATaskGroup:
 
 
 FOUR = "max_active_tasks of the Dag is 4"
+TWO_AT_ONCE = {"max_concurrency": 2}
 
 
 class TestDocumentation:
     @pytest.mark.parametrize(
         ("declared", "slots", "tooltip"),
         [
-            pytest.param({"count": 8}, 16, "8 branches, all at once", id="all"),
-            pytest.param({"count": 8}, 4, f"8 branches, at most 4 at once: {FOUR}", id="limited"),
-            pytest.param(
-                {"branch": steps, "count": 8},
-                4,
-                f"8 branches, at most 4 of their tasks at once: {FOUR}",
-                id="steps",
-            ),
-            pytest.param(
-                {"items": list("abcd"), "mapped": True, "max_concurrency": 2},
+            ({"count": 8}, 16, "8 branches, all at once"),
+            ({"count": 8}, 4, f"8 branches, at most 4 at once: {FOUR}"),
+            ({"branch": steps, "count": 8}, 4, f"8 branches, at most 4 of their tasks at once: {FOUR}"),
+            (
+                {"count": 4, "mapped": True, **TWO_AT_ONCE},
                 16,
                 "4 branches, at most 2 at once: max_concurrency is 2",
-                id="limited by the group",
             ),
-            pytest.param(
-                {"count": 100, "items_per_task": 10, "max_concurrency": 4},
+            (
+                {"count": 100, "items_per_task": 10, **TWO_AT_ONCE},
                 16,
-                "100 items in 10 tasks, at most 4 at once: max_concurrency is 4",
-                id="items of several tasks",
+                "100 items in 10 tasks, at most 2 at once: max_concurrency is 2",
             ),
-            pytest.param({"count": 1, "items_per_task": 10}, 16, "1 item in 1 task", id="one item"),
-            pytest.param({"count": 0}, 16, "no branches", id="none"),
+            ({"count": 1, "items_per_task": 10}, 16, "1 item in 1 task"),
+            ({"count": 0}, 16, "no branches"),
         ],
     )
     def test_the_tooltip_says_how_many_run_at_once(
