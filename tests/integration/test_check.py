@@ -71,11 +71,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = isolated_environment(
-        os.environ,
-        home=home,
-        extra={"PYTHONPATH": str(REPOSITORY)},
-    )
+    environment = isolated_environment(os.environ, home=home, extra={"PYTHONPATH": str(REPOSITORY)})
     return subprocess.run(
         [sys.executable, "-m", "airflow", "fanout", "check", *arguments],
         cwd=home,

@@ -26,11 +26,7 @@ def with_items(group: GroupReport, **changes: Any) -> GroupReport:
 
 # One group for each rule, whose figures are just beyond its thresholds.
 SMALL = report(
-    total=100,
-    peak_concurrency=4,
-    overhead_share=0.9,
-    median_work_seconds=0.1,
-    median_overhead_seconds=0.5,
+    total=100, peak_concurrency=4, overhead_share=0.9, median_work_seconds=0.1, median_overhead_seconds=0.5
 )
 SMALL_BATCHES = replace(
     SMALL,

@@ -10,17 +10,7 @@ from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.rules.outcomes import MARKED_BY_HAND, NO_EXCEPTION_RECORDED
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.outlines import fan_in_of
-from tests.unit.run_facts import (
-    NOON,
-    batch,
-    batched,
-    by_prefix,
-    facts_of,
-    mapped,
-    of_group,
-    ran,
-    static,
-)
+from tests.unit.run_facts import NOON, batch, batched, by_prefix, facts_of, mapped, of_group, ran, static
 
 if TYPE_CHECKING:
     from airflow_fanout.reports.runs import BranchRun, GroupRun, TaskRun
@@ -307,10 +297,7 @@ class TestPrefix:
 
     @pytest.mark.parametrize(
         ("prefixes", "titles"),
-        [
-            pytest.param({"combine": "p_"}, ["combine"], id="rendered"),
-            pytest.param({}, [], id="not-yet"),
-        ],
+        [pytest.param({"combine": "p_"}, ["combine"], id="rendered"), pytest.param({}, [], id="not-yet")],
     )
     def test_one_with_a_template_is_taken_as_rendered(
         self, prefixes: dict[str, str], titles: list[str]

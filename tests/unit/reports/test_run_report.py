@@ -273,9 +273,6 @@ class TestBatches:
 
         assert only(batched(), again, batch(1, "SS", second=5)).peak_concurrency == 1
 
-    def test_cpu_seconds_of_some_items_are_not_those_of_all(self) -> None:
-        assert only(batched(), batch(0, "SS", cpu_seconds=[None, 0.25])).cpu_seconds is None
-
     def test_branches_are_the_batches_and_items_are_counted(self) -> None:
         group = only(batched(), batch(0, "SK"), batch(1, "F", state="failed", errors={"0": "E: no"}))
 

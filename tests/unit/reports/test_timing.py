@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,9 @@ from airflow_fanout.reports.timing import (
     segments,
     summarize,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -115,76 +118,45 @@ UNKNOWN = {"wall_seconds": None, "speed_up": None, "work_seconds": 3, "saved_wit
 ALONE = {"median_without_slowest_seconds": None, "wall_without_slowest_seconds": None}
 
 
+def figures(id_: str, *branches: BranchTiming, **expected: Any) -> Any:
+    return pytest.param(branches, expected, id=id_)
+
+
+A = timing("a", 0, 1, 4, work=3)
+
+
 @pytest.mark.parametrize(
     ("branches", "expected"),
     [
-        pytest.param(
-            [timing("a", 0, 1, 5)],
-            {
-                "recorded": 0,
-                "work_seconds": None,
-                "speed_up": None,
-                "overhead_share": None,
-                "wall_seconds": 5,
-            },
-            id="unrecorded-work-is-not-guessed-from-the-elapsed-time",
+        figures("unrecorded-work", timing("a", 0, 1, 5), recorded=0, work_seconds=None, wall_seconds=5),
+        figures("nor-what-follows-from-it", timing("a", 0, 1, 5), speed_up=None, overhead_share=None),
+        figures("no-work", timing("a", 0, 1, 5, work=0.0), recorded=1, speed_up=0, overhead_share=1),
+        figures(
+            "overhead-is-about-branches-of-which-all-is-known",
+            *(A, timing("b", 0, 0, 100), timing("c", None, 0, 50, work=50)),
+            overhead_share=0.25,
+            median_overhead_seconds=1,
         ),
-        pytest.param(
-            [timing("a", 0, 1, 5, work=0.0)],
-            {"recorded": 1, "work_seconds": 0, "speed_up": 0, "overhead_share": 1},
-            id="work-of-zero-seconds-is-recorded",
+        figures("no-length", timing("a", 3, 3, 3, work=0.0), wall_seconds=0, speed_up=None),
+        figures("more-work-than-time", timing("a", 0, 0, 1, work=5), median_overhead_seconds=0),
+        figures("wall-while-one-is-queued", A, timing("b", queued=1, state="queued"), **UNKNOWN),
+        figures("wall-while-one-is-running", A, timing("b", 1, 2, state="running"), **UNKNOWN),
+        figures("wall-before-a-next-try", A, timing("b", 9, 2, 3, state="queued"), **UNKNOWN),
+        figures("wall-without-when-one-was-queued", A, timing("b", None, 1, 4), **UNKNOWN),
+        figures("before-a-next-try", timing("a", 9, 2, 3), elapsed_sum_seconds=None, peak_concurrency=0),
+        figures("deferred-counts-from-its-start", timing("a", 9, 2, 10), wall_seconds=8),
+        figures("clocks-disagree", timing("a", 0, 4.1, 4), wall_seconds=4, elapsed_sum_seconds=None),
+        figures(
+            "without-the-slowest-the-others-may-begin-later",
+            *(timing("a", 0, 1, 9, work=5), timing("b", 2, 3, 6, work=2)),
+            wall_without_slowest_seconds=4,
+            saved_without_slowest_seconds=5,
         ),
-        pytest.param(
-            [timing("a", 0, 1, 4, work=3), timing("b", 0, 0, 100), timing("c", None, 0, 50, work=50)],
-            {"overhead_share": 0.25, "median_overhead_seconds": 1},
-            id="overhead-is-about-branches-of-which-all-is-known",
-        ),
-        pytest.param(
-            [timing("a", 3, 3, 3, work=0.0)],
-            {"wall_seconds": 0, "speed_up": None, "overhead_share": None},
-            id="a-group-of-no-length-has-no-ratio",
-        ),
-        pytest.param(
-            [timing("a", 0, 0, 1, work=5)],
-            {"median_overhead_seconds": 0},
-            id="more-work-than-time-is-no-overhead",
-        ),
-        *(
-            pytest.param(
-                [timing("a", 0, 1, 4, work=3), other], UNKNOWN, id=f"wall-is-unknown-while-one-is-{why}"
-            )
-            for why, other in {
-                "queued": timing("b", queued=1, state="queued"),
-                "running": timing("b", 1, 2, state="running"),
-                "queued-for-its-next-try": timing("b", 9, 2, 3, state="queued"),
-                "known-without-when-it-was-queued": timing("b", None, 1, 4),
-            }.items()
-        ),
-        pytest.param(
-            [timing("a", 9, 2, 3, state="queued")],
-            {"elapsed_sum_seconds": None, "peak_concurrency": 0},
-            id="what-waits-for-its-next-try-is-not-there-yet",
-        ),
-        pytest.param(
-            [timing("a", 9, 2, 10)],
-            {"wall_seconds": 8, "elapsed_sum_seconds": 8},
-            id="deferred-counts-from-its-start",
-        ),
-        pytest.param(
-            [timing("a", 0, 4.1, 4)],
-            {"wall_seconds": 4, "elapsed_sum_seconds": None},
-            id="clocks-of-two-machines",
-        ),
-        pytest.param(
-            [timing("a", 0, 1, 9, work=5), timing("b", 2, 3, 6, work=2)],
-            {"wall_without_slowest_seconds": 4, "saved_without_slowest_seconds": 5},
-            id="without-the-slowest-the-others-may-begin-later",
-        ),
-        pytest.param([timing("a", 0, 1, 5, work=3)], ALONE, id="one-alone-is-compared-with-nothing"),
-        pytest.param([timing("a", 0, 1, 5, work=3), timing("b")], ALONE, id="nor-with-one-that-never-ran"),
+        figures("one-alone-is-compared-with-nothing", A, **ALONE),
+        figures("nor-with-one-that-never-ran", A, timing("b"), **ALONE),
     ],
 )
-def test_what_is_not_known_is_not_guessed(branches: list[BranchTiming], expected: dict[str, Any]) -> None:
+def test_what_is_not_known_is_not_guessed(branches: Sequence[BranchTiming], expected: dict[str, Any]) -> None:
     summary = summarize(branches)
 
     assert {name: getattr(summary, name) for name in expected} == expected
