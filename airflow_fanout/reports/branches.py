@@ -134,8 +134,8 @@ def _static(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Itera
     last_ids = [branch.last_task_id for branch in group.branches]
     indexes = [-1]
     if any(tasks[task_id].mapped_group is not None for task_id in last_ids if task_id in tasks):
-        found = {n for task_id in last_ids for n in facts.by_task.get(task_id, {})}
-        indexes = sorted(n for n in found if n >= 0) or sorted(found)
+        found = {n for task_id in last_ids for n in facts.by_task.get(task_id, {}) if n >= 0}
+        indexes = sorted(found) or [-1]
     for index in indexes:
         yield GroupRun(
             title=instance_name(group.group_id, index),
