@@ -74,7 +74,7 @@ def _most_items(group: GroupReport, seconds: float, extra: float) -> int:
         return most
     for_cores = math.ceil(parts / core_count)
     if seconds > 0:
-        for_cores = min(for_cores, math.floor((group.wall_seconds - extra) / seconds))
+        for_cores = min(for_cores, math.floor((group.wall_seconds - group.idle_seconds - extra) / seconds))
     return max(most, for_cores)
 
 

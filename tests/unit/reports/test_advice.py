@@ -189,6 +189,13 @@ class TestItemsOfATask:
                 id="none-longer-than-the-whole-was",
             ),
             pytest.param(
+                replace(
+                    with_items(TINY_BATCHES, median_work_seconds=0.2), wall_seconds=68.0, idle_seconds=60.0
+                ),
+                25,
+                id="without-the-time-between-tries",
+            ),
+            pytest.param(
                 replace(with_items(TINY_BATCHES, median_work_seconds=0.2), wall_seconds=6.9),
                 None,
                 id="there-is-nothing-to-gain",
