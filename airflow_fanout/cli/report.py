@@ -14,7 +14,7 @@ from rich.text import Text
 
 from airflow_fanout.cli.command_line import metadata_session, while_read
 from airflow_fanout.cli.time_line import MOST_ROWS, PLAIN, STYLES, show_time_line
-from airflow_fanout.metadata.runs import read_report
+from airflow_fanout.metadata.runs import find_run, read_run, report_of
 from airflow_fanout.reports.figures import number_of, shortened
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.rules.wording import format_seconds, on_one_line
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def command(args: Namespace) -> None:
     """Print the report of a run."""
     with metadata_session("report") as session:
-        report = read_report(args.dag_id, args.run_id, group_id=args.group, session=session)
+        facts = read_run(find_run(args.dag_id, args.run_id, session=session), session=session)
+        report = report_of(facts, group_id=args.group)
     if args.output == "json":
         print(json.dumps(report, indent=2, default=to_json))
         return

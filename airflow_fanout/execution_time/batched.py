@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.execution_time.results import Page, arranged
 from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refuse_unfinished
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
@@ -16,7 +17,8 @@ from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import States, instances_of, unexpanded_state
 from airflow_fanout.rules.names import SPLIT, indexed_names, instance_name
 from airflow_fanout.rules.outcomes import LostValue, judge_items
-from airflow_fanout.rules.records import ITEM_FAILED, RETURN_VALUE, BatchRecord, batch_key
+from airflow_fanout.rules.records import ITEM_FAILED, RETURN_VALUE, BatchRecord, batch_key, read_bounds
+from airflow_fanout.rules.wording import on_one_line
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
@@ -68,7 +70,11 @@ def _bounds(reader: RunReader, split_task_id: str) -> Sequence[Bounds]:
         raise lost_items(split_task_id, gone) from None
     if bounds is NOTHING:
         raise cleared_items(split_task_id)
-    return [(first, stop, split) for first, stop, split in bounds]
+    cuts = read_bounds(bounds)
+    if cuts is None:
+        message = f"expected the bounds of batches from {split_task_id!r}, found {on_one_line(repr(bounds))}"
+        raise ItemsError(message)
+    return cuts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +245,6 @@ def failures_of_others(reader: RunReader, task_id: str, map_index: int, *, split
         bounds: object = None
         with suppress(FileNotFoundError):  # the body of an object-storage XCom
             bounds = reader.value(split_task_id, -1, RETURN_VALUE)
-        if isinstance(bounds, list):
-            count += sum(stop - first for number, (first, stop, _) in enumerate(bounds) if number in failed)
+        cuts = read_bounds(bounds) or []
+        count += sum(stop - first for number, (first, stop, _) in enumerate(cuts) if number in failed)
     return count

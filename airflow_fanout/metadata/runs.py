@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata.limits import read_scheduling_limits
@@ -15,16 +15,29 @@ from airflow_fanout.reports.run_report import run_report
 from airflow_fanout.reports.runs import RunFacts, TaskRun
 from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity
+from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import LostValue
-from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, LostRecord, batch_key
+from airflow_fanout.rules.records import (
+    MOST_ITEMS,
+    RECORD_KEY,
+    RETURN_VALUE,
+    LostRecord,
+    batch_key,
+    read_bounds,
+)
 from airflow_fanout.rules.wording import close_to
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.serialization.outline import DagOutline, outline
-from airflow_fanout.serialization.stored_values import deserialized, lost_bodies, values_lie_elsewhere
+from airflow_fanout.serialization.stored_values import (
+    is_of_class,
+    lost_bodies,
+    plain_json,
+    values_lie_elsewhere,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from airflow.models.dagrun import DagRun
     from airflow.serialization.definitions.dag import SerializedDAG
@@ -78,22 +91,32 @@ def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:
     raise UnknownRunError(message)
 
 
-def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session) -> RunFacts:
+def read_run(
+    dag_run: DagRun,
+    *,
+    dag: DagOutline | None = None,
+    batch: tuple[str, int] | None = None,
+    session: Session,
+) -> RunFacts:
     """
     Read all that is known of a run's branches: a number of queries that doesn't depend on theirs.
 
     :param dag: Its Dag; None for the Dag as it was when the run's last tasks were made.
+    :param batch: Group and number of the only batch to read; None for all.
     :raises UnknownDagError: If the database no longer has the Dag as it was for the run.
     """
     if dag is None:
         dag = _outline_then(dag_run, session=session) or outline(dag_of(dag_run, session=session))
     keys = {RETURN_VALUE, *(fan_in.key for fan_in in dag.fan_ins)}
-    task_runs = tuple(_task_runs(dag_run, keys, session=session))
+    only = None
+    if batch is not None:
+        only = dag.groups[batch[0]].each[-1] if batch[0] in dag.groups else "", batch[1]
+    task_runs = tuple(_task_runs(dag_run, keys, only, session=session))
     splits = [task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"]
     bounds = {
-        task_id: [(first, stop, split) for first, stop, split in value]
+        task_id: cuts
         for (task_id, _), value in _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
-        if isinstance(value, list) and all(isinstance(cut, list) for cut in value)
+        if (cuts := read_bounds(value)) is not None and sum(stop for _, stop, _ in cuts[-1:]) <= MOST_ITEMS
     }
     return RunFacts(
         dag_id=dag_run.dag_id,
@@ -103,7 +126,7 @@ def read_run(dag_run: DagRun, *, dag: DagOutline | None = None, session: Session
         task_runs=task_runs,
         prefixes=_prefixes(dag_run, dag, session=session),
         bounds=bounds,
-        batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, bounds, session=session)),
+        batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, bounds, only, session=session)),
         yielded=dict(_yielded(dag_run, dag, session=session)),
     )
 
@@ -139,9 +162,12 @@ def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
     return outline(serialized.dag)
 
 
-def of_run(model: Any, dag_run: DagRun) -> tuple[ColumnElement[bool], ...]:
-    """Conditions that choose a model's rows of one run."""
-    return model.dag_id == dag_run.dag_id, model.run_id == dag_run.run_id
+def of_run(
+    model: Any, dag_run: DagRun, only: tuple[str, int] | None = None
+) -> tuple[ColumnElement[bool], ...]:
+    """Conditions that choose a model's rows of one run, or of one of its task instances."""
+    conditions = model.dag_id == dag_run.dag_id, model.run_id == dag_run.run_id
+    return conditions if only is None else (*conditions, model.task_id == only[0], model.map_index == only[1])
 
 
 def _tries(model: Any) -> tuple[Any, ...]:
@@ -150,17 +176,19 @@ def _tries(model: Any) -> tuple[Any, ...]:
     return model.task_id, model.map_index, model.state, *times, model.try_number
 
 
-def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> Iterator[TaskRun]:
-    """Task instances with their records, and the state of the values that they pushed under some keys."""
+def _task_runs(
+    dag_run: DagRun, keys: Collection[str], only: tuple[str, int] | None, *, session: Session
+) -> Iterator[TaskRun]:
+    """Task instances, or one, with their records, and the state of the values pushed under some keys."""
     from airflow.models.taskinstance import TaskInstance
 
-    records = dict(_xcoms(dag_run, RECORD_KEY, session=session))
-    values = _value_states(dag_run, keys, session=session)
-    earlier = _earlier_tries(dag_run, session=session)
+    records = dict(_xcoms(dag_run, RECORD_KEY, only=only, session=session))
+    values = _value_states(dag_run, keys, only, session=session)
+    earlier = _earlier_tries(dag_run, only, session=session)
     columns = *_tries(TaskInstance), TaskInstance.hostname
     order = TaskInstance.task_id, TaskInstance.map_index
     rows: Iterable[Any] = session.execute(
-        select(*columns).where(*of_run(TaskInstance, dag_run)).order_by(*order)
+        select(*columns).where(*of_run(TaskInstance, dag_run, only)).order_by(*order)
     )
     for task_id, map_index, state, queued, started, ended, tries, hostname in rows:
         yield TaskRun(
@@ -179,7 +207,7 @@ def _task_runs(dag_run: DagRun, keys: Collection[str], *, session: Session) -> I
 
 
 def _value_states(
-    dag_run: DagRun, keys: Collection[str], *, session: Session
+    dag_run: DagRun, keys: Collection[str], only: tuple[str, int] | None, *, session: Session
 ) -> dict[tuple[str, int], dict[str, ValueState]]:
     """Tell of each value whether it can be read; no value is read for that."""
     from airflow.models.xcom import XComModel
@@ -187,7 +215,7 @@ def _value_states(
     are_elsewhere = values_lie_elsewhere()
     stored = [XComModel.value] if are_elsewhere else []
     columns = select(XComModel.task_id, XComModel.map_index, XComModel.key, *stored)
-    rows = session.execute(columns.where(*of_run(XComModel, dag_run), XComModel.key.in_(keys))).all()
+    rows = session.execute(columns.where(*of_run(XComModel, dag_run, only), XComModel.key.in_(keys))).all()
     lost = set(lost_bodies(row.value for row in rows)) if are_elsewhere else set()
     states: dict[tuple[str, int], dict[str, ValueState]] = {}
     for row in rows:
@@ -197,11 +225,13 @@ def _value_states(
     return states
 
 
-def _earlier_tries(dag_run: DagRun, *, session: Session) -> dict[tuple[str, int], list[TaskTry]]:
+def _earlier_tries(
+    dag_run: DagRun, only: tuple[str, int] | None, *, session: Session
+) -> dict[tuple[str, int], list[TaskTry]]:
     from airflow.models.taskinstancehistory import TaskInstanceHistory as History
 
     tries: dict[tuple[str, int], list[TaskTry]] = {}
-    wanted = select(*_tries(History)).where(*of_run(History, dag_run)).order_by(History.try_number)
+    wanted = select(*_tries(History)).where(*of_run(History, dag_run, only)).order_by(History.try_number)
     for task_id, map_index, status, queued, started, ended, number in session.execute(wanted):
         state = None if status is None else str(status)
         task_try = TaskTry(number=number, state=state, queued=queued, started=started, ended=ended)
@@ -210,17 +240,23 @@ def _earlier_tries(dag_run: DagRun, *, session: Session) -> dict[tuple[str, int]
 
 
 def _xcoms(
-    dag_run: DagRun, key: str, *, task_ids: Iterable[str] | None = None, session: Session
+    dag_run: DagRun,
+    key: str,
+    *,
+    task_ids: Iterable[str] | None = None,
+    only: tuple[str, int] | None = None,
+    session: Session,
 ) -> Iterator[tuple[tuple[str, int], Any]]:
+    """What tasks pushed under a key, as plain JSON, of which no object is made."""
     from airflow.models.xcom import XComModel
 
     columns = select(XComModel.task_id, XComModel.map_index, XComModel.value)
-    wanted = columns.where(*of_run(XComModel, dag_run), XComModel.key == key)
+    wanted = columns.where(*of_run(XComModel, dag_run, only), XComModel.key == key)
     if task_ids is not None:
         wanted = wanted.where(XComModel.task_id.in_(task_ids))
     for row in session.execute(wanted):
         try:
-            value = deserialized(row, f"What {row.task_id!r} pushed under {key!r}")
+            value = plain_json(row, f"What {row.task_id!r} pushed under {key!r}")
         except FileNotFoundError as gone:  # the body of an object-storage XCom
             value = LostRecord(str(gone))
         except UnreadableValueError as unreadable:
@@ -248,22 +284,44 @@ def _names_of_silent_batches(
     dag: DagOutline,
     task_runs: Iterable[TaskRun],
     bounds: Mapping[str, Sequence[Bounds]],
+    only: tuple[str, int] | None,
     *,
     session: Session,
 ) -> Iterator[tuple[tuple[str, int], list[str]]]:
-    """Names of the items of the batches that left no record of them, where they came with the items."""
+    """
+    Names of the items of the batches that left no record of them, where they came with the items.
+
+    From the database names come alone, without the items. From object storage they don't, so that those of
+    batches that have not ended are not read.
+    """
+    from airflow.models.xcom import XComModel
+
     told = {run.key: run.batch_record.cut for run in task_runs if run.batch_record is not None}
+    waiting: set[tuple[str, int]] = set()
+    if values_lie_elsewhere():
+        waiting = {run.key for run in task_runs if run.state not in FINISHED}
     for group in dag.groups.values():
         split_id = group.prefix + SPLIT
         if group.mode != "batched" or group.names is not None:
             continue
-        for number, cut in enumerate(bounds.get(split_id, ())):
-            if told.get((group.each[-1], number)) == cut:
-                continue
-            for _, value in _xcoms(dag_run, batch_key(number), task_ids=[split_id], session=session):
+        silent = {
+            batch_key(number): number
+            for number, cut in enumerate(bounds.get(split_id, ()))
+            for instance in [(group.each[-1], number)]
+            if told.get(instance) != cut and instance not in waiting and only in {None, instance}
+        }
+        if silent and not values_lie_elsewhere():
+            columns = select(XComModel.key, XComModel.value["names"])
+            of_split = XComModel.task_id == split_id, XComModel.key.in_(silent)
+            for key, names in session.execute(columns.where(*of_run(XComModel, dag_run), *of_split)):
+                if isinstance(names, list):
+                    yield (split_id, silent[key]), list(map(str, names))
+            continue
+        for key, number in silent.items():
+            for _, value in _xcoms(dag_run, key, task_ids=[split_id], session=session):
                 names = value.get("names") if isinstance(value, dict) else None
-                if names is not None:
-                    yield (split_id, number), [str(name) for name in names]
+                if isinstance(names, list):
+                    yield (split_id, number), list(map(str, names))
 
 
 def _yielded(
@@ -273,29 +331,37 @@ def _yielded(
     for group in dag.groups.values():
         if group.items_from is not None:
             for _, value in _xcoms(dag_run, RETURN_VALUE, task_ids=[group.items_from], session=session):
-                if isinstance(value, list | dict):
-                    yield group.group_id, list(value) if isinstance(value, dict) else len(value)
+                items = value.get("__data__") if is_of_class(value) else value  # of a tuple, a list
+                if isinstance(items, list | dict):
+                    yield group.group_id, list(items) if isinstance(items, dict) else len(items)
 
 
-def read_report(
-    dag_id: str,
-    run_id: str | None,
-    *,
-    group_id: str | None = None,
-    surroundings: SchedulingLimits | None = None,
-    session: Session,
+def report_of(
+    facts: RunFacts, *, group_id: str | None = None, surroundings: SchedulingLimits | None = None
 ) -> RunReport:
     """
-    Read the report of a run, or of one group; errors are those of ``find_run`` and ``chosen_group_runs``.
+    Make the report of a run, or of one group; errors are those of ``chosen_group_runs``.
 
-    :param run_id: Id of the run; None for the latest.
     :param surroundings: What is outside of the Dag, if it has been read: Celery's workers take a second to
         answer.
     """
-    facts = read_run(find_run(dag_id, run_id, session=session), session=session)
     runs = chosen_group_runs(facts, None if group_id is None else [group_id])
     capacity_of = capacities(facts, surroundings or read_scheduling_limits())
     return run_report(facts, runs, now=datetime.now(UTC), capacity_of=capacity_of)
+
+
+def ended_version(dag_id: str, run_id: str, *, session: Session) -> Hashable | None:
+    """Tell what a report of a run that has ended is made of; it is another when that changes. None before."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XComModel
+
+    dag_run = find_run(dag_id, run_id, session=session)
+    if str(dag_run.state) not in {"success", "failed"}:
+        return None
+    instances = select(func.count(), func.max(TaskInstance.updated_at)).where(*of_run(TaskInstance, dag_run))
+    xcoms = select(func.count(), func.max(XComModel.timestamp)).where(*of_run(XComModel, dag_run))
+    counted = (*session.execute(instances).one(), *session.execute(xcoms).one())
+    return dag_run.id, dag_run.updated_at, counted
 
 
 def capacities(facts: RunFacts, surroundings: SchedulingLimits) -> Callable[[GroupRun, int], Capacity | None]:

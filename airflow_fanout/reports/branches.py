@@ -326,6 +326,26 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
     return _arranged(branches, executions, expected, task_runs_at)
 
 
+def items_of_batch(facts: RunFacts, group_id: str, number: int) -> list[BranchRun]:
+    """
+    Items of one batch as it ran, or is to run them.
+
+    :raises UnknownGroupError: If the run has no such batched group.
+    """
+    group = facts.outline.groups.get(group_id)
+    if group is None or group.mode != "batched":
+        message = f"Dag {facts.dag_id!r} has no batched group {group_id!r} in this run"
+        raise UnknownGroupError(message)
+    items: list[BranchRun] = []
+    for run in facts.find(group.each, number):
+        bounds = _bounds(facts, group, [run])
+        cut = bounds[number] if number < len(bounds) else bounds[-1]
+        known = run.batch_record
+        names = _names_now(facts, group, number, cut) if known is None else known.item_names(group.label)
+        items += _batch_items(run, names)
+    return items
+
+
 def _bounds(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) -> Sequence[Bounds]:
     """Bounds of each batch; if nobody knows them, as far as the batches tell."""
     if (bounds := facts.bounds.get(group.prefix + SPLIT)) is not None:
@@ -351,7 +371,8 @@ def _names_now(facts: RunFacts, group: DeclaredGroup, number: int, cut: Bounds) 
             return record.item_names(group.label)
     first, stop, _ = cut
     numbered = indexed_names(group.label, stop - first, first=first)
-    return facts.batch_names.get((group.prefix + SPLIT, number), numbered)
+    names = numbered if group.names is None else group.names[first:stop]
+    return facts.batch_names.get((group.prefix + SPLIT, number), names)
 
 
 def _batch_items(task_run: TaskRun, names: Sequence[str]) -> Iterator[BranchRun]:

@@ -112,13 +112,12 @@ def _is_degraded(facts: RunFacts, run: GroupRun) -> bool:
     return has_succeeded and any(branch.is_unsuccessful for branch in run.branches)
 
 
-def item_page(run: GroupRun, map_index: int, *, start: int, size: int) -> dict[str, Any]:
+def item_page(items: Sequence[BranchRun], *, start: int, size: int) -> dict[str, Any]:
     """
-    Take some items of one batch, in declared order, as JSON.
+    Take some of a batch's items, in declared order, as JSON.
 
     :param start: Index of the first item among the batch's.
     """
-    items = [] if run.batches is None else [item for item in run.branches if _batch_of(item) == map_index]
     names = ("name", "state", "error", "is_stopped", "work_seconds")
     page = [{name: getattr(item, name) for name in names} for item in items[start : start + size]]
     return {"start": start, "total": len(items), "items": page}

@@ -18,11 +18,12 @@ _DIGITS = re.compile(r"([0-9]+)")
 _USABLE = re.compile(r"[\w.-]+")
 
 
-def natural_key(name: str) -> tuple[tuple[tuple[str, int], ...], str]:
-    """Sort key that puts ``process_10`` after ``process_9``."""
+def natural_key(name: str) -> tuple[tuple[tuple[str, int, str], ...], str]:
+    """Sort key that puts ``process_10`` after ``process_9``, however many digits a number has."""
     parts = _DIGITS.split(name)
-    pairs = tuple((text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True))
-    return pairs, name
+    numbers = [number.lstrip("0") for number in parts[1::2]]
+    keys = (*((len(number), number) for number in numbers), (-1, ""))
+    return tuple((text, *key) for text, key in zip(parts[::2], keys, strict=True)), name
 
 
 def indexed_names(label: str, count: int, *, first: int = 0) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -23,6 +22,9 @@ ITEM_PENDING, ITEM_SUCCEEDED, ITEM_FAILED, ITEM_SKIPPED, ITEM_STOPPED = ".", "S"
 """Status of an item of a batch."""
 
 BATCH = "batch"
+
+MOST, MOST_ITEMS, MOST_SECONDS = 2**63, 2_000_000, 3.2e9
+"""What a recorded number, the items of a batch, and recorded seconds stay below: more is no record."""
 
 Bounds = tuple[int, int, int]
 """Index of a batch's first item, and of the one after its last, and the try of the task that cut it."""
@@ -167,6 +169,8 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
     map_index, start = _whole(value.get("map_index"), least=0), _whole(value.get("start"), least=0)
     if not isinstance(statuses, str) or not isinstance(errors, Mapping) or map_index is None or start is None:
         return None
+    if len(statuses) > MOST_ITEMS:
+        return None
     seconds, cpu_seconds = value.get("seconds"), value.get("cpu_seconds")
     if not all(isinstance(each, list) and len(each) == len(statuses) for each in (seconds, cpu_seconds)):
         return None
@@ -191,9 +195,23 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
     )
 
 
+def read_bounds(value: object) -> list[Bounds] | None:
+    """Read what a group's items were cut into; None unless it is whole, from the first item to the last."""
+    bounds: list[Bounds] = []
+    last = 0
+    for cut in value if isinstance(value, list) else [None]:
+        match cut:
+            case [int(first), int(stop), int(split)] if first == last < stop:
+                bounds.append((first, stop, split))
+                last = stop
+            case _:
+                return None
+    return bounds
+
+
 def seconds_of(value: object) -> float | None:
     """Return seconds that were recorded; None of anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_SECONDS:
         return None
     return float(value)
 
@@ -208,4 +226,5 @@ def _text(value: object) -> str | None:
 
 
 def _whole(value: object, *, least: int = 1) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= least else None
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and least <= value < MOST else None  # type: ignore[operator, return-value]

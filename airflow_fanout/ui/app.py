@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from airflow.api_fastapi.common.db.common import SessionDep  # noqa: TC002 - for FastAPI, at run time
 from airflow.api_fastapi.logging.decorators import action_logging
+from airflow.utils.session import create_session
 from cachetools import TTLCache, cached
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response, status
 from fastapi.responses import FileResponse
@@ -18,15 +19,23 @@ from pydantic import BaseModel, ConfigDict
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata.clearing import clear, find_plan
 from airflow_fanout.metadata.limits import read_scheduling_limits
-from airflow_fanout.metadata.runs import NOT_FOUND, find_run, read_report, read_run
-from airflow_fanout.reports.branches import chosen_group_runs
+from airflow_fanout.metadata.runs import (
+    NOT_FOUND,
+    UnknownDagError,
+    ended_version,
+    find_run,
+    read_run,
+    report_of,
+)
+from airflow_fanout.reports.branches import items_of_batch
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json
 from airflow_fanout.reports.run_report import item_page
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
+from airflow_fanout.ui.report_cache import BusyError, ReportCache
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Hashable, Iterator
 
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
@@ -75,13 +84,28 @@ def static(dag_id: str, name: str) -> Response:  # noqa: ARG001 - asked for in t
 
 
 @router.get("/report/{run_id:path}")
-def report(
-    dag_id: str, run_id: str, session: SessionDep, user_may_clear: Annotated[bool, Depends(may_clear)]
-) -> Response:
+async def report(dag_id: str, run_id: str, user_may_clear: Annotated[bool, Depends(may_clear)]) -> Response:
     """Return the run's report, and whether the user may run again what failed."""
     with _explained():
-        run_report = read_report(dag_id, run_id, surroundings=surroundings(), session=session)
-    return _json({"report": run_report, "may_clear": user_may_clear})
+        content = await reports.get(dag_id, run_id)
+    text = b'{"report":%b,"may_clear":%b}' % (content, json.dumps(user_may_clear).encode())
+    return Response(text, media_type="application/json")
+
+
+def _version_of(dag_id: str, run_id: str) -> Hashable | None:
+    with create_session(scoped=False) as session:
+        return ended_version(dag_id, run_id, session=session)
+
+
+def _make_report(dag_id: str, run_id: str) -> bytes:
+    with create_session(scoped=False) as session:
+        facts = read_run(find_run(dag_id, run_id, session=session), session=session)
+    return json.dumps(
+        report_of(facts, surroundings=surroundings()), separators=(",", ":"), default=to_json
+    ).encode()
+
+
+reports = ReportCache(_version_of, _make_report)
 
 
 @router.get("/items/{run_id:path}")
@@ -90,9 +114,9 @@ def items(
 ) -> Response:
     """Return some of a batch's items."""
     with _explained():
-        facts = read_run(find_run(dag_id, run_id, session=session), session=session)
-        (run, *_) = chosen_group_runs(facts, [group])
-    return _json(item_page(run, batch, start=start, size=MOST_ITEMS))
+        facts = read_run(find_run(dag_id, run_id, session=session), batch=(group, batch), session=session)
+        found = items_of_batch(facts, group, batch)
+    return _json(item_page(found, start=start, size=MOST_ITEMS))
 
 
 @router.get("/rerun/{run_id:path}", dependencies=[CLEAR[-1]])
@@ -150,6 +174,12 @@ def _explained() -> Iterator[None]:
     """Answer that something is not there, or can't be read, with the reason."""
     try:
         yield
+    except UnknownDagError as error:  # whose text names others
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such Dag") from error
+    except BusyError as error:
+        headers = {"Retry-After": "2"}
+        detail = "Many reports are being made; ask again in some seconds"
+        raise HTTPException(status.HTTP_429_TOO_MANY_REQUESTS, detail, headers=headers) from error
     except NOT_FOUND as error:
         raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
     except UnreadableValueError as error:

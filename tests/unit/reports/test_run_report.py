@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.reports.branches import group_runs
+from airflow_fanout.reports.branches import UnknownGroupError, group_runs, items_of_batch
 from airflow_fanout.reports.group_report import Cause, to_json
 from airflow_fanout.reports.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, item_page, run_report
 from airflow_fanout.reports.timing import TaskTry
@@ -354,9 +354,9 @@ class TestBatches:
         self, map_index: int, start: int, size: int, total: int, names: list[str]
     ) -> None:
         batches = [batch(0, "SF", state="failed", errors={"1": "E: no"}), batch(1, "K", seconds=[None])]
-        (run,) = group_runs(facts_of(batches, batched()))
+        facts = facts_of(batches, batched())
 
-        page = item_page(run, map_index, start=start, size=size)
+        page = item_page(items_of_batch(facts, "docs", map_index), start=start, size=size)
 
         assert (page["start"], page["total"]) == (start, total)
         assert [item["name"] for item in page["items"]] == names
@@ -370,9 +370,11 @@ class TestBatches:
         assert [item for item in page["items"] if item["error"]] == ([failed] if "docs_1" in names else [])
 
     def test_a_group_without_batches_has_no_items(self) -> None:
-        (run,) = group_runs(facts_of([ran("load.each", 0)], mapped()))
+        with pytest.raises(UnknownGroupError, match="no batched group 'load'"):
+            items_of_batch(facts_of([ran("load.each", 0)], mapped()), "load", 0)
 
-        assert item_page(run, 0, start=0, size=10)["total"] == 0
+    def test_a_batch_that_is_not_there_has_no_items(self) -> None:
+        assert items_of_batch(facts_of([batch(0, "SF")], batched()), "docs", 7) == []
 
 
 SMALL = [ran("load.each", n, second=n, seconds=0.01) for n in range(9)]

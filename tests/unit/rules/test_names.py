@@ -35,6 +35,7 @@ def airflow_takes(name: str) -> bool:
         pytest.param(["a_1.x_2", "a_1.x_10"], id="the second one if the first is the same"),
         pytest.param(["part", "part_1"], id="the bare label first"),
         pytest.param(["1", "2", "10"], id="numbers alone"),
+        pytest.param(["x_" + "9" * 4_300, "x_" + "1" * 4_301], id="more digits than Python reads"),
         pytest.param(["a", "b"], id="no numbers"),
         pytest.param(["x_01", "x_1"], id="a leading zero makes another name, not an equal one"),
         pytest.param(["work[9]", "work[10]"], id="instances of a mapped task"),

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord, read_record, seconds_of
+from airflow_fanout.rules.records import (
+    BatchRecord,
+    BranchRecord,
+    LostRecord,
+    read_bounds,
+    read_record,
+    seconds_of,
+)
 from airflow_fanout.rules.wording import ERROR_LENGTH
 
 BRANCH = BranchRecord(
@@ -93,11 +100,10 @@ def unknown(names: str, *values: Any) -> list[Any]:
     ("fields", "expected"),
     [
         *unknown("has_value", "yes", 1),
-        *unknown("map_index", -1, "1", {}, True, math.nan),
+        *unknown("map_index", -1, "1", {}, True, math.nan, 10**400),
         *unknown("name error", "", 8, ["a"], {"a": 1}),
-        *unknown("peak_memory_bytes cores", "2", 0, -3, True, 2.5),
-        *unknown("seconds cpu_seconds", "1", True, -1.0, math.nan, math.inf, {}),
-        ({"map_index": 10**400}, {"map_index": 10**400}),
+        *unknown("peak_memory_bytes cores", "2", 0, -3, True, 2.5, 10**400),
+        *unknown("seconds cpu_seconds", "1", True, -1.0, math.nan, math.inf, {}, 10**400, 1.7e308),
         ({"error": "a\n  \x1b[31mb"}, {"error": "a \\x1b[31mb"}),
         ({"error": "x" * 10**6}, {"error": "x" * (ERROR_LENGTH - 1) + "…"}),
     ],
@@ -148,3 +154,31 @@ def test_seconds_are_a_number_of_0_or_more_or_not_known(value: Any) -> None:
     seconds = seconds_of(value)
 
     assert seconds is None or (seconds == value and 0 <= seconds < math.inf)
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds"),
+    [
+        pytest.param([], [], id="none"),
+        pytest.param([[0, 2, 1], [2, 3, 1]], [(0, 2, 1), (2, 3, 1)], id="whole"),
+        *(
+            pytest.param(value, None, id=repr(value)[:40])
+            for value in [
+                None,
+                "[[0, 1, 1]]",
+                [0, 1],
+                [[0, 2]],
+                [[0, 2, "1"]],
+                [[1, 2, 1]],
+                [[0, 2, 1], [1, 3, 1]],
+                [[0, 2, 1], [3, 4, 1]],
+                [[0, 0, 1]],
+                [[0, -1, 1]],
+                [[0, 1.5, 1]],
+                {"0": [0, 1, 1]},
+            ]
+        ),
+    ],
+)
+def test_bounds_of_batches_are_whole_or_unknown(value: Any, bounds: Any) -> None:
+    assert read_bounds(value) == bounds

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
 
-from airflow_fanout.serialization.stored_values import deserialized
+from airflow_fanout.exceptions import UnreadableValueError
+from airflow_fanout.serialization.stored_values import deserialized, is_of_class, plain_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Deserializing(BaseXCom):
@@ -38,3 +43,37 @@ def test_each_kind_of_backend_gives_the_value_and_not_the_reference(
     monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", backend)
 
     assert deserialized(SimpleNamespace(value="reference"), "It") == {"body of": "reference"}
+
+
+ORDER = {"__classname__": "acme.Order", "__version__": 1, "__data__": {"id": 7}}
+
+
+@pytest.mark.parametrize("stored", [None, 3, "text", [1, 2], {"a": ORDER}, ORDER], ids=repr)
+def test_plain_json_is_what_is_stored_and_makes_no_object(stored: Any) -> None:
+    assert plain_json(SimpleNamespace(value=stored), "It") == stored
+
+
+def test_what_stands_for_an_object_is_told() -> None:
+    assert [is_of_class(value) for value in (ORDER, {"a": ORDER}, [ORDER])] == [True, False, False]
+
+
+class TestObjectStorage:
+    @pytest.fixture
+    def folder(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        backend = pytest.importorskip("airflow.providers.common.io.xcom.backend")
+        monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", backend.XComObjectStorageBackend)
+        monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH", f"file://{tmp_path}")
+        return tmp_path
+
+    def test_plain_json_is_read_from_the_body(self, folder: Path) -> None:
+        (folder / "body.json").write_text(json.dumps({"names": ["a"], "items": [ORDER]}))
+        row = SimpleNamespace(value=f"file://{folder}/body.json")
+
+        assert plain_json(row, "It") == {"names": ["a"], "items": [ORDER]}
+
+    def test_a_body_that_is_gone_or_damaged_is_told_apart(self, folder: Path) -> None:
+        (folder / "damaged.json").write_text("{")
+        with pytest.raises(FileNotFoundError, match=r"gone\.json"):
+            plain_json(SimpleNamespace(value=f"file://{folder}/gone.json"), "It")
+        with pytest.raises(UnreadableValueError, match="It can't be read: JSONDecodeError"):
+            plain_json(SimpleNamespace(value=f"file://{folder}/damaged.json"), "It")

@@ -1,0 +1,95 @@
+"""Reports of runs, each made once however many ask for it at the same time, and kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from concurrent.futures import Future
+
+MAKERS = 2  # reports that are made at the same time in one process of the API server
+MOST_WAITING = 16  # reports that are made or wait for a maker; more are refused
+KEPT_SECONDS = 2.0
+KEPT_BYTES = 32 * 1024 * 1024
+
+
+class BusyError(Exception):
+    """Raised when too many reports are being made for another one to be begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """
+    A report as it was made.
+
+    :param version: What it was made of, if nothing more can come; None if something can.
+    :param fresh_until: Until when nobody looks whether something has changed, by ``time.monotonic``.
+    """
+
+    content: bytes
+    version: Hashable | None
+    fresh_until: float
+
+
+class ReportCache:
+    """
+    Makes reports in a few threads, and keeps them.
+
+    A report is given out unseen for two seconds, or for as long as it took to make if that was longer. After
+    that it is made again, unless the run had ended and has not changed since.
+
+    :param version_of: Tells what a report would be made of; None while the run goes on.
+    :param make: Makes a report.
+    """
+
+    def __init__(
+        self,
+        version_of: Callable[[str, str], Hashable | None],
+        make: Callable[[str, str], bytes],
+    ) -> None:
+        self._version_of, self._make = version_of, make
+        self._makers = ThreadPoolExecutor(MAKERS, thread_name_prefix="fan-out-reports")
+        self._lock = Lock()
+        self._reports: OrderedDict[tuple[str, str], _Report] = OrderedDict()
+        self._waiting: dict[tuple[str, str], Future[bytes]] = {}
+
+    async def get(self, dag_id: str, run_id: str) -> bytes:
+        """
+        Return a run's report; waiting for it holds no thread.
+
+        :raises BusyError: If too many others are being made.
+        """
+        run = dag_id, run_id
+        with self._lock:
+            report = self._reports.get(run)
+            if report is not None and time.monotonic() < report.fresh_until:
+                return report.content
+            waiting = self._waiting.get(run)
+            if waiting is None:
+                if len(self._waiting) >= MOST_WAITING:
+                    raise BusyError
+                waiting = self._waiting[run] = self._makers.submit(self._renewed, run, report)
+                waiting.add_done_callback(lambda _: self._waiting.pop(run, None))
+        # One who goes away takes the report from nobody else.
+        return await asyncio.shield(asyncio.wrap_future(waiting))
+
+    def _renewed(self, run: tuple[str, str], report: _Report | None) -> bytes:
+        begin = time.monotonic()
+        version = self._version_of(*run)
+        is_unchanged = report is not None and version is not None and report.version == version
+        content = report.content if report is not None and is_unchanged else self._make(*run)
+        now = time.monotonic()
+        fresh_until = now + max(KEPT_SECONDS, now - begin)
+        with self._lock:
+            self._reports[run] = _Report(content=content, version=version, fresh_until=fresh_until)
+            self._reports.move_to_end(run)
+            while sum(len(report.content) for report in self._reports.values()) > KEPT_BYTES:
+                self._reports.popitem(last=False)
+        return content
