@@ -84,6 +84,7 @@ class _Batch:
 
     :param first: Index of its first item when it ran, among all.
     :param is_told: Whether the names are those that it recorded.
+    :param is_removed: Whether Airflow has removed it: there are fewer batches now.
     :param is_in_place: Whether it ran what is to be run there now.
     """
 
@@ -91,6 +92,7 @@ class _Batch:
     first: int
     names: Sequence[str]
     is_told: bool
+    is_removed: bool
     is_in_place: bool
     page: Page
 
@@ -100,6 +102,7 @@ class _Batch:
                 position=self.first + index,
                 name=name if self.is_told else None,
                 title=f"{self.title} item {index}",
+                is_removed=self.is_removed,
             )
 
 
@@ -135,11 +138,11 @@ class _Batches:
     def read(self, number: int, state: str, start: int) -> _Batch:
         """Read what a batch recorded; ``start`` is the group's among all."""
         record: Record | None = None
-        if state in {"success", "failed"}:
+        if state in {"success", "failed", "removed"}:
             record = self._reader.record(self._task_id, number)
         first, seconds = self._bounds_of(number)[0], None
         if isinstance(record, BatchRecord):
-            self._report_count += 1
+            self._report_count += state != "removed"
             first, seconds = record.start, record.seconds
             names = record.item_names(self._group.label)
             if record.cut == self._bounds_of(number) and self._group.names is None:
@@ -160,6 +163,7 @@ class _Batches:
             first=first,
             names=own_names,
             is_told=isinstance(record, BatchRecord),
+            is_removed=state == "removed",
             is_in_place=(first, list(names)) == (self._bounds_of(number)[0], list(self._names_now(number))),
             page=page,
         )
@@ -168,7 +172,7 @@ class _Batches:
         """Whether the batches ran what is to be run now, and no more and no less."""
         total = self._bounds[-1][1] if self._bounds else 0
         is_whole = len(batches) == len(self._bounds) and self._group.count in {None, total}
-        return is_whole and all(batch.is_in_place for batch in batches)
+        return is_whole and all(batch.is_in_place and not batch.is_removed for batch in batches)
 
     def expected(self) -> Sequence[str]:
         """Names of what was declared, or of what was cut last."""

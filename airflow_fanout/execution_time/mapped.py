@@ -139,9 +139,15 @@ class _MappedGroup:
     def executions(self) -> list[Execution]:
         """Which branch each instance ran, in the order of their indexes."""
         names = {} if self._source.by_prefix else self._recorded_names()
+        states = {n: instance.state for n, instance in self._instances.items()}
         return [
-            Execution(position=n, name=names.get(n), title=instance_name(self._task_id, n))
-            for n in self.map_indexes
+            Execution(
+                position=n,
+                name=names.get(n),
+                title=instance_name(self._task_id, n),
+                is_removed=state == "removed",
+            )
+            for n, state in states.items()
         ]
 
     def _recorded_names(self) -> Mapping[int, str]:

@@ -112,12 +112,18 @@ def record_failure(context: Context) -> None:
     Push the exception, redacted here because only this process knows the task's secrets.
 
     FAILED reaches the server after the process has exited, so no fan-in comes before this record. Where the
-    Dag processor runs the callback for a killed process there is no exception and nothing to add.
+    Dag processor runs the callback for a killed process there is no exception and nothing to add. Airflow has
+    none either where it fails a ``TriggerDagRunOperator`` because of the run that it triggered.
     """
-    exception = context.get("exception")
-    if exception is None or getattr(exception, "fan_out_recorded", False):
+    exception, measured = context.get("exception"), _measured(context)
+    if getattr(exception, "fan_out_recorded", False) or (exception is None and not measured):
         return
-    push_record(context, state="failed", error=redacted_error(exception), **_measured(context))
+    dag_id = getattr(context["task"], "trigger_dag_id", None)
+    of_child = f"the run of Dag {dag_id!r} failed, or could not be triggered; the task's log says which"
+    if exception is None and dag_id is None:
+        of_child = "the task failed without an exception; its log says more"
+    error = of_child if exception is None else redacted_error(exception)
+    push_record(context, state="failed", error=error, **measured)
 
 
 def _branch_name(group: Any, map_index: int) -> str | None:

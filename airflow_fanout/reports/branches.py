@@ -223,6 +223,7 @@ def _mapped(
             position=index,
             name=_recorded_name(facts, group, index, is_named=names is not None),
             title=instance_name(group.each[-1], index),
+            is_removed=any(run.state == "removed" for run in facts.find(group.each[-1:], index)),
         )
         for index in instances
     ]
@@ -308,13 +309,15 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
             first, names = run.batch_record.start, run.batch_record.item_names(group.label)
         batches.append((run, first, names))
     branches = [item for run, _, names in batches for item in _batch_items(run, names)]
-    if [name for *_, names in batches for name in names] == expected:
+    is_any_removed = any(run.state == "removed" for run, *_ in batches)
+    if [name for *_, names in batches for name in names] == expected and not is_any_removed:
         return branches
     executions = [
         Execution(
             position=first + index,
             name=None if run.batch_record is None else name,
             title=f"{run.name} item {index}",
+            is_removed=run.state == "removed",
         )
         for run, first, names in batches
         for index, name in enumerate(names)

@@ -25,11 +25,13 @@ class Execution:
     :param position: Index, among all branches, of what it ran.
     :param name: Name of that when it ran; None if it died before it could tell.
     :param title: Sets it apart from another one that ran under the same name.
+    :param is_removed: Whether Airflow has removed it, so that it is no longer that of any branch.
     """
 
     position: int
     name: str | None
     title: str
+    is_removed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,15 @@ def match_names(expected: Sequence[str], executions: Sequence[Execution]) -> lis
     :return: None if each position ran what is expected there.
     """
     if len(expected) == len(executions) and all(
-        execution.position == position and execution.name in {None, name}
+        execution.position == position and execution.name in {None, name} and not execution.is_removed
         for position, (name, execution) in enumerate(zip(expected, executions, strict=True))
     ):
         return None
     by_name: dict[str, int] = {}
     by_position: dict[int, int] = {}
     for index, execution in enumerate(executions):
+        if execution.is_removed:
+            continue
         by_position[execution.position] = index
         is_in_place = expected[execution.position : execution.position + 1] == [execution.name]
         if execution.name is not None and (is_in_place or execution.name not in by_name):

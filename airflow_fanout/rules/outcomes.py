@@ -159,7 +159,7 @@ def judge_branch(reader: Reader, tasks: BranchTasks, key: str = RETURN_VALUE) ->
 
 def judge_items(state: str | None, record: Record | None, count: int, value: ValueState) -> list[Ruling]:
     """Decide what became of each item of a batch, by its task instance's state, its record and its value."""
-    record = believed(state, record)
+    record = None if state == "removed" else believed(state, record)
     if not isinstance(record, BatchRecord) or len(record.statuses) != count:
         return [_judge_silent_batch(state, record)] * count
     success = Ruling(state="success")
@@ -192,6 +192,7 @@ def believed(state: str | None, record: Record | None) -> Record | None:
 
 
 _KINDS = {
+    "removed": ("success", "failed", "skipped", "stopped", "batch"),  # by Airflow, after it had ended
     "success": ("success", "batch"),
     "failed": ("failed", "batch"),
     "skipped": ("skipped", "stopped"),

@@ -98,7 +98,14 @@ def outcomes(verdict: Verdict) -> dict[str, Any]:
 
 
 def states(verdict: Verdict) -> str:
-    letters = {"success": "S", "failed": "F", "skipped": "K", "missing": "M", "upstream_failed": "U"}
+    letters = {
+        "success": "S",
+        "failed": "F",
+        "skipped": "K",
+        "missing": "M",
+        "upstream_failed": "U",
+        "removed": "R",
+    }
     return "".join(letters[state] for state, _, _ in outcomes(verdict).values())
 
 
@@ -141,10 +148,18 @@ class TestItems:
         assert (verdict.report["counted"], verdict.report["skipped"]) == (2, 1)
         assert "enough" in verdict.message
 
-    def test_that_a_longer_list_left_are_ignored(self) -> None:
+    def test_that_a_longer_list_left_are_removed(self) -> None:
         run = Batches().cut(2).batch(0, "SS").batch(1, "SS", state="removed")
+        verdict = collect(run)
 
-        assert list(outcomes(collect(run))) == ["g_0", "g_1"]
+        assert states_by_name(verdict) == {
+            "g_0": "success",
+            "g_1": "success",
+            "g_2": "removed",
+            "g_3": "removed",
+        }
+        assert verdict.report is not None
+        assert verdict.report["expected"] == 2
 
     def test_whose_bounds_are_gone_are_no_empty_list(self) -> None:
         verdict = collect(Batches().batch(0, "SS").add("g.split").add("load"), min_success=None)

@@ -68,6 +68,18 @@ def test_names_decide(expected: str, names: list[str | None], matches: list[Any]
 names = st.lists(st.sampled_from("abcdefgh"), max_size=8)
 
 
+def test_what_airflow_removed_is_nobodys_execution() -> None:
+    ran = [*executions("a"), Execution(position=1, name="b", title="each[1]", is_removed=True)]
+    matches = match_names(["b"], ran)
+
+    assert matches is not None
+    assert [(match.name, match.execution) for match in matches] == [
+        ("b", None),
+        ("a", 0),
+        ("b (each[1])", 1),
+    ]
+
+
 @given(
     expected=names.map(lambda names: list(dict.fromkeys(names))),
     ran=st.lists(st.none() | st.sampled_from("abcxy")),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -56,8 +57,7 @@ def cache(making: Making) -> ReportCache:
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Move the clock forward by some seconds."""
     moved = [0.0]
-    real = report_cache.time.monotonic
-    clock = mock.Mock(monotonic=lambda: real() + moved[0])
+    clock = mock.Mock(monotonic=lambda: time.monotonic() + moved[0])
     monkeypatch.setattr(report_cache, "time", clock)
     return lambda seconds: moved.__setitem__(0, moved[0] + seconds)
 
@@ -114,6 +114,8 @@ def test_of_a_run_that_has_ended_it_is_made_again_only_after_a_change(
 
 def test_an_error_reaches_all_who_asked_and_is_not_kept(cache: ReportCache, making: Making) -> None:
     making.error = LookupError("no such run")
+    making.may_end.clear()
+    threading.Timer(0.1, making.may_end.set).start()
     assert [str(answer) for answer in ask(cache, RUN, RUN)] == ["no such run"] * 2
 
     making.error = None
