@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_fanout.definitions.skippers import SKIPS_IN_MAPPED_GROUPS
+
 if TYPE_CHECKING:
     from tests.support.run import Run
 
@@ -32,6 +34,17 @@ def test_in_a_mapped_group_a_fan_in_reads_the_branches_of_its_own_index(
 ) -> None:
     collected = run.xcom("each.collect", map_index=map_index)
     assert collected == {"pair_0": number, "pair_1": number + 1}
+
+
+def test_a_branch_of_several_tasks_skips_the_rest_of_itself_alone(run: Run) -> None:
+    assert run.xcom("mapped_skips_collected") == {"mapped_skips_1": "6+6+6"}
+    assert run.xcom("static_skips_collected") == {"static_skips_1": 6}
+
+
+def test_where_airflow_runs_what_a_short_circuit_skips_it_is_refused(run: Run) -> None:
+    states = [run.instance("native_skips.add", index).state for index in range(3)]
+
+    assert states == (["skipped", "success", "skipped"] if SKIPS_IN_MAPPED_GROUPS else ["success"] * 3)
 
 
 def test_30_branches_are_read_in_at_most_33_requests(run: Run) -> None:

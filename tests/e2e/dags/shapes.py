@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, TaskGroup, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from tests.e2e.counting import CountingFanIn
@@ -27,6 +29,34 @@ def total(results: FanInResults) -> int:
 def describe(results: FanInResults, factor: int, run: str, ti: RuntimeTaskInstance) -> dict[str, Any]:
     scaled = {name: value * factor for name, value in results.items()}
     return {"scaled": scaled, "run": run, "task": ti.task_id}
+
+
+@task
+def only_six(word: str) -> str:
+    if word != "6":
+        raise AirflowSkipException(word)
+    return word
+
+
+@task
+def join(words: list[str]) -> str:
+    return "+".join(words)
+
+
+@task_group
+def by_exception(word: Any) -> Any:
+    echo = BashOperator(task_id="echo", bash_command="echo $WORD", env={"WORD": word})
+    return join([only_six(word), echo.output, word])
+
+
+@task.short_circuit(ignore_downstream_trigger_rules=False)
+def is_six(number: int) -> bool:
+    return number == 6
+
+
+@task_group
+def by_short_circuit(number: int) -> None:
+    is_six(number) >> add(number, 0)
 
 
 with DAG("shapes", schedule=None):
@@ -52,6 +82,12 @@ with DAG("shapes", schedule=None):
         FanInOperator(task_id="collect", fan_out=pair)
 
     each.expand(number=[1000, 2000])
+
+    mapped = FanOutGroup("mapped_skips", branch=by_exception, items=["5", "6", "7"], mapped=True)
+    static = FanOutGroup("static_skips", branch=by_short_circuit, items=[5, 6, 7])
+    for group in (mapped, static):
+        FanInOperator(task_id=f"{group.group_id}_collected", fan_out=group)
+    by_short_circuit.override(group_id="native_skips").expand(number=[5, 6, 7])
 
     wide = FanOutGroup("wide", branch=add, count=30, partial={"number": 0})
     CountingFanIn(task_id="collect_wide", fan_out=wide)
