@@ -224,13 +224,18 @@ class Batch:
         thread.join(CANCEL_SECONDS)
 
     def _run_one(self, index: int) -> None:
+        value, failure = None, None
         begin, cpu_begin = time.perf_counter(), time.thread_time()
         try:
-            result = ItemResult(ITEM_SUCCEEDED, stored_value(self._call(index)))
+            value = stored_value(self._call(index))
         except BaseException as exception:
-            result = self._result_of(index, exception)
+            failure = self._result_of(index, exception)
         seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
-        self._take(index, result._replace(seconds=round(seconds, 6), cpu_seconds=round(cpu_seconds, 6)))
+        times = {"seconds": round(seconds, 6), "cpu_seconds": round(cpu_seconds, 6)}
+        self._take(
+            index,
+            ItemResult(ITEM_SUCCEEDED, value, **times) if failure is None else failure._replace(**times),
+        )
 
     async def _await_thread(self, index: int) -> None:
         """Run a plain function in a thread: it would hold up the loop."""
@@ -254,8 +259,7 @@ class Batch:
             # A task of its own: an item that cancels itself cancels no other.
             result = await asyncio.create_task(self._call_on_loop(index))
         except asyncio.CancelledError as cancelled:
-            worker = asyncio.current_task()
-            if worker is None or worker.cancelling():
+            if self._is_closed:
                 raise  # the loop ends; this item has not ended
             result = self._result_of(index, cancelled)
         self._take(index, result._replace(seconds=round(time.perf_counter() - begin, 6)))

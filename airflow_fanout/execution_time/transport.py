@@ -82,7 +82,7 @@ def _plain_copy(value: Any, depth: int) -> Any:
         members = value = kind([_plain_copy(member, depth - 1) for member in value])
     else:
         is_plain = value is None or kind is bool
-    return value if is_plain and not any(member is _NOT_PLAIN for member in members) else _NOT_PLAIN
+    return value if is_plain and _NOT_PLAIN not in members else _NOT_PLAIN
 
 
 def _is_plain_text(text: str) -> bool:

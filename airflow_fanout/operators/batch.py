@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import threading
 from contextlib import suppress
 from functools import partial, reduce
@@ -98,36 +99,37 @@ class BatchOperator(BaseOperator):
         checkpoints = self._checkpoints(context, items, bound)
         checkpoints.restore(batch)
         report = partial(self._report, context["ti"], labels, labels if is_named else None)
-        values = self._run(batch, checkpoints, report)
-        failed = _with_status(batch, ITEM_FAILED)
-        if failed:
-            checkpoints.keep(batch)
-            message = _failure_message(failed, labels)
-            is_final = all(result.is_final for result in failed.values())
-            raise FinalBatchFailedError(message) if is_final else BatchFailedError(message)
-        if self._post_execute_hook is not None:  # the author's, which may fail
-            checkpoints.keep(batch)
-        self.on_success_callback = [lambda _: checkpoints.forget(), *self.on_success_callback]
-        return values
-
-    def _run(self, batch: Batch, checkpoints: Checkpoints, report: Callable[..., Any]) -> Any:
-        """Run the items, report, and return the values."""
-        make_requests_in_a_thread()
-        self._beside = CheckpointThread(self.log, batch, checkpoints, partial(report, unfinished=KILLED))
-        to_run = counted(len(batch.pending), "item", "items")
-        self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
         with AlarmThread(batch, give_up=partial(self._end_process, batch, report)):
             try:
-                with self._beside:
-                    batch.run()
-                return report(batch)
+                return self._run(batch, checkpoints, labels, report)
             except BaseException as ended:  # also of values that are too large for the database
                 batch.close()
+                signal.setitimer(signal.ITIMER_REAL, 0)  # nothing else is to cut short what follows
                 checkpoints.keep(batch)
                 if isinstance(ended, AirflowTaskTimeout | KeyboardInterrupt):
                     report(batch, f"{UNFINISHED}: {type(ended).__name__}")
                     ended.fan_out_recorded = True  # type: ignore[union-attr]
                 raise
+
+    def _run(
+        self, batch: Batch, checkpoints: Checkpoints, labels: Sequence[str], report: Callable[..., Any]
+    ) -> Any:
+        """Run the items, report, and return the values, or raise if an item has failed."""
+        make_requests_in_a_thread()
+        self._beside = CheckpointThread(self.log, batch, checkpoints, partial(report, unfinished=KILLED))
+        to_run = counted(len(batch.pending), "item", "items")
+        self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
+        with self._beside:
+            batch.run()
+        values = report(batch)
+        if failed := _with_status(batch, ITEM_FAILED):
+            is_final = all(result.is_final for result in failed.values())
+            kind = FinalBatchFailedError if is_final else BatchFailedError
+            raise kind(_failure_message(failed, labels))
+        if self._post_execute_hook is not None:  # the author's, which may fail
+            checkpoints.keep(batch)
+        self.on_success_callback = [lambda _: checkpoints.forget(), *self.on_success_callback]
+        return values
 
     def on_kill(self) -> None:
         """Let no further item start, and save what was done."""

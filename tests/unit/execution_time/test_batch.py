@@ -235,15 +235,20 @@ class TestAtTheSameTime:
         assert statuses(run(60, call, concurrency=3, is_async=is_async)) == "S" * 60
         assert max(counts) <= 3
 
-    def test_an_item_that_cancels_itself_cancels_no_other(self) -> None:
+    @pytest.mark.parametrize(
+        ("tasks", "concurrency"), [(asyncio.current_task, 2), (asyncio.all_tasks, 1)], ids=["itself", "all"]
+    )
+    def test_an_item_that_cancels_tasks_keeps_no_other_from_starting(
+        self, tasks: Any, concurrency: int
+    ) -> None:
         async def call(index: int) -> int:
-            task = asyncio.current_task()
-            if index == 1 and task is not None:
+            found = tasks()
+            for task in (found if isinstance(found, set) else {found}) if index == 1 else ():
                 task.cancel()
             await asyncio.sleep(0)
             return index
 
-        assert statuses(run(4, call, concurrency=2, is_async=every)) == "SFSS"
+        assert statuses(run(4, call, concurrency=concurrency, is_async=every)) == "SFSS"
 
 
 class TestStopping:

@@ -203,6 +203,16 @@ class TestTheEndOfTheTask:
             run_batch(group, store=store, retries=1, try_number=2)
         assert RAN == ["can't be stored", "takes too long"]
 
+    def test_a_timeout_after_the_report_cuts_nothing_short(self) -> None:
+        class Store(FakeStore):
+            def set(self, key: str, value: Any) -> None:
+                time.sleep(0.2)
+
+        with timeout(0.1):  # type: ignore[no-untyped-call]
+            ran = run_batch(group_of("fails", "fails for good"), store=Store(), retries=1)
+
+        assert isinstance(ran.error, BatchFailedError)
+
     @pytest.mark.parametrize(
         ("hangs", "comms", "exits"),
         [
