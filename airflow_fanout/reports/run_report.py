@@ -178,9 +178,14 @@ def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
 
 
 def _so_far(branch: BranchRun, now: datetime) -> BranchRun:
-    """Count what has not ended up to the present."""
-    tasks = tuple((*tries[:-1], *(_until(now, last) for last in tries[-1:])) for tries in branch.tasks)
-    return replace(_until(now, branch), tasks=tasks)
+    """Count what has not ended up to the present, and what waits for its next try as if that came now."""
+    tasks = []
+    for tries in branch.tasks:
+        last_tries = [_until(now, last) for last in tries[-1:]]
+        if any(last.state not in ENDED and last.ended is not None for last in tries[-1:]):
+            last_tries.append(replace(tries[-1], queued=now, started=None, ended=now))
+        tasks.append((*tries[:-1], *last_tries))
+    return replace(_until(now, branch), tasks=tuple(tasks))
 
 
 def _until(now: datetime, times: Times) -> Times:

@@ -82,7 +82,7 @@ class BranchTiming:
         return math.fsum(
             (after.queued - before.queued).total_seconds()
             for before, after in _pairs_of_tries([self])
-            if before.queued is not None and after.queued is not None and before.queued >= self.queued
+            if before.queued is not None and after.queued is not None and before.queued > self.queued
         )
 
 

@@ -455,6 +455,13 @@ class TestWhileItRuns:
         assert (group.wall_seconds, group.peak_concurrency, group.segments) == (60.0, 2, ((at(0), at(60)),))
         assert [(each.ended, each.elapsed_seconds) for each in group.branches] == [(at(2), 1.0), (None, 60.0)]
 
+    @pytest.mark.parametrize("state", ["up_for_retry", None], ids=["retry", "cleared"])
+    def test_what_waits_for_its_next_try_is_idle_up_to_now(self, state: str | None) -> None:
+        group = only(static("us", "eu"), ran("etl.us"), ran("etl.eu", state=state))
+
+        assert (group.wall_seconds, group.idle_seconds, group.is_finished) == (60.0, 59.0, False)
+        assert [branch.elapsed_seconds for branch in group.branches] == [1.0, 1.0]
+
     @pytest.mark.parametrize(
         ("state", "started", "expected"),
         [pytest.param("queued", 1, None, id="queued"), pytest.param("running", 11, at(11), id="running")],
