@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from airflow_fanout.rules.capacity import UNKNOWN, Limit, describe, effective_concurrency
 
 PARALLELISM = Limit(name="core.parallelism", slots=32)
-MAX_ACTIVE_TASKS = Limit(name="max_active_tasks", slots=16, where="the Dag")
+DAG_LIMIT = Limit(name="max_active_tasks", slots=16, where="the Dag")
 CLOSED = Limit(name="pool", slots=0, where="gpu", reason="pool 'gpu' has 0 slots")
 
 numbers = st.integers(0, 60) | st.just(UNKNOWN)
@@ -38,33 +38,26 @@ def test_the_first_of_the_least_limits_is_named_exactly_when_it_holds_branches_b
 @pytest.mark.parametrize(
     ("declared", "limits", "text"),
     [
-        pytest.param(0, [], "0 branches", id="none"),
-        pytest.param(1, [], "1 branch", id="one"),
-        pytest.param(8, [PARALLELISM], "8 branches, all at once", id="no limit holds them back"),
-        pytest.param(
-            50,
-            [PARALLELISM, MAX_ACTIVE_TASKS],
-            "50 branches, at most 16 at once: max_active_tasks of the Dag is 16",
-            id="a setting of something",
-        ),
-        pytest.param(
-            50, [PARALLELISM], "50 branches, at most 32 at once: core.parallelism is 32", id="a setting"
-        ),
-        pytest.param(1, [CLOSED], "1 branch, none can start: pool 'gpu' has 0 slots", id="no room for one"),
-        pytest.param(
+        (0, [], "0 branches"),
+        (1, [], "1 branch"),
+        (8, [PARALLELISM], "8 branches, all at once"),
+        (50, [PARALLELISM, DAG_LIMIT], "50 branches, at most 16 at once: max_active_tasks of the Dag is 16"),
+        (50, [PARALLELISM], "50 branches, at most 32 at once: core.parallelism is 32"),
+        (1, [CLOSED], "1 branch, none can start: pool 'gpu' has 0 slots"),
+        (
             UNKNOWN,
-            [PARALLELISM],
-            "as many branches as there are at run time, at most 32 at once: core.parallelism is 32",
-            id="a number known only at run time",
+            [CLOSED],
+            "as many branches as there are at run time, none can start: pool 'gpu' has 0 slots",
         ),
     ],
+    ids=["none", "one", "all", "a setting of the Dag", "a setting", "closed", "unknown"],
 )
 def test_the_words_name_the_numbers_and_the_limit(declared: int, limits: list[Limit], text: str) -> None:
     assert describe(effective_concurrency(declared, limits)) == text
 
 
 def test_the_words_say_what_is_counted_and_of_what_each_has_several() -> None:
-    capacity = effective_concurrency(50, [MAX_ACTIVE_TASKS])
+    capacity = effective_concurrency(50, [DAG_LIMIT])
 
     assert describe(capacity, one="batch", many="batches", of_each="tasks") == (
         "50 batches, at most 16 of their tasks at once: max_active_tasks of the Dag is 16"
