@@ -230,12 +230,12 @@ class Batch:
             value = stored_value(self._call(index))
         except BaseException as exception:
             failure = self._result_of(index, exception)
-        seconds, cpu_seconds = time.perf_counter() - begin, time.thread_time() - cpu_begin
-        times = {"seconds": round(seconds, 6), "cpu_seconds": round(cpu_seconds, 6)}
-        self._take(
-            index,
-            ItemResult(ITEM_SUCCEEDED, value, **times) if failure is None else failure._replace(**times),
-        )
+        seconds = round(time.perf_counter() - begin, 6)
+        cpu_seconds = round(time.thread_time() - cpu_begin, 6)
+        if failure is None:
+            self._take(index, ItemResult(ITEM_SUCCEEDED, value, None, seconds, cpu_seconds))
+        else:
+            self._take(index, failure._replace(seconds=seconds, cpu_seconds=cpu_seconds))
 
     async def _await_thread(self, index: int) -> None:
         """Run a plain function in a thread: it would hold up the loop."""
