@@ -9,7 +9,7 @@ import pytest
 
 from airflow_fanout.reports.branches import UnknownGroupError, group_runs, items_of_batch
 from airflow_fanout.reports.group_report import Cause, to_json
-from airflow_fanout.reports.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, item_page, run_report
+from airflow_fanout.reports.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, host_loads, item_page, run_report
 from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity, Limit
 from airflow_fanout.serialization.outline import TaskOutline
@@ -525,3 +525,61 @@ class TestRun:
         report = report_of(facts_of([ran("lone")]))
 
         assert (report.groups, report.rerun) == ((), None)
+
+
+def worked(started: float, ended: float, **settings: Any) -> TaskRun:
+    """A task that worked from start to end on a host of two cores, and computed for a second; unless told."""
+    record = {"seconds": float(ended - started), "cpu_seconds": 1.0, "cores": 2, "hostname": "a"}
+    return ran("work", started=at(started), ended=at(ended), **{**record, **settings})
+
+
+@pytest.mark.parametrize(
+    ("task_runs", "peak", "busy_share"),
+    [
+        # Four that want a core each get half of one, so that CPU seconds are half of the work.
+        pytest.param([worked(0, 10, cpu_seconds=5.0)] * 4, 4, 1.0, id="more-that-compute-than-cores"),
+        pytest.param([worked(0, 10, cpu_seconds=8.0)], 1, 0.8, id="one-could-use-one-core"),
+        pytest.param([worked(0, 10, cpu_seconds=0.1)] * 4, 4, 0.02, id="those-that-wait-leave-cores-idle"),
+        pytest.param(
+            [worked(0, 9, cpu_seconds=9.0), worked(9, 18, cpu_seconds=9.0)], 1, 1.0, id="one-by-one"
+        ),
+        # A task's process starts, and imports, before ``execute`` is called.
+        pytest.param(
+            [worked(0, 10, seconds=4.0, cpu_seconds=4.0), worked(0, 5, seconds=5.0, cpu_seconds=5.0)],
+            1,
+            1.0,
+            id="what-comes-before-the-work-is-none",
+        ),
+        pytest.param(
+            [worked(0, 10, seconds=80.0, cpu_seconds=5.0)], 1, 0.5, id="items-at-once-in-their-tasks-time"
+        ),
+    ],
+)
+def test_a_machine_is_as_busy_as_branches_compute_on_it(
+    task_runs: list[TaskRun], peak: int, busy_share: float
+) -> None:
+    (load,) = host_loads(task_runs)
+
+    assert (load.hostname, load.cores, load.peak) == ("a", 2, peak)
+    assert load.busy_share == pytest.approx(busy_share)
+
+
+def test_each_machine_is_by_itself() -> None:
+    loads = host_loads([worked(0, 1, hostname="b"), worked(0, 1), worked(0, 1, cores=1)])
+
+    assert [(load.hostname, load.peak, load.cores) for load in loads] == [("a", 2, 1), ("b", 1, 2)]
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        pytest.param(worked(0, 1, hostname=""), id="host"),
+        pytest.param(worked(0, 1, cores=None), id="cores"),
+        pytest.param(worked(0, 1, cpu_seconds=None), id="cpu"),
+        pytest.param(worked(0, 1, seconds=None), id="work"),
+        pytest.param(worked(1, 0, seconds=1.0), id="end-before-start"),
+        pytest.param(worked(0, 1, seconds=0.0, cpu_seconds=0.0), id="no-work-at-all"),
+    ],
+)
+def test_a_machine_of_which_something_is_not_known_has_no_load(unknown: TaskRun) -> None:
+    assert host_loads([unknown]) == ()
