@@ -37,7 +37,7 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     and its values (or the names of its items, if it died before it reported, or ran what was cut before).
     """
     instances = instances_of(states, source.task_id)
-    if not instances or unexpanded_state(states, source.task_id) is not None or source.group is None:
+    if unexpanded_state(states, source.task_id) is not None or source.group is None:
         return
     bounds = _bounds(reader, source.group.prefix + SPLIT)
     names = [instance_name(source.task_id, number) for number in range(len(bounds))]

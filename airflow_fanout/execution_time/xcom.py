@@ -266,8 +266,7 @@ class BranchReader:
         except (FileNotFoundError, UnreadableValueError):  # one by one tells whose
             return self._one_by_one(task_id, key, indexes)
         if len(values) != len(indexes) or not (is_last or self._are_as_before(task_id, indexes[-1])):
-            message = f"Instances of {task_id!r} were cleared while this fan-in was reading; it runs again"
-            raise BranchesRunningError(message, names=[task_id])
+            raise _started_again(task_id)
         return dict(enumerate(values))
 
     def _are_as_before(self, task_id: str, last: int) -> bool:
@@ -286,7 +285,17 @@ class BranchReader:
                 return LostValue(str(gone))
 
         values = dict(enumerate(at_once(read, indexes)))
+        # All have pushed one, if only a None by hand.
+        if any(value is NOTHING for value in values.values()) and not self._are_as_before(
+            task_id, indexes[-1]
+        ):
+            raise _started_again(task_id)
         return {position: None if value is NOTHING else value for position, value in values.items()}
+
+
+def _started_again(task_id: str) -> BranchesRunningError:
+    message = f"Instances of {task_id!r} were cleared while this fan-in was reading; it runs again"
+    return BranchesRunningError(message, names=[task_id])
 
 
 def resumes(ti: RuntimeTaskInstance) -> bool:

@@ -112,19 +112,21 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Ite
         return
     indexes = sorted({index for task_id in group.each for index in facts.by_task.get(task_id, {})})
     instances = [index for index in indexes if index >= 0]
+    is_unexpanded = bool(indexes) and not instances
     batches: tuple[BranchRun, ...] | None = None
-    if group.mode == "mapped":
-        branches = _mapped(facts, group, instances, keys)
-    else:
+    branches: list[BranchRun] = []
+    if group.mode == "batched":
         task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
         batches = tuple(_batch(group, task_run) for task_run in task_runs)
-        branches = _items(facts, group, task_runs)
+        branches = [] if is_unexpanded else _items(facts, group, task_runs)
+    elif not is_unexpanded:
+        branches = _mapped(facts, group, instances, keys)
     yield GroupRun(
         title=group.group_id,
         group=group,
         branches=tuple(branches),
         batches=batches,
-        unexpanded=None if instances or not indexes else facts.find(group.each, -1)[-1],
+        unexpanded=facts.find(group.each, -1)[-1] if is_unexpanded else None,
     )
 
 
@@ -264,7 +266,7 @@ def _arranged(
 
     :param task_runs_at: Finds what would run the branch at a position.
     """
-    matches = match_names(expected, executions) if executions else None
+    matches = match_names(expected, executions)
     if matches is None:
         return list(branches)
     has_ended = all(run.state in FINISHED for branch in branches for run in branch.task_runs[-1:])

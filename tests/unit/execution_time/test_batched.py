@@ -185,6 +185,15 @@ class TestBatchesThatRunAgain:
         assert isinstance(verdict.error, BranchesRunningError)
         assert "'g.each[1]'" in verdict.message
 
+    @pytest.mark.parametrize("prefix", [False, True], ids=["its group", "a prefix"])
+    def test_are_waited_for_where_all_of_them_were_cleared(self, prefix: bool) -> None:
+        run = Batches().cut(4)
+        run.unfinished = 2
+        verdict = collect(run, min_success=None, prefix=prefix)
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("g.each[0]", "g.each[1]")
+
     def test_are_waited_for_where_they_start_while_they_are_read(self) -> None:
         verdict = collect(Batches().cut(4).batch(0, "SS").batch(1, "SS").start_again("g.each", 1))
 

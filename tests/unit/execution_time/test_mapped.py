@@ -11,6 +11,7 @@ from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import BranchesRunningError, TooFewBranchesError, UnreadableValueError
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE
+from airflow_fanout.rules.identity import NEVER_RAN
 from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_run import FakeRun, run_fan_in
@@ -170,6 +171,12 @@ class TestADagThatChanged:
         assert verdict.report is not None
         assert verdict.report["expected"] == 1
 
+    def test_a_task_that_the_run_does_not_have_leaves_every_branch_missing(self) -> None:
+        verdict = collect(FakeRun(), items={"de": 1, "fr": 2}, mapped=True)
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert f"de: missing: {NEVER_RAN}" in verdict.message
+
     @pytest.mark.parametrize("named", [False, True], ids=["a list", "a mapping"])
     @pytest.mark.parametrize("number", [1, 5])
     def test_expected_is_what_the_items_task_yielded_last(self, named: bool, number: int) -> None:
@@ -206,6 +213,14 @@ class TestInstancesThatAreNotFinished:
 
         assert isinstance(verdict.error, BranchesRunningError)
         assert "'south'" in verdict.message
+
+    def test_are_named_where_all_of_them_were_cleared(self) -> None:
+        run = Instances()
+        run.unfinished = 2
+        verdict = collect(run, returned={"north": 1, "south": 2})
+
+        assert isinstance(verdict.error, BranchesRunningError)
+        assert verdict.error.names == ("north", "south")
 
     def test_and_start_again_while_they_are_read_are_waited_for(self) -> None:
         verdict = collect(Instances().ok(0, "a").ok(1, "b").ok(2, "c").start_again("g.each", 1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_fanout.reports.branches import group_runs
+from airflow_fanout.rules.identity import NEVER_RAN
 from airflow_fanout.rules.outcomes import MARKED_BY_HAND, NO_EXCEPTION_RECORDED
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.outlines import fan_in_of
@@ -116,6 +117,14 @@ class TestStates:
         assert run.branches == ()
         assert run.unexpanded is not None
         assert run.unexpanded.state == "upstream_failed"
+
+    def test_a_task_that_the_run_does_not_have_leaves_every_branch_missing(self) -> None:
+        run = only(mapped("load.each", names=("de", "fr"), count=2))
+
+        assert [(b.name, b.state, b.error) for b in run.branches] == [
+            ("de", "missing", NEVER_RAN),
+            ("fr", "missing", NEVER_RAN),
+        ]
 
     def test_what_was_expanded_is_not_unexpanded(self) -> None:
         run = only(mapped(), ran("load.each", state="removed"), ran("load.each", 0))
