@@ -157,7 +157,9 @@ class _MappedGroup:
         for task_id in reversed(earlier):
             names = self._names_by(task_id) | names
         group = self._source.group
-        are_given = group is not None and (group.names or (group.count is None and self._yielded[0]))
+        are_given = (
+            group is not None and (group.names if group.count is not None else self._yielded[0]) is not None
+        )
         if earlier and are_given and len(names) < len(self.map_indexes):
             # Of items of run time the first task alone is sure to be given its own, and so to know the name.
             self._records[earlier[0]] = self._record_pages(earlier[0], self.map_indexes)
