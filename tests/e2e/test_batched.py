@@ -81,6 +81,7 @@ def test_a_mapping_at_run_time_gives_names_and_values(run: Run) -> None:
         ("collect_literal", 2),
         ("collect_sleeping", 1),
         ("collect_late", 1),
+        ("collect_lost", 1),
     ],
 )
 def test_requests_grow_with_the_tasks_and_not_with_the_items(run: Run, fan_in: str, tasks: int) -> None:
@@ -177,6 +178,14 @@ def test_items_of_a_batch_that_died_have_its_state(run: Run) -> None:
     assert dead.states == {f"dead_{n}": "success" if n < 5 else "failed" for n in range(10)}
     assert run.report("collect_dead")["expected"] == 10
     assert "no exception was recorded" in dead.outcomes["dead_5"]["error"]
+
+
+def test_what_a_killed_batch_had_done_is_kept_though_no_retry_follows(run: Run) -> None:
+    lost = run.collected("collect_lost")
+    assert lost.items == [(f"lost_{n}", n) for n in range(len(lost.items))]
+    assert 60 - 30 <= len(lost.items) <= 60  # no more than 3 s are gone
+    errors = {lost.outcomes[name]["error"] for name in lost.failed}
+    assert errors == {"the process of its batch ended before it had reported"}
 
 
 def test_the_log_of_a_batch_tells_where_an_item_failed_and_no_values(run: Run) -> None:

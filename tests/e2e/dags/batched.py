@@ -122,8 +122,13 @@ def step(index: int, ti: Any) -> int:
     return index
 
 
-def die(index: int) -> int:
-    if index == 7:
+def step_and_die(index: int) -> int:
+    time.sleep(0.1)
+    return die(index, 60)
+
+
+def die(index: int, last: int = 7) -> int:
+    if index == last:
         os.kill(os.getpid(), signal.SIGKILL)
     return index
 
@@ -209,6 +214,9 @@ with DAG("batched", schedule=None, max_active_tasks=32, params={"branches": Para
 
     dead = FanOutGroup("dead", branch=die, count=10, items_per_task=5)
     CountingFanIn(task_id="collect_dead", fan_out=dead, min_success=1, python_callable=dump)
+
+    lost = FanOutGroup("lost", branch=step_and_die, count=100, items_per_task=100)
+    CountingFanIn(task_id="collect_lost", fan_out=lost, min_success=1, python_callable=dump)
 
     thrice = FanOutGroup("thrice", branch=mostly, count=200, items_per_task=200, default_args=twice)
     CountingFanIn(task_id="collect_thrice", fan_out=thrice, min_success=1, python_callable=dump)
