@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
-from airflow_fanout.rules.outcomes import LostValue
+from airflow_fanout.rules.outcomes import UP_FOR_RETRY, LostValue
 from airflow_fanout.rules.records import (
     MOST_ITEMS,
     RECORD_KEY,
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.rules.records import Bounds
 
+
+ALL_TRIES = {"include_all_attempts": True}
+"""Options of a query for earlier tries too, which Airflow hides from 3.4 on."""
 
 CANDIDATES = 5  # runs that an error names
 
@@ -182,7 +186,9 @@ def _task_runs(
     """Task instances, or one, with their records, and the state of the values pushed under some keys."""
     from airflow.models.taskinstance import TaskInstance
 
-    records = dict(_xcoms(dag_run, RECORD_KEY, only=only, session=session))
+    records = dict(_records_of_waiting(dag_run, only, session=session))
+    records |= dict(_xcoms(dag_run, RECORD_KEY, only=only, session=session))
+    are_numbered_ahead = bool(_archive()[1])  # from Airflow 3.4 on, while an instance waits
     values = _value_states(dag_run, keys, only, session=session)
     earlier = _earlier_tries(dag_run, only, session=session)
     columns = *_tries(TaskInstance), TaskInstance.hostname
@@ -198,7 +204,7 @@ def _task_runs(
             queued=queued,
             started=started,
             ended=ended,
-            tries=tries,
+            tries=tries - (are_numbered_ahead and tries > 0 and state in {None, UP_FOR_RETRY}),
             earlier=tuple(earlier.get((task_id, map_index), ())),
             hostname=hostname or "",
             record=records.get((task_id, map_index)),
@@ -228,15 +234,48 @@ def _value_states(
 def _earlier_tries(
     dag_run: DagRun, only: tuple[str, int] | None, *, session: Session
 ) -> dict[tuple[str, int], list[TaskTry]]:
-    from airflow.models.taskinstancehistory import TaskInstanceHistory as History
-
+    model, options = _archive()
+    wanted = select(*_tries(model)).where(*of_run(model, dag_run, only), *options)
     tries: dict[tuple[str, int], list[TaskTry]] = {}
-    wanted = select(*_tries(History)).where(*of_run(History, dag_run, only)).order_by(History.try_number)
-    for task_id, map_index, status, queued, started, ended, number in session.execute(wanted):
+    rows = session.execute(wanted.order_by(model.try_number), execution_options=ALL_TRIES)
+    for task_id, map_index, status, queued, started, ended, number in rows:
         state = None if status is None else str(status)
         task_try = TaskTry(number=number, state=state, queued=queued, started=started, ended=ended)
         tries.setdefault((task_id, map_index), []).append(task_try)
     return tries
+
+
+def _archive() -> tuple[Any, list[ColumnElement[bool]]]:
+    """Model of earlier tries, and what chooses them: from Airflow 3.4 on each is a task instance."""
+    from airflow.models.taskinstance import TaskInstance
+
+    if hasattr(TaskInstance, "working_set"):
+        return TaskInstance, [TaskInstance.working_set.is_(None)]
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
+
+    return TaskInstanceHistory, []
+
+
+def _records_of_waiting(
+    dag_run: DagRun, only: tuple[str, int] | None, *, session: Session
+) -> Iterator[tuple[tuple[str, int], Any]]:
+    """Records of what waits for its retry: from Airflow 3.4 on they stay with the try that left them."""
+    from airflow.models.xcom import XComModel
+
+    model, archived = _archive()
+    if not archived:
+        return
+    wanted = (
+        select(model.task_id, model.map_index, XComModel.value)
+        .join(XComModel, XComModel.task_instance_id == model.id)
+        .where(
+            *of_run(model, dag_run, only), *archived, XComModel.key == RECORD_KEY, model.state == UP_FOR_RETRY
+        )
+        .order_by(model.try_number)
+    )
+    for row in session.execute(wanted, execution_options=ALL_TRIES):
+        with suppress(FileNotFoundError, UnreadableValueError):
+            yield (row.task_id, row.map_index), plain_json(row, f"The record of {row.task_id!r}")
 
 
 def _xcoms(

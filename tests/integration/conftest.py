@@ -37,3 +37,12 @@ def airflow_database() -> None:
     from airflow.utils.db import initdb
 
     initdb()
+
+
+@pytest.fixture(autouse=True)
+def bundles_are_read_anew() -> None:
+    """Airflow reads the configured bundles once in a process from 3.4 on; these tests change them."""
+    from airflow.dag_processing.bundles import manager
+
+    if (snapshot := getattr(manager, "_load_bundle_config_snapshot", None)) is not None:
+        snapshot.cache_clear()
