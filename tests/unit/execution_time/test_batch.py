@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowSkipException,
     AirflowTaskTimeout,
     TaskDeferred,
 )
-from airflow.sdk.execution_time.comms import GetVariable
+from airflow.sdk.execution_time.comms import CommsDecoder, GetVariable, XComResult
 from airflow.sdk.execution_time.timeout import timeout
 from airflow.sdk.log import mask_secret
 from hypothesis import given
@@ -27,8 +28,6 @@ from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from airflow.sdk.execution_time.comms import CommsDecoder
 
 TIME_OUT = 10
 """Seconds after which what should have met, or ended, never will."""
@@ -514,6 +513,23 @@ class TestNothingWaitsForEver:
         batch = self.run(60, call, is_async=lambda index: not (is_mixed and index % 2), concurrency=20)
 
         assert errors(batch) == {}
+
+
+@pytest.mark.usefixtures("comms")
+def test_what_airflow_awaits_is_asked_in_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no public way; here it shows if Airflow asks in another one."""
+    asked: list[str] = []
+
+    def send(comms: object, message: object) -> XComResult:
+        asked.append(threading.current_thread().name)
+        return XComResult(key="return_value", value="a")
+
+    monkeypatch.setattr(CommsDecoder, "send", send)
+    value = asyncio.run(
+        BaseXCom.aget_one(key="return_value", dag_id="d", task_id="t", run_id="r", map_index=-1)
+    )
+
+    assert (value, asked) == ("a", ["fan-out-requests_0"])
 
 
 def test_a_success_that_turns_out_unusable_is_one_failure() -> None:
