@@ -68,6 +68,18 @@ def check_how_many(owner: str, *, branch: object, count: object, items: object) 
         raise DeclarationValueError(owner, names[0] if names else "count", problem)
 
 
+def check_no_loop(owner: str, argument: str, group: Any) -> None:
+    """Refuse the loops that Airflow has from 3.4 on, around a group or in its branches."""
+    while group is not None:
+        if hasattr(group, "max_iterations"):
+            fault = (
+                f"the loop {group.group_id!r} runs branches several times in one run, and a fan-in can't tell"
+            )
+            way_out = "repeat what a single branch does within its task, or trigger a Dag with the group for each pass"
+            raise DeclarationValueError(owner, argument, f"{fault} its passes apart; {way_out}")
+        group = group.parent_group
+
+
 def check_count(owner: str, count: object) -> None:
     """Check that ``count`` is a number of branches, or is one at run time."""
     if isinstance(count, Param):

@@ -117,6 +117,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         branches = self._branches()
         self._check_arguments()
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
+        checks.check_no_loop(self.title, "group_id", self.parent_group)
         items = self._known_items()
         count = None if items is None else len(items)
         checks.check_stop(self.title, self.stop_after_failures, count)

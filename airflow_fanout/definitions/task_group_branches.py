@@ -14,6 +14,7 @@ from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout.definitions.function_branches import CallingBranch
+from airflow_fanout.definitions.group_checks import check_no_loop
 from airflow_fanout.definitions.skippers import refuse_inner_skipper, refuse_skipper
 from airflow_fanout.definitions.stored_arguments import (
     StorableItems,
@@ -207,6 +208,7 @@ class TaskGroupBranch(CallingBranch):
         self._check_returned(returned, last)
         ids = {task.task_id for task in tasks}
         for task in tasks:
+            check_no_loop(self.arguments.owner, self.arguments.argument, task.task_group)
             refuse_inner_skipper(self.arguments.owner, self.arguments.argument, task)
             if task.is_setup and not any(i.is_teardown and i.task_id in ids for i in task.downstream_list):
                 self._refuse(
