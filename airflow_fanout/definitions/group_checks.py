@@ -72,11 +72,9 @@ def check_no_loop(owner: str, argument: str, group: Any) -> None:
     """Refuse the loops that Airflow has from 3.4 on, around a group or in its branches."""
     while group is not None:
         if hasattr(group, "max_iterations"):
-            fault = (
-                f"the loop {group.group_id!r} runs branches several times in one run, and a fan-in can't tell"
-            )
-            way_out = "repeat what a single branch does within its task, or trigger a Dag with the group for each pass"
-            raise DeclarationValueError(owner, argument, f"{fault} its passes apart; {way_out}")
+            fault = f"the loop {group.group_id!r} has several passes, and a fan-in can't tell them apart"
+            way_out = "repeat within a branch's task, or trigger a Dag of the group's own for each pass"
+            raise DeclarationValueError(owner, argument, f"{fault}; {way_out}")
         group = group.parent_group
 
 
