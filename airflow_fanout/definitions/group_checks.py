@@ -68,16 +68,6 @@ def check_how_many(owner: str, *, branch: object, count: object, items: object) 
         raise DeclarationValueError(owner, names[0] if names else "count", problem)
 
 
-def check_no_loop(owner: str, argument: str, group: Any) -> None:
-    """Refuse the loops that Airflow has from 3.4 on, around a group or in its branches."""
-    while group is not None:
-        if hasattr(group, "max_iterations"):
-            fault = f"the loop {group.group_id!r} has several passes, and a fan-in can't tell them apart"
-            way_out = "repeat within a branch's task, or trigger a Dag of the group's own for each pass"
-            raise DeclarationValueError(owner, argument, f"{fault}; {way_out}")
-        group = group.parent_group
-
-
 def check_count(owner: str, count: object) -> None:
     """Check that ``count`` is a number of branches, or is one at run time."""
     if isinstance(count, Param):

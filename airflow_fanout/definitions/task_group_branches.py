@@ -14,7 +14,6 @@ from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import DuplicateTaskIdFound
 
 from airflow_fanout.definitions.function_branches import CallingBranch
-from airflow_fanout.definitions.group_checks import check_no_loop
 from airflow_fanout.definitions.skippers import refuse_inner_skipper, refuse_skipper
 from airflow_fanout.definitions.stored_arguments import (
     StorableItems,
@@ -23,6 +22,7 @@ from airflow_fanout.definitions.stored_arguments import (
 )
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, FunctionArguments, unwrap_partial
+from airflow_fanout.operators.fan_in_checks import check_no_loop
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.records import RETURN_VALUE

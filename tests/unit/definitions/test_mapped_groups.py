@@ -213,6 +213,11 @@ def test_a_group_in_a_loop_is_refused(mode: dict[str, Any]) -> None:
         declare(**mode)
 
 
+def test_a_fan_in_in_a_loop_is_refused() -> None:
+    with Loop("again"), pytest.raises(DeclarationError, match=f"'f': task_id: {LOOP}"):
+        FanInOperator(task_id="f", task_id_prefix="p_")
+
+
 @pytest.mark.parametrize("mapped", [False, True], ids=["static", "mapped"])
 def test_a_loop_in_a_branch_is_refused(mapped: bool) -> None:
     @task_group
