@@ -86,11 +86,6 @@ class _Server:
         self._watcher.communicate(b"\n")
         self.process = self._watcher = None
 
-    def restart(self, sig: signal.Signals = signal.SIGTERM) -> None:
-        """Stop it and start it again."""
-        self.stop(sig)
-        self.start()
-
     def _start(self, command: list[str], answers: Callable[[], bool], **user: Any) -> None:
         log = self.home / "server.log"
         with log.open("ab") as output:
@@ -163,17 +158,9 @@ class PostgresServer(_Server):
             shutil.chown(self.home, self._user["user"])
             programs = _readable_copy(programs, self.home / "programs")
         self._postgres = str(programs / "postgres")
-        initialise = [
-            str(programs / "initdb"),
-            "--pgdata",
-            "data",
-            "--username",
-            "postgres",
-            "--auth",
-            "trust",
-        ]
+        options = "--pgdata data --username postgres --auth trust --no-sync --encoding UTF8 --locale C"
         subprocess.run(
-            [*initialise, "--no-sync", "--encoding", "UTF8", "--locale", "C"],
+            [str(programs / "initdb"), *options.split()],
             check=True,
             capture_output=True,
             cwd=self.home,

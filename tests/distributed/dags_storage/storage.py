@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from typing import Any
 
 import httpx
 from airflow.sdk import DAG, ObjectStoragePath, task
@@ -18,51 +16,14 @@ from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from tests.e2e.counting import CountingFanIn
 from tests.e2e.telling import TellingFanIn
 
-if TYPE_CHECKING:
-    from airflow.sdk import Context
-
 BRANCHES = 64
-BODIES_AT_ONCE = 16
-ARTIFACT_SIZE = 1_000_000
 TEMPLATE = "{{ 7 * 7 }}"
 NO_DELAY: dict[str, Any] = {"retry_delay": timedelta(0)}
 
 
-def artifact(index: int) -> str:
-    """A megabyte that nobody else has."""
-    return random.Random(index).randbytes(ARTIFACT_SIZE // 2).hex()
-
-
 def make_artifact(index: int) -> dict[str, Any]:
-    return {"index": index, "text": artifact(index)}
-
-
-class MeasuringFanIn(CountingFanIn):
-    """A fan-in that reads bodies only as many at once as should be, and pushes an XCom ``bodies``."""
-
-    def execute(self, context: Context) -> Any:
-        """Let none of 16 go on before all are there."""
-        together, lock = threading.Barrier(BODIES_AT_ONCE), threading.Lock()
-        read, now, peak = 0, 0, 0
-        deserialize = XCom.deserialize_value
-
-        def measured(row: Any) -> Any:
-            nonlocal read, now, peak
-            with lock:
-                read, now = read + 1, now + 1
-                peak = max(peak, now)
-            try:
-                together.wait(timeout=60)
-                return deserialize(row)
-            finally:
-                with lock:
-                    now -= 1
-
-        try:
-            with patch.object(XCom, "deserialize_value", measured):
-                return super().execute(context)
-        finally:
-            context["ti"].xcom_push("bodies", {"read": read, "peak": peak})
+    """A megabyte that nobody else has."""
+    return {"index": index, "text": random.Random(index).randbytes(500_000).hex()}
 
 
 @task
@@ -71,15 +32,12 @@ def say_template() -> str:
 
 
 def checksums(results: FanInResults) -> list[Any]:
-    return [
-        [name, value["index"], hashlib.sha256(value["text"].encode()).hexdigest()]
-        for name, value in results.items()
-    ]
+    return [[name, hashlib.sha256(value["text"].encode()).hexdigest()] for name, value in results.items()]
 
 
 with DAG("storage_artifacts", schedule=None):
     process = FanOutGroup("process", branch=make_artifact, count=BRANCHES)
-    MeasuringFanIn(task_id="combine", fan_out=process, python_callable=checksums)
+    CountingFanIn(task_id="combine", fan_out=process, python_callable=checksums)
     FanInOperator(
         task_id="said",
         fan_out=FanOutGroup("echo", branch=lambda item: item, items=[1]),

@@ -8,38 +8,7 @@ from airflow.sdk import DAG, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from tests.e2e.dump import dump
-
-
-@task
-def load(ti: Any = None) -> str:
-    if ti.try_number > 1:
-        message = "the source is gone"
-        raise ValueError(message)
-    return "loaded"
-
-
-@task
-def steady() -> str:
-    return "steady"
-
-
-@task
-def broken() -> str:
-    message = "always broken"
-    raise ValueError(message)
-
-
-@task
-def echo(text: str) -> str:
-    return text
-
-
-@task
-def flaky(ti: Any = None) -> str:
-    if ti.try_number > 1:
-        message = "not again"
-        raise ValueError(message)
-    return "once"
+from tests.e2e.fates import act, do
 
 
 @task
@@ -49,22 +18,20 @@ def list_texts(ti: Any = None) -> list[str]:
 
 @task
 def list_once(ti: Any = None) -> list[str]:
-    if ti.try_number > 1:
-        message = "no list any more"
-        raise ValueError(message)
+    act("succeeds once", ti)
     return ["first", "second"]
 
 
 with DAG("reruns", schedule=None):
-    loaded = load()
+    loaded = do.override(task_id="load")("succeeds once")
     group = FanOutGroup(
         "group",
         branch={
-            "steady": steady,
-            "broken": broken,
-            "flaky": flaky,
-            "loaded": echo.partial(text=loaded),
-            "marked": echo.partial(text=loaded),
+            "steady": do.partial(fate="steady"),
+            "broken": do.partial(fate="fails"),
+            "flaky": do.partial(fate="succeeds once"),
+            "loaded": do.partial(fate=loaded),
+            "marked": do.partial(fate=loaded),
         },
     )
     FanInOperator(task_id="collect", fan_out=group, min_success=1, python_callable=dump)
@@ -72,8 +39,8 @@ with DAG("reruns", schedule=None):
     FanInOperator(
         task_id="collect_native", task_id_prefix="native_", min_success=1, python_callable=dump
     ) << [
-        echo.override(task_id="native_steady")(text="steady"),
-        echo.override(task_id="native_shrinking").expand(text=list_texts()),
-        echo.override(task_id="native_unlisted").expand(text=list_once()),
-        echo.override(task_id="native_never")(text=broken.override(task_id="broken")()),
+        do.override(task_id="native_steady")("steady"),
+        do.override(task_id="native_shrinking").expand(fate=list_texts()),
+        do.override(task_id="native_unlisted").expand(fate=list_once()),
+        do.override(task_id="native_never")(do.override(task_id="broken")("fails")),
     ]
