@@ -112,8 +112,8 @@ def _group_as_json(group_id: str, capacity: GroupCapacity) -> dict[str, Any]:
         "tasks": None if tasks.declared == UNKNOWN else tasks.declared,
         "effective": tasks.effective,
         "effective_items": capacity.items,
-        "limit": asdict(limit) | {"reason": limit.explanation},
-        "limits": [asdict(each) | {"reason": each.explanation} for each in capacity.limits],
+        "limit": limit._asdict() | {"reason": limit.explanation},
+        "limits": [each._asdict() | {"reason": each.explanation} for each in capacity.limits],
     }
 
 

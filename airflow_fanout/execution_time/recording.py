@@ -6,8 +6,7 @@ import os
 import resource
 import sys
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import UndefinedError
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Start:
+class _Start(NamedTuple):
     """When a task's ``execute`` began, by three clocks."""
 
     task_instance: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_fanout.rules.wording import counted
 
@@ -16,8 +15,7 @@ UNKNOWN = sys.maxsize
 """Number of branches that is known only at run time: more than any limit."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limit:
+class Limit(NamedTuple):
     """A setting of Airflow that lets ``slots`` branches run at once; none if that is not above 0."""
 
     name: str
@@ -34,8 +32,7 @@ class Limit:
         return self.reason or f"{setting} is {self.slots}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Capacity:
+class Capacity(NamedTuple):
     """How many of the declared branches can run at once; no limit if all can."""
 
     declared: int

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,8 +31,7 @@ MISSING_STATES: frozenset[State] = frozenset({"missing", "removed"})
 VerdictState = Literal["success", "degraded", "failed", "skipped"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Policy:
+class Policy(NamedTuple):
     """How many failures a fan-in tolerates; without a tolerance a skipped branch is always left out."""
 
     min_success: int | None = None
@@ -65,8 +63,7 @@ class Policy:
         return max(self.min_success or 0, math.ceil(ratio * counted))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally:
+class Tally(NamedTuple):
     """
     Numbers of branches.
 
@@ -98,8 +95,7 @@ class Tally:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """
     What a fan-in decides.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from airflow_fanout.rules.names import indexed_names
 from airflow_fanout.rules.wording import on_one_line
@@ -30,8 +30,7 @@ Bounds = tuple[int, int, int]
 """Index of a batch's first item, and of the one after its last, and the try of the task that cut it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BranchRecord:
+class BranchRecord(NamedTuple):
     """
     What a task of a branch says of itself.
 
@@ -59,11 +58,10 @@ class BranchRecord:
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom, without what is not known."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchRecord:
+class BatchRecord(NamedTuple):
     """
     What a batch says of its items.
 
@@ -87,10 +85,10 @@ class BatchRecord:
     split: int = 0
     names: list[str] | None = None
     statuses: str = ""
-    errors: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = MappingProxyType({})
     stopped: str | None = None
-    seconds: list[float | None] = field(default_factory=list)
-    cpu_seconds: list[float | None] = field(default_factory=list)
+    seconds: Sequence[float | None] = ()
+    cpu_seconds: Sequence[float | None] = ()
     peak_memory_bytes: int | None = None
     cores: int | None = None
     concurrency: int | None = None
@@ -98,7 +96,8 @@ class BatchRecord:
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom."""
-        return {"state": BATCH, **{each.name: getattr(self, each.name) for each in fields(self)}}
+        own = self._asdict() | {"errors": dict(self.errors)}
+        return {"state": BATCH, **own, "seconds": [*self.seconds], "cpu_seconds": [*self.cpu_seconds]}
 
     @property
     def cut(self) -> Bounds:
@@ -119,8 +118,7 @@ class BatchRecord:
         return _text(self.errors.get(str(index)))
 
 
-@dataclass(frozen=True)
-class LostRecord:
+class LostRecord(NamedTuple):
     """
     Stands for a record whose body in object storage is gone.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from airflow_fanout.rules.names import indexed_names
 from airflow_fanout.rules.policy import Policy
@@ -24,8 +24,7 @@ Mode = Literal["static", "mapped", "batched"]
 """How a group's branches are run: a task each, an instance of one mapped task each, or several in a task."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeclaredBranch:
+class DeclaredBranch(NamedTuple):
     """One branch as declared."""
 
     name: str
@@ -111,7 +110,7 @@ class DeclaredFanIn:
         """Put the fan-in into a text for the serialized Dag."""
         ratio = self.policy.min_success_ratio
         policy = {
-            **vars(self.policy),
+            **self.policy._asdict(),
             "min_success_ratio": None if ratio is None else str(ratio),
             "on_empty": self.policy.when_empty,
         }
