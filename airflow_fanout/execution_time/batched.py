@@ -14,7 +14,7 @@ from airflow_fanout.execution_time.results import Page, arranged
 from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refuse_unfinished
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
 from airflow_fanout.rules.identity import CHANGED, Execution, match_names
-from airflow_fanout.rules.instances import States, instances_of, unexpanded_state
+from airflow_fanout.rules.instances import States, instances_of
 from airflow_fanout.rules.names import SPLIT, indexed_names, instance_name
 from airflow_fanout.rules.outcomes import LostValue, judge_items
 from airflow_fanout.rules.records import ITEM_FAILED, RETURN_VALUE, BatchRecord, batch_key, read_bounds
@@ -37,11 +37,11 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     and its values (or the names of its items, if it died before it reported, or ran what was cut before).
     """
     instances = instances_of(states, source.task_id)
-    if unexpanded_state(states, source.task_id) is not None or source.group is None:
+    if source.group is None or source.never_expands(states):
         return
     bounds = _bounds(reader, source.group.prefix + SPLIT)
     names = [instance_name(source.task_id, number) for number in range(len(bounds))]
-    refuse_unfinished(reader, source.task_id, instances, names)
+    refuse_unfinished(reader, source.task_id, states, names)
     batches = _Batches(reader, source, source.group, bounds)
     ran = [batches.read(number, str(instance.state), start) for number, instance in instances.items()]
     pages = [batch.page for batch in ran]

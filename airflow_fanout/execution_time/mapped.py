@@ -10,7 +10,7 @@ from airflow_fanout.execution_time.results import Page, arranged
 from airflow_fanout.execution_time.wiring import refuse_unfinished
 from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, Values, at_once
 from airflow_fanout.rules.identity import CHANGED, Execution, match_names
-from airflow_fanout.rules.instances import InstanceState, States, instances_of, unexpanded_state
+from airflow_fanout.rules.instances import InstanceState, States, instances_of
 from airflow_fanout.rules.names import indexed_names, instance_name
 from airflow_fanout.rules.outcomes import believed, branch_duration, judge_branch
 from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
@@ -37,9 +37,9 @@ def group_pages(reader: RunReader, states: States, source: Source, key: str, sta
     somebody else has pushed or deleted values, or the Dag, or the items, changed while the branches ran.
     """
     group = _MappedGroup(reader, states, source, key)
-    if unexpanded_state(states, source.task_id) is not None:
+    if source.never_expands(states):
         return
-    refuse_unfinished(reader, source.task_id, group.map_indexes, group.expected)
+    refuse_unfinished(reader, source.task_id, states, group.expected)
     pages = group.pages(start)
     matches = match_names(group.expected, group.executions)
     if matches is None:

@@ -40,6 +40,8 @@ class Source:
     :param may_have_names: Whether the items of such a group, known only at run time, may have names.
     :param ask_items: Asks the items' task for the names, None of a list, and the number of what it has
         yielded last; None if they are declared.
+    :param had_no_items: Whether such a group that never was expanded had no items, and was not skipped
+        because a task before it was.
     """
 
     name: str
@@ -49,6 +51,12 @@ class Source:
     by_prefix: bool = False
     may_have_names: bool = False
     ask_items: Callable[[], tuple[Sequence[str] | None, int]] | None = None
+    had_no_items: Callable[[States], bool] = lambda _: False
+
+    def never_expands(self, states: States) -> bool:
+        """Whether it has no instances, nor gets any; if it had no items, there may be some now."""
+        state = unexpanded_state(states, self.task_id)
+        return state is not None and not (state == "skipped" and self.had_no_items(states))
 
     @property
     def task_id(self) -> str:
@@ -101,6 +109,7 @@ def _group_source(
         group=declared,
         by_prefix=by_prefix,
         ask_items=partial(_yielded, fan_in, group, context) if asks else None,
+        had_no_items=partial(_had_no_items, fan_in, declared.each[-1]),
     )
 
 
@@ -137,10 +146,9 @@ def refuse_running(names: Sequence[str], how: str = "cleared after this fan-in h
     raise BranchesRunningError(message, names=names)
 
 
-def refuse_unfinished(
-    reader: RunReader, task_id: str, finished: Collection[int], names: Sequence[str]
-) -> None:
+def refuse_unfinished(reader: RunReader, task_id: str, states: States, names: Sequence[str]) -> None:
     """Refuse to account for expected instances of a mapped task of which some are running again."""
+    finished = {index for of, index in states if of == task_id}
     missing = [name for index, name in enumerate(names) if index not in finished]
     unfinished_count = reader.instance_count([task_id]) - len(finished) if missing else 0
     if unfinished_count > 0:
@@ -218,7 +226,7 @@ def _unexpanded(fan_in: BaseOperator, states: States, sources: Sequence[Source])
         for source in sources
         if source.is_mapped and (state := unexpanded_state(states, source.task_id))
         # An empty list leaves one skipped instance, and so does a skipped upstream.
-        if state != "skipped" or not _had_no_items(fan_in, states, source.task_id)
+        if state != "skipped" or not _had_no_items(fan_in, source.task_id, states)
     }
 
 
@@ -287,7 +295,7 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) 
         raise PrefixError(message, prefix=prefix, candidates=sorted(strays, key=natural_key))
 
 
-def _had_no_items(fan_in: BaseOperator, states: States, task_id: str) -> bool:
+def _had_no_items(fan_in: BaseOperator, task_id: str, states: States) -> bool:
     """Whether a mapped task has no instances because there were no items, and not because of a skip."""
     return all(
         state == "success"

@@ -113,13 +113,14 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Ite
     indexes = sorted({index for task_id in group.each for index in facts.by_task.get(task_id, {})})
     instances = [index for index in indexes if index >= 0]
     is_unexpanded = bool(indexes) and not instances
+    has_branches = not is_unexpanded or _had_no_items(facts, group)
     batches: tuple[BranchRun, ...] | None = None
     branches: list[BranchRun] = []
     if group.mode == "batched":
         task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
         batches = tuple(_batch(group, task_run) for task_run in task_runs)
-        branches = [] if is_unexpanded else _items(facts, group, task_runs)
-    elif not is_unexpanded:
+        branches = _items(facts, group, task_runs) if has_branches else []
+    elif has_branches:
         branches = _mapped(facts, group, instances, keys)
     yield GroupRun(
         title=group.group_id,
@@ -128,6 +129,15 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Ite
         batches=batches,
         unexpanded=facts.find(group.each, -1)[-1] if is_unexpanded else None,
     )
+
+
+def _had_no_items(facts: RunFacts, group: DeclaredGroup) -> bool:
+    """Whether a group that never was expanded had no items, of which there may be some now."""
+    if any(run.state != "skipped" for run in facts.find(group.each[-1:], -1)):
+        return False
+    tasks = (facts.outline.tasks.get(task_id) for task_id in group.each)
+    upstream = {up for task in tasks if task is not None for up in task.upstream} - set(group.each)
+    return all(run.state == "success" for up in upstream for run in facts.by_task.get(up, {}).values())
 
 
 def _static(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Iterator[GroupRun]:

@@ -173,7 +173,12 @@ def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
     moved = _moved(run)
     branches = tuple(_branches(run, moved, whole_branches) if run.batches is None else _batches(run, moved))
     unexpanded: tuple[TaskRun, ...] = ()
-    if run.group is not None and run.unexpanded is not None and run.unexpanded.state in FAILED:
+    is_missing = any(branch.state == "missing" for branch in run.branches)
+    if (
+        run.group is not None
+        and run.unexpanded is not None
+        and (run.unexpanded.state in FAILED or is_missing)
+    ):
         unexpanded = tuple(task for task in facts.find(run.group.each, -1) if task.state in UNSUCCESSFUL)
     if run.group is not None and branches and _is_cut_otherwise(facts, run.group):
         unexpanded = tuple(facts.find([run.group.prefix + SPLIT], -1))

@@ -308,6 +308,13 @@ class TestADagThatChanged:
             "a": "failed",
         }
 
+    def test_items_that_were_split_where_there_had_been_none_are_missing(self) -> None:
+        verdict = collect(Batches().cut(3).add("g.each", "skipped", duration=None))
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert verdict.report is not None
+        assert (verdict.report["expected"], verdict.report["missing"]) == (3, 3)
+
     def test_items_that_were_split_again_are_expected(self) -> None:
         run = Batches().cut(3).batch(0, "SS", names=["x", "y"], split=0).batch(1, "S", names=["z"], split=0)
         for number, names in enumerate([["z", "w"], ["x"]]):

@@ -9,7 +9,12 @@ from airflow.sdk import task, task_group
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import BranchesRunningError, TooFewBranchesError, UnreadableValueError
+from airflow_fanout.exceptions import (
+    BranchesRunningError,
+    EmptyFanInError,
+    TooFewBranchesError,
+    UnreadableValueError,
+)
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE
 from airflow_fanout.rules.identity import NEVER_RAN
 from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED
@@ -176,6 +181,21 @@ class TestADagThatChanged:
 
         assert isinstance(verdict.error, TooFewBranchesError)
         assert f"de: missing: {NEVER_RAN}" in verdict.message
+
+    @pytest.mark.parametrize("returned", [["x"], {"g_0": "x"}], ids=["a list", "a mapping"])
+    def test_items_of_a_task_that_had_none_are_missing(self, returned: Any) -> None:
+        run = FakeRun().add("load").add("g.each", "skipped", duration=None)
+        verdict = collect(run, returned=returned)
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert f"g_0: missing: {NEVER_RAN}" in verdict.message
+
+    def test_no_items_then_and_now_are_no_branches(self) -> None:
+        run = FakeRun().add("load").add("g.each", "skipped", duration=None)
+        verdict = collect(run, returned=[])
+
+        assert isinstance(verdict.error, EmptyFanInError)
+        assert verdict.requests <= 4
 
     @pytest.mark.parametrize("named", [False, True], ids=["a list", "a mapping"])
     @pytest.mark.parametrize("number", [1, 5])

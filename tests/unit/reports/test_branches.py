@@ -126,6 +126,20 @@ class TestStates:
             ("fr", "missing", NEVER_RAN),
         ]
 
+    @pytest.mark.parametrize(("source", "names"), [("success", ["docs_0"]), ("skipped", [])])
+    def test_what_had_no_items_and_has_some_now_lacks_them(self, source: str, names: list[str]) -> None:
+        upstream = TaskOutline(task_id="docs.each", upstream=frozenset({"docs.split"}))
+        run = only(
+            batched(),
+            ran("docs.split", state=source),
+            ran("docs.each", state="skipped"),
+            tasks={"docs.each": upstream},
+            bounds={"docs.split": [(0, 1, 2)]},
+        )
+
+        assert [branch.name for branch in run.branches] == names
+        assert run.unexpanded is not None
+
     def test_what_was_expanded_is_not_unexpanded(self) -> None:
         run = only(mapped(), ran("load.each", state="removed"), ran("load.each", 0))
 

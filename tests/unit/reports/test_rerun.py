@@ -62,9 +62,16 @@ def rerun(dag: DAG, states: Mapping[Any, str | None] | None = None, **options: A
     return planned(dag, task_runs, **options)
 
 
-def planned(dag: DAG, task_runs: Iterable[TaskRun], **options: Any) -> RerunPlan:
+def planned(
+    dag: DAG, task_runs: Iterable[TaskRun], *, known: Mapping[str, Any] | None = None, **options: Any
+) -> RerunPlan:
     facts = RunFacts(
-        dag_id=dag.dag_id, run_id="a_run", state="failed", outline=outline(dag), task_runs=tuple(task_runs)
+        dag_id=dag.dag_id,
+        run_id="a_run",
+        state="failed",
+        outline=outline(dag),
+        task_runs=tuple(task_runs),
+        **(known or {}),
     )
     related = partial(setups_and_teardowns, dag)
     return plan_rerun(facts, setups_and_teardowns=related, **options)
@@ -279,6 +286,23 @@ class TestADagThatChanged:
             "group.each[1]",
             "collect",
         }
+
+    @pytest.mark.parametrize("source", ["success", "skipped"])
+    @pytest.mark.parametrize("size", [None, 2], ids=["mapped", "batched"])
+    def test_what_had_no_items_and_has_some_now_is_expanded(
+        self, dag: DAG, size: int | None, source: str
+    ) -> None:
+        group = FanOutGroup("group", branch=rate, items=list_items(), items_per_task=size)
+        FanInOperator(task_id="collect", fan_out=group)
+        states = {"list_items": source, "group.each": "skipped", "collect": "success"}
+        states |= {} if size is None else {"group.split": source}
+        task_runs = [TaskRun(task_id=task_id, state=state) for task_id, state in states.items()]
+        known = (
+            {"yielded": {"group": 3}} if size is None else {"bounds": {"group.split": [(0, 2, 2), (2, 3, 2)]}}
+        )
+        plan = planned(dag, task_runs, known=known)
+
+        assert names(plan.task_runs) == ({"group.each", "collect"} if source == "success" else set())
 
 
 class TestFanIns:
