@@ -128,7 +128,9 @@ def _reason(again: BranchRerun) -> str:
         texts.append(f"{number_of(again.items, 'item')} without success")
     elif again.branch.error is not None:
         texts.append(shortened(again.branch.error, LONGEST_ERROR))
-    if len(again.branch.task_runs) > 1:
+    if not again.task_runs:
+        texts.append("Airflow makes its task instance")
+    elif len(again.branch.task_runs) > 1:
         texts.append(f"runs {', '.join(shortened(task_run.name) for task_run in again.task_runs)}")
     return "; ".join(texts)
 

@@ -35,7 +35,11 @@ Key = tuple[str, int]  # task id and map index of a task instance
 
 @dataclass(frozen=True, kw_only=True)
 class BranchRerun:
-    """A branch, or batch with ``items`` that are no success, that runs again; and what to clear of it."""
+    """
+    A branch, or batch with ``items`` that are no success, that runs again; and what to clear of it.
+
+    Nothing is, if Airflow makes its task instance when others of its group run again.
+    """
 
     branch: BranchRun
     task_runs: tuple[TaskRun, ...]
@@ -210,18 +214,27 @@ def _moved(run: GroupRun) -> Collection[str]:
 
 
 def _branches(run: GroupRun, moved: Collection[str], whole_branches: bool) -> Iterator[BranchRerun]:
+    reruns = [
+        BranchRerun(branch=branch, task_runs=_task_runs(branch, moved, whole_branches))
+        for branch in run.branches
+    ]
+    # Airflow makes the instances that a mapped task lacks when one that it has runs again.
+    is_expanded_again = any(again.task_runs for again in reruns)
+    for again in reruns:
+        if again.task_runs or (is_expanded_again and again.branch.would_run == ()):
+            yield again
+
+
+def _task_runs(branch: BranchRun, moved: Collection[str], whole_branches: bool) -> tuple[TaskRun, ...]:
+    """Task instances of a branch to clear."""
+    if branch.name in moved:
+        return tuple(task for task in branch.would_run or () if task.state in CLEARABLE)
+    if branch.state in {"success", "removed"}:
+        return ()
     states = CLEARABLE if whole_branches else UNSUCCESSFUL
-    for branch in run.branches:
-        if branch.name in moved:
-            task_runs = tuple(task for task in branch.would_run or () if task.state in CLEARABLE)
-        elif branch.state in {"success", "removed"}:
-            continue
-        else:
-            # Of a branch that succeeded without a value the last task alone can make one.
-            last = branch.task_runs[-1:] if branch.state == "missing" else ()
-            task_runs = tuple(task for task in branch.task_runs if task.state in states or task in last)
-        if task_runs:
-            yield BranchRerun(branch=branch, task_runs=task_runs)
+    # Of a branch that succeeded without a value the last task alone can make one.
+    last = branch.task_runs[-1:] if branch.state == "missing" else ()
+    return tuple(task for task in branch.task_runs if task.state in states or task in last)
 
 
 def _batches(run: GroupRun, moved: Collection[str]) -> Iterator[BranchRerun]:
@@ -330,7 +343,7 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     if displaced := [name for name in by_name if name in moved and by_name[name].state == "success"]:
         text = "succeeded, and run again, because the Dag, or its items, changed"
         yield f"{text}, and others run in their place: {listing(displaced)}"
-    if lacking := [name for name, branch in by_name.items() if branch.would_run == ()]:
+    if lacking := [name for name, b in by_name.items() if b.would_run == () and name not in again]:
         text = "have no task instance: Airflow makes it when one of the others runs again"
         yield f"{text}: {listing(lacking)}"
     if batches := [name for name, state in again.items() if state == "success" and name not in moved]:

@@ -25,6 +25,9 @@ def branch(name: str, state: str = "failed", **more: Any) -> BranchRerun:
     return BranchRerun(branch=BranchRun(name=name, state=state, task_runs=its, **more), task_runs=its)
 
 
+LACKING = BranchRerun(branch=BranchRun(name="b", state="missing"), task_runs=())
+
+
 def plan(branches: Iterable[BranchRerun], **more: Any) -> RerunPlan:
     branches = tuple(branches)
     run = GroupRun(title="group", group=None, branches=tuple(again.branch for again in branches))
@@ -221,6 +224,11 @@ class TestLines:
             pytest.param(WITH_CAUSE, "The cause lies before the branches: source (failed)", id="a cause"),
             pytest.param(plan([]), "group: only the fan-in runs again", id="a fan-in"),
             pytest.param(FAILED, "group: 1 of 1 branch runs again", id="one branch"),
+            pytest.param(
+                plan([branch("a"), LACKING]),
+                "  b  missing; Airflow makes its task instance",
+                id="a branch without an instance",
+            ),
             pytest.param(NOTHING, "Nothing to run again: no branch and no fan-in failed.", id="nothing"),
         ],
     )

@@ -253,15 +253,21 @@ class TestADagThatChanged:
             ("a", {"group.each[0]"}),
             ("d", {"group.each[1]"}),
             ("f", {"group.each[2]"}),
+            ("u", set()),  # Airflow makes its instance when one of the others runs again
         ]
         assert names(plan.task_runs) == {"group.each[0]", "group.each[1]", "group.each[2]", "collect"}
-        displaced, lacking = plan.notes
+        (displaced,) = plan.notes
         assert displaced == (
             "group: succeeded, and run again, because the Dag, or its items, changed, "
             "and others run in their place: 'd', 'f', 'u'"
         )
-        assert lacking == (
-            "group: have no task instance: Airflow makes it when one of the others runs again: 'u'"
+
+    def test_what_has_no_instance_waits_until_another_one_runs_again(self, dag: DAG) -> None:
+        plan = self.plan(dag, "ab", self.ran("group.each", 0, "a"))
+
+        assert plan.task_runs == ()
+        assert plan.notes == (
+            "group: have no task instance: Airflow makes it when one of the others runs again: 'b'",
         )
 
     def test_what_succeeded_and_is_in_nobodys_way_does_not_run_again(self, dag: DAG) -> None:
