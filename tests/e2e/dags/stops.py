@@ -167,4 +167,6 @@ with DAG("stops", schedule=None, max_active_tasks=2):
     )
     CountingFanIn(task_id="collect_waiting", fan_out=waiting, min_success=1, python_callable=dump)
     tasks = waiting.children
-    tasks["waiting.failing"] >> tell_that_it_failed() >> tasks["waiting.late"]
+    with waiting:  # outside, the group and this task would each come after the other
+        told = tell_that_it_failed()
+    tasks["waiting.failing"] >> told >> tasks["waiting.late"]
