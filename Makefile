@@ -52,7 +52,7 @@ test-slow: $(VENV)/.installed-dev ## Run the tests that make test leaves out; ha
 	for suite in integration e2e distributed ui; do $(BIN)/pytest "tests/$$suite" -m "slow or ui" $(ARGS) || status=1; done; \
 	exit $$status
 
-matrix: $(VENV)/.installed ## Run the tests on Airflow 3.2 and 3.3 with every Python that is installed; half an hour
+matrix: $(VENV)/.installed ## Run the tests on Airflow 3.2 to 3.4 with every Python that is installed; an hour
 	@$(BIN)/python .ci/matrix.py
 
 lint: $(VENV)/.installed-dev ## Check style and formatting
