@@ -410,7 +410,7 @@ def capacities(facts: RunFacts, surroundings: SchedulingLimits) -> Callable[[Gro
         group = _by_prefix(facts, run) if run.group is None else run.group
         if group is None:
             return None
-        declared = sum(branch.state != "removed" for branch in run.branches)
+        declared = len(run.branches) - run.states["removed"]
         capacity = group_capacity(facts.outline, group, surroundings, declared=declared).tasks
         limit = capacity.limit if capacity.effective < count else None
         return Capacity(declared=count, effective=min(capacity.effective, count), limit=limit)

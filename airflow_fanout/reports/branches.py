@@ -7,11 +7,18 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
+from airflow_fanout.reports.runs import BatchItems, BranchRun, GroupRun, ItemRuns, RunFacts, TaskRun
 from airflow_fanout.reports.timing import sum_of_known
 from airflow_fanout.rules.identity import Execution, match_names
 from airflow_fanout.rules.instances import FINISHED
-from airflow_fanout.rules.names import PLACEHOLDER, SPLIT, indexed_names, instance_name, natural_key
+from airflow_fanout.rules.names import (
+    PLACEHOLDER,
+    SPLIT,
+    IndexedNames,
+    indexed_names,
+    instance_name,
+    natural_key,
+)
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
 from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
 from airflow_fanout.rules.wording import listing
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from airflow_fanout.reports.timing import BranchTiming
-    from airflow_fanout.rules.records import Bounds
+    from airflow_fanout.rules.records import BatchRecord, Bounds
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import FanInOutline
 
@@ -115,17 +122,17 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Ite
     is_unexpanded = bool(indexes) and not instances
     has_branches = not is_unexpanded or _had_no_items(facts, group)
     batches: tuple[BranchRun, ...] | None = None
-    branches: list[BranchRun] = []
+    branches: Sequence[BranchRun] = ()
     if group.mode == "batched":
         task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
         batches = tuple(_batch(group, task_run) for task_run in task_runs)
-        branches = _items(facts, group, task_runs) if has_branches else []
+        branches = _items(facts, group, task_runs) if has_branches else ()
     elif has_branches:
         branches = _mapped(facts, group, instances, keys)
     yield GroupRun(
         title=group.group_id,
         group=group,
-        branches=tuple(branches),
+        branches=branches,
         batches=batches,
         unexpanded=facts.find(group.each, -1)[-1] if is_unexpanded else None,
     )
@@ -304,24 +311,30 @@ def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
     )
 
 
-def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) -> list[BranchRun]:
+def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) -> Sequence[BranchRun]:
     """Items of all batches, those that never ran and those that are no longer declared included."""
     bounds = _bounds(facts, group, task_runs)
     starts = [first for first, *_ in bounds]
-    expected = list(group.known_names)
-    if group.count is None:
-        expected = [
-            name for number, cut in enumerate(bounds) for name in _names_now(facts, group, number, cut)
-        ]
-    batches = []
+    known = IndexedNames(group.label, group.count or 0) if group.names is None else group.names
+    now = [
+        _names_now(facts, group, number, cut) if group.count is None else known[cut[0] : cut[1]]
+        for number, cut in enumerate(bounds)
+    ]
+    batches: list[tuple[TaskRun, int, Sequence[str]]] = []
     for run in task_runs:
-        first, stop, _ = bounds[run.map_index] if run.map_index < len(bounds) else (0, 0, 0)
-        names: Sequence[str] = expected[first:stop]
+        first, names = 0, now[run.map_index] if run.map_index < len(bounds) else ()
+        if run.map_index < len(bounds):
+            first = starts[run.map_index]
         if run.batch_record is not None:
-            first, names = run.batch_record.start, run.batch_record.item_names(group.label)
+            first, names = run.batch_record.start, _item_names(run.batch_record, group)
         batches.append((run, first, names))
+    is_whole = [run.map_index for run in task_runs] == list(range(len(bounds)))
+    is_whole = is_whole and group.count in {None, sum(map(len, now))}
+    is_any_removed = any(run.state == "removed" for run in task_runs)
+    if is_whole and not is_any_removed and all(map(_are_same, (names for *_, names in batches), now)):
+        return ItemRuns([_batch_items(run, names) for run, _, names in batches])
+    expected = list(known) if group.count is not None else [name for names in now for name in names]
     branches = [item for run, _, names in batches for item in _batch_items(run, names)]
-    is_any_removed = any(run.state == "removed" for run, *_ in batches)
     if [name for *_, names in batches for name in names] == expected and not is_any_removed:
         return branches
     executions = [
@@ -356,7 +369,7 @@ def items_of_batch(facts: RunFacts, group_id: str, number: int) -> list[BranchRu
         bounds = _bounds(facts, group, [run])
         cut = bounds[number] if number < len(bounds) else bounds[-1]
         known = run.batch_record
-        names = _names_now(facts, group, number, cut) if known is None else known.item_names(group.label)
+        names = _names_now(facts, group, number, cut) if known is None else _item_names(known, group)
         items += _batch_items(run, names)
     return items
 
@@ -383,27 +396,31 @@ def _names_now(facts: RunFacts, group: DeclaredGroup, number: int, cut: Bounds) 
     for task_run in facts.find(group.each, number):
         record = task_run.batch_record
         if record is not None and record.cut == cut:
-            return record.item_names(group.label)
+            return _item_names(record, group)
     first, stop, _ = cut
-    numbered = indexed_names(group.label, stop - first, first=first)
-    names = numbered if group.names is None else group.names[first:stop]
+    names: Sequence[str] = IndexedNames(group.label, stop - first, first=first)
+    if group.names is not None:
+        names = group.names[first:stop]
     return facts.batch_names.get((group.prefix + SPLIT, number), names)
 
 
-def _batch_items(task_run: TaskRun, names: Sequence[str]) -> Iterator[BranchRun]:
+def _item_names(record: BatchRecord, group: DeclaredGroup) -> Sequence[str]:
+    return record.names or IndexedNames(group.label, len(record.statuses), first=record.start)
+
+
+def _are_same(some: Sequence[str], others: Sequence[str]) -> bool:
+    if isinstance(some, IndexedNames) and isinstance(others, IndexedNames) and some.label == others.label:
+        return some.indexes == others.indexes
+    return list(some) == list(others)
+
+
+def _batch_items(task_run: TaskRun, names: Sequence[str]) -> BatchItems:
     record = task_run.batch_record
     value = task_run.values.get(RETURN_VALUE, "absent")
-    rulings = judge_items(task_run.state, task_run.told, len(names), value)
-    unknown: Sequence[float | None] = [None] * len(names)
-    seconds, cpu_seconds = (unknown, unknown) if record is None else (record.seconds, record.cpu_seconds)
-    for name, ruling, work, cpu in zip(names, rulings, seconds, cpu_seconds, strict=True):
-        yield BranchRun(
-            name=name,
-            state=ruling.state,
-            work_seconds=work,
-            cpu_seconds=cpu,
-            tries=task_run.tries,
-            error=ruling.error,
-            is_stopped=ruling.is_stopped,
-            task_runs=(task_run,),
-        )
+    return BatchItems(
+        task_run=task_run,
+        names=names,
+        rulings=judge_items(task_run.state, task_run.told, len(names), value),
+        seconds=() if record is None else record.seconds,
+        cpu_seconds=() if record is None else record.cpu_seconds,
+    )

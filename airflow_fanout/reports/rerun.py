@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_fanout.reports.branches import chosen_group_runs
 from airflow_fanout.reports.figures import shortened
 from airflow_fanout.reports.group_report import Cause
-from airflow_fanout.reports.runs import TaskRun
+from airflow_fanout.reports.runs import ItemRuns, TaskRun
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import WAITING
@@ -203,7 +204,7 @@ def _moved(run: GroupRun) -> Collection[str]:
 
     What runs there now takes the place, and the value, of what had run there, which then runs in its own.
     """
-    others = {b.name: b for b in run.branches if b.would_run is not None and b.state != "removed"}
+    others = {branch.name: branch for branch in run.relocated if branch.state != "removed"}
     names = {name for name, branch in others.items() if branch.state != "success"}
     while True:
         taken = {task_run.key for name in names for task_run in others[name].would_run or ()}
@@ -238,21 +239,26 @@ def _task_runs(branch: BranchRun, moved: Collection[str], whole_branches: bool) 
 
 
 def _batches(run: GroupRun, moved: Collection[str]) -> Iterator[BranchRerun]:
-    items_by_batch: dict[Key, list[BranchRun]] = {}
-    for item in run.branches:
-        places = item.task_runs if item.would_run is None else item.would_run
-        for place in places[:1] if item.state != "removed" else ():
-            items_by_batch.setdefault(place.key, []).append(item)
+    without_success, unfinished = Counter[Key](), set[Key]()
+    if isinstance(run.branches, ItemRuns):
+        for column in run.branches.batches:
+            without_success[column.task_run.key] = len(column) - column.states["success"]
+            if column.stopped or column.states["missing"]:
+                unfinished.add(column.task_run.key)
+    else:
+        for item in run.branches:
+            places = item.task_runs if item.would_run is None else item.would_run
+            for place in places[:1] if item.state != "removed" else ():
+                without_success[place.key] += item.state != "success"
+                if item.is_stopped or item.state == "missing" or item.name in moved:
+                    unfinished.add(place.key)
     for batch in run.batches or ():
         (task_run,) = batch.task_runs
-        items = items_by_batch.get(task_run.key, [])
         # A batch succeeds even if all its items were stopped, and if somebody marks it so.
-        is_unfinished = any(
-            item.is_stopped or item.state == "missing" or item.name in moved for item in items
-        )
-        if task_run.state in UNSUCCESSFUL or (task_run.state == "success" and is_unfinished):
-            unsuccessful = sum(item.state != "success" for item in items)
-            yield BranchRerun(branch=batch, task_runs=(task_run,), items=unsuccessful)
+        is_unfinished = task_run.state == "success" and task_run.key in unfinished
+        if task_run.state in UNSUCCESSFUL or is_unfinished:
+            items = without_success[task_run.key]
+            yield BranchRerun(branch=batch, task_runs=(task_run,), items=items)
 
 
 def _beside(facts: RunFacts, task_id: str, other: TaskRun) -> Iterator[TaskRun]:
@@ -339,7 +345,7 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
         shortened(name) for name, state in again.items() if state == "missing" and name not in moved
     ]:
         yield f"succeeded without a value, so their last task runs again: {listing(without)}"
-    by_name = {branch.name: branch for branch in group.run.branches}
+    by_name = {branch.name: branch for branch in group.run.relocated}
     if displaced := [name for name in by_name if name in moved and by_name[name].state == "success"]:
         text = "succeeded, and run again, because the Dag, or its items, changed"
         yield f"{text}, and others run in their place: {listing(displaced)}"
@@ -352,9 +358,16 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
 
 
 def fingerprint(plan: RerunPlan) -> str:
-    """Tell plans apart: the same for two that clear the same task instances in the same states."""
-    cleared = sorted((*task_run.key, task_run.state or "") for task_run in plan.with_causes)
-    return hashlib.sha256(json.dumps(cleared).encode()).hexdigest()
+    """
+    Tell plans apart: the same for two that clear the same tries of the same task instances of a run.
+
+    What was ``upstream_failed`` twice has the same try; the moment at which it ended tells these apart.
+    """
+    cleared = sorted(
+        (*run.key, run.state or "", run.tries, "" if run.ended is None else run.ended.isoformat())
+        for run in plan.with_causes
+    )
+    return hashlib.sha256(json.dumps([plan.dag_id, plan.run_id, cleared]).encode()).hexdigest()
 
 
 def plan_as_json(plan: RerunPlan, done: Clearing | None = None) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import shlex
 from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_fanout.reports.advice import advise
 from airflow_fanout.reports.figures import DONE, failures, figures, headline
@@ -21,8 +23,8 @@ from airflow_fanout.reports.group_report import (
     RunReport,
 )
 from airflow_fanout.reports.rerun import causes_before
-from airflow_fanout.reports.runs import PROBLEMS
-from airflow_fanout.reports.timing import count_states, segments, summarize
+from airflow_fanout.reports.runs import PROBLEMS, ItemRuns
+from airflow_fanout.reports.timing import count_states, segments, summarize, summarize_work
 from airflow_fanout.rules.capacity import describe
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import EACH
@@ -30,7 +32,7 @@ from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.records import RETURN_VALUE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
@@ -55,7 +57,7 @@ def run_report(
     """Put a run's report together, as it was read now."""
     runs = list(runs)
     is_finished = facts.state in {"success", "failed"}
-    is_incomplete = any(branch.is_unsuccessful for run in runs for branch in run.branches)
+    is_incomplete = any(run.is_incomplete for run in runs)
     rerun = shlex.join(["airflow", "fanout", "rerun", facts.dag_id, facts.run_id])
     return RunReport(
         dag_id=facts.dag_id,
@@ -77,7 +79,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     narrowest = None if capacity is None else capacity.limit
     items = None
     if run.batches is not None:
-        items = _outcomes(run, summarize(run.branches, slowest=SLOWEST_ITEMS))
+        items = _outcomes(run, _summary_of_items(run))
     # A batched group's own times are those of its batches; its outcomes are those of its items.
     group = GroupReport(
         **vars(summary if items is not None else _outcomes(run, summary)),
@@ -109,7 +111,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
 
 def _is_degraded(facts: RunFacts, run: GroupRun) -> bool:
     has_succeeded = any(fan_in.state == "success" for fan_in in facts.find(run.fan_in_ids, run.map_index))
-    return has_succeeded and any(branch.is_unsuccessful for branch in run.branches)
+    return has_succeeded and run.is_incomplete
 
 
 def item_page(items: Sequence[BranchRun], *, start: int, size: int) -> dict[str, Any]:
@@ -177,6 +179,17 @@ def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
     )
 
 
+def _summary_of_items(run: GroupRun) -> GroupSummary:
+    """Figures of the items, which have no times but the seconds in their code."""
+    if not isinstance(run.branches, ItemRuns):
+        return summarize(run.branches, slowest=SLOWEST_ITEMS)
+    columns = [
+        (batch.names, list(map(attrgetter("state"), batch.rulings)), batch.seconds, batch.cpu_seconds)
+        for batch in run.branches.batches
+    ]
+    return summarize_work(columns, states=run.states, slowest=SLOWEST_ITEMS)
+
+
 def _so_far(branch: BranchRun, now: datetime) -> BranchRun:
     """Count what has not ended up to the present, and what waits for its next try as if that came now."""
     tasks = []
@@ -194,9 +207,12 @@ def _until(now: datetime, times: Times) -> Times:
 
 
 def _branch_reports(run: GroupRun, so_far: Iterable[BranchRun]) -> tuple[BranchReport, ...]:
-    states = defaultdict[int, list[str]](list)
-    for item in run.branches if run.batches is not None else ():
-        states[_batch_of(item)].append(item.state)
+    states = defaultdict[int, Counter[str]](Counter)
+    if isinstance(run.branches, ItemRuns):
+        states.update((batch.task_run.map_index, batch.states) for batch in run.branches.batches)
+    elif run.batches is not None:
+        for item in run.branches:
+            states[_batch_of(item)][item.state] += 1
     return tuple(
         _branch_report(
             branch,
@@ -251,42 +267,75 @@ def _failed_step(branch: BranchRun) -> str | None:
 
 
 def _outcomes(run: GroupRun, summary: GroupSummary) -> Outcomes:
-    problems = _problems(run)
+    # First what may have kept others from starting.
+    failed = sorted(_failed(run), key=lambda each: (each.items == 1, each.error is None))
+    shown = failed if run.batches is None else failed[:PROBLEM_ITEMS]
     return Outcomes(
         **vars(summary),
-        stopped=sum(branch.is_stopped for branch in run.branches),
-        problems=problems if run.batches is None else problems[:PROBLEM_ITEMS],
-        problem_count=sum(problem.items for problem in problems),
+        stopped=run.stopped,
+        problems=tuple(_problem(run, each) for each in shown),
+        problem_count=sum(each.items for each in failed),
     )
 
 
-def _problems(run: GroupRun) -> tuple[Problem, ...]:
-    """First what may have kept others from starting; a batch that left no record stands for its items."""
+class _Failed(NamedTuple):
+    """
+    A branch without a value, though it should have one.
+
+    :param items: How many items it stands for: all of a batch that left no record.
+    :param branch: Makes the branch.
+    """
+
+    error: str | None
+    items: int
+    branch: Callable[[], BranchRun]
+
+
+def _failed(run: GroupRun) -> Iterator[_Failed]:
+    if isinstance(run.branches, ItemRuns):
+        for batch in run.branches.batches:
+            if PROBLEMS.isdisjoint(batch.states):
+                continue
+            if batch.task_run.batch_record is None:
+                yield _Failed(batch.rulings[0].error, len(batch), partial(batch.__getitem__, 0))
+                continue
+            for index, ruling in enumerate(batch.rulings):
+                if ruling.state in PROBLEMS:
+                    yield _Failed(ruling.error, 1, partial(batch.__getitem__, index))
+        return
     silent_batches = {
-        task_run.map_index: batch.name
+        task_run.map_index
         for batch in run.batches or ()
         for task_run in batch.task_runs
         if task_run.batch_record is None
     }
     failed = [branch for branch in run.branches if branch.state in PROBLEMS]
     silent = Counter(index for item in failed if (index := _batch_of(item)) in silent_batches)
-    problems: dict[int | str, Problem] = {}
+    told = set[int]()
     for branch in failed:
-        index, step = _batch_of(branch), _failed_step(branch)
-        task_id, map_index = _task_to_look_at(branch)
-        problem = Problem(
-            name=branch.name if step is None else f"{branch.name} ({step})",
-            state=branch.state,
-            error=branch.error,
-            task_id=task_id,
-            map_index=map_index,
-            tries=branch.tries,
-        )
-        if silent[index] > 1:
-            problems.setdefault(index, replace(problem, name=silent_batches[index], items=silent[index]))
-        else:
-            problems[branch.name] = problem
-    return tuple(sorted(problems.values(), key=lambda problem: (problem.items == 1, problem.error is None)))
+        index = _batch_of(branch)
+        if index not in told:
+            yield _Failed(branch.error, silent[index] or 1, partial(replace, branch))
+        if silent[index]:
+            told.add(index)
+
+
+def _problem(run: GroupRun, failed: _Failed) -> Problem:
+    branch = failed.branch()
+    step = _failed_step(branch)
+    task_id, map_index = _task_to_look_at(branch)
+    name = branch.name if step is None else f"{branch.name} ({step})"
+    if failed.items > 1:
+        name = next(batch.name for batch in run.batches or () if batch.task_runs[:1] == branch.task_runs[:1])
+    return Problem(
+        name=name,
+        items=failed.items,
+        state=branch.state,
+        error=branch.error,
+        task_id=task_id,
+        map_index=map_index,
+        tries=branch.tries,
+    )
 
 
 def host_loads(task_runs: Iterable[TaskRun]) -> tuple[HostLoad, ...]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from itertools import chain, pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_fanout.rules.names import natural_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     Span = tuple[datetime, datetime]
     """From a start to an end."""
+
+    Seconds = Sequence[float | None]
+    WorkColumns = tuple[Sequence[str], Sequence[str], Seconds, Seconds]
+    """Names and states of some items, the seconds in the code of each, and its CPU seconds, if recorded."""
 
 
 REMOVED = "removed"
@@ -186,8 +191,53 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
     )
 
 
+def summarize_work(
+    columns: Iterable[WorkColumns], *, states: Mapping[str, int], slowest: int
+) -> GroupSummary:
+    """
+    Work out the figures of items, none of them ``removed``, which have no times but seconds in their code.
+
+    It says what :func:`summarize` does, without an object for each item.
+
+    :param states: How many items there are by state.
+    """
+    columns = list(columns)
+    work = [seconds for _, _, column, _ in columns for seconds in column if seconds is not None]
+    pairs = [
+        pair for *_, column, cpu in columns for pair in zip(cpu, column, strict=True) if None not in pair
+    ]
+    durations = list(work)
+    if states.get("skipped"):
+        durations = [
+            seconds
+            for _, of_items, column, _ in columns
+            for state, seconds in zip(of_items, column, strict=False)
+            if seconds is not None and state != "skipped"
+        ]
+    longest = nlargest(slowest, durations)
+    named = [
+        SlowBranch(name=names[index], seconds=seconds, state=of_items[index], measure="work")
+        for names, of_items, column, _ in columns
+        for index, seconds in enumerate(column)
+        if seconds is not None and longest and seconds >= longest[-1] and of_items[index] != "skipped"
+    ]
+    named.sort(key=_slowness)
+    durations.sort()
+    return GroupSummary(
+        states=count_states(states),
+        total=sum(states.values()),
+        recorded=len(work),
+        work_seconds=sum_of_known(work),
+        median_work_seconds=median(work) if work else None,
+        cpu_seconds=sum_of_known(each for *_, cpu in columns for each in cpu),
+        computed_share=_ratio(sum_of_known(cpu for cpu, _ in pairs), sum_of_known(each for _, each in pairs)),
+        slowest=tuple(named[:slowest]),
+        median_without_slowest_seconds=median(durations[:-1]) if len(durations) > 1 else None,
+    )
+
+
 def count_states(states: Iterable[str]) -> dict[str, int]:
-    """Count by state, in the order of :data:`STATE_ORDER`."""
+    """Count states, or order their numbers: by :data:`STATE_ORDER`."""
     rank = {state: index for index, state in enumerate(STATE_ORDER)}
     return dict(sorted(Counter(states).items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
@@ -317,8 +367,12 @@ def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBra
         for seconds, timing in known
         if seconds >= shortest
     ]
-    slow.sort(key=lambda branch: (-branch.seconds, natural_key(branch.name)))
+    slow.sort(key=_slowness)
     return slow[:number], durations
+
+
+def _slowness(branch: SlowBranch) -> tuple[float, Any]:
+    return -branch.seconds, natural_key(branch.name)
 
 
 def _peak_concurrency(timings: Sequence[BranchTiming]) -> int:

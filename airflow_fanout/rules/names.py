@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 # Names of the task, or task group, that all branches of a mapped or batched group are instances of, of the
 # task that counts them or cuts their items into batches, and of the task in a group of zero branches.
@@ -29,6 +31,31 @@ def natural_key(name: str) -> tuple[tuple[tuple[str, int, str], ...], str]:
 def indexed_names(label: str, count: int, *, first: int = 0) -> tuple[str, ...]:
     """Names of ``count`` branches: ``label_0``, ``label_1``, …, or from the first index on."""
     return tuple(f"{label}_{index}" for index in range(first, first + count))
+
+
+class IndexedNames(Sequence[str]):
+    """The names that :func:`indexed_names` makes, each made when it is asked for."""
+
+    def __init__(self, label: str, count: int, *, first: int = 0) -> None:
+        self.label, self.indexes = label, range(first, first + count)
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{self.label}_{index}" for index in self.indexes)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> IndexedNames: ...
+
+    def __getitem__(self, place: int | slice) -> str | IndexedNames:
+        if isinstance(place, int):
+            return f"{self.label}_{self.indexes[place]}"
+        first, stop, _ = place.indices(len(self))
+        return IndexedNames(self.label, max(stop - first, 0), first=self.indexes.start + first)
 
 
 def instance_name(task_id: str, map_index: int) -> str:

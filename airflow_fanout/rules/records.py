@@ -169,11 +169,12 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         return None
     if len(statuses) > MOST_ITEMS:
         return None
-    seconds, cpu_seconds = value.get("seconds"), value.get("cpu_seconds")
+    seconds: Any = value.get("seconds")
+    cpu_seconds: Any = value.get("cpu_seconds")
     if not all(isinstance(each, list) and len(each) == len(statuses) for each in (seconds, cpu_seconds)):
         return None
     if names is not None and not (
-        isinstance(names, list) and len(names) == len(statuses) and all(isinstance(n, str) for n in names)
+        isinstance(names, list) and len(names) == len(statuses) and set(map(type, names)) <= {str}
     ):
         return None
     return BatchRecord(
@@ -184,8 +185,8 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         statuses=statuses,
         errors=errors,
         stopped=_text(value.get("stopped")),
-        seconds=list(map(seconds_of, seconds or ())),
-        cpu_seconds=list(map(seconds_of, cpu_seconds or ())),
+        seconds=_all_seconds(seconds),
+        cpu_seconds=_all_seconds(cpu_seconds),
         peak_memory_bytes=_whole(value.get("peak_memory_bytes")),
         cores=_whole(value.get("cores")),
         concurrency=_whole(value.get("concurrency")),
@@ -212,6 +213,10 @@ def seconds_of(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_SECONDS:
         return None
     return float(value)
+
+
+def _all_seconds(values: Sequence[Any]) -> list[float | None]:
+    return [each if type(each) is float and 0 <= each < MOST_SECONDS else seconds_of(each) for each in values]
 
 
 def batch_key(number: int) -> str:

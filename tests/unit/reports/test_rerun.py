@@ -10,10 +10,10 @@ from airflow.sdk import task, task_group
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.metadata.clearing import setups_and_teardowns
 from airflow_fanout.reports.branches import UnknownGroupError
-from airflow_fanout.reports.rerun import RerunPlan, plan_rerun
+from airflow_fanout.reports.rerun import RerunPlan, fingerprint, plan_rerun
 from airflow_fanout.reports.runs import RunFacts, TaskRun
 from airflow_fanout.serialization.outline import outline
-from tests.unit.run_facts import batch
+from tests.unit.run_facts import NOON, batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -494,3 +494,33 @@ def test_nothing_is_cleared_twice(three: DAG) -> None:
     plan = rerun(three, {"group.group_1": "failed"})
 
     assert len(replace(plan, downstream=(*plan.downstream, *plan.downstream)).task_runs) == 3
+
+
+class TestFingerprint:
+    @pytest.fixture
+    def plan(self, three: DAG) -> RerunPlan:
+        return rerun(three, {"group.group_1": "failed"})
+
+    def test_the_same_plan_has_the_same_one(self, three: DAG, plan: RerunPlan) -> None:
+        assert fingerprint(rerun(three, {"group.group_1": "failed"})) == fingerprint(plan)
+
+    def test_a_plan_is_of_one_run(self, plan: RerunPlan) -> None:
+        others = [replace(plan, dag_id="another"), replace(plan, run_id="another")]
+
+        assert len({fingerprint(each) for each in (plan, *others)}) == 3
+
+    @pytest.mark.parametrize(
+        "later",
+        [
+            pytest.param({"tries": 2}, id="failed-again"),
+            pytest.param({"ended": NOON}, id="upstream_failed-again"),
+            pytest.param({"state": "upstream_failed"}, id="another-state"),
+        ],
+    )
+    def test_a_run_that_came_to_the_same_again_has_another(
+        self, plan: RerunPlan, later: dict[str, Any]
+    ) -> None:
+        (fan_in,) = plan.groups[0].fan_ins
+        group = replace(plan.groups[0], fan_ins=(replace(fan_in, **later),))
+
+        assert fingerprint(replace(plan, groups=(group,))) != fingerprint(plan)

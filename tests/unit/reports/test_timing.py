@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -19,6 +20,7 @@ from airflow_fanout.reports.timing import (
     count_states,
     segments,
     summarize,
+    summarize_work,
 )
 
 if TYPE_CHECKING:
@@ -359,3 +361,26 @@ class TestSegments:
 
         assert all(any(s <= at(start) and at(end) <= e for s, e in found) for start, end in spans)
         assert all(before[1] < after[0] for before, after in pairwise(found))
+
+
+SECONDS = st.none() | st.floats(0, 9)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["success", "failed", "skipped"]), SECONDS, SECONDS), max_size=20),
+    st.integers(0, 20),
+)
+def test_items_in_columns_have_the_same_figures(
+    items: list[tuple[str, float | None, float | None]], cut: int
+) -> None:
+    names = [f"item_{index}" for index in range(len(items))]
+    branches = [
+        BranchTiming(name=name, state=state, work_seconds=work, cpu_seconds=cpu)
+        for name, (state, work, cpu) in zip(names, items, strict=True)
+    ]
+    columns: list[Any] = [
+        (names[part], *([row[column] for row in items[part]] for column in range(3)))
+        for part in (slice(cut), slice(cut, None))
+    ]
+
+    assert summarize_work(columns, states=Counter(row[0] for row in items), slowest=3) == summarize(branches)

@@ -8,7 +8,13 @@ from airflow.sdk.definitions._internal.node import validate_key
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from airflow_fanout.rules.names import indexed_names, instance_name, name_problem, natural_key
+from airflow_fanout.rules.names import (
+    IndexedNames,
+    indexed_names,
+    instance_name,
+    name_problem,
+    natural_key,
+)
 from airflow_fanout.rules.wording import close_to, listing
 
 if TYPE_CHECKING:
@@ -129,3 +135,14 @@ def test_a_listing_is_quoted_ordered_and_bounded(names: Sequence[str], text: str
 )
 def test_an_unknown_name_is_answered_with_those_that_are_known(name: str, way_out: str) -> None:
     assert close_to(name, {"count", "items", "branch"}) == way_out
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.slices(9))
+def test_names_that_are_made_when_asked_for_are_the_same(count: int, first: int, part: slice) -> None:
+    part = slice(part.start, part.stop)
+    names, asked = indexed_names("a", count, first=first), IndexedNames("a", count, first=first)
+
+    assert (len(asked), tuple(asked)) == (len(names), names)
+    assert [asked[index] for index in range(-count, count)] == list(names * 2)
+    assert tuple(asked[part]) == names[part]
+    assert (names[0] in asked) if names else not list(asked)
