@@ -20,7 +20,7 @@ from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueErro
 from airflow_fanout.execution_time.arguments import NO_ITEM, is_run_time
 from airflow_fanout.execution_time.batch_work import BatchWork
 from airflow_fanout.execution_time.items import source_and_functions
-from airflow_fanout.operators.fan_in_checks import check_no_loop, check_number
+from airflow_fanout.operators.fan_in_checks import check_number
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.operators.split import SplitOperator, split_task_settings
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
@@ -117,7 +117,6 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         branches = self._branches()
         self._check_arguments()
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
-        check_no_loop(self.title, "group_id", self.parent_group)
         items = self._known_items()
         count = None if items is None else len(items)
         checks.check_stop(self.title, self.stop_after_failures, count)

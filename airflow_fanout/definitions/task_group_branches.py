@@ -22,7 +22,6 @@ from airflow_fanout.definitions.stored_arguments import (
 )
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, FunctionArguments, unwrap_partial
-from airflow_fanout.operators.fan_in_checks import check_no_loop
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.records import RETURN_VALUE
@@ -208,7 +207,6 @@ class TaskGroupBranch(CallingBranch):
         self._check_returned(returned, last)
         ids = {task.task_id for task in tasks}
         for task in tasks:
-            check_no_loop(self.arguments.owner, self.arguments.argument, task.task_group)
             refuse_inner_skipper(self.arguments.owner, self.arguments.argument, task)
             if task.is_setup and not any(i.is_teardown and i.task_id in ids for i in task.downstream_list):
                 self._refuse(

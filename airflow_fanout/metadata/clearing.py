@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, tuple_, update
+from sqlalchemy.exc import OperationalError
 
 from airflow_fanout.metadata.runs import dag_of, find_run, of_run, read_run
-from airflow_fanout.reports.rerun import Clearing, plan_rerun
+from airflow_fanout.reports.rerun import Clearing, fingerprint, plan_rerun
 from airflow_fanout.serialization.outline import outline
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 
 PAGE = 500  # task instances that one query asks for
+
+
+class PlanChangedError(Exception):
+    """Raised when a run is no longer as it was when its plan was shown; nothing was cleared."""
 
 
 def find_plan(
@@ -63,20 +68,61 @@ def setups_and_teardowns(dag: Any, task_id: str) -> Collection[str]:
     return {other.task_id for other in task.get_upstreams_only_setups_and_teardowns()}
 
 
-def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
+def clear_as_shown(
+    dag_id: str,
+    run_id: str,
+    shown: str,
+    *,
+    group_ids: Collection[str] | None,
+    causes: bool,
+    session: Session,
+) -> tuple[RerunPlan, Clearing]:
     """
-    Clear exactly what a plan names, as long as it is in the state that the plan knows; commit nothing.
+    Clear all that a plan named, or nothing; of several who do it at the same time one does. Commit nothing.
 
-    :raises UnknownRunError: If the run is no longer there.
+    :param shown: Fingerprint of the plan that was shown.
+    :raises PlanChangedError: If it is not the plan that there is now, or somebody else is about to change the
+        run. The session has to be rolled back.
     """
+    try:
+        _lock(dag_id, run_id, session=session)
+    except OperationalError as error:
+        if session.get_bind().dialect.name != "sqlite":  # which waits only so long for whoever writes
+            raise
+        message = "Somebody else is writing to the database"
+        raise PlanChangedError(message) from error
+    plan = find_plan(dag_id, run_id, group_ids=group_ids, session=session)
+    if fingerprint(plan) != shown:
+        message = "The run has changed in the meantime"
+        raise PlanChangedError(message)
+    done = clear(plan, causes=causes, session=session)
+    if done.changed:
+        message = f"{len(done.changed):,} of its task instances have changed in the meantime"
+        raise PlanChangedError(message)
+    return plan, done
+
+
+def _lock(dag_id: str, run_id: str, *, session: Session) -> DagRun:
+    """Keep the scheduler, and others who clear, from a run until the session commits."""
     from airflow.models.dagrun import DagRun
-    from airflow.models.taskinstance import clear_task_instances
-    from airflow.utils.state import DagRunState
 
-    dag_run = find_run(plan.dag_id, plan.run_id, session=session)
+    dag_run = find_run(dag_id, run_id, session=session)
     # The scheduler leaves a run alone that somebody else has locked. SQLite locks by writing, and only so.
     session.execute(update(DagRun).where(DagRun.id == dag_run.id).values(updated_at=datetime.now(UTC)))
     session.refresh(dag_run)
+    return dag_run
+
+
+def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
+    """
+    Clear what a plan names, as long as it is in the state and the try that the plan knows; commit nothing.
+
+    :raises UnknownRunError: If the run is no longer there.
+    """
+    from airflow.models.taskinstance import clear_task_instances
+    from airflow.utils.state import DagRunState
+
+    dag_run = _lock(plan.dag_id, plan.run_id, session=session)
     clear_instances = partial(
         clear_task_instances,
         session=session,
@@ -91,7 +137,11 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
     for start in range(0, len(planned), PAGE):
         page = {task_run.key: task_run for task_run in planned[start : start + PAGE]}
         locked = {(ti.task_id, ti.map_index): ti for ti in _locked(dag_run, page, session=session)}
-        unchanged = {key: ti for key, ti in locked.items() if ti.state == page[key].state}
+        unchanged = {
+            key: ti
+            for key, ti in locked.items()
+            if (ti.state, ti.try_number) == (page[key].state, page[key].tries)
+        }
         if unchanged:
             state: Any = False if cleared else DagRunState.QUEUED  # the run is queued once
             clear_instances(list(unchanged.values()), dag_run_state=state)

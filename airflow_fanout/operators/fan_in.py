@@ -95,7 +95,6 @@ class FanInOperator(BaseOperator):
         if fan_out is not None and group is not None:
             checks.check_group(owner, policy, key, group, fan_out)
         super().__init__(**{**kwargs, "trigger_rule": "all_success" if fail_fast else "all_done"})
-        checks.check_no_loop(owner, "task_id", self.task_group)
         self.task_id_prefix = task_id_prefix
         self.python_callable = python_callable
         self.op_kwargs = op_kwargs or {}

@@ -149,16 +149,6 @@ def _refuse_run_time(owner: str, argument: str, value: object, way_out: str) -> 
         raise DeclarationTypeError(owner, argument, problem)
 
 
-def check_no_loop(owner: str, argument: str, group: Any) -> None:
-    """Refuse the loops that Airflow has from 3.4 on, around a group, in a branch, or around a fan-in."""
-    while group is not None:
-        if hasattr(group, "max_iterations"):
-            fault = f"the loop {group.group_id!r} has several passes, and a fan-in can't tell them apart"
-            way_out = "repeat within a branch's task, or trigger a Dag of the group's own for each pass"
-            raise DeclarationValueError(owner, argument, f"{fault}; {way_out}")
-        group = group.parent_group
-
-
 def check_number(owner: str, argument: str, number: object, *, least: int = 1) -> None:
     """Check that a limit is a whole number, if it is given."""
     if number is None:

@@ -11,6 +11,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from airflow.configuration import conf
 from airflow.models.dag import DagModel
 from fastapi import Depends, HTTPException, Request, status
+from fastapi.security.utils import get_authorization_scheme_param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,8 @@ def foreign_origin(headers: Mapping[str, str], *, own: str) -> str | None:
     Say why a request may come from another site than Airflow's own URL; None if it doesn't.
 
     Browsers say where a request comes from and let no page change it: in ``Sec-Fetch-Site``, older ones in
-    ``Origin``. A program that shows its token in ``Authorization`` is not led by a page at all.
+    ``Origin``. A program that shows its token in ``Authorization`` is not led by a page at all; without one,
+    Airflow goes by the cookie, which browsers send along unasked.
     """
     site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
     if site is not None:
@@ -30,7 +32,8 @@ def foreign_origin(headers: Mapping[str, str], *, own: str) -> str | None:
         forwarded = f"{headers.get('x-forwarded-proto', 'https')}://{host}"
         known = {_origin(url) for url in (own, f"http://{host}", forwarded)} - {None}
         return None if _origin(origin) in known else f"it comes from {origin!r}"
-    if headers.get("authorization", "").lower().startswith("bearer "):
+    scheme, token = get_authorization_scheme_param(headers.get("authorization"))
+    if scheme.lower() == "bearer" and token:
         return None
     return "it says neither where it comes from nor, in Authorization, who sent it"
 

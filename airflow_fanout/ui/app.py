@@ -8,16 +8,17 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 
-from airflow.api_fastapi.common.db.common import SessionDep  # noqa: TC002 - for FastAPI, at run time
-from airflow.api_fastapi.logging.decorators import action_logging
+from airflow.api_fastapi.core_api.security import GetUserDep  # noqa: TC002 - for FastAPI, at run time
+from airflow.models.log import Log
 from airflow.utils.session import create_session
 from cachetools import TTLCache, cached
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response, status
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Response, status
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import MutableHeaders
 
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.metadata.clearing import clear, find_plan
+from airflow_fanout.metadata.clearing import PlanChangedError, clear_as_shown, find_plan
 from airflow_fanout.metadata.limits import read_scheduling_limits
 from airflow_fanout.metadata.runs import (
     NOT_FOUND,
@@ -28,19 +29,28 @@ from airflow_fanout.metadata.runs import (
     report_of,
 )
 from airflow_fanout.reports.branches import items_of_batch
+from airflow_fanout.reports.figures import shortened
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json
 from airflow_fanout.reports.run_report import item_page
+from airflow_fanout.rules.names import MAX_TASK_ID_LENGTH
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
-from airflow_fanout.ui.report_cache import BusyError, ReportCache
+from airflow_fanout.ui.report_cache import BusyError, Makers, ReportCache
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
+
+    from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+    from sqlalchemy.orm import Session
+    from starlette.types import Message, Receive, Scope, Send
+
+    from airflow_fanout.reports.rerun import Clearing, RerunPlan
 
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
 
 MOST_ITEMS = 2000  # in one answer
+MOST_LOGGED = 100  # task instances that the audit log names
 Index = Annotated[int, Query(ge=0)]
 
 # The surroundings are taken to stay as they are for 30 seconds: Celery's workers take one to answer.
@@ -63,7 +73,7 @@ class RerunBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    plan: str
+    plan: str = Field(max_length=64)
     group: str | None = None
     causes: bool = False
 
@@ -100,58 +110,81 @@ def _version_of(dag_id: str, run_id: str) -> Hashable | None:
 def _make_report(dag_id: str, run_id: str) -> bytes:
     with create_session(scoped=False) as session:
         facts = read_run(find_run(dag_id, run_id, session=session), session=session)
-    return json.dumps(
-        report_of(facts, surroundings=surroundings()), separators=(",", ":"), default=to_json
-    ).encode()
+    return _json(report_of(facts, surroundings=surroundings()))
 
 
-reports = ReportCache(_version_of, _make_report)
+makers = Makers()
+reports = ReportCache(_version_of, _make_report, makers)
 
 
 @router.get("/items/{run_id:path}")
-def items(
-    dag_id: str, run_id: str, session: SessionDep, *, group: str, batch: Index, start: Index = 0
-) -> Response:
+async def items(dag_id: str, run_id: str, *, group: str, batch: Index, start: Index = 0) -> Response:
     """Return some of a batch's items."""
-    with _explained():
+
+    def page(session: Session) -> Any:
         facts = read_run(find_run(dag_id, run_id, session=session), batch=(group, batch), session=session)
-        found = items_of_batch(facts, group, batch)
-    return _json(item_page(found, start=start, size=MOST_ITEMS))
+        return item_page(items_of_batch(facts, group, batch), start=start, size=MOST_ITEMS)
+
+    return await _made(page)
 
 
 @router.get("/rerun/{run_id:path}", dependencies=[CLEAR[-1]])
-def plan_rerun(dag_id: str, run_id: str, session: SessionDep, group: str | None = None) -> Response:
+async def plan_rerun(dag_id: str, run_id: str, group: str | None = None) -> Response:
     """Return what would be cleared."""
-    group_ids = None if group is None else [group]
-    with _explained():
-        plan = find_plan(dag_id, run_id, group_ids=group_ids, session=session)
-    return _json({**plan_as_json(plan), "plan": fingerprint(plan)})
+
+    def plan(session: Session) -> Any:
+        found = find_plan(dag_id, run_id, group_ids=_ids(group), session=session)
+        return {**plan_as_json(found), "plan": fingerprint(found)}
+
+    return await _made(plan)
 
 
-@router.post("/rerun/{run_id:path}", dependencies=[*CLEAR, Depends(action_logging("fan_out_rerun"))])
-def rerun(dag_id: str, run_id: str, body: RerunBody, session: SessionDep) -> Response:
-    """Clear what was shown; nothing, if that is no longer what there is."""
-    group_ids = None if body.group is None else [body.group]
-    with _explained():
-        plan = find_plan(dag_id, run_id, group_ids=group_ids, session=session)
-        if fingerprint(plan) != body.plan:
-            message = "The run has changed in the meantime. Nothing was cleared; look at what would be now."
-            raise HTTPException(status.HTTP_409_CONFLICT, message)
-        done = clear(plan, causes=body.causes, session=session)
-    return _json({**plan_as_json(plan, done), "is_paused": done.is_paused})
+@router.post("/rerun/{run_id:path}", dependencies=CLEAR)
+async def rerun(dag_id: str, run_id: str, body: RerunBody, user: GetUserDep) -> Response:
+    """Clear what was shown; nothing, if that is no longer what there is. The audit log notes what and who."""
+
+    def clear(session: Session) -> Any:
+        plan, done = clear_as_shown(
+            dag_id, run_id, body.plan, group_ids=_ids(body.group), causes=body.causes, session=session
+        )
+        session.add(_log_entry(plan, done, body, user))
+        return {**plan_as_json(plan, done), "is_paused": done.is_paused}
+
+    return await _made(clear)
+
+
+def _log_entry(plan: RerunPlan, done: Clearing, body: RerunBody, user: BaseUser) -> Log:
+    names = [shortened(task_run.name, MAX_TASK_ID_LENGTH) for task_run in done.cleared[:MOST_LOGGED]]
+    what = {"group": body.group, "causes": body.causes, "number": len(done.cleared), "cleared": names}
+    return Log(
+        event="fan_out_rerun",
+        owner=user.get_name(),
+        owner_display_name=user.get_name(),
+        extra=json.dumps(what),
+        dag_id=plan.dag_id,
+        run_id=plan.run_id,
+    )
+
+
+def _ids(group: str | None) -> list[str] | None:
+    return None if group is None else [group]
 
 
 app = FastAPI(title="Fan-out", docs_url=None, redoc_url=None, openapi_url=None)
 app.include_router(router)
 
 
-@app.middleware("http")
-async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Tell the browser to load nothing from elsewhere, and to keep nothing."""
-    response = await call_next(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
+async def with_headers(scope: Scope, receive: Receive, send: Send) -> None:
+    """Have every answer, errors too, tell the browser to load nothing from elsewhere, and to keep nothing."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    await app(scope, receive, send_with_headers)
 
 
 def _file(name: str) -> Response:
@@ -163,10 +196,21 @@ def _file(name: str) -> Response:
     return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
 
 
-def _json(content: Any) -> Response:
-    # Quicker than FastAPI's own way, which looks at each value; these are plain ones.
-    text = json.dumps(content, separators=(",", ":"), default=to_json)
+async def _made(make: Callable[[Session], Any]) -> Response:
+    """Answer with what one of the makers reads, or does; what it has done is committed if all went well."""
+
+    def content() -> bytes:
+        with create_session(scoped=False) as session:
+            return _json(make(session))
+
+    with _explained():
+        text = await makers.make(content)
     return Response(text, media_type="application/json")
+
+
+def _json(content: Any) -> bytes:
+    # Quicker than FastAPI's own way, which looks at each value; these are plain ones.
+    return json.dumps(content, separators=(",", ":"), default=to_json, allow_nan=False).encode()
 
 
 @contextmanager
@@ -176,6 +220,9 @@ def _explained() -> Iterator[None]:
         yield
     except UnknownDagError as error:  # whose text names others
         raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such Dag") from error
+    except PlanChangedError as error:
+        detail = f"{error}. Nothing was cleared; look at what would be now."
+        raise HTTPException(status.HTTP_409_CONFLICT, detail) from error
     except BusyError as error:
         headers = {"Retry-After": "2"}
         detail = "Many reports are being made; ask again in some seconds"

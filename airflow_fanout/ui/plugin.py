@@ -19,9 +19,9 @@ class LazyApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, as ASGI has it."""
-        from airflow_fanout.ui.app import app
+        from airflow_fanout.ui.app import with_headers
 
-        await app(scope, receive, send)
+        await with_headers(scope, receive, send)
 
 
 class FanOutPlugin(AirflowPlugin):

@@ -1,4 +1,4 @@
-"""Reports of runs, each made once however many ask for it at the same time, and kept for a while."""
+"""Answers made in a few threads; reports once however many ask at the same time, and kept for a while."""
 
 from __future__ import annotations
 
@@ -7,21 +7,56 @@ import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from concurrent.futures import Future
 
-MAKERS = 2  # reports that are made at the same time in one process of the API server
-MOST_WAITING = 16  # reports that are made or wait for a maker; more are refused
+MAKERS = 2  # answers that are made at the same time in one process of the API server
+MOST_WAITING = 16  # answers that are made or wait for a maker; more are refused
 KEPT_SECONDS = 2.0
 KEPT_BYTES = 32 * 1024 * 1024
 
 
+Answer = TypeVar("Answer")
+
+
 class BusyError(Exception):
-    """Raised when too many reports are being made for another one to be begun."""
+    """Raised when too many answers are being made for another one to be begun."""
+
+
+class Makers:
+    """The few threads in which answers are made, so that others of the API server stay free."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(MAKERS, thread_name_prefix="fan-out")
+        self._lock = Lock()
+        self._waiting = 0
+
+    def begin(self, make: Callable[[], Answer]) -> Future[Answer]:
+        """
+        Begin to make an answer, or have it wait for a thread.
+
+        :raises BusyError: If too many others are being made.
+        """
+        with self._lock:
+            if self._waiting >= MOST_WAITING:
+                raise BusyError
+            self._waiting += 1
+        making = self._threads.submit(make)
+        making.add_done_callback(self._end)
+        return making
+
+    async def make(self, make: Callable[[], Answer]) -> Answer:
+        """Make an answer; waiting for it holds no thread. Errors are those of :meth:`begin`."""
+        return await asyncio.shield(asyncio.wrap_future(self.begin(make)))
+
+    def _end(self, _: Future[Answer]) -> None:
+        with self._lock:
+            self._waiting -= 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +75,23 @@ class _Report:
 
 class ReportCache:
     """
-    Makes reports in a few threads, and keeps them.
+    Makes reports, and keeps them.
 
     A report is given out unseen for two seconds, or for as long as it took to make if that was longer. After
     that it is made again, unless the run had ended and has not changed since.
 
     :param version_of: Tells what a report would be made of; None while the run goes on.
     :param make: Makes a report.
+    :param makers: The threads in which that happens.
     """
 
     def __init__(
         self,
         version_of: Callable[[str, str], Hashable | None],
         make: Callable[[str, str], bytes],
+        makers: Makers,
     ) -> None:
-        self._version_of, self._make = version_of, make
-        self._makers = ThreadPoolExecutor(MAKERS, thread_name_prefix="fan-out-reports")
+        self._version_of, self._make, self._makers = version_of, make, makers
         self._lock = Lock()
         self._reports: OrderedDict[tuple[str, str], _Report] = OrderedDict()
         self._waiting: dict[tuple[str, str], Future[bytes]] = {}
@@ -73,9 +109,7 @@ class ReportCache:
                 return report.content
             waiting = self._waiting.get(run)
             if waiting is None:
-                if len(self._waiting) >= MOST_WAITING:
-                    raise BusyError
-                waiting = self._waiting[run] = self._makers.submit(self._renewed, run, report)
+                waiting = self._waiting[run] = self._makers.begin(partial(self._renewed, run, report))
                 waiting.add_done_callback(lambda _: self._waiting.pop(run, None))
         # One who goes away takes the report from nobody else.
         return await asyncio.shield(asyncio.wrap_future(waiting))

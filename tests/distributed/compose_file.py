@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 __all__ = [
     "REPOSITORY",
     "MissingVariableError",
     "Variable",
-    "change_texts",
     "interpolate",
     "read",
     "variables",
@@ -49,32 +48,32 @@ def read() -> dict[str, Any]:
     return contents
 
 
-def change_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Change every text in a part of the file, but the names in it."""
+def variables(value: Any) -> set[Variable]:
+    """Return the variables in a part of the file."""
     if isinstance(value, dict):
-        return {name: change_texts(part, change) for name, part in value.items()}
+        return set().union(*(variables(part) for part in value.values()))
     if isinstance(value, list):
-        return [change_texts(part, change) for part in value]
-    return change(value) if isinstance(value, str) else value
-
-
-def variables() -> set[Variable]:
-    """Return the variables in the file."""
-    variables: set[Variable] = set()
-
-    def note(found: re.Match[str]) -> str:
-        if found["name"]:
-            texts = {kind: found["text"] if found["kind"] == kind else None for kind in "-?"}
-            variables.add(Variable(name=found["name"], default=texts["-"], message=texts["?"]))
-        return found[0]
-
-    change_texts(read(), lambda text: REFERENCE.sub(note, text))
-    return variables
+        return set().union(*(variables(part) for part in value))
+    if not isinstance(value, str):
+        return set()
+    return {
+        Variable(
+            name=found["name"],
+            default=found["text"] if found["kind"] == "-" else None,
+            message=found["text"] if found["kind"] == "?" else None,
+        )
+        for found in REFERENCE.finditer(value)
+        if found["name"]
+    }
 
 
 def interpolate(value: Any, values: Mapping[str, str]) -> Any:
     """Replace the variables in a part of the file by values, as an ``.env`` file would give them."""
-    return change_texts(value, lambda text: REFERENCE.sub(lambda found: _replaced(found, values), text))
+    if isinstance(value, dict):
+        return {name: interpolate(part, values) for name, part in value.items()}
+    if isinstance(value, list):
+        return [interpolate(part, values) for part in value]
+    return REFERENCE.sub(lambda found: _replaced(found, values), value) if isinstance(value, str) else value
 
 
 def _replaced(found: re.Match[str], values: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -20,12 +19,13 @@ import redis
 
 from airflow_fanout.demo import reaper
 from airflow_fanout.demo.embedded import LOOPBACK, free_port
-from tests.distributed.compose_file import REPOSITORY, change_texts, interpolate, read
+from tests.distributed.compose_file import REPOSITORY, interpolate, read
 from tests.support.airflow import RestCalls
 from tests.support.servers import PostgresServer, RedisServer, postgres_programs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
     from typing import Self
 
 __all__ = ["NativeStack"]
@@ -75,15 +75,14 @@ class NativeStack(RestCalls):
                 "localhost:8080": f"{LOOPBACK}:{self._api_port}",
                 "localhost:8974": f"{LOOPBACK}:{self._health_port}",
             }
-            here = re.compile("|".join(map(re.escape, addresses)))
-            self.services: dict[str, Any] = change_texts(
-                services, lambda text: here.sub(lambda found: addresses[found[0]], text)
-            )
+            self.services: dict[str, Any] = _addressed(services, addresses)
             self.services["postgres"]["environment"] |= {"PGHOST": LOOPBACK, "PGPORT": str(database.port)}
             failed.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 10
@@ -225,6 +224,18 @@ def _as_the_image_does(database: PostgresServer, environment: Mapping[str, str])
             rules = Path(path).read_text(encoding="utf-8")
             Path(path).write_text(f"host all {role} all scram-sha-256\n{rules}", encoding="utf-8")
             cursor.execute("SELECT pg_reload_conf()")
+
+
+def _addressed(value: Any, addresses: Mapping[str, str]) -> Any:
+    """Replace the addresses of containers by those here."""
+    if isinstance(value, dict):
+        return {name: _addressed(part, addresses) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_addressed(part, addresses) for part in value]
+    if isinstance(value, str):
+        for name, address in addresses.items():
+            value = value.replace(name, address)
+    return value
 
 
 def _entrypoint(command: str | list[str]) -> list[str]:

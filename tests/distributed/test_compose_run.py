@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_fanout.demo.rest import RestError
-from tests.distributed.compose_file import variables
+from tests.distributed.compose_file import read, variables
 from tests.distributed.native_stack import NativeStack
 from tests.support.run import Run, ran_side_by_side
 
@@ -31,7 +31,7 @@ DAGS = ("fan_out_fan_in_pipeline", "fan_out_fan_in_chosen_count", "dynamic_docum
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeStack]:
     """All services, two workers among them, started in the order that the file asks for."""
-    values = {found.name: token_hex(32) for found in variables() if found.default is None}
+    values = {found.name: token_hex(32) for found in variables(read()) if found.default is None}
     values["AIRFLOW_FERNET_KEY"] = base64.urlsafe_b64encode(token_bytes(32)).decode()
     values["AIRFLOW_ADMIN_PASSWORD"] = ADMIN[1]
     # A worker has fewer slots than a group has branches.

@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.celery
 
+REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
+DATABASE = "postgres"
 PATIENCE = 240
 """Seconds after which to give up whatever is waited for: a busy machine takes its time."""
 
 SLOTS = 9
 """Of each of the two workers: enough for all the branches of a run to wait at the same time."""
 
-PATIENT_AND_WATCHFUL = {
+DETECTION = {
     # After this many seconds without a sign of life a task is given up: longer than the API server is away.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
@@ -41,6 +43,8 @@ PATIENT_AND_WATCHFUL = {
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "45",
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "3",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+}
+PERSISTENCE = {
     # A task asks a silent API server 40 times, every 1 to 5 s, instead of 5 times within 15 s at most.
     "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "40",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "5",
@@ -88,8 +92,10 @@ class HeldRun(Run):
 
     def waiting(self, stage: str) -> dict[str, tuple[str, int]]:
         """Worker and process of what has come to a stage, by task id."""
-        arrivals = {path.name: path.read_text().split() for path in (self.folder / stage).glob("*")}
-        return {task_id: (worker, int(process)) for task_id, (worker, process) in arrivals.items()}
+        return {
+            path.name: (path.read_text().split()[0], int(path.read_text().split()[1]))
+            for path in (self.folder / stage).glob("*")
+        }
 
     def wait_for(self, stage: str, count: int = 1) -> dict[str, tuple[str, int]]:
         """Wait until so many have come to a stage."""
@@ -107,7 +113,10 @@ class HeldRun(Run):
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         """Ask the database about the tables of this run."""
-        with closing(psycopg2.connect(f"{self._database.url}/postgres")) as server, server.cursor() as cursor:
+        with (
+            closing(psycopg2.connect(f"{self._database.url}/{DATABASE}")) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(statement, {"dag_id": self.dag_id, "run_id": self.run_id})
             return cursor.fetchall()
 
@@ -120,7 +129,7 @@ class HeldRun(Run):
             " WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s"
         )
         found = {task_id: (state, value) for task_id, state, value in rows}
-        names = (f"{group_id}_{index}" for index in range(len(found)))
+        names = [f"{group_id}_{index}" for index in range(len(found))]
         return {name: found[f"{group_id}.{name}"] for name in names if f"{group_id}.{name}" in found}
 
     def states(self, group_id: str) -> Counter[str]:
@@ -155,7 +164,7 @@ def assert_all_squares(group_id: str, collected: Collected) -> None:
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     with PostgresServer() as server:
         yield server
 
@@ -191,7 +200,11 @@ def shared_airflow(
         concurrency=SLOTS,
         dag_files=[DAGS / "faults.py"],
         home=tmp_path_factory.mktemp("airflow"),
-        env={"FANOUT_E2E_SCRATCH": str(scratch), **PATIENT_AND_WATCHFUL},
+        env={
+            "FANOUT_E2E_SCRATCH": str(scratch),
+            **DETECTION,
+            **PERSISTENCE,
+        },
     ) as airflow:
         for dag_id in ("faults_tries", "faults_held", "faults_saving", "faults_queued"):
             airflow.wait_for_dag(dag_id, timeout=PATIENCE)
@@ -311,8 +324,7 @@ def test_what_redis_has_lost_is_queued_again_and_what_runs_goes_on(
     run.wait_for("branches", SLOTS)
     run.poll(lambda: run.states("queued")["queued"] == 12 - SLOTS, "the others have not been queued")
     lost = {f"queued.{name}" for name, (state, _) in run.ledger("queued").items() if state == "queued"}
-    redis.stop(signal.SIGKILL)
-    redis.start()
+    redis.restart(signal.SIGKILL)
     run.airflow.start_process("worker-2")
     run.let_go("branches")
     run.wait()

@@ -7,7 +7,6 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,31 +23,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
 BRANCHES = 64
-TEMPLATE = "{{ 7 * 7 }}"
 LOST = "it returned a value, which is no longer stored: "
 RECORD_GONE = "what it recorded is no longer stored: "
 BUCKET = "xcoms"
 BACKEND = "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Storage:
     """
     The storage of an Airflow's XComs.
 
     :param base: Beginning of their references.
     :param read: Reads the body of a reference.
-    :param env: What an Airflow has to know of it, beside that.
     :param admin: URL that lets it refuse everything, or nothing; "" if it can't.
     :param client: Modules that whoever reads or writes there imports.
     """
 
-    base: str
-    read: Callable[[str], bytes]
-    env: Mapping[str, str] = field(default_factory=dict)
-    admin: str = ""
-    client: Sequence[str] = ()
+    def __init__(
+        self,
+        base: str,
+        env: Mapping[str, str],
+        *,
+        read: Callable[[str], bytes],
+        admin: str = "",
+        client: Sequence[str] = (),
+    ) -> None:
+        self.base, self.read, self.admin, self.client = base, read, admin, client
+        self.env = {
+            "AIRFLOW__CORE__XCOM_BACKEND": BACKEND,
+            "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": base,
+            "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "0",
+            **env,
+        }
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +67,13 @@ def s3() -> Iterator[Storage]:
     try:
         host, port = server.get_host_and_port()
         url = f"http://{host}:{port}"
-        key: Any = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **key)
+        client = boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        )
         client.create_bucket(Bucket=BUCKET)
 
         def read(reference: str) -> bytes:
@@ -75,8 +88,8 @@ def s3() -> Iterator[Storage]:
             "extra": {"endpoint_url": url, "region_name": "us-east-1"},
         }
         yield Storage(
-            base=f"s3://aws_default@{BUCKET}/of/runs",
-            env={"AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection)},
+            f"s3://aws_default@{BUCKET}/of/runs",
+            {"AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection)},
             read=read,
             admin=f"{url}/moto-api/reset-auth",
             client=("boto3", "s3fs"),
@@ -88,7 +101,8 @@ def s3() -> Iterator[Storage]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     return Storage(
-        base=f"file://{tmp_path_factory.mktemp('xcoms')}",
+        f"file://{tmp_path_factory.mktemp('xcoms')}",
+        {},
         read=lambda reference: Path(reference.removeprefix("file://")).read_bytes(),
     )
 
@@ -114,9 +128,6 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Itera
             database_url=url,
             env={
                 "FANOUT_STORAGE_ADMIN": storage.admin,
-                "AIRFLOW__CORE__XCOM_BACKEND": BACKEND,
-                "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": storage.base,
-                "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "0",
                 "AIRFLOW__CORE__PARALLELISM": "8",
                 # A branch that fails meets the storage's client for the first time in its failure callback:
                 # on a busy machine its imports take longer than the 20 s after which Airflow kills it.
@@ -165,10 +176,12 @@ def outcomes(run: Run, group: str) -> dict[str, tuple[str, Any, str | None]]:
 class TestArtifacts:
     def test_every_one_arrives_whole_and_in_order(self, artifacts: Run) -> None:
         texts = (random.Random(index).randbytes(500_000).hex() for index in range(BRANCHES))
-        assert artifacts.xcom("combine") == [
-            [f"process_{index}", hashlib.sha256(text.encode()).hexdigest()]
+        expected = [
+            [f"process_{index}", index, hashlib.sha256(text.encode()).hexdigest()]
             for index, text in enumerate(texts)
         ]
+
+        assert artifacts.xcom("combine") == expected
 
     def test_requests_stay_within_their_budget(self, artifacts: Run) -> None:
         sent = artifacts.xcom("combine", "requests")
@@ -176,15 +189,19 @@ class TestArtifacts:
 
         assert sum(sent.values()) <= BRANCHES + 3
 
+    def test_sixteen_bodies_are_read_at_once_each_of_them_once(self, artifacts: Run) -> None:
+        assert artifacts.xcom("combine", "bodies") == {"read": BRANCHES, "peak": 16}
+
     def test_the_report_lies_there_too(self, artifacts: Run) -> None:
         report = artifacts.report("combine")
 
         assert (report["expected"], report["succeeded"], report["problems"]) == (BRANCHES, BRANCHES, [])
 
     def test_a_value_that_looks_like_a_template_is_not_rendered(self, artifacts: Run) -> None:
-        assert artifacts.xcom("said") == TEMPLATE
+        assert artifacts.xcom("said") == "{{ 7 * 7 }}"
 
 
+TEMPLATE = "{{ 7 * 7 }}"
 OUTCOMES: dict[str, dict[str, tuple[str, Any, str]]] = {
     "kept": {
         "kept_0": ("success", 0, ""),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +18,17 @@ import pytest
 
 from tests.e2e.test_truth import Answer, ask, verdict_of
 from tests.e2e.truth_plan import Plan, plan_of, seeds
-from tests.support.celery_airflow import celery_with_servers
+from tests.support.celery_airflow import CeleryAirflow
 from tests.support.run import Run
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tests.support.celery_airflow import CeleryAirflow
-
 pytestmark = pytest.mark.celery
 
-DAG_FILE = Path(__file__).parents[1] / "e2e" / "dags" / "truth.py"
+REPOSITORY = Path(__file__).parents[2]
+DAG_FILE = REPOSITORY / "tests" / "e2e" / "dags" / "truth.py"
 SEEDS = seeds(default="0:10")
 PATIENCE = 600
 SECONDS_BETWEEN_KILLS = (10, 20)
@@ -37,21 +38,30 @@ SECONDS_FOR_ALL = 120 + 120 * len(SEEDS)
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryAirflow]:
     """Two workers, and a Redis and a PostgreSQL that are nobody else's."""
-    env = {
-        "FANOUT_E2E_SCRATCH": str(tmp_path_factory.mktemp("scratch")),
-        "FANOUT_TRUTH_SEEDS": f"{SEEDS.start}:{len(SEEDS)}",
-        "FANOUT_TRUTH_RETRIES": "4",
-        "FANOUT_TRUTH_SECONDS": "2",
-        "AIRFLOW__CORE__PARALLELISM": "10",
-        # What a killed worker ran is given up after so many seconds without a sign of life.
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "25",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
-        # A worker takes a task from Redis, then notes there that it has it. What one that was killed
-        # in between had taken, nobody knows of; after so many seconds it is queued again.
-        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "120",
-        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
-    }
-    with celery_with_servers(tmp_path_factory, dag_files=[DAG_FILE], env=env) as started:
+    with (
+        RedisServer(tmp_path_factory.mktemp("redis")) as broker,
+        PostgresServer() as database,
+        CeleryAirflow(
+            broker_url=broker.url,
+            database_url=database.database_url,
+            dag_files=[DAG_FILE],
+            home=tmp_path_factory.mktemp("airflow"),
+            env={
+                "FANOUT_E2E_SCRATCH": str(tmp_path_factory.mktemp("scratch")),
+                "FANOUT_TRUTH_SEEDS": f"{SEEDS.start}:{len(SEEDS)}",
+                "FANOUT_TRUTH_RETRIES": "4",
+                "FANOUT_TRUTH_SECONDS": "2",
+                "AIRFLOW__CORE__PARALLELISM": "10",
+                # What a killed worker ran is given up after so many seconds without a sign of life.
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "25",
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+                # A worker takes a task from Redis, then notes there that it has it. What one that was killed
+                # in between had taken, nobody knows of; after so many seconds it is queued again.
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "120",
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
+            },
+        ) as started,
+    ):
         yield started
 
 
@@ -65,6 +75,8 @@ def kills() -> list[str]:
 def run(airflow: CeleryAirflow, kills: list[str]) -> Run:
     """The run of all groups, during which workers were killed; it has ended."""
     airflow.wait_for_dag("truth", timeout=PATIENCE)
+    for worker in airflow.workers:
+        airflow.wait_for_worker(worker, timeout=PATIENCE)
     run = Run(airflow, "truth", airflow.trigger("truth"))
     dice = random.Random(f"kills from {SEEDS.start}")
     starts = dict.fromkeys(airflow.workers, 1)
@@ -128,14 +140,21 @@ def states_of_batch(run: Run, plan: Plan, number: int, names: list[str]) -> Mapp
         return dict.fromkeys(names, state)
     values = run.xcom(task_id, map_index=number)
     other = {"F": "failed", "K": "skipped"}
-    return {
-        name: "success" if name in values else other[letter]
-        for name, letter in zip(names, record["statuses"], strict=True)
-    }
+    found = {}
+    for name, letter in zip(names, record["statuses"], strict=True):
+        found[name] = "success" if name in values else other[letter]
+    return found
 
 
-def test_workers_were_killed(run: Run, kills: list[str]) -> None:
+def test_workers_were_killed(
+    airflow: CeleryAirflow, run: Run, kills: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert kills
+    found = airflow.run(run.dag_id, run.run_id)
+    began, ended = (datetime.fromisoformat(found[moment]) for moment in ("start_date", "end_date"))
+    with capsys.disabled():
+        seconds = (ended - began).total_seconds()
+        print(f"\n{len(SEEDS)} groups in {seconds:.0f} s, in which {len(kills)} workers were killed")
 
 
 @pytest.mark.parametrize("seed", SEEDS)

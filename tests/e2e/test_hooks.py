@@ -9,32 +9,44 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.run import Run
+    from tests.support.run import Collected, Run
 
 DAG_ID = "hooks"
 
 
+@pytest.fixture(scope="module")
+def notes(run: Run, scratch: Path) -> list[str]:
+    return scratch.joinpath("hooks.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def collected(run: Run) -> Collected:
+    return run.collected("collect")
+
+
 @pytest.mark.parametrize(
-    ("group", "called"),
-    [
-        ("by_dag", ["on_failure_callback of the Dag"]),
-        ("by_group", ["on_failure_callback of the group"]),
-        ("by_operator", ["on_failure_callback of the operator"]),
-        ("by_success", ["on_execute_callback", "post_execute with 'fine'", "pre_execute"]),
-    ],
+    ("task_id", "level"),
+    [("by_dag.by_dag_0", "Dag"), ("by_group.by_group_0", "group"), ("by_operator.by_operator_0", "operator")],
 )
-def test_the_nearest_callbacks_and_hooks_are_called_once_each(
-    run: Run, scratch: Path, group: str, called: list[str]
-) -> None:
-    notes = scratch.joinpath("hooks.txt").read_text(encoding="utf-8").splitlines()
-    task_id = f"{group}.{group}_0 "
-    assert sorted(note.removeprefix(task_id) for note in notes if note.startswith(task_id)) == called
+def test_the_nearest_failure_callback_fires_once(notes: list[str], task_id: str, level: str) -> None:
+    fired = [note for note in notes if note.startswith(f"{task_id} ")]
+    assert fired == [f"{task_id} on_failure_callback of the {level}"]
 
 
-def test_an_error_is_recorded_beside_the_authors_callback(run: Run) -> None:
-    errors = {name: outcome["error"] for name, outcome in run.collected("collect").outcomes.items()}
-    failed = [f"{group}.{group}_0" for group in ("by_dag", "by_group", "by_operator")]
-    assert errors == {**dict.fromkeys(failed, "ValueError: broken on try 1"), "by_success.by_success_0": None}
+def test_the_authors_execute_hooks_run_once_each(notes: list[str]) -> None:
+    task_id = "by_success.by_success_0"
+    ran = [note.removeprefix(task_id) for note in notes if note.startswith(f"{task_id} ")]
+    assert sorted(ran) == [" on_execute_callback", " post_execute with 'fine'", " pre_execute"]
+
+
+def test_an_error_is_recorded_beside_the_authors_callback(collected: Collected) -> None:
+    errors = {name: outcome["error"] for name, outcome in collected.outcomes.items()}
+    assert errors == {
+        "by_dag.by_dag_0": "ValueError: out of order",
+        "by_group.by_group_0": "ValueError: out of order",
+        "by_operator.by_operator_0": "ValueError: out of order",
+        "by_success.by_success_0": None,
+    }
 
 
 def test_a_branchs_work_is_recorded_beside_the_authors_hooks(run: Run) -> None:

@@ -48,10 +48,22 @@ def test_a_prefix_calls_instances_as_airflow_does(run: Run, fates: Collected) ->
             id="names known at run time",
         ),
         pytest.param(
+            "collect_literal",
+            {"x": "success", "y": "failed", "z": "success"},
+            {"x": "1", "z": "3"},
+            id="literal names",
+        ),
+        pytest.param(
             "collect_chains",
-            {"good": "success", "bad": "failed", "none": "success", "idle": "skipped"},
-            {"good": "GOOD", "none": None},
+            {"chains_0": "success", "chains_1": "failed", "chains_2": "skipped"},
+            {"chains_0": "done good"},
             id="several tasks",
+        ),
+        pytest.param(
+            "collect_at_run_time",
+            {"north": "success", "south": "failed", "east": "success", "west": "skipped"},
+            {"north": "done a", "east": "done None"},
+            id="several tasks, names known at run time",
         ),
         pytest.param(
             "collect_commands",
@@ -74,20 +86,26 @@ def test_outcomes_are_kept_apart(run: Run, fan_in: str, states: dict[str, str], 
 
 
 def test_a_branch_of_several_tasks_names_the_one_that_failed(run: Run) -> None:
-    failed = run.collected("collect_chains").outcomes["bad"]
-    assert (failed["task_id"], failed["error"]) == ("chains.each.transform", "ValueError: broken on try 2")
+    failed = run.collected("collect_chains").outcomes["chains_1"]
+    assert (failed["task_id"], failed["map_index"]) == ("chains.each.first", 1)
+    assert failed["error"] == "ValueError: broken on try 1"
 
 
 @pytest.mark.parametrize(
     ("fan_in", "values"),
     [
         pytest.param("collect_by_param", {f"by_param_{n}": 10 + n for n in range(3)}, id="a Dag param"),
+        pytest.param("collect_counted", {f"counted_{n}": 7 for n in range(3)}, id="a task's count"),
         pytest.param("collect_pairs", {"pairs_0": ["k", "v"], "pairs_1": ["l", "w"]}, id="pairs"),
-        pytest.param("collect_sensors", {"sensors_0": "a", "sensors_1": "b"}, id="sensors"),
-        pytest.param("collect_of_none", {}, id="no items"),
+        pytest.param("collect_one", {"of_one_0": "only"}, id="one item"),
+        pytest.param("collect_sensors", {"sensors_0": "one", "sensors_1": "two"}, id="sensors"),
+        pytest.param("collect_none", {}, id="no items"),
+        pytest.param("collect_no_chains", {}, id="no items for several tasks"),
         pytest.param(
             "collect_stored", {"stored_0": [10, 3, [1, 2]], "stored_1": [30, 3, [1, 2]]}, id="objects"
         ),
+        pytest.param("collect_stored_batch", {"stored_batch_0": [10, 3, [1, 2]]}, id="objects in a batch"),
+        pytest.param("collect_stored_sums", {"stored_sums_0": 3, "stored_sums_1": 7}, id="sets"),
         pytest.param("collect_stored_commands", {"stored_commands_0": "there"}, id="a param in env"),
     ],
 )
@@ -99,7 +117,7 @@ def test_values_are_collected(run: Run, fan_in: str, values: dict[str, Any]) -> 
     ("fan_in", "logged"),
     [
         ("tolerate_none", "Nothing to fan in"),
-        ("collect_of_broken", "'broken'"),
+        ("collect_broken", "'broken'"),
         ("tolerate_broken", "'broken'"),
     ],
 )
@@ -111,12 +129,12 @@ def test_items_that_never_came_fail_the_fan_in(run: Run, fan_in: str, logged: st
 @pytest.mark.parametrize(
     "fan_in",
     [
-        *("collect_fates", "fates_by_prefix", "collect_named", "collect_by_param"),
-        *("collect_chains", "collect_commands", "collect_sensors"),
+        *("collect_fates", "fates_by_prefix", "collect_named", "collect_by_param", "collect_counted"),
+        *("collect_literal", "collect_chains", "collect_commands", "collect_sensors"),
     ],
 )
 def test_requests_do_not_grow_with_the_instances(run: Run, fan_in: str) -> None:
-    assert run.requests(fan_in) <= 4 + 3
+    assert run.requests(fan_in) <= 4 + 2
 
 
 def test_values_are_read_one_by_one_where_some_were_pushed_before_a_failure(run: Run) -> None:
@@ -128,7 +146,9 @@ def test_the_ui_shows_names(run: Run) -> None:
         (instance["task_id"], instance["map_index"]): instance["rendered_map_index"]
         for instance in run.airflow.task_instances("mapped", run.run_id)
     }
-    for fan_in, task_id in (("named", "named.each"), ("chains", "chains.each.extract")):
+    for fan_in, task_id in (("named", "named.each"), ("at_run_time", "at_run_time.each.first")):
         for name, outcome in run.collected(f"collect_{fan_in}").outcomes.items():
             assert shown[task_id, outcome["map_index"]] == name
+    assert [shown["literal.each", index] for index in range(3)] == ["x", "y", "z"]
     assert [shown["by_param.each", index] for index in range(3)] == [f"by_param_{n}" for n in range(3)]
+    assert [shown["chains.each.first", index] for index in range(3)] == [f"chains_{n}" for n in range(3)]

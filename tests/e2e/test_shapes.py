@@ -1,52 +1,57 @@
-"""Groups after fan-ins and in groups; fan-outs and fan-ins as decorators; and README's pipeline."""
+"""Groups after fan-ins, in groups, in mapped groups; and a wide one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_fanout.definitions.skippers import SKIPS_IN_MAPPED_GROUPS
 
 if TYPE_CHECKING:
-    from tests.support.run import Run, RunStarter
+    from tests.support.run import Run
 
 DAG_ID = "shapes"
 
 
-@pytest.mark.parametrize(
-    ("fan_in", "collected"),
-    [
-        pytest.param("collect_again", {"counted__1_0": "again 0", "counted__1_1": "again 1"}, id="count"),
-        pytest.param("collect_run_time", {"one": 2, "two": 4}, id="a mapping known at run time"),
-        pytest.param(
-            "collect_batched", {"one": {"said": "text 1"}, "two": {"said": "text 2"}}, id="batched, async def"
-        ),
-        pytest.param("collect_steps", {"steps_0": "STEP", "steps_1": "STEP"}, id="several tasks"),
-        pytest.param("outer.collect", {"inner_0": 40, "inner_1": 50}, id="a group in a group"),
-        pytest.param("collect_mapped_skips", {"mapped_skips_1": "6+6+6"}, id="mapped, rest skipped"),
-        pytest.param("collect_static_skips", {"static_skips_1": 6}, id="static, rest skipped"),
-    ],
-)
-def test_a_fan_in_collects(run: Run, fan_in: str, collected: dict[str, Any]) -> None:
-    assert run.xcom(fan_in) == collected
+def test_the_branches_of_a_second_group_get_what_the_first_fan_in_returned(run: Run) -> None:
+    assert run.xcom("first_total") == 10 + 11
+    assert run.xcom("second_total") == 21 + 22
 
 
-def test_a_fan_in_gets_what_tasks_returned_rendered_texts_and_context_and_a_second_group_what_it_returned(
-    run: Run,
+def test_a_fan_ins_function_gets_rendered_arguments_and_the_context_values_that_it_names(run: Run) -> None:
+    scaled = {"second_0": 21 * 21, "second_1": 22 * 21}
+    assert run.xcom("described") == {"scaled": scaled, "run": run.run_id, "task": "described"}
+
+
+def test_branches_of_a_group_in_a_group_have_names_without_their_parents(run: Run) -> None:
+    assert run.xcom("outer.collect") == {"inner_0": 100, "inner_1": 101}
+
+
+@pytest.mark.parametrize(("map_index", "number"), [(0, 1000), (1, 2000)])
+def test_in_a_mapped_group_a_fan_in_reads_the_branches_of_its_own_index(
+    run: Run, map_index: int, number: int
 ) -> None:
-    total = [(10 + 20 + 30) * 10, run.run_id, "total"]
-    assert run.xcom("total") == total
-    assert run.xcom("collect") == {f"counted_{index}": f"{total} {index}" for index in range(2)}
+    collected = run.xcom("each.collect", map_index=map_index)
+    assert collected == {"pair_0": number, "pair_1": number + 1}
+
+
+def test_a_branch_of_several_tasks_skips_the_rest_of_itself_alone(run: Run) -> None:
+    assert run.xcom("mapped_skips_collected") == {"mapped_skips_1": "6+6+6"}
+    assert run.xcom("static_skips_collected") == {"static_skips_1": 6}
 
 
 def test_where_airflow_runs_what_a_short_circuit_skips_it_is_refused(run: Run) -> None:
-    states = [run.instance("native_skips.act", index).state for index in range(3)]
+    states = [run.instance("native_skips.add", index).state for index in range(3)]
 
     assert states == (["skipped", "success", "skipped"] if SKIPS_IN_MAPPED_GROUPS else ["success"] * 3)
 
 
-@pytest.mark.compat
-def test_the_pipeline_combines_process_0_to_process_7_in_order(finished_run: RunStarter) -> None:
-    parts = [f"process_{index}: Hello from Airflow! (part {index})" for index in range(8)]
-    assert finished_run("fan_out_fan_in_pipeline").xcom("combine") == ", ".join(parts)
+def test_30_branches_are_read_in_at_most_33_requests(run: Run) -> None:
+    assert list(run.xcom("collect_wide").values()) == list(range(30))
+    assert sum(run.xcom("collect_wide", "requests").values()) <= 33
+
+
+def test_the_log_tells_as_many_requests_as_were_sent(run: Run) -> None:
+    sent = sum(run.xcom("collect_wide", "requests").values())
+    assert f"30 branches: 30 succeeded ({sent} requests)" in run.log("collect_wide")

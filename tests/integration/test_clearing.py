@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from airflow_fanout.metadata.clearing import clear, find_plan
+from airflow_fanout.metadata.clearing import PlanChangedError, clear, clear_as_shown, find_plan
 from airflow_fanout.metadata.runs import UnknownDagError, UnknownRunError
+from airflow_fanout.reports.rerun import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,3 +129,55 @@ def test_a_run_or_dag_that_is_not_there_is_an_error(run_id: str, session: Sessio
         find_plan(DAG_ID, "another", session=session)
     with pytest.raises(UnknownDagError, match="no Dag 'another'"):
         find_plan("another", run_id, session=session)
+
+
+def test_another_try_in_the_same_state_is_not_cleared(run_id: str, session: Session) -> None:
+    plan = find_plan(DAG_ID, run_id, session=session)
+    instances(run_id, session)["process_1"].try_number = 2
+    session.flush()
+
+    done = clear(plan, causes=False, session=session)
+
+    assert [task_run.task_id for task_run in done.changed] == ["process_1"]
+
+
+class TestAsShown:
+    def test_what_was_shown_is_cleared(self, run_id: str, session: Session) -> None:
+        shown = fingerprint(find_plan(DAG_ID, run_id, session=session))
+
+        planned, done = clear_as_shown(DAG_ID, run_id, shown, group_ids=None, causes=False, session=session)
+
+        assert done.cleared == planned.task_runs
+        assert {ti.state for ti in instances(run_id, session).values()} == {"success", None}
+
+    def test_what_failed_alike_again_is_not(self, run_id: str, session: Session) -> None:
+        shown = fingerprint(find_plan(DAG_ID, run_id, session=session))
+        clear_as_shown(DAG_ID, run_id, shown, group_ids=None, causes=False, session=session)
+        for ti in instances(run_id, session).values():
+            if ti.state is None:
+                ti.state, ti.try_number = "failed", 2
+        session.flush()
+
+        with pytest.raises(PlanChangedError, match="has changed"):
+            clear_as_shown(DAG_ID, run_id, shown, group_ids=None, causes=False, session=session)
+
+    def test_of_those_who_clear_at_the_same_time_one_wins(self, run_id: str, session: Session) -> None:
+        from airflow.utils.session import create_session
+
+        session.commit()
+        shown = fingerprint(find_plan(DAG_ID, run_id, session=session))
+        session.commit()
+
+        def clear_it(_: int) -> int:
+            try:
+                with create_session(scoped=False) as own:
+                    done = clear_as_shown(DAG_ID, run_id, shown, group_ids=None, causes=False, session=own)
+            except PlanChangedError:
+                return 0
+            return len(done[1].cleared)
+
+        with ThreadPoolExecutor(8) as threads:
+            cleared = list(threads.map(clear_it, range(8)))
+
+        assert sorted(cleared) == [0] * 7 + [3]
+        assert instances(run_id, session)["combine"].dag_run.clear_number == 1

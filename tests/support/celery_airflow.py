@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.demo.embedded import free_port
 from tests.support.airflow import ControlledAirflow
-from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    import pytest
-
-__all__ = ["CeleryAirflow", "celery_with_servers", "hostname"]
+__all__ = ["CeleryAirflow", "hostname"]
 
 HOSTNAME = "FANOUT_E2E_HOSTNAME"
 
@@ -90,21 +86,3 @@ class CeleryAirflow(ControlledAirflow):
                 "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(self._log_ports[name]),
             }
         return environment
-
-
-@contextmanager
-def celery_with_servers(tmp_path_factory: pytest.TempPathFactory, **settings: Any) -> Iterator[CeleryAirflow]:
-    """Start workers, and a Redis and a PostgreSQL that are nobody else's; they take tasks already."""
-    with (
-        RedisServer(tmp_path_factory.mktemp("redis")) as broker,
-        PostgresServer() as database,
-        CeleryAirflow(
-            broker_url=broker.url,
-            database_url=database.database_url,
-            home=tmp_path_factory.mktemp("airflow"),
-            **settings,
-        ) as started,
-    ):
-        for worker in started.workers:
-            started.wait_for_worker(worker, timeout=300)
-        yield started

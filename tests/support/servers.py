@@ -86,6 +86,11 @@ class _Server:
         self._watcher.communicate(b"\n")
         self.process = self._watcher = None
 
+    def restart(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        """Stop it and start it again."""
+        self.stop(sig)
+        self.start()
+
     def _start(self, command: list[str], answers: Callable[[], bool], **user: Any) -> None:
         log = self.home / "server.log"
         with log.open("ab") as output:
@@ -158,9 +163,17 @@ class PostgresServer(_Server):
             shutil.chown(self.home, self._user["user"])
             programs = _readable_copy(programs, self.home / "programs")
         self._postgres = str(programs / "postgres")
-        options = "--pgdata data --username postgres --auth trust --no-sync --encoding UTF8 --locale C"
+        initialise = [
+            str(programs / "initdb"),
+            "--pgdata",
+            "data",
+            "--username",
+            "postgres",
+            "--auth",
+            "trust",
+        ]
         subprocess.run(
-            [str(programs / "initdb"), *options.split()],
+            [*initialise, "--no-sync", "--encoding", "UTF8", "--locale", "C"],
             check=True,
             capture_output=True,
             cwd=self.home,

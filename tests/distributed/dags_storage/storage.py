@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import threading
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import httpx
 from airflow.sdk import DAG, ObjectStoragePath, task
@@ -16,14 +18,51 @@ from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from tests.e2e.counting import CountingFanIn
 from tests.e2e.telling import TellingFanIn
 
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
 BRANCHES = 64
+BODIES_AT_ONCE = 16
+ARTIFACT_SIZE = 1_000_000
 TEMPLATE = "{{ 7 * 7 }}"
 NO_DELAY: dict[str, Any] = {"retry_delay": timedelta(0)}
 
 
-def make_artifact(index: int) -> dict[str, Any]:
+def artifact(index: int) -> str:
     """A megabyte that nobody else has."""
-    return {"index": index, "text": random.Random(index).randbytes(500_000).hex()}
+    return random.Random(index).randbytes(ARTIFACT_SIZE // 2).hex()
+
+
+def make_artifact(index: int) -> dict[str, Any]:
+    return {"index": index, "text": artifact(index)}
+
+
+class MeasuringFanIn(CountingFanIn):
+    """A fan-in that reads bodies only as many at once as should be, and pushes an XCom ``bodies``."""
+
+    def execute(self, context: Context) -> Any:
+        """Let none of 16 go on before all are there."""
+        together, lock = threading.Barrier(BODIES_AT_ONCE), threading.Lock()
+        read, now, peak = 0, 0, 0
+        deserialize = XCom.deserialize_value
+
+        def measured(row: Any) -> Any:
+            nonlocal read, now, peak
+            with lock:
+                read, now = read + 1, now + 1
+                peak = max(peak, now)
+            try:
+                together.wait(timeout=60)
+                return deserialize(row)
+            finally:
+                with lock:
+                    now -= 1
+
+        try:
+            with patch.object(XCom, "deserialize_value", measured):
+                return super().execute(context)
+        finally:
+            context["ti"].xcom_push("bodies", {"read": read, "peak": peak})
 
 
 @task
@@ -32,12 +71,15 @@ def say_template() -> str:
 
 
 def checksums(results: FanInResults) -> list[Any]:
-    return [[name, hashlib.sha256(value["text"].encode()).hexdigest()] for name, value in results.items()]
+    return [
+        [name, value["index"], hashlib.sha256(value["text"].encode()).hexdigest()]
+        for name, value in results.items()
+    ]
 
 
 with DAG("storage_artifacts", schedule=None):
     process = FanOutGroup("process", branch=make_artifact, count=BRANCHES)
-    CountingFanIn(task_id="combine", fan_out=process, python_callable=checksums)
+    MeasuringFanIn(task_id="combine", fan_out=process, python_callable=checksums)
     FanInOperator(
         task_id="said",
         fan_out=FanOutGroup("echo", branch=lambda item: item, items=[1]),

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from tests.e2e.dump import dump
-from tests.e2e.fates import do
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,28 +21,50 @@ def note(what: str, context: Context) -> None:
         notes.write(f"{context['ti'].task_id} {what}\n")
 
 
-def noting(what: str) -> Any:
-    return lambda context: note(what, context)
+def failed_by_dag(context: Context) -> None:
+    note("on_failure_callback of the Dag", context)
+
+
+def failed_by_group(context: Context) -> None:
+    note("on_failure_callback of the group", context)
+
+
+def failed_by_operator(context: Context) -> None:
+    note("on_failure_callback of the operator", context)
+
+
+def starting(context: Context) -> None:
+    note("on_execute_callback", context)
+
+
+def before(context: Context) -> None:
+    note("pre_execute", context)
 
 
 def after(context: Context, result: Any) -> None:
     note(f"post_execute with {result!r}", context)
 
 
-def failed_by(level: str) -> Any:
-    return {"on_failure_callback": noting(f"on_failure_callback of the {level}")}
+@task
+def succeed() -> str:
+    return "fine"
 
 
-of_success: Any = {
-    "on_execute_callback": noting("on_execute_callback"),
-    "pre_execute": noting("pre_execute"),
-    "post_execute": after,
-}
+@task
+def fail() -> str:
+    message = "out of order"
+    raise ValueError(message)
 
-with DAG("hooks", schedule=None, default_args=failed_by("Dag")):
+
+of_group: Any = {
+    "on_failure_callback": [failed_by_group]
+}  # Any: mypy does not understand TaskGroup's converter
+of_success: Any = {"on_execute_callback": starting, "pre_execute": before, "post_execute": after}
+
+with DAG("hooks", schedule=None, default_args={"on_failure_callback": failed_by_dag}):
     [
-        FanOutGroup("by_dag", branch=do, items=["fails"]),
-        FanOutGroup("by_group", branch=do, items=["fails"], default_args=failed_by("group")),
-        FanOutGroup("by_operator", branch=do.override(**failed_by("operator")), items=["fails"]),
-        FanOutGroup("by_success", branch=do, items=["fine"], default_args=of_success),
+        FanOutGroup("by_dag", branch=fail, count=1),
+        FanOutGroup("by_group", branch=fail, count=1, default_args=of_group),
+        FanOutGroup("by_operator", branch=fail.override(on_failure_callback=failed_by_operator), count=1),
+        FanOutGroup("by_success", branch=succeed, count=1, default_args=of_success),
     ] >> FanInOperator(task_id="collect", task_id_prefix="by_", min_success=1, python_callable=dump)

@@ -10,10 +10,44 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, BaseOperator, TaskGroup, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanInOperator, FanOutGroup
+from tests.e2e.counting import CountingFanIn
 from tests.e2e.dump import dump
-from tests.e2e.fates import collect, do, steps, tolerate
+
+
+def meet(fate: str, place: str, ti: Any) -> None:
+    """Fail or skip where a branch's fate says so."""
+    if fate == f"fails in {place}":
+        message = f"broken in {place}, try {ti.try_number}"
+        raise ValueError(message)
+    if fate == f"is skipped in {place}":
+        message = f"nothing to do in {place}"
+        raise AirflowSkipException(message)
+
+
+@task
+def extract(fate: str, ti: Any = None) -> str:
+    meet(fate, "extract", ti)
+    return fate
+
+
+@task(retries=1, retry_delay=timedelta(milliseconds=100))
+def transform(fate: str, ti: Any = None) -> str:
+    meet(fate, "transform", ti)
+    return fate.upper()
+
+
+@task
+def load(fate: str, ti: Any = None) -> str | None:
+    meet(fate.lower(), "load", ti)
+    return None if fate == "NONE" else fate
+
+
+@task_group
+def steps(fate: str) -> Any:
+    return load(transform(extract(fate)))
 
 
 @task
@@ -87,7 +121,7 @@ def plain(text: str) -> str:
 
 
 with DAG("kinds", schedule=None, max_active_tasks=32):
-    gate = do.override(task_id="gate")("fails")
+    gate = extract.override(task_id="gate")("fails in extract")
 
     several = FanOutGroup(
         "several",
@@ -102,14 +136,23 @@ with DAG("kinds", schedule=None, max_active_tasks=32):
             "never_starts": gate,
         },
     )
-    tolerate(several)
+    CountingFanIn(task_id="collect_several", fan_out=several, min_success=1, python_callable=dump)
+    several >> FanInOperator(
+        task_id="several_by_prefix", task_id_prefix="several.", min_success=1, python_callable=dump
+    )
 
-    tolerate(FanOutGroup("inside", branch=wide_inside, items=[[0, 1], [1, 2, 3]]))
-    collect(FanOutGroup("prepared", branch=with_setup, items=["a", "b"]))
+    inside = FanOutGroup("inside", branch=wide_inside, items=[[0, 1], [1, 2, 3]])
+    FanInOperator(task_id="collect_inside", fan_out=inside, min_success=1, python_callable=dump)
 
-    here = functools.partial(BashOperator, env={"PLACE": "here"})
-    texts = [{"bash_command": text} for text in ("echo $PLACE", "exit 1", "exit 99")]
-    tolerate(FanOutGroup("commands", branch=here, items=texts))
+    prepared = FanOutGroup("prepared", branch=with_setup, items=["a", "b"])
+    FanInOperator(task_id="collect_prepared", fan_out=prepared)
+
+    commands = FanOutGroup(
+        "commands",
+        branch=functools.partial(BashOperator, env={"PLACE": "here"}),
+        items=[{"bash_command": "echo $PLACE"}, {"bash_command": "exit 1"}, {"bash_command": "exit 99"}],
+    )
+    FanInOperator(task_id="collect_commands", fan_out=commands, min_success=1, python_callable=dump)
 
     with TaskGroup("outer"):
         mixed = FanOutGroup(
@@ -128,7 +171,9 @@ with DAG("kinds", schedule=None, max_active_tasks=32):
 
     @task_group
     def each(fate: str) -> None:
-        tolerate(FanOutGroup("pair", branch=steps, items=["good", "fails in transform"]))
-        collect(FanOutGroup("lone", branch=[start, shout], count=2, partial={"text": fate}))
+        pair = FanOutGroup("pair", branch=steps, items=["good", "fails in transform"])
+        FanInOperator(task_id="collect", fan_out=pair, min_success=1, python_callable=dump)
+        lone = FanOutGroup("lone", branch=[start, shout], count=2, partial={"text": fate})
+        FanInOperator(task_id="collect_lone", fan_out=lone)
 
     each.expand(fate=["one", "two"])

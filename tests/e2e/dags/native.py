@@ -1,20 +1,18 @@
-"""Tasks that this package did not make, collected by prefix: what that takes, leaves out and refuses."""
+"""Mapped tasks that this package did not make, collected by prefix."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanInOperator
 from tests.e2e.counting import CountingFanIn
 from tests.e2e.dump import dump
-from tests.e2e.fates import act, do
 
 MANY = 300
-RETRIES = {"retries": 2, "retry_delay": timedelta(milliseconds=100)}
 
 
 class Unit(EmptyOperator):
@@ -31,43 +29,55 @@ def double(number: int) -> int:
 
 
 @task
+def mixed(fate: str, ti: Any = None) -> str | None:
+    match fate:
+        case "fails after pushing":
+            ti.xcom_push("return_value", "too early")
+            message = "too late"
+            raise ValueError(message)
+        case "returns None":
+            return None
+        case "is skipped":
+            raise AirflowSkipException
+    return fate
+
+
+@task
 def push_values(ti: Any = None) -> None:
     """Give each instance of `many` a value, in an order that is not theirs."""
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import SetXCom
 
-    run: Any = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": "many"}
     for index in reversed(range(MANY)):
-        pushed = SetXCom(key="return_value", value=2 * index, map_index=index, **run)
-        task_runner.SUPERVISOR_COMMS.send(pushed)
+        task_runner.SUPERVISOR_COMMS.send(
+            SetXCom(
+                key="return_value",
+                value=2 * index,
+                dag_id=ti.dag_id,
+                run_id=ti.run_id,
+                task_id="many",
+                map_index=index,
+            )
+        )
 
 
 @task
-def list_items(fate: str, ti: Any = None) -> list[int]:
-    act(fate, ti)
+def list_items(fate: str) -> list[int]:
+    match fate:
+        case "fails":
+            message = "no list today"
+            raise ValueError(message)
+        case "is skipped":
+            raise AirflowSkipException
     return []
 
 
-def texts(prefix: str, *names: Any) -> list[Any]:
-    """Tasks that return the rest of their ids."""
-    return [do.override(task_id=f"{prefix}_{name}")(str(name)) for name in names]
-
-
-with DAG("native", schedule=None, params={"prefix": "part_1"}):
-    combine = FanInOperator(task_id="process_combine", task_id_prefix="process_")
-    texts("process", "b", "a") >> combine
-    combine >> texts("process", "report")
-
-    stray = texts("stray", "a", "b")
-    texts("stray", "other")  # not wired
-    stray >> CountingFanIn(task_id="collect_stray", task_id_prefix="stray_", default_args=RETRIES)
-    stray >> CountingFanIn(task_id="collect_nothing", task_id_prefix="nothing_", default_args=RETRIES)
-
-    parts = texts("part", 10, 2, 1)
-    parts[0] >> FanInOperator(task_id="collect_parts", task_id_prefix="{{ params.prefix }}") << parts[2]
-
-    fates = ["succeeds", "pushes and fails", None, "is skipped", "succeeds too"]
-    do.override(task_id="fate").expand(fate=fates) >> CountingFanIn(
+with DAG("native", schedule=None):
+    fates = ["succeeds", "fails after pushing", "returns None", "is skipped", "succeeds too"]
+    mixed.override(task_id="mixed")(fate="plain") >> FanInOperator(
+        task_id="collect_plain", task_id_prefix="mixed", python_callable=dump
+    )
+    mixed.override(task_id="fate").expand(fate=fates) >> CountingFanIn(
         task_id="collect_fates", task_id_prefix="fate", min_success=3, python_callable=dump
     )
     double.override(task_id="once").expand(number=[21]) >> FanInOperator(
@@ -81,6 +91,9 @@ with DAG("native", schedule=None, params={"prefix": "part_1"}):
     many >> push_values() >> collect_many
     many >> collect_many
 
+    double.override(task_id="literally_none").expand(number=[]) >> FanInOperator(
+        task_id="collect_literally_none", task_id_prefix="literally_none"
+    )
     none = double.override(task_id="none").expand(number=list_items.override(task_id="list_none")("is empty"))
     none >> FanInOperator(task_id="collect_none", task_id_prefix="none")
     none >> FanInOperator(task_id="collect_none_tolerantly", task_id_prefix="none", min_success=1)

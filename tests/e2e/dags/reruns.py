@@ -8,7 +8,38 @@ from airflow.sdk import DAG, task
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from tests.e2e.dump import dump
-from tests.e2e.fates import act, do
+
+
+@task
+def load(ti: Any = None) -> str:
+    if ti.try_number > 1:
+        message = "the source is gone"
+        raise ValueError(message)
+    return "loaded"
+
+
+@task
+def steady() -> str:
+    return "steady"
+
+
+@task
+def broken() -> str:
+    message = "always broken"
+    raise ValueError(message)
+
+
+@task
+def echo(text: str) -> str:
+    return text
+
+
+@task
+def flaky(ti: Any = None) -> str:
+    if ti.try_number > 1:
+        message = "not again"
+        raise ValueError(message)
+    return "once"
 
 
 @task
@@ -18,20 +49,22 @@ def list_texts(ti: Any = None) -> list[str]:
 
 @task
 def list_once(ti: Any = None) -> list[str]:
-    act("succeeds once", ti)
+    if ti.try_number > 1:
+        message = "no list any more"
+        raise ValueError(message)
     return ["first", "second"]
 
 
 with DAG("reruns", schedule=None):
-    loaded = do.override(task_id="load")("succeeds once")
+    loaded = load()
     group = FanOutGroup(
         "group",
         branch={
-            "steady": do.partial(fate="steady"),
-            "broken": do.partial(fate="fails"),
-            "flaky": do.partial(fate="succeeds once"),
-            "loaded": do.partial(fate=loaded),
-            "marked": do.partial(fate=loaded),
+            "steady": steady,
+            "broken": broken,
+            "flaky": flaky,
+            "loaded": echo.partial(text=loaded),
+            "marked": echo.partial(text=loaded),
         },
     )
     FanInOperator(task_id="collect", fan_out=group, min_success=1, python_callable=dump)
@@ -39,8 +72,8 @@ with DAG("reruns", schedule=None):
     FanInOperator(
         task_id="collect_native", task_id_prefix="native_", min_success=1, python_callable=dump
     ) << [
-        do.override(task_id="native_steady")("steady"),
-        do.override(task_id="native_shrinking").expand(fate=list_texts()),
-        do.override(task_id="native_unlisted").expand(fate=list_once()),
-        do.override(task_id="native_never")(do.override(task_id="broken")("fails")),
+        echo.override(task_id="native_steady")(text="steady"),
+        echo.override(task_id="native_shrinking").expand(text=list_texts()),
+        echo.override(task_id="native_unlisted").expand(text=list_once()),
+        echo.override(task_id="native_never")(text=broken.override(task_id="broken")()),
     ]

@@ -1,17 +1,34 @@
-"""Groups after fan-ins and in groups; fan-outs and fan-ins as decorators, as Airflow finds them."""
+"""Groups after fan-ins, in groups, in mapped groups, and a wide one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, TaskGroup, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.decorators import fan_out
-from tests.e2e.fates import collect as collect_group
-from tests.e2e.fates import do, steps
+from tests.e2e.counting import CountingFanIn
+
+if TYPE_CHECKING:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    from airflow_fanout import FanInResults
+
+
+@task
+def add(number: int, index: int) -> int:
+    return number + index
+
+
+def total(results: FanInResults) -> int:
+    return sum(results.values())
+
+
+def describe(results: FanInResults, factor: int, run: str, ti: RuntimeTaskInstance) -> dict[str, Any]:
+    scaled = {name: value * factor for name, value in results.items()}
+    return {"scaled": scaled, "run": run, "task": ti.task_id}
 
 
 @task
@@ -39,55 +56,38 @@ def is_six(number: int) -> bool:
 
 @task_group
 def by_short_circuit(number: int) -> None:
-    is_six(number) >> do(number)
+    is_six(number) >> add(number, 0)
 
 
 with DAG("shapes", schedule=None):
+    first = FanOutGroup("first", branch=add, count=2, partial={"number": 10})
+    first_total = FanInOperator(task_id="first_total", fan_out=first, python_callable=total)
+    second = FanOutGroup("second", branch=add, count=2, partial={"number": first_total.output})
+    FanInOperator(task_id="second_total", fan_out=second, python_callable=total)
 
-    @task
-    def factor() -> int:
-        return 10
-
-    @task
-    def numbers() -> dict[str, int]:
-        return {"one": 1, "two": 2}
-
-    @task.fan_in
-    def collect(results: Any) -> dict[str, Any]:
-        """Give back what came."""
-        return dict(results)
-
-    @task.fan_in
-    def total(results: Any, times: int = 1, run: str = "", ti: Any = None) -> list[Any]:
-        return [sum(results.values()) * times, run, ti.task_id]
-
-    @task.fan_out(count=2)
-    def counted(text: Any, index: int = -1) -> str:
-        return f"{text} {index}"
-
-    @task.fan_out
-    def scaled(by: int = 1, number: int = 0) -> int:
-        return by * number
-
-    @task.fan_out(items_per_task=2, item_concurrency=2)
-    async def batched(text: str = "", number: int = 0) -> dict[str, Any]:
-        return {"said": f"{text} {number}"}
-
-    stepwise = fan_out(count=2)(steps)
-
-    first = total(scaled.partial(by=factor()).expand(number=[1, 2, 3]), factor(), run="{{ run_id }}")
-    collect(counted(first))
-    collect.override(task_id="collect_again")(counted("again"))
-    collect.override(task_id="collect_run_time")(
-        scaled.override(group_id="run_time").partial(by=2).expand(number=numbers())
+    FanInOperator(
+        task_id="described",
+        fan_out=second,
+        python_callable=describe,
+        op_kwargs={"factor": first_total.output, "run": "{{ run_id }}"},
     )
-    collect.override(task_id="collect_batched")(batched.partial(text="text").expand(number=numbers()))
-    collect.override(task_id="collect_steps")(stepwise("step"))
 
     with TaskGroup("outer"):
-        inner = FanOutGroup("inner", branch=scaled.function, items=[4, 5], partial={"by": factor()})
+        inner = FanOutGroup("inner", branch=add, count=2, partial={"number": 100})
         FanInOperator(task_id="collect", fan_out=inner)
 
-    collect_group(FanOutGroup("mapped_skips", branch=by_exception, items=["5", "6", "7"], mapped=True))
-    collect_group(FanOutGroup("static_skips", branch=by_short_circuit, items=[5, 6, 7]))
+    @task_group
+    def each(number: int) -> None:
+        pair = FanOutGroup("pair", branch=add, count=2, partial={"number": number})
+        FanInOperator(task_id="collect", fan_out=pair)
+
+    each.expand(number=[1000, 2000])
+
+    mapped = FanOutGroup("mapped_skips", branch=by_exception, items=["5", "6", "7"], mapped=True)
+    static = FanOutGroup("static_skips", branch=by_short_circuit, items=[5, 6, 7])
+    for group in (mapped, static):
+        FanInOperator(task_id=f"{group.group_id}_collected", fan_out=group)
     by_short_circuit.override(group_id="native_skips").expand(number=[5, 6, 7])
+
+    wide = FanOutGroup("wide", branch=add, count=30, partial={"number": 0})
+    CountingFanIn(task_id="collect_wide", fan_out=wide)

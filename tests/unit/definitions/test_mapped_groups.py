@@ -194,36 +194,3 @@ def test_a_tolerance_is_compared_with_the_number_of_branches_where_that_is_known
         FanInOperator(
             task_id="g", fan_out=FanOutGroup("two", branch=work, count=2, mapped=True), min_success=3
         )
-
-
-class Loop(TaskGroup):
-    """Stands for the group that a ``@task_group``'s ``.loop()`` makes on Airflow 3.4."""
-
-    max_iterations = 3
-
-
-LOOP = "the loop '.*again' has several passes, and a fan-in can't tell them apart; repeat within"
-
-
-@pytest.mark.parametrize(
-    "mode", [{"count": 2}, {"count": 2, "mapped": True}, {"items": ["a"], "items_per_task": 1}]
-)
-def test_a_group_in_a_loop_is_refused(mode: dict[str, Any]) -> None:
-    with Loop("again"), TaskGroup("within"), pytest.raises(DeclarationError, match=f"group_id: {LOOP}"):
-        declare(**mode)
-
-
-def test_a_fan_in_in_a_loop_is_refused() -> None:
-    with Loop("again"), pytest.raises(DeclarationError, match=f"'f': task_id: {LOOP}"):
-        FanInOperator(task_id="f", task_id_prefix="p_")
-
-
-@pytest.mark.parametrize("mapped", [False, True], ids=["static", "mapped"])
-def test_a_loop_in_a_branch_is_refused(mapped: bool) -> None:
-    @task_group
-    def chain(item: str) -> Any:
-        with Loop("again"):
-            return task(work)(item)
-
-    with pytest.raises(DeclarationError, match=f"branch: {LOOP}"):
-        declare(branch=chain, items=["a"], mapped=mapped)

@@ -191,7 +191,7 @@ class TestTheReport:
 class TestTheEndOfTheTask:
     def test_a_timeout_keeps_what_was_done(self, store: FakeStore) -> None:
         group = group_of("a", "can't be stored", "fails for good", "takes too long", "b")
-        with timeout(1.5):  # type: ignore[no-untyped-call]
+        with timeout(0.3):  # type: ignore[no-untyped-call]
             ran = run_batch(group, store=store, retries=1)
 
         assert isinstance(ran.error, AirflowTaskTimeout)
@@ -199,7 +199,7 @@ class TestTheEndOfTheTask:
         assert ran.record["errors"]["4"].endswith("when the task ended: AirflowTaskTimeout")
         assert getattr(ran.error, "fan_out_recorded", False)
         RAN.clear()
-        with timeout(1.5):  # type: ignore[no-untyped-call]
+        with timeout(0.3):  # type: ignore[no-untyped-call]
             run_batch(group, store=store, retries=1, try_number=2)
         assert RAN == ["can't be stored", "takes too long"]
 

@@ -47,6 +47,10 @@ def test_airflows_own_pages_and_programs_with_a_token_may_ask(headers: dict[str,
         pytest.param({"origin": "", "host": ""}, "''", id="empty"),
         pytest.param({}, "neither", id="nothing-said"),
         pytest.param({"authorization": "Basic abc"}, "neither", id="a-password-that-browsers-send-unasked"),
+        *(
+            pytest.param({"authorization": empty, "cookie": "_token=a.b.c"}, "neither", id=f"{empty!r}")
+            for empty in ("Bearer", "Bearer ", "bearer \t ", "Bearer\ta.b.c")
+        ),
     ],
 )
 def test_all_others_are_refused_with_the_reason(headers: dict[str, str], problem: str) -> None:

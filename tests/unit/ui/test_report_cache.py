@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from airflow_fanout.ui import report_cache
-from airflow_fanout.ui.report_cache import KEPT_SECONDS, MAKERS, MOST_WAITING, BusyError, ReportCache
+from airflow_fanout.ui.report_cache import KEPT_SECONDS, MAKERS, MOST_WAITING, BusyError, Makers, ReportCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def making() -> Making:
 
 @pytest.fixture
 def cache(making: Making) -> ReportCache:
-    return ReportCache(lambda *_: making.version, making.make)
+    return ReportCache(lambda *_: making.version, making.make, Makers())
 
 
 @pytest.fixture

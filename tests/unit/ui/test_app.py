@@ -1,0 +1,145 @@
+"""The tab's application, without a database: what every answer carries, and which work waits for a maker."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.api_fastapi.core_api.security import get_user
+from starlette.testclient import TestClient
+
+from airflow_fanout.metadata.clearing import PlanChangedError
+from airflow_fanout.ui import app as tab
+from airflow_fanout.ui.access import CLEAR, READ, may_clear
+from airflow_fanout.ui.report_cache import MAKERS, MOST_WAITING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+pytestmark = pytest.mark.unit
+
+ROUTES = {
+    "page": ("GET", "page/run"),
+    "static": ("GET", "static/page.js"),
+    "report": ("GET", "report/run"),
+    "items": ("GET", "items/run?group=g&batch=0"),
+    "plan": ("GET", "rerun/run"),
+    "clear": ("POST", "rerun/run"),
+}
+READERS = {"report": "_make_report", "items": "read_run", "plan": "find_plan", "clear": "clear_as_shown"}
+"""What each route that reads a run does first."""
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A client of a user who may do everything; no database is asked."""
+    for dependency in (*READ, *CLEAR):
+        monkeypatch.setitem(tab.app.dependency_overrides, dependency.dependency, lambda: None)
+    monkeypatch.setitem(tab.app.dependency_overrides, may_clear, lambda: True)
+    monkeypatch.setitem(tab.app.dependency_overrides, get_user, lambda: None)
+    monkeypatch.setattr(tab, "find_run", lambda *_, **__: None)
+    monkeypatch.setattr(tab.reports, "_version_of", lambda *_: None)
+    with TestClient(tab.with_headers, raise_server_exceptions=False, follow_redirects=False) as client:
+        yield client
+
+
+def ask(client: TestClient, name: str, **settings: Any) -> httpx.Response:
+    method, path = ROUTES[name]
+    if method == "POST":
+        settings.setdefault("json", {"plan": "x"})
+    answer: httpx.Response = client.request(method, f"/dags/etl/{path}", **settings)
+    return answer
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    def raise_it(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(tab.reports, "_make", raise_it)
+    if name != "report":
+        monkeypatch.setattr(tab, READERS[name], raise_it)
+
+
+def assert_headers(answer: httpx.Response) -> None:
+    assert {name: answer.headers.get(name) for name in tab.HEADERS} == tab.HEADERS
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_an_error_that_nobody_foresaw_carries_the_headers_and_tells_nothing(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fail(monkeypatch, name, RuntimeError("password of the database"))
+
+    answer = ask(client, name)
+
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+    assert_headers(answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        pytest.param("GET", "dags/etl/items/run?group=g&batch=no", 422, id="a number that is none"),
+        pytest.param("POST", "dags/etl/rerun/run", 422, id="no body"),
+        pytest.param("GET", "dags/etl/static/page.js/", 307, id="redirect"),
+        pytest.param("GET", "dags/etl/nothing/run", 404, id="no route"),
+        pytest.param("DELETE", "dags/etl/report/run", 405, id="no method"),
+    ],
+)
+def test_what_no_route_answers_carries_the_headers(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    answer = client.request(method, f"/{path}")
+
+    assert answer.status_code == status
+    assert_headers(answer)
+
+
+def test_a_plan_that_has_changed_is_a_conflict(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, "clear", PlanChangedError("The run has changed"))
+
+    answer = ask(client, "clear")
+
+    assert answer.status_code == 409
+    assert answer.json()["detail"].startswith("The run has changed. Nothing was cleared")
+
+
+def test_reports_items_plans_and_clears_share_few_threads_and_more_than_can_wait_are_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    at_once: list[int] = []
+    lock = threading.Lock()
+    running = [0]
+
+    def work(*_: Any, **__: Any) -> Any:
+        with lock:
+            running[0] += 1
+            at_once.append(running[0])
+        may_end.wait(30)
+        with lock:
+            running[0] -= 1
+        raise PlanChangedError
+
+    monkeypatch.setattr(tab.reports, "_make", work)
+    for name in ("read_run", "find_plan", "clear_as_shown"):
+        monkeypatch.setattr(tab, name, work)
+    statuses: list[int] = []
+    names = ["items", "plan", "clear", "report"] * MOST_WAITING
+
+    def ask_one(name: str) -> None:
+        statuses.append(ask(client, name).status_code)
+        if len(statuses) > len(names) - MOST_WAITING - names.count("report"):
+            may_end.set()  # all who are refused have been; those who ask for the same report wait for one
+
+    threads = [threading.Thread(target=ask_one, args=[name]) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert max(at_once) == MAKERS
+    assert set(statuses) == {409, 429}
