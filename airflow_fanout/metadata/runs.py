@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Text, case, cast, func, null, select
 
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.metadata.limits import read_scheduling_limits
@@ -20,22 +22,19 @@ from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import UP_FOR_RETRY, LostValue
 from airflow_fanout.rules.records import (
-    MOST_ITEMS,
+    BATCH_KEY,
     RECORD_KEY,
     RETURN_VALUE,
     LostRecord,
     batch_key,
-    read_bounds,
+    bounds_in,
+    names_in,
+    yielded_in,
 )
 from airflow_fanout.rules.wording import close_to
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.serialization.outline import DagOutline, outline
-from airflow_fanout.serialization.stored_values import (
-    is_of_class,
-    lost_bodies,
-    plain_json,
-    values_lie_elsewhere,
-)
+from airflow_fanout.serialization.stored_values import lost_bodies, plain_json, values_lie_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -56,6 +55,8 @@ ALL_TRIES = {"include_all_attempts": True}
 """Options of a query for earlier tries too, which Airflow hides from 3.4 on."""
 
 CANDIDATES = 5  # runs that an error names
+LONGEST_REFERENCE = 4096  # characters of where a value is stored
+MOST_KEYS = 1000  # that one query names
 
 
 class UnknownDagError(LookupError):
@@ -120,7 +121,7 @@ def read_run(
     bounds = {
         task_id: cuts
         for (task_id, _), value in _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
-        if (cuts := read_bounds(value)) is not None and sum(stop for _, stop, _ in cuts[-1:]) <= MOST_ITEMS
+        if (cuts := bounds_in(value)) is not None
     }
     return RunFacts(
         dag_id=dag_run.dag_id,
@@ -219,16 +220,21 @@ def _value_states(
     from airflow.models.xcom import XComModel
 
     are_elsewhere = values_lie_elsewhere()
-    stored = [XComModel.value] if are_elsewhere else []
-    columns = select(XComModel.task_id, XComModel.map_index, XComModel.key, *stored)
-    rows = session.execute(columns.where(*of_run(XComModel, dag_run, only), XComModel.key.in_(keys))).all()
-    lost = set(lost_bodies(row.value for row in rows)) if are_elsewhere else set()
+    stored = case((func.length(_text(XComModel.value)) <= LONGEST_REFERENCE, _text(XComModel.value)))
+    columns = XComModel.task_id, XComModel.map_index, XComModel.key, stored if are_elsewhere else null()
+    wanted = select(*columns).where(*of_run(XComModel, dag_run, only), XComModel.key.in_(keys))
+    rows = [(*row[:3], _reference(row[3])) for row in session.execute(wanted)]
+    lost = set(lost_bodies(reference for *_, reference in rows))
     states: dict[tuple[str, int], dict[str, ValueState]] = {}
-    for row in rows:
-        is_lost = are_elsewhere and isinstance(row.value, str) and row.value in lost
-        state: ValueState = LostValue(row.value) if is_lost else "present"
-        states.setdefault((row.task_id, row.map_index), {})[row.key] = state
+    for task_id, map_index, key, reference in rows:
+        state: ValueState = LostValue(reference) if reference in lost else "present"
+        states.setdefault((task_id, map_index), {})[key] = state
     return states
+
+
+def _reference(text: str | None) -> str | None:
+    """Read a value that may be where a value is stored; None of any other."""
+    return json.loads(text) if text is not None and text.startswith('"') else None
 
 
 def _earlier_tries(
@@ -266,16 +272,16 @@ def _records_of_waiting(
     if not archived:
         return
     wanted = (
-        select(model.task_id, model.map_index, XComModel.value)
+        select(model.task_id, model.map_index, _text(XComModel.value))
         .join(XComModel, XComModel.task_instance_id == model.id)
         .where(
             *of_run(model, dag_run, only), *archived, XComModel.key == RECORD_KEY, model.state == UP_FOR_RETRY
         )
         .order_by(model.try_number)
     )
-    for row in session.execute(wanted, execution_options=ALL_TRIES):
+    for task_id, map_index, text in session.execute(wanted, execution_options=ALL_TRIES):
         with suppress(FileNotFoundError, UnreadableValueError):
-            yield (row.task_id, row.map_index), plain_json(row, f"The record of {row.task_id!r}")
+            yield (task_id, map_index), _read(text, f"The record of {task_id!r}")
 
 
 def _xcoms(
@@ -289,20 +295,38 @@ def _xcoms(
     """What tasks pushed under a key, as plain JSON, of which no object is made."""
     from airflow.models.xcom import XComModel
 
-    columns = select(XComModel.task_id, XComModel.map_index, XComModel.value)
+    columns = select(XComModel.task_id, XComModel.map_index, _text(XComModel.value))
     wanted = columns.where(*of_run(XComModel, dag_run, only), XComModel.key == key)
     if task_ids is not None:
         wanted = wanted.where(XComModel.task_id.in_(task_ids))
-    for row in session.execute(wanted):
+    for task_id, map_index, text in session.execute(wanted):
         try:
-            value = plain_json(row, f"What {row.task_id!r} pushed under {key!r}")
+            value = _read(text, f"What {task_id!r} pushed under {key!r}")
         except FileNotFoundError as gone:  # the body of an object-storage XCom
             value = LostRecord(str(gone))
         except UnreadableValueError as unreadable:
             if unreadable.is_of_storage:
                 raise
             continue  # somebody else has pushed under a key of this package
-        yield (row.task_id, row.map_index), value
+        yield (task_id, map_index), value
+
+
+def _text(column: Any) -> ColumnElement[str | None]:
+    """
+    Choose a value as JSON that is not read yet.
+
+    Else one that Python can't read, nested a thousand times or a number of 5,000 digits, takes all along.
+    """
+    return cast(column, Text)
+
+
+def _read(text: str | None, what: str) -> Any:
+    """Read a value as plain JSON; errors are those of ``plain_json``."""
+    try:
+        value = None if text is None else json.loads(text)
+    except (RecursionError, ValueError) as cause:
+        raise UnreadableValueError(what, cause=cause) from cause
+    return plain_json(SimpleNamespace(value=value), what)
 
 
 def _prefixes(dag_run: DagRun, dag: DagOutline, *, session: Session) -> Mapping[str, str]:
@@ -350,17 +374,21 @@ def _names_of_silent_batches(
             if told.get(instance) != cut and instance not in waiting and only in {None, instance}
         }
         if silent and not values_lie_elsewhere():
-            columns = select(XComModel.key, XComModel.value["names"])
-            of_split = XComModel.task_id == split_id, XComModel.key.in_(silent)
-            for key, names in session.execute(columns.where(*of_run(XComModel, dag_run), *of_split)):
-                if isinstance(names, list):
-                    yield (split_id, silent[key]), list(map(str, names))
+            columns = select(XComModel.key, _text(XComModel.value["names"]))
+            keys = (
+                XComModel.key.in_(silent) if len(silent) <= MOST_KEYS else XComModel.key.startswith(BATCH_KEY)
+            )
+            conditions = *of_run(XComModel, dag_run), XComModel.task_id == split_id, keys
+            for key, text in session.execute(columns.where(*conditions)):
+                with suppress(UnreadableValueError):
+                    names = names_in({"names": _read(text, f"What {split_id!r} pushed under {key!r}")})
+                    if key in silent and names is not None:
+                        yield (split_id, silent[key]), names
             continue
         for key, number in silent.items():
             for _, value in _xcoms(dag_run, key, task_ids=[split_id], session=session):
-                names = value.get("names") if isinstance(value, dict) else None
-                if isinstance(names, list):
-                    yield (split_id, number), list(map(str, names))
+                if (names := names_in(value)) is not None:
+                    yield (split_id, number), names
 
 
 def _yielded(
@@ -370,9 +398,8 @@ def _yielded(
     for group in dag.groups.values():
         if group.items_from is not None:
             for _, value in _xcoms(dag_run, RETURN_VALUE, task_ids=[group.items_from], session=session):
-                items = value.get("__data__") if is_of_class(value) else value  # of a tuple, a list
-                if isinstance(items, list | dict):
-                    yield group.group_id, list(items) if isinstance(items, dict) else len(items)
+                if (yielded := yielded_in(value)) is not None:
+                    yield group.group_id, yielded
 
 
 def report_of(

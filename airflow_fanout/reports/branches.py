@@ -354,7 +354,7 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
     return _arranged(branches, executions, expected, task_runs_at)
 
 
-def items_of_batch(facts: RunFacts, group_id: str, number: int) -> list[BranchRun]:
+def items_of_batch(facts: RunFacts, group_id: str, number: int) -> Sequence[BranchRun]:
     """
     Items of one batch as it ran, or is to run them.
 
@@ -364,14 +364,14 @@ def items_of_batch(facts: RunFacts, group_id: str, number: int) -> list[BranchRu
     if group is None or group.mode != "batched":
         message = f"Dag {facts.dag_id!r} has no batched group {group_id!r} in this run"
         raise UnknownGroupError(message)
-    items: list[BranchRun] = []
+    batches = []
     for run in facts.find(group.each, number):
-        bounds = _bounds(facts, group, [run])
+        bounds = _bounds(facts, group, [run]) or [(0, 0, 0)]
         cut = bounds[number] if number < len(bounds) else bounds[-1]
         known = run.batch_record
         names = _names_now(facts, group, number, cut) if known is None else _item_names(known, group)
-        items += _batch_items(run, names)
-    return items
+        batches.append(_batch_items(run, names))
+    return ItemRuns(batches)
 
 
 def _bounds(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) -> Sequence[Bounds]:

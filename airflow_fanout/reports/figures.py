@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from airflow_fanout.reports.group_report import Figure
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import instance_name
-from airflow_fanout.rules.wording import format_bytes, format_ratio, format_seconds, format_share, on_one_line
+from airflow_fanout.rules.wording import (
+    cut_middle,
+    format_bytes,
+    format_ratio,
+    format_seconds,
+    format_share,
+    on_one_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +35,7 @@ def number_of(number: int, noun: str) -> str:
 
 def shortened(name: str, most: int = LONGEST_NAME) -> str:
     """Put a name on one line, and cut it in its middle: both ends tell long names apart."""
-    text, tail = on_one_line(name), most // 3
-    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
+    return cut_middle(on_one_line(name), most)
 
 
 def headline(group: GroupReport) -> str:

@@ -16,7 +16,7 @@ from airflow_fanout.reports.runs import ItemRuns, TaskRun
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import WAITING
-from airflow_fanout.rules.wording import listing
+from airflow_fanout.rules.wording import listing, shown_error, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -178,7 +178,7 @@ def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
     moved = _moved(run)
     branches = tuple(_branches(run, moved, whole_branches) if run.batches is None else _batches(run, moved))
     unexpanded: tuple[TaskRun, ...] = ()
-    is_missing = any(branch.state == "missing" for branch in run.branches)
+    is_missing = run.states["missing"] > 0
     if (
         run.group is not None
         and run.unexpanded is not None
@@ -346,13 +346,18 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     ]:
         yield f"succeeded without a value, so their last task runs again: {listing(without)}"
     by_name = {branch.name: branch for branch in group.run.relocated}
-    if displaced := [name for name in by_name if name in moved and by_name[name].state == "success"]:
+    if displaced := [
+        shortened(name) for name in by_name if name in moved and by_name[name].state == "success"
+    ]:
         text = "succeeded, and run again, because the Dag, or its items, changed"
         yield f"{text}, and others run in their place: {listing(displaced)}"
-    if lacking := [name for name, b in by_name.items() if b.would_run == () and name not in again]:
+    unmade = [name for name, b in by_name.items() if b.would_run == () and name not in again]
+    if lacking := list(map(shortened, unmade)):
         text = "have no task instance: Airflow makes it when one of the others runs again"
         yield f"{text}: {listing(lacking)}"
-    if batches := [name for name, state in again.items() if state == "success" and name not in moved]:
+    if batches := [
+        shortened(name) for name, state in again.items() if state == "success" and name not in moved
+    ]:
         text = "succeeded, but with items that were stopped or have no value"
         yield f"{text}, and may run all of their items again: {listing(batches)}"
 
@@ -387,6 +392,7 @@ def _as_json(part: Any) -> Any:
             names = ("branches", "unexpanded", "fan_ins")
             return {"group": part.run.title, **{name: _as_json(getattr(part, name)) for name in names}}
         case BranchRerun(branch=branch, task_runs=task_runs):
-            found = {"name": branch.name, "state": branch.state, "error": branch.error}
+            error = shown_error(branch.error)
+            found = {"name": shown_name(branch.name), "state": branch.state, "error": error}
             return {**found, "stopped": branch.is_stopped, "task_instances": _as_json(task_runs)}
     return part

@@ -30,6 +30,7 @@ from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.records import RETURN_VALUE
+from airflow_fanout.rules.wording import shown_error, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,8 +121,16 @@ def item_page(items: Sequence[BranchRun], *, start: int, size: int) -> dict[str,
 
     :param start: Index of the first item among the batch's.
     """
-    names = ("name", "state", "error", "is_stopped", "work_seconds")
-    page = [{name: getattr(item, name) for name in names} for item in items[start : start + size]]
+    page = [
+        {
+            "name": shown_name(item.name),
+            "state": item.state,
+            "error": shown_error(item.error),
+            "is_stopped": item.is_stopped,
+            "work_seconds": item.work_seconds,
+        }
+        for item in items[start : start + size]
+    ]
     return {"start": start, "total": len(items), "items": page}
 
 
@@ -229,12 +238,12 @@ def _branch_report(
     task_id, map_index = _task_to_look_at(branch)
     hostnames = [task_run.hostname for task_run in branch.task_runs if task_run.hostname]
     return BranchReport(
-        name=branch.name,
+        name=shown_name(branch.name),
         state=branch.state,
         task_id=task_id,
         map_index=map_index,
         step=_failed_step(branch),
-        error=branch.error,
+        error=shown_error(branch.error),
         is_stopped=branch.is_stopped,
         queued=branch.queued,
         started=branch.started,
@@ -270,8 +279,9 @@ def _outcomes(run: GroupRun, summary: GroupSummary) -> Outcomes:
     # First what may have kept others from starting.
     failed = sorted(_failed(run), key=lambda each: (each.items == 1, each.error is None))
     shown = failed if run.batches is None else failed[:PROBLEM_ITEMS]
+    slowest = tuple(replace(slow, name=shown_name(slow.name)) for slow in summary.slowest)
     return Outcomes(
-        **vars(summary),
+        **{**vars(summary), "slowest": slowest},
         stopped=run.stopped,
         problems=tuple(_problem(run, each) for each in shown),
         problem_count=sum(each.items for each in failed),
@@ -328,10 +338,10 @@ def _problem(run: GroupRun, failed: _Failed) -> Problem:
     if failed.items > 1:
         name = next(batch.name for batch in run.batches or () if batch.task_runs[:1] == branch.task_runs[:1])
     return Problem(
-        name=name,
+        name=shown_name(name),
         items=failed.items,
         state=branch.state,
-        error=branch.error,
+        error=shown_error(branch.error),
         task_id=task_id,
         map_index=map_index,
         tries=branch.tries,

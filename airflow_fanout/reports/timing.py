@@ -319,7 +319,10 @@ def sum_of_known(seconds: Iterable[float | None]) -> float | None:
 
 
 def _ratio(dividend: float | None, divisor: float | None) -> float | None:
-    return None if dividend is None or divisor is None or divisor <= 0 else dividend / divisor
+    if dividend is None or divisor is None or divisor <= 0:
+        return None
+    ratio = dividend / divisor
+    return ratio if math.isfinite(ratio) else None
 
 
 def _overhead(timings: Sequence[BranchTiming]) -> tuple[float | None, float | None]:

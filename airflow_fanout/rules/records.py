@@ -26,6 +26,9 @@ BATCH = "batch"
 MOST, MOST_ITEMS, MOST_SECONDS = 2**63, 2_000_000, 3.2e9
 """What a recorded number, the items of a batch, and recorded seconds stay below: more is no record."""
 
+MOST_BRANCHES = 100_000
+"""Mapped branches of one group, at most: Airflow's ``max_map_length`` is 1,024 unless told."""
+
 Bounds = tuple[int, int, int]
 """Index of a batch's first item, and of the one after its last, and the try of the task that cut it."""
 
@@ -200,12 +203,36 @@ def read_bounds(value: object) -> list[Bounds] | None:
     last = 0
     for cut in value if isinstance(value, list) else [None]:
         match cut:
-            case [int(first), int(stop), int(split)] if first == last < stop:
+            case [int(first), int(stop), int(split)] if first == last < stop < MOST:
                 bounds.append((first, stop, split))
                 last = stop
             case _:
                 return None
     return bounds
+
+
+def bounds_in(value: object) -> list[Bounds] | None:
+    """Read what a report shows of the cuts; None also if they are of more items than one shows."""
+    bounds = read_bounds(value)
+    if bounds is None or len(bounds) > MOST_BRANCHES or sum(stop for _, stop, _ in bounds[-1:]) > MOST_ITEMS:
+        return None
+    return bounds
+
+
+def names_in(value: object) -> list[str] | None:
+    """Read the names among what was stored with a batch's items; None if there are none."""
+    names = value.get("names") if isinstance(value, Mapping) else None
+    is_list = isinstance(names, list) and len(names) <= MOST_ITEMS and set(map(type, names)) <= {str}
+    return names if is_list else None
+
+
+def yielded_in(value: object) -> list[str] | int | None:
+    """Read which mapped branches an items' task has yielded: their names, or how many; else None."""
+    if isinstance(value, Mapping) and "__classname__" in value:
+        value = value.get("__data__")  # of a tuple, a list
+    if not isinstance(value, list | Mapping) or len(value) > MOST_BRANCHES:
+        return None
+    return list(value) if isinstance(value, Mapping) else len(value)
 
 
 def seconds_of(value: object) -> float | None:
@@ -219,9 +246,12 @@ def _all_seconds(values: Sequence[Any]) -> list[float | None]:
     return [each if type(each) is float and 0 <= each < MOST_SECONDS else seconds_of(each) for each in values]
 
 
+BATCH_KEY = "batch_"
+
+
 def batch_key(number: int) -> str:
     """XCom key of a batch's items."""
-    return f"batch_{number}"
+    return f"{BATCH_KEY}{number}"
 
 
 def _text(value: object) -> str | None:

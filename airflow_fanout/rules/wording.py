@@ -51,6 +51,30 @@ def on_one_line(text: str) -> str:
     return line[: ERROR_LENGTH - 1] + "…"
 
 
+NAME_LENGTH = 300
+"""
+Characters of a name that report, tab and plan show: of a longer one both ends, with an ellipsis between.
+
+Airflow's own ids have at most 250. The name of an item known at run time can have any number.
+"""
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Cut a long text in its middle: both ends tell names apart."""
+    tail = most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
+
+
+def shown_name(name: str) -> str:
+    """A name as programs and the tab get it: as it is, if it isn't longer than :data:`NAME_LENGTH`."""
+    return cut_middle(name, NAME_LENGTH)
+
+
+def shown_error(error: str | None) -> str | None:
+    """An error as programs and the tab get it: those that name a branch may be long."""
+    return None if error is None else cut_middle(error, ERROR_LENGTH)
+
+
 def printable(text: str) -> str:
     """Write characters that can't be printed, such as those that a terminal obeys, as Python does."""
     if text.isprintable():

@@ -70,19 +70,21 @@ def plain_json(row: Any, what: str) -> Any:
         raise UnreadableValueError(what, cause=cause) from cause
 
 
-def is_of_class(stored: object) -> bool:
-    """Whether plain JSON stands for an object of a class, a tuple among them."""
-    return isinstance(stored, dict) and "__classname__" in stored
-
-
 def lost_bodies(values: Iterable[object]) -> list[str]:
     """References to object-storage XComs whose body is gone, among values as the database has them."""
-    from airflow.sdk import ObjectStoragePath
-
     references = [value for value in values if isinstance(value, str) and _is_reference(value)]
     with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="xcom-bodies") as readers:
-        exist = list(readers.map(lambda reference: ObjectStoragePath(reference).exists(), references))
+        exist = list(readers.map(_exists, references))
     return [reference for reference, there in zip(references, exist, strict=True) if not there]
+
+
+def _exists(reference: str) -> bool:
+    from airflow.sdk import ObjectStoragePath
+
+    try:
+        return ObjectStoragePath(reference).exists()
+    except ValueError:  # no path can have a zero character: somebody has returned what only looks like one
+        return False
 
 
 def _is_reference(text: str) -> bool:

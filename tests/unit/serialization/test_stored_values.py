@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.bases.xcom import BaseXCom
 
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.serialization.stored_values import deserialized, is_of_class, plain_json
+from airflow_fanout.serialization.stored_values import deserialized, lost_bodies, plain_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,10 +53,6 @@ def test_plain_json_is_what_is_stored_and_makes_no_object(stored: Any) -> None:
     assert plain_json(SimpleNamespace(value=stored), "It") == stored
 
 
-def test_what_stands_for_an_object_is_told() -> None:
-    assert [is_of_class(value) for value in (ORDER, {"a": ORDER}, [ORDER])] == [True, False, False]
-
-
 class TestObjectStorage:
     @pytest.fixture
     def folder(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -77,3 +73,9 @@ class TestObjectStorage:
             plain_json(SimpleNamespace(value=f"file://{folder}/gone.json"), "It")
         with pytest.raises(UnreadableValueError, match="It can't be read: JSONDecodeError"):
             plain_json(SimpleNamespace(value=f"file://{folder}/damaged.json"), "It")
+
+    def test_what_only_looks_like_a_path_is_no_body(self, folder: Path) -> None:
+        (folder / "body.json").write_text("1")
+        there, gone = f"file://{folder}/body.json", f"file://{folder}/gone.json"
+
+        assert lost_bodies([there, gone, f"{there}\0", 3, "text"]) == [gone, f"{there}\0"]
