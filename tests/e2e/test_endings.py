@@ -117,7 +117,6 @@ SUCCESSFUL = [
     "started",
 ]
 WAITING = [f"{way}_{mode}" for way in ("wait", "defer") for mode in MODES]
-SAYING = [each for each in WAITING if each.startswith("defer")]
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +157,14 @@ class TestOperatorsThatEndWithoutPostExecute:
         assert set(triggers_seen.read("collect_foreign")) == {("success", None)}
 
     @pytest.mark.parametrize("fan_in", ["collect", "prefix"])
-    @pytest.mark.parametrize("group_id", SAYING)
+    @pytest.mark.parametrize("group_id", WAITING)
     def test_one_whose_child_failed_says_so(self, triggers_seen: Seen, group_id: str, fan_in: str) -> None:
         good, (state, _, error) = triggers_seen.told(f"{fan_in}_{group_id}")
         assert (good, state) == (NONE, "failed")
         assert "endings_child" in str(error)
         assert "failed" in str(error)
 
-    @pytest.mark.parametrize("group_id", SAYING)
+    @pytest.mark.parametrize("group_id", WAITING)
     def test_one_whose_child_failed_says_so_in_the_report(self, triggers_seen: Seen, group_id: str) -> None:
         good, (state, error) = triggers_seen.read(group_id)
         assert (good, state) == (("success", None), "failed")
