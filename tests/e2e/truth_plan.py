@@ -10,6 +10,8 @@ from typing import Any
 __all__ = ["Plan", "plan_of", "seeds"]
 
 VALUES: list[Any] = [None, 0, "", False, [], {}, 1, "text", [1, None], {"a": 1}, 0.5]
+HOSTILE = ("nan", "infinity", "minus infinity", "large", "surrogate", "object", "key")
+"""Values that an XCom would change or refuse; the Dag file has them."""
 PHASES = (1, 2)
 """Before some tasks are cleared, and after."""
 
@@ -22,6 +24,10 @@ class Plan:
     :param at_run_time: Whether a task says how many, or over what.
     :param names: Names of the branches, by phase.
     :param fates: What each branch does, by phase and name; ``{"does": …, "value": …}``.
+    :param again: What is cleared between the phases: ``branches``, with all that comes after them, those of
+        ``source``, the task of the items, alone, of ``source and split``, or the ``fan-in`` alone. After the
+        second and the third the fan-in alone runs.
+    :param is_edited: Whether the Dag file declares other branches in the second phase.
     """
 
     seed: int
@@ -34,11 +40,18 @@ class Plan:
     items_per_task: int
     item_concurrency: int
     policy: dict[str, Any]
+    again: str
+    is_edited: bool
 
     @property
     def group_id(self) -> str:
         """Id of its group."""
         return f"g{self.seed}"
+
+    @property
+    def is_split(self) -> bool:
+        """Whether a task of the package counts the branches, or cuts their items, in between."""
+        return self.mode == "batched" or (self.at_run_time and self.origin == "count")
 
 
 def seeds(*, default: str = "0:25") -> range:
@@ -51,36 +64,50 @@ def plan_of(seed: int) -> Plan:
     """Make a plan of a seed; always the same."""
     dice = random.Random(seed)
     mode = ("static", "mapped", "batched")[seed % 3]
-    kinds = ["function", "task", "pipe", *([] if mode == "batched" else ["operator", "task_group"])]
+    kinds = ["function", "task", "pipe", *([] if mode == "batched" else ["operator", "ending", "task_group"])]
     kind = dice.choice(kinds)
     origin = dice.choice(["count", "list", "mapping"])
-    if kind == "operator" and origin == "count":
+    if kind in {"operator", "ending"} and origin == "count":
         origin = "list"
-    at_run_time = mode != "static" and dice.random() < 0.7
-    sizes = {phase: dice.choice([0, 1, 2, 3, 4, 5, 6, 7]) for phase in PHASES}
-    if not at_run_time:
-        sizes[2] = sizes[1]
+    at_run_time = mode != "static" and dice.random() < 0.6
+    size = dice.choice([0, 1, 2, 3, 4, 5, 6, 7])
+    is_edited = not at_run_time and size > 0 and dice.random() < 0.6
     label = f"g{seed}"
-    names = {
-        phase: [f"{label}_{n}" if origin != "mapping" else f"key-{n}" for n in range(size)]
-        for phase, size in sizes.items()
-    }
+    first = [f"{label}_{n}" if origin != "mapping" else f"key-{n}" for n in range(size)]
+    names = {1: first, 2: first}
+    if at_run_time or is_edited:
+        names[2] = _changed(dice, first, label if origin != "mapping" else None, is_edited=is_edited)
+    is_split = mode == "batched" or (at_run_time and origin == "count")
+    agains = ["branches"]
+    if at_run_time:
+        agains += ["source", *(["source and split"] if is_split else [])]
+    elif is_edited:
+        agains += ["fan-in"]
+    again = dice.choice(agains)
+    items_per_task = dice.choice([1, 2, 3, 10])
+    item_concurrency = min(dice.choice([1, 1, 4]), items_per_task)
     can_be_killed = dice.random() < 0.5
     doings = (
         ["value"] * 6 + ["raise"] * 2 + ["recover"] * 2 + ["skip"] + ["give up"] + ["die"] * can_be_killed
     )
-    fates = {
-        phase: {name: {"does": dice.choice(doings), "value": dice.choice(VALUES)} for name in names[phase]}
-        for phase in PHASES
-    }
+    if kind != "ending":
+        doings += ["hostile"] * 2
+        doings += ["share"] if mode != "batched" or item_concurrency == 1 else []
+    fates: dict[int, dict[str, dict[str, Any]]] = {}
+    for phase in PHASES:
+        fates[phase] = {}
+        for name in names[phase]:
+            does, value = dice.choice(doings), None if kind == "ending" else dice.choice(VALUES)
+            if does == "hostile":
+                value = dice.choice(HOSTILE)
+            elif does == "share":
+                value = [name]
+            fates[phase][name] = {"does": does, "value": value}
     policy: dict[str, Any] = dice.choice(
         [{}, {"min_success": 1}, {"min_success_ratio": 0.5}, {"min_success_ratio": 0.28, "min_success": 1}]
     )
     if policy:
         policy = {**policy, "count_skipped": dice.choice(["exclude", "success", "failure"])}
-    if not at_run_time and policy.get("min_success", 0) > len(names[1]) > 0:
-        policy = {}
-    items_per_task = dice.choice([1, 2, 3, 10])
     return Plan(
         seed=seed,
         mode=mode,
@@ -90,6 +117,34 @@ def plan_of(seed: int) -> Plan:
         names=names,
         fates=fates,
         items_per_task=items_per_task,
-        item_concurrency=min(dice.choice([1, 1, 4]), items_per_task),
+        item_concurrency=item_concurrency,
         policy=policy,
+        again=again,
+        is_edited=is_edited,
     )
+
+
+def _changed(dice: random.Random, names: list[str], label: str | None, *, is_edited: bool) -> list[str]:
+    """
+    Change names: those after a label in their number, others in front, within and in their order.
+
+    :param is_edited: Whether some have to be left, and something has to change.
+    """
+    if label is not None:
+        sizes = [size for size in range(8) if not is_edited or (size > 0 and size != len(names))]
+        return [f"{label}_{n}" for n in range(dice.choice(sizes))]
+    changed = list(names)
+    for _ in range(dice.choice([1, 1, 2])):
+        at = dice.randrange(len(changed)) if changed else 0
+        match dice.choice(["front", "drop", "turn", "rename"]):
+            case "front":
+                changed.insert(0, f"add-{len(changed)}")
+            case "drop" if len(changed) > 1:
+                del changed[at]
+            case "turn" if len(changed) > 1:
+                changed = changed[at:] + changed[:at] if at else changed[::-1]
+            case "rename" if changed:
+                changed[at] = f"renamed-{at}"
+    if not is_edited:
+        return sorted(changed, key=lambda name: (len(name), name))  # as PostgreSQL keeps a mapping
+    return changed if changed != names else [*changed, "last"]

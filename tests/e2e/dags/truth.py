@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import signal
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, BaseOperator, get_current_context, task, task_group
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from airflow_fanout import FanOutGroup
 from tests.e2e.telling import TellingFanIn
@@ -22,6 +24,24 @@ RETRIES = int(os.environ.get("FANOUT_TRUTH_RETRIES", "1"))
 SECONDS = float(os.environ.get("FANOUT_TRUTH_SECONDS", "0"))
 """How long each branch works, so that whoever kills workers finds them at work."""
 PLANS = [plan_of(seed) for seed in seeds()]
+
+
+class Odd:
+    """What no XCom takes."""
+
+
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "nan": ({"loss": math.nan}, "NaN at ['loss'] can't be stored in an XCom"),
+    "infinity": ([1, math.inf], "infinity at [1] can't be stored in an XCom"),
+    "minus infinity": (-math.inf, "-infinity can't be stored in an XCom"),
+    "large": ({"of": [2**64]}, "an int beyond 64 bits at ['of'][0] can't be stored in an XCom"),
+    "surrogate": ("\ud800", "a lone surrogate can't be stored in an XCom"),
+    "object": ({"it": Odd()}, "a value of type Odd at ['it'] can't be stored in an XCom"),
+    "key": ({1: "one"}, "the key 1"),
+}
+"""Values that a plan names, and how the error of one begins."""
+RETURNED: list[list[str]] = []
+"""Values that branches have returned in this process, and that the next ones change."""
 
 
 def side_file(plan: Plan) -> Path:
@@ -64,6 +84,13 @@ def act(plan: Plan, name: str) -> Any:
         raise AirflowSkipException(message)
     if does == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if does == "hostile":
+        return HOSTILE[value][0]
+    for returned in RETURNED:
+        returned.append(f"changed by {name}")
+    if does == "share":
+        RETURNED.append([name])
+        return RETURNED[-1]
     return value
 
 
@@ -81,9 +108,16 @@ class Acting(BaseOperator):
         return act(plan_of(self.seed), self.branch)
 
 
-def branch_of(plan: Plan) -> Any:
-    import functools
+class Ending(Acting):
+    """An operator that acts, and succeeds without ``post_execute``."""
 
+    def execute(self, context: Any) -> Any:
+        """Act, and skip no task."""
+        super().execute(context)
+        raise DownstreamTasksSkipped(tasks=[])  # type: ignore[no-untyped-call]
+
+
+def branch_of(plan: Plan) -> Any:
     def name_of(branch: str | None, index: int | None) -> str:
         return f"{plan.group_id}_{index}" if branch is None else branch
 
@@ -99,38 +133,49 @@ def branch_of(plan: Plan) -> Any:
             return act(plan, name_of(branch, None))
 
         function = by_item
+    operators: dict[str, Any] = {"operator": Acting, "ending": Ending}
+    if plan.kind in operators:
+        return functools.partial(operators[plan.kind], seed=plan.seed)
     match plan.kind:
         case "task":
             return task(multiple_outputs=False)(function)
         case "pipe":
             return [function, same]
-        case "operator":
-            return functools.partial(Acting, seed=plan.seed)
         case "task_group":
-            acting: Any = task(multiple_outputs=False)(function)
-            passing: Any = task(multiple_outputs=False)(same)
-            if plan.origin == "count":
-
-                @task_group
-                def steps_by_index(index: int) -> Any:
-                    return passing(acting(index))
-
-                return steps_by_index
-
-            @task_group
-            def steps(branch: str) -> Any:
-                return passing(acting(branch))
-
-            return steps
+            return steps_of(plan, function)
     return function
+
+
+def steps_of(plan: Plan, function: Any) -> Any:
+    """A branch of two tasks."""
+    acting: Any = task(multiple_outputs=False)(function)
+    passing: Any = task(multiple_outputs=False)(same)
+    if plan.origin == "count":
+
+        @task_group
+        def steps_by_index(index: int) -> Any:
+            return passing(acting(index))
+
+        return steps_by_index
+
+    @task_group
+    def steps(branch: str) -> Any:
+        return passing(acting(branch))
+
+    return steps
 
 
 def same(value: Any) -> Any:
     return value
 
 
-def add(plan: Plan) -> None:
-    """Add a plan's group and its fan-in."""
+def items_of(plan: Plan, names: list[str]) -> list[Any]:
+    is_operator = plan.kind in {"operator", "ending"}
+    return [{"branch": name} for name in names] if is_operator else list(names)
+
+
+def add(plan: Plan, declared_in: int) -> None:
+    """Add a plan's group, as it is declared in a phase, and its fan-in."""
 
     @task(task_id=f"tell_{plan.group_id}")
     def tell() -> Any:
@@ -138,11 +183,11 @@ def add(plan: Plan) -> None:
         write(plan, told=names)
         if plan.origin == "count":
             return len(names)
-        items: list[Any] = [{"branch": name} for name in names] if plan.kind == "operator" else list(names)
+        items = items_of(plan, names)
         return items if plan.origin == "list" else dict(zip(names, items, strict=True))
 
-    names = plan.names[1]
-    items: list[Any] = [{"branch": name} for name in names] if plan.kind == "operator" else list(names)
+    names = plan.names[declared_in]
+    items = items_of(plan, names)
     literal: Any = {
         "count": len(names),
         "list": items,
@@ -158,7 +203,13 @@ def add(plan: Plan) -> None:
     TellingFanIn(task_id=f"collect_{plan.group_id}", fan_out=group, **plan.policy)
 
 
-retries: Any = {"retries": RETRIES, "retry_delay": timedelta(milliseconds=100)}
-with DAG("truth", schedule=None, max_active_tasks=32, default_args=retries) as dag:
-    for each in PLANS:
-        add(each)
+def dag_of(declared_in: int) -> DAG:
+    """Make the Dag as its file declares it in a phase."""
+    retries: Any = {"retries": RETRIES, "retry_delay": timedelta(milliseconds=100)}
+    with DAG("truth", schedule=None, max_active_tasks=32, default_args=retries) as made:
+        for plan in PLANS:
+            add(plan, declared_in)
+    return made
+
+
+dag = dag_of(phase())
