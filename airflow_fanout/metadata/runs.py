@@ -115,7 +115,8 @@ def read_run(
     keys = {RETURN_VALUE, *(fan_in.key for fan_in in dag.fan_ins)}
     only = None
     if batch is not None:
-        only = dag.groups[batch[0]].each[-1] if batch[0] in dag.groups else "", batch[1]
+        each = dag.groups[batch[0]].each if batch[0] in dag.groups else ()
+        only = each[-1] if each else "", batch[1]
     task_runs = tuple(_task_runs(dag_run, keys, only, session=session))
     splits = [task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"]
     bounds = {

@@ -41,8 +41,9 @@ def _overhead(group: GroupReport) -> Advice | None:
     parts = group.outcomes.total
     seconds = work / min(group.item_concurrency or 1, parts)  # of the task's time, for one more item
     items = _most_items(group, seconds, extra)
-    if seconds > 0:
-        wanted = math.ceil(round(extra / seconds * (1 - GOOD_OVERHEAD) / GOOD_OVERHEAD, 6))
+    ratio = extra / seconds if seconds > 0 else math.inf
+    if math.isfinite(ratio):
+        wanted = math.ceil(round(ratio * (1 - GOOD_OVERHEAD) / GOOD_OVERHEAD, 6))
         items = min(wanted, items)
     if items < MORE_ITEMS * (group.items_per_task or 1):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,16 +13,19 @@ from airflow_fanout.reports.branches import items_of_batch
 from airflow_fanout.reports.group_capacity import SchedulingLimits
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json, plan_rerun
-from airflow_fanout.reports.run_report import item_page
+from airflow_fanout.reports.run_report import FUNCTION_TASK, item_page
 from airflow_fanout.rules.records import bounds_in, names_in, yielded_in
+from airflow_fanout.serialization.outline import TaskOutline
 from tests.support.hostile import BATCHES, BRANCHES, Case, cases, good_batch
-from tests.unit.run_facts import batched, facts_of, mapped, of_group, ran
+from tests.unit.run_facts import NOON, batched, facts_of, mapped, of_group, ran
 
 if TYPE_CHECKING:
     from airflow_fanout.reports.runs import RunFacts
 
 MOST_BYTES = 100_000
 """An answer of a run of fifteen branches, each named with its error some times, fits in that."""
+
+LASTED: Any = {"tries": 1, "value": "present", "ended": NOON + timedelta(seconds=9)}
 
 LIMITS = SchedulingLimits(pools={"default_pool": 128})
 
@@ -31,18 +35,11 @@ def facts(case: Case) -> RunFacts:
     return facts_of(
         [
             *(
-                ran(
-                    "docs.each",
-                    n,
-                    case.state,
-                    tries=1,
-                    value="present",
-                    record=case.batches.get(n, good_batch(n)),
-                )
+                ran("docs.each", n, case.state, record=case.batches.get(n, good_batch(n)), **LASTED)
                 for n in range(BATCHES)
             ),
             *(
-                ran("load.each", n, case.state, tries=1, value="present", record=case.branches.get(n))
+                ran("load.each", n, case.state, record=case.branches.get(n), **LASTED)
                 for n in range(BRANCHES)
             ),
             *(ran(task_id) for task_id in ("docs.split", "list", "collect_docs")),
@@ -50,6 +47,10 @@ def facts(case: Case) -> RunFacts:
         ],
         batched(items_per_task=4, items_from="list"),
         mapped("load.each", items_from="list"),
+        tasks={
+            task_id: TaskOutline(task_id=task_id, operator=FUNCTION_TASK, is_mapped=True)
+            for task_id in ("docs.each", "load.each")
+        },
         fan_ins=[of_group("docs", "collect_docs"), of_group("load", "collect_load")],
         bounds={} if bounds is None else {"docs.split": bounds},
         batch_names={
