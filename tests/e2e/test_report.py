@@ -6,11 +6,13 @@ import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from itertools import chain
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from packaging.version import Version
 from sqlalchemy import create_engine, text
 
 if TYPE_CHECKING:
@@ -23,18 +25,19 @@ pytestmark = pytest.mark.slow
 
 DAG_ID = "reported"
 
-INSTANCES = """
-SELECT task_id, map_index, state, queued_dttm, start_date, end_date, try_number
-FROM task_instance WHERE dag_id = 'reported' AND run_id = :run_id
+# From Airflow 3.4 on each try is a task instance, to which its XComs belong.
+INDEX, NOW, THEN, RECORDED = "map_index", "task_instance", "task_instance_history", "xcom"
+if Version(version("apache-airflow-core")) >= Version("3.4.0a0"):
+    INDEX = "region_index"
+    NOW = "(SELECT * FROM task_instance WHERE working_set) now"
+    THEN = "(SELECT * FROM task_instance WHERE working_set IS NULL) earlier"
+    RECORDED = f"{NOW} JOIN xcom_v2 ON xcom_v2.task_instance_id = now.id"
+OF_RUN = "WHERE dag_id = 'reported' AND run_id = :run_id"
+INSTANCES = f"""
+SELECT task_id, {INDEX}, state, queued_dttm, start_date, end_date, try_number FROM {NOW} {OF_RUN}
 """
-EARLIER = """
-SELECT task_id, map_index, queued_dttm, start_date, end_date
-FROM task_instance_history WHERE dag_id = 'reported' AND run_id = :run_id
-"""
-RECORDS = """
-SELECT task_id, map_index, value FROM xcom
-WHERE dag_id = 'reported' AND run_id = :run_id AND key = 'fan_out_branch'
-"""
+EARLIER = f"SELECT task_id, {INDEX}, queued_dttm, start_date, end_date FROM {THEN} {OF_RUN}"
+RECORDS = f"SELECT task_id, {INDEX}, value FROM {RECORDED} {OF_RUN} AND key = 'fan_out_branch'"
 
 GROUPS = {
     "waits": [[(f"waits.waits_{n}", -1)] for n in range(3)],
