@@ -138,7 +138,7 @@ class _MappedGroup:
     @cached_property
     def executions(self) -> list[Execution]:
         """Which branch each instance ran, in the order of their indexes."""
-        names = {} if self._source.by_prefix else self._recorded_names()
+        names = {} if self._source.by_prefix else self._names_that_ran()
         states = {n: instance.state for n, instance in self._instances.items()}
         return [
             Execution(
@@ -150,27 +150,32 @@ class _MappedGroup:
             for n, state in states.items()
         ]
 
-    def _recorded_names(self) -> Mapping[int, str]:
-        """Names by map index: of the last task, what failed before it, or, of named items, the first."""
+    def _names_that_ran(self) -> Mapping[int, str]:
+        """
+        Names by map index: of the last task, what failed before it, or, of named items, the first.
+
+        Branches without names of their own are called by their number, unless they recorded another.
+        """
         *earlier, last = self._source.tasks.task_ids
-        names = self._names_by(last)
+        names = self._names_by(last, self.map_indexes)
         for task_id in reversed(earlier):
-            names = self._names_by(task_id) | names
+            names = self._names_by(task_id, self._explaining(task_id)) | names
         group = self._source.group
-        are_given = (
-            group is not None and (group.names if group.count is not None else self._yielded[0]) is not None
-        )
-        if earlier and are_given and len(names) < len(self.map_indexes):
+        if group is None:
+            return names
+        if (group.names if group.count is not None else self._yielded[0]) is None:
+            return {n: indexed_names(group.label, 1, first=n)[0] for n in self.map_indexes} | names
+        if earlier and len(names) < len(self.map_indexes):
             # Of items of run time the first task alone is sure to be given its own, and so to know the name.
             self._records[earlier[0]] = self._record_pages(earlier[0], self.map_indexes)
-            names = self._names_by(earlier[0]) | names
+            names = self._names_by(earlier[0], self.map_indexes) | names
         return names
 
-    def _names_by(self, task_id: str) -> dict[int, str]:
-        names = {}
-        for n, record in self._records_of(task_id).items():
+    def _names_by(self, task_id: str, map_indexes: Sequence[int]) -> dict[int, str]:
+        names, records = {}, self._records_of(task_id)
+        for n in map_indexes:
             instance = self._states.get((task_id, n))
-            told = None if instance is None else believed(instance.state, record)
+            told = None if instance is None else believed(instance.state, records.get(n))
             if isinstance(told, BranchRecord) and told.name is not None:
                 names[n] = told.name
         return names

@@ -240,7 +240,7 @@ def _mapped(
     executions = [
         Execution(
             position=index,
-            name=_recorded_name(facts, group, index, is_named=names is not None),
+            name=_name_that_ran(facts, group, index, is_named=names is not None),
             title=instance_name(group.each[-1], index),
             is_removed=any(run.state == "removed" for run in facts.find(group.each[-1:], index)),
         )
@@ -259,8 +259,8 @@ def _mapped(
     return _arranged(branches, executions, expected, lambda position: facts.find(group.each, position))
 
 
-def _recorded_name(facts: RunFacts, group: DeclaredGroup, index: int, *, is_named: bool) -> str | None:
-    """Name that an instance recorded: its last task, what failed before it, or, if named, its first."""
+def _name_that_ran(facts: RunFacts, group: DeclaredGroup, index: int, *, is_named: bool) -> str | None:
+    """Name of its last task, what failed before it, or, if named, its first; of all others its number."""
     *earlier, last = group.each
     telling = [last]
     telling += [
@@ -269,7 +269,7 @@ def _recorded_name(facts: RunFacts, group: DeclaredGroup, index: int, *, is_name
     for task_run in facts.find([*telling, *(earlier[:1] if is_named else ())], index):
         if isinstance(task_run.told, BranchRecord) and task_run.told.name is not None:
             return task_run.told.name
-    return None
+    return None if is_named else indexed_names(group.label, 1, first=index)[0]
 
 
 def _arranged(

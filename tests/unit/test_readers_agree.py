@@ -327,11 +327,10 @@ def mapped_runs(draw: st.DrawFn) -> Run:
         for index, name in enumerate(then):
             instance = draw(instances)
             if isinstance(instance.record, dict) and draw(st.booleans()):
-                own = (
-                    {}
-                    if are_known == "by nobody"
-                    else {"name": draw(st.sampled_from([name, *now[index:][:1]]))}
-                )
+                known_names: list[str | None] = [name, *now[index:][:1]]
+                if are_known == "by nobody":
+                    known_names = [None, f"load_{index}", name]  # the items' task returned a mapping then
+                own = {"name": draw(st.sampled_from(known_names))}
                 instance = replace(instance, record={**instance.record, "map_index": index, **own})
             if task_id == each[-1] and key == RETURN_VALUE:
                 claims = isinstance(instance.record, dict) and instance.record.get("has_value") is True
