@@ -49,7 +49,7 @@ def _origin(url: str) -> tuple[str, str, int] | None:
     return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
-def _same_origin(request: Request) -> None:
+async def _same_origin(request: Request) -> None:
     base_url = conf.get("api", "base_url", fallback=None) or str(request.base_url)
     problem = foreign_origin(request.headers, own=base_url)
     if problem is not None:
@@ -57,7 +57,7 @@ def _same_origin(request: Request) -> None:
         raise HTTPException(status.HTTP_403_FORBIDDEN, reason)
 
 
-def _one_dag(dag_id: str) -> None:
+async def _one_dag(dag_id: str) -> None:
     # Airflow takes it for "any Dag", and who may see one would be told the names of others.
     if dag_id == "~":
         raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no Dag '~'")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +15,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep  # noqa: TC002 - fo
 from airflow.models.log import Log
 from airflow.utils.session import create_session
 from cachetools import TTLCache, cached
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Response, status
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response, status
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders
@@ -38,7 +41,7 @@ from airflow_fanout.ui.access import CLEAR, READ, may_clear
 from airflow_fanout.ui.report_cache import BusyError, Makers, ReportCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 
     from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
     from sqlalchemy.orm import Session
@@ -51,6 +54,8 @@ MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript
 
 MOST_ITEMS = 2000  # in one answer
 MOST_LOGGED = 100  # task instances that the audit log names
+TURNS = 4  # requests that are looked at, or whose answers are begun, at the same time
+COMPRESSION = 5  # as Airflow's own answers
 Index = Annotated[int, Query(ge=0)]
 
 # The surroundings are taken to stay as they are for 30 seconds: Celery's workers take one to answer.
@@ -94,12 +99,14 @@ def static(dag_id: str, name: str) -> Response:  # noqa: ARG001 - asked for in t
 
 
 @router.get("/report/{run_id:path}")
-async def report(dag_id: str, run_id: str, user_may_clear: Annotated[bool, Depends(may_clear)]) -> Response:
+async def report(
+    request: Request, dag_id: str, run_id: str, user_may_clear: Annotated[bool, Depends(may_clear)]
+) -> Response:
     """Return the run's report, and whether the user may run again what failed."""
     with _explained():
-        content = await reports.get(dag_id, run_id)
-    text = b'{"report":%b,"may_clear":%b}' % (content, json.dumps(user_may_clear).encode())
-    return Response(text, media_type="application/json")
+        async with _out_of_turn():
+            found = await reports.get(dag_id, run_id)
+    return _compressed(request, found[user_may_clear])
 
 
 def _version_of(dag_id: str, run_id: str) -> Hashable | None:
@@ -107,10 +114,14 @@ def _version_of(dag_id: str, run_id: str) -> Hashable | None:
         return ended_version(dag_id, run_id, session=session)
 
 
-def _make_report(dag_id: str, run_id: str) -> bytes:
+def _make_report(dag_id: str, run_id: str) -> tuple[bytes, bytes]:
+    """Make what is answered to who may not clear, and to who may, compressed once for all who ask."""
     with create_session(scoped=False) as session:
         facts = read_run(find_run(dag_id, run_id, session=session), session=session)
-    return _json(report_of(facts, surroundings=surroundings()))
+    content = _json(report_of(facts, surroundings=surroundings()))
+    answers = (b'{"report":%b,"may_clear":%b}' % (content, may) for may in (b"false", b"true"))
+    forbidden, allowed = (gzip.compress(answer, COMPRESSION, mtime=0) for answer in answers)
+    return forbidden, allowed
 
 
 makers = Makers()
@@ -175,16 +186,62 @@ app.include_router(router)
 
 
 async def with_headers(scope: Scope, receive: Receive, send: Send) -> None:
-    """Have every answer, errors too, tell the browser to load nothing from elsewhere, and to keep nothing."""
+    """
+    Have every answer, errors too, tell the browser to load nothing from elsewhere, and to keep nothing.
+
+    What is only asked for takes its turn, so that others find the threads of the API server free.
+    """
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
+            turn.end()  # whoever reads slowly keeps nobody waiting
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
         await send(message)
 
-    await app(scope, receive, send_with_headers)
+    turn = Turn()
+    token = _turn.set(turn)
+    try:
+        if scope.get("method") == "GET":  # anything else may have a body, which may come slowly
+            await turn.begin()
+        await app(scope, receive, send_with_headers)
+    finally:
+        _turn.reset(token)
+        turn.end()
+
+
+class Turn:
+    """One of the few turns in which the rights of those who ask are looked up, and answers are begun."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+
+    async def begin(self) -> None:
+        """Wait for a turn."""
+        await _turns.acquire()
+        self.is_taken = True
+
+    def end(self) -> None:
+        """Leave it to the next, if it was taken."""
+        if self.is_taken:
+            self.is_taken = False
+            _turns.release()
+
+
+_turns = asyncio.Semaphore(TURNS)
+_turn: ContextVar[Turn] = ContextVar("turn")
+
+
+@asynccontextmanager
+async def _out_of_turn() -> AsyncIterator[None]:
+    """Let others have their turn while an answer is made."""
+    turn = _turn.get()
+    was_taken = turn.is_taken
+    turn.end()
+    yield
+    if was_taken:
+        await turn.begin()
 
 
 def _file(name: str) -> Response:
@@ -204,8 +261,18 @@ async def _made(make: Callable[[Session], Any]) -> Response:
             return _json(make(session))
 
     with _explained():
-        text = await makers.make(content)
+        async with _out_of_turn():
+            text = await makers.make(content)
     return Response(text, media_type="application/json")
+
+
+def _compressed(request: Request, content: bytes) -> Response:
+    headers = {"Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+    else:
+        content = gzip.decompress(content)
+    return Response(content, media_type="application/json", headers=headers)
 
 
 def _json(content: Any) -> bytes:

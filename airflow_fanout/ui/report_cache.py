@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from concurrent.futures import Future
 
+    Content = tuple[bytes, ...]
+    """A report in each form in which it is given out."""
+
 MAKERS = 2  # answers that are made at the same time in one process of the API server
 MOST_WAITING = 16  # answers that are made or wait for a maker; more are refused
 KEPT_SECONDS = 2.0
@@ -68,7 +71,7 @@ class _Report:
     :param fresh_until: Until when nobody looks whether something has changed, by ``time.monotonic``.
     """
 
-    content: bytes
+    content: Content
     version: Hashable | None
     fresh_until: float
 
@@ -88,17 +91,17 @@ class ReportCache:
     def __init__(
         self,
         version_of: Callable[[str, str], Hashable | None],
-        make: Callable[[str, str], bytes],
+        make: Callable[[str, str], Content],
         makers: Makers,
     ) -> None:
         self._version_of, self._make, self._makers = version_of, make, makers
         self._lock = Lock()
         self._reports: OrderedDict[tuple[str, str], _Report] = OrderedDict()
-        self._waiting: dict[tuple[str, str], Future[bytes]] = {}
+        self._waiting: dict[tuple[str, str], Future[Content]] = {}
 
-    async def get(self, dag_id: str, run_id: str) -> bytes:
+    async def get(self, dag_id: str, run_id: str) -> Content:
         """
-        Return a run's report; waiting for it holds no thread.
+        Return a run's report, in each of its forms; waiting for it holds no thread.
 
         :raises BusyError: If too many others are being made.
         """
@@ -114,7 +117,7 @@ class ReportCache:
         # One who goes away takes the report from nobody else.
         return await asyncio.shield(asyncio.wrap_future(waiting))
 
-    def _renewed(self, run: tuple[str, str], report: _Report | None) -> bytes:
+    def _renewed(self, run: tuple[str, str], report: _Report | None) -> Content:
         begin = time.monotonic()
         version = self._version_of(*run)
         is_unchanged = report is not None and version is not None and report.version == version
@@ -124,6 +127,6 @@ class ReportCache:
         with self._lock:
             self._reports[run] = _Report(content=content, version=version, fresh_until=fresh_until)
             self._reports.move_to_end(run)
-            while sum(len(report.content) for report in self._reports.values()) > KEPT_BYTES:
+            while sum(len(form) for report in self._reports.values() for form in report.content) > KEPT_BYTES:
                 self._reports.popitem(last=False)
         return content

@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["FAB", "USERS", "AirflowWithUsers", "log_in"]
 
 FOLDER = Path(__file__).parent
-FAB = "api-server-with-fab"
+FAB, STORAGE = "api-server-with-fab", "api-server-with-object-storage"
+XCOM_BACKEND = "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
 FAB_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 USERS = {"admin": "admin", "viewer": "viewer"}
 """Who may log in where the simple auth manager answers: role by name; each password is the name."""
@@ -36,7 +38,7 @@ class AirflowWithUsers(ControlledAirflow):
     """
 
     def __init__(self, *, home: Path, env: Mapping[str, str], **settings: Any) -> None:
-        passwords = home / "passwords.json"
+        passwords = home / "users.json"
         passwords.write_text(json.dumps({name: name for name in USERS}), encoding="utf-8")
         options = {
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
@@ -51,7 +53,7 @@ class AirflowWithUsers(ControlledAirflow):
 
     @property
     def fab_url(self) -> str:
-        """Where the second API server answers."""
+        """Where an API server beside the first answers."""
         return f"http://{LOOPBACK}:{self._fab_port}"
 
     def start(self) -> None:
@@ -68,21 +70,39 @@ class AirflowWithUsers(ControlledAirflow):
             resource.
         """
         self.run_script(FOLDER / "add_users.py", roles, process=FAB)
-        self._commands[FAB] = ["api-server", "--host", LOOPBACK, "--port", str(self._fab_port)]
-        self.start_process(FAB)
+        with self._beside(FAB):
+            yield
+
+    @contextmanager
+    def with_object_storage(self, folder: Path) -> Iterator[None]:
+        """Start an API server that finds values in files of a folder, and stop it at the end."""
+        self._storage = folder
+        with self._beside(STORAGE):
+            yield
+
+    @contextmanager
+    def _beside(self, name: str) -> Iterator[None]:
+        """Start an API server beside the first one."""
+        port = urlsplit(self.fab_url).port
+        self._commands[name] = ["api-server", "--host", LOOPBACK, "--port", str(port)]
+        self.start_process(name)
         try:
-            fab = AirflowRest(self.fab_url)
+            server = AirflowRest(self.fab_url)
             self.poll(
-                lambda: fab.send("GET", "api/v2/version"),
+                lambda: server.send("GET", "api/v2/version"),
                 timeout=180,
-                condition=lambda: f"No answer; the end of its log:\n{self.log_tail(FAB)}",
+                condition=lambda: f"No answer; the end of its log:\n{self.log_tail(name)}",
             )
             yield
         finally:
-            self.stop_process(FAB)
+            self.stop_process(name)
 
-    def run_script(self, script: Path, given: Any, *arguments: str, process: str = "command") -> None:
-        """Run one of the tests' scripts in a process's environment; what it is given it reads as JSON."""
+    def run_script(self, script: Path, given: Any, *arguments: str, process: str = "command") -> str:
+        """
+        Run one of the tests' scripts in a process's environment; what it is given it reads as JSON.
+
+        :return: The last line that it has printed.
+        """
         done = subprocess.run(
             [sys.executable, str(script), *arguments],
             cwd=self.home,
@@ -97,6 +117,7 @@ class AirflowWithUsers(ControlledAirflow):
         if done.returncode:
             message = f"{script.name} ended with exit code {done.returncode}:\n{done.stdout[-3000:]}"
             raise RuntimeError(message)
+        return done.stdout.strip().rpartition("\n")[2]
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the environment of a process."""
@@ -104,6 +125,12 @@ class AirflowWithUsers(ControlledAirflow):
         if name == FAB:
             environment |= {
                 "AIRFLOW__CORE__AUTH_MANAGER": FAB_MANAGER,
+                "AIRFLOW__API__BASE_URL": self.fab_url,
+            }
+        if name == STORAGE:
+            environment |= {
+                "AIRFLOW__CORE__XCOM_BACKEND": XCOM_BACKEND,
+                "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"file://{self._storage}",
                 "AIRFLOW__API__BASE_URL": self.fab_url,
             }
         return environment

@@ -53,6 +53,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Iterator
                 "AIRFLOW__CORE__PARALLELISM": "8",
                 # A file that changes is parsed again all the same.
                 "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+                "AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES": "tests.ui.traced.Traced",
+                "FANOUT_UI_TRACE": str(scratch / "trace"),
             },
         ) as started,
     ):

@@ -60,6 +60,7 @@ class Routes:
         *,
         run: RunKey | None = None,
         group: str = "visit",
+        batch: int = 0,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
@@ -74,7 +75,7 @@ class Routes:
         rest = "page.js" if name == "static" else quote(run_id, safe="")
         arguments: dict[str, Any] = {"params": {"group": group}}
         if name == "items":
-            arguments["params"]["batch"] = 0
+            arguments["params"]["batch"] = batch
         if name == "clear":
             arguments = {"json": {"group": group, "plan": "never", **(body or {})}}
         return self._http.request(

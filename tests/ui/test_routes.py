@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     RoutesOf = Callable[[str | None], Routes]
 
 NO_RUN = "manual__2020-01-01T00:00:00+00:00"
-ALL = dict.fromkeys(ROUTES, 200)
+ALL = {**dict.fromkeys(ROUTES, 200), "items": 404}  # the group has no batches
 READ_ONLY = {**ALL, "plan": 403, "clear": 403}
 MAY_CLEAR = {**ALL, "clear": 409}  # the plan is one that never was
 
@@ -29,6 +31,7 @@ SEES = [("can_read", "DAG Runs"), ("can_read", "Task Instances")]
 READS = [*SEES, ("can_read", "XComs")]
 EDITS = [*READS, ("can_edit", "DAG Runs"), ("can_edit", "Task Instances")]
 ROLES = {
+    "nobody": [],
     "stranger": [*EDITS, ("can_read", OTHER_DAG), ("can_edit", OTHER_DAG)],
     "without_xcoms": [*SEES, ("can_read", DAG)],
     "without_instances": [("can_read", "DAG Runs"), ("can_read", "XComs"), ("can_read", DAG)],
@@ -38,7 +41,7 @@ ROLES = {
 }
 """Rights of users of FAB's auth manager: pairs of action and resource, by name."""
 
-STRANGERS = ("stranger", "without_xcoms", "without_instances")
+STRANGERS = ("nobody", "stranger", "without_xcoms", "without_instances")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,13 @@ def states(airflow: AirflowWithUsers, run: RunKey) -> dict[str, Any]:
     return {ti["task_id"]: (ti["state"], ti["try_number"]) for ti in airflow.task_instances(*run)}
 
 
+def logged(airflow: AirflowWithUsers, run: RunKey) -> list[dict[str, Any]]:
+    """What the audit log says of clearing a run."""
+    asked = {"event": "fan_out_rerun", "dag_id": run[0]}
+    events = airflow.request("GET", "eventLogs", params=asked)["event_logs"]
+    return [event for event in events if event["run_id"] == run[1]]
+
+
 class TestRights:
     @pytest.mark.parametrize(
         ("name", "statuses"),
@@ -106,6 +116,19 @@ class TestRights:
                 assert answer.status_code in {403, 404}, name
                 assert "tab_" not in answer.text.replace(dag_id, ""), name
 
+    @pytest.mark.parametrize("name", ["nobody", "stranger"])
+    def test_a_dag_that_is_there_looks_like_one_that_is_not_to_who_may_see_neither(
+        self, routes_of: RoutesOf, failed: RunKey, name: str
+    ) -> None:
+        with routes_of(name) as routes:
+            for route in ROUTES:
+                there, unknown = (
+                    routes.ask(route, run=(dag_id, failed[1])) for dag_id in ("tab_failed", "tab_x")
+                )
+                assert (there.status_code, there.text) == (unknown.status_code, unknown.text), route
+                assert there.status_code == 403
+                assert there.headers.keys() == unknown.headers.keys(), route
+
     def test_a_session_that_was_made_up_is_none(self, routes_of: RoutesOf) -> None:
         with routes_of("made up") as routes:
             assert set(routes.statuses().values()) <= {401, 403}
@@ -133,7 +156,7 @@ class TestWhatIsNotThere:
     @pytest.mark.parametrize(
         ("dag_id", "text"),
         [
-            pytest.param("tab_fialed", "There is no Dag 'tab_fialed'", id="dag"),
+            pytest.param("tab_fialed", "There is no such Dag", id="dag"),
             pytest.param("tab_failed", f"Dag 'tab_failed' has no run '{NO_RUN}'", id="run"),
         ],
     )
@@ -143,12 +166,20 @@ class TestWhatIsNotThere:
         assert answer.status_code == 404
         assert answer.json()["detail"].startswith(text)
 
-    @pytest.mark.parametrize("name", ["items", "plan", "clear"])
-    def test_an_unknown_group_is_named(self, admin: Routes, name: str) -> None:
-        answer = admin.ask(name, group="vizit")
+    @pytest.mark.parametrize(
+        ("name", "group", "text"),
+        [
+            ("items", "vizit", "no batched group 'vizit'"),
+            ("items", "visit", "no batched group 'visit'"),
+            ("plan", "vizit", "no fan-out group 'vizit'"),
+            ("clear", "vizit", "no fan-out group 'vizit'"),
+        ],
+    )
+    def test_an_unknown_group_is_named(self, admin: Routes, name: str, group: str, text: str) -> None:
+        answer = admin.ask(name, group=group)
 
         assert answer.status_code == 404
-        assert "no fan-out group 'vizit'" in answer.json()["detail"]
+        assert text in answer.json()["detail"]
 
     @pytest.mark.parametrize(
         "name",
@@ -182,6 +213,9 @@ class TestClearing:
                 "admin", None, {"Origin": "http://127.0.0.1:1"}, 403, "may not come from", id="port"
             ),
             pytest.param("admin", None, {}, 403, "may not come from", id="nothing-said"),
+            pytest.param(
+                "admin", None, {"Authorization": "Bearer"}, 403, "may not come from", id="bearer-of-nothing"
+            ),
             pytest.param("admin", "0" * 64, None, 409, "Nothing was cleared", id="plan-that-has-changed"),
             pytest.param("viewer", None, None, 403, "", id="viewer-with-the-right-plan"),
             pytest.param("reader_here_editor_there", None, None, 403, "", id="editor-of-another-dag"),
@@ -209,9 +243,13 @@ class TestClearing:
         assert answer.status_code == status
         assert text in answer.json()["detail"]
         assert states(airflow, failed) == before
+        assert logged(airflow, failed) == []
 
     def test_more_than_is_asked_for_is_refused(self, admin: Routes) -> None:
-        assert admin.ask("clear", body={"plan": "x", "everything": True}).status_code == 422
+        answer = admin.ask("clear", body={"plan": "x", "everything": True})
+
+        assert answer.status_code == 422
+        assert {header: answer.headers.get(header) for header in HEADERS} == HEADERS
 
     def test_exactly_what_is_without_success_and_what_comes_after_runs_again_and_is_in_the_audit_log(
         self, airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey
@@ -231,9 +269,27 @@ class TestClearing:
         now = states(airflow, run)
         # visit_2 and visit_3 fail for good, so publish doesn't start.
         assert {task_id for task_id in now if now[task_id][1] > before[task_id][1]} == again - {"publish"}
-        asked = {"event": "fan_out_rerun", "dag_id": "tab_failed"}
-        events = airflow.request("GET", "eventLogs", params=asked)["event_logs"]
-        assert [event["owner"] for event in events if event["run_id"] == run[1]] == ["admin"]
+        (event,) = logged(airflow, run)
+        assert event["owner"] == "admin"
+        told = json.loads(event["extra"])
+        assert (told["number"], set(told["cleared"])) == (len(again), again)
+        # All that ran has failed alike again: what was shown before is not what there is.
+        with Routes(airflow.base_url, run, token=tokens["admin"]) as routes:
+            assert routes.ask("clear", body={"plan": plan}).status_code == 409
+        assert len(logged(airflow, run)) == 1
+
+    def test_of_those_who_clear_at_once_one_wins(
+        self, airflow: AirflowWithUsers, tokens: dict[str, str], failed: RunKey
+    ) -> None:
+        run = ("tab_failed", airflow.trigger("tab_failed"))
+        airflow.wait_for_run(*run, timeout=300)
+        with Routes(airflow.base_url, run, token=tokens["admin"]) as routes, ThreadPoolExecutor(8) as clients:
+            body = {"plan": routes.ask("plan").json()["plan"]}
+            answers = list(clients.map(lambda _: routes.ask("clear", body=body), range(8)))
+
+        assert sorted(answer.status_code for answer in answers) == [200, *[409] * 7]
+        assert len(logged(airflow, run)) == 1
+        airflow.wait_for_run(*run, timeout=300)
 
 
 def test_the_button_of_the_fan_in_leads_to_the_tab(airflow: AirflowWithUsers, failed: RunKey) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import threading
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
 from starlette.testclient import TestClient
@@ -15,9 +18,7 @@ from airflow_fanout.ui.access import CLEAR, READ, may_clear
 from airflow_fanout.ui.report_cache import MAKERS, MOST_WAITING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import httpx
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 pytestmark = pytest.mark.unit
 
@@ -143,3 +144,102 @@ def test_reports_items_plans_and_clears_share_few_threads_and_more_than_can_wait
 
     assert max(at_once) == MAKERS
     assert set(statuses) == {409, 429}
+
+
+class TestTurns:
+    """Requests of the tab that are looked at, or whose answers are begun, at the same time."""
+
+    @pytest.fixture
+    def turns(self, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tab, "_turns", asyncio.Semaphore(tab.TURNS))
+
+    def ask_at_once(
+        self, *paths: str, also: Callable[[httpx.AsyncClient], Awaitable[Any]] | None = None
+    ) -> Any:
+        async def ask_all() -> Any:
+            transport = httpx.ASGITransport(tab.with_headers)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+                asking = [asyncio.create_task(http.get(f"/dags/etl/{path}")) for path in paths]
+                others = None if also is None else await asyncio.wait_for(also(http), 30)
+                return [answer.status_code for answer in await asyncio.gather(*asking)], others
+
+        return asyncio.run(ask_all())
+
+    @pytest.mark.usefixtures("turns")
+    def test_rights_of_few_are_looked_up_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        at_once: list[int] = [0]
+        most = [0]
+
+        async def look_up() -> None:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+            await asyncio.sleep(0.01)
+            at_once[0] -= 1
+
+        monkeypatch.setitem(tab.app.dependency_overrides, READ[0].dependency, look_up)
+
+        statuses, _ = self.ask_at_once(*["static/page.js"] * 20)
+
+        assert statuses == [200] * 20
+        assert most == [tab.TURNS]
+
+    @pytest.mark.usefixtures("turns")
+    def test_who_waits_for_a_report_leaves_the_turn_to_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        may_end = threading.Event()
+
+        def make(*_: str) -> tuple[bytes, bytes]:
+            may_end.wait(30)
+            return gzip.compress(b"{}"), gzip.compress(b'{"may_clear":true}')
+
+        monkeypatch.setattr(tab.reports, "_make", make)
+
+        async def ask_meanwhile(http: httpx.AsyncClient) -> int:
+            await asyncio.sleep(0.1)
+            answer = await http.get("/dags/etl/static/page.js")
+            may_end.set()
+            return answer.status_code
+
+        reports = [f"report/slow_{number % 2}" for number in range(3 * tab.TURNS)]
+        assert self.ask_at_once(*reports, also=ask_meanwhile) == ([200] * len(reports), 200)
+
+    @pytest.mark.usefixtures("turns")
+    def test_an_error_and_a_body_that_never_comes_keep_no_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fail(monkeypatch, "items", LookupError("of a run"))
+        transport = httpx.ASGITransport(tab.with_headers, raise_app_exceptions=False)
+
+        async def never() -> AsyncIterator[bytes]:
+            await asyncio.sleep(60)
+            yield b"{}"
+
+        async def ask() -> list[int]:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+                failed = [
+                    (await http.get("/dags/etl/items/run?group=g&batch=0")).status_code
+                    for _ in range(2 * tab.TURNS)
+                ]
+                posts = [
+                    asyncio.create_task(http.post("/dags/etl/rerun/run", content=never()))
+                    for _ in range(2 * tab.TURNS)
+                ]
+                await asyncio.sleep(0.05)
+                answer = await asyncio.wait_for(http.get("/dags/etl/static/page.js"), 20)
+                for post in posts:
+                    post.cancel()
+                await asyncio.gather(*posts, return_exceptions=True)
+                return [*failed, answer.status_code]
+
+        assert asyncio.run(ask()) == [500] * 2 * tab.TURNS + [200]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_a_report_is_compressed_for_who_can_read_that(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    forms = (gzip.compress(b'{"may_clear":false}'), gzip.compress(b'{"may_clear":true}'))
+    monkeypatch.setattr(tab.reports, "_make", lambda *_: forms)
+
+    answer = client.get(f"/dags/etl/report/{encoding}", headers={"Accept-Encoding": encoding})
+
+    assert answer.json() == {"may_clear": True}
+    assert answer.headers.get("content-encoding", "identity") == encoding
+    assert answer.headers["vary"] == "Accept-Encoding"

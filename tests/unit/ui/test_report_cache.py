@@ -30,7 +30,7 @@ class Making:
         self.error: Exception | None = None
         self._lock = threading.Lock()
 
-    def make(self, dag_id: str, run_id: str) -> bytes:
+    def make(self, dag_id: str, run_id: str) -> tuple[bytes, ...]:
         with self._lock:
             self.counts[dag_id, run_id] += 1
             self.at_once += 1
@@ -40,7 +40,7 @@ class Making:
             self.at_once -= 1
         if self.error is not None:
             raise self.error
-        return f"{run_id} {self.counts[dag_id, run_id]}".encode()
+        return (f"{run_id} {self.counts[dag_id, run_id]}".encode(),)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def ask(cache: ReportCache, *runs: tuple[str, str]) -> list[Any]:
 
 
 def test_a_report_is_made_once_for_all_who_ask_at_the_same_time(cache: ReportCache, making: Making) -> None:
-    assert ask(cache, *[RUN] * 40) == [b"of_friday 1"] * 40
+    assert ask(cache, *[RUN] * 40) == [(b"of_friday 1",)] * 40
     assert making.counts == {RUN: 1}
 
 
@@ -79,7 +79,7 @@ def test_reports_of_several_runs_are_made_two_at_a_time(cache: ReportCache, maki
     threading.Timer(0.3, making.may_end.set).start()
     runs = [("etl", f"run_{number}") for number in range(6)]
 
-    assert ask(cache, *runs) == [f"run_{number} 1".encode() for number in range(6)]
+    assert ask(cache, *runs) == [(f"run_{number} 1".encode(),) for number in range(6)]
     assert making.most_at_once == MAKERS
 
 
@@ -88,7 +88,7 @@ def test_more_than_can_wait_are_refused_and_the_others_served(cache: ReportCache
     threading.Timer(0.3, making.may_end.set).start()
     answers = ask(cache, *(("etl", f"run_{number}") for number in range(MOST_WAITING + 3)))
 
-    assert [type(answer) for answer in answers] == [bytes] * MOST_WAITING + [BusyError] * 3
+    assert [type(answer) for answer in answers] == [tuple] * MOST_WAITING + [BusyError] * 3
 
 
 def test_of_a_run_that_goes_on_it_is_made_again_when_it_is_old(
@@ -98,7 +98,7 @@ def test_of_a_run_that_goes_on_it_is_made_again_when_it_is_old(
     second = ask(cache, RUN)
     later(KEPT_SECONDS + 1)
 
-    assert (first, second, ask(cache, RUN)) == ([b"of_friday 1"], [b"of_friday 1"], [b"of_friday 2"])
+    assert (first, second, ask(cache, RUN)) == ([(b"of_friday 1",)], [(b"of_friday 1",)], [(b"of_friday 2",)])
 
 
 def test_of_a_run_that_has_ended_it_is_made_again_only_after_a_change(
@@ -109,7 +109,7 @@ def test_of_a_run_that_has_ended_it_is_made_again_only_after_a_change(
         answers += ask(cache, RUN)
         later(KEPT_SECONDS + 1)
 
-    assert answers == [b"of_friday 1", b"of_friday 1", b"of_friday 2", b"of_friday 3"]
+    assert answers == [(b"of_friday 1",), (b"of_friday 1",), (b"of_friday 2",), (b"of_friday 3",)]
 
 
 def test_an_error_reaches_all_who_asked_and_is_not_kept(cache: ReportCache, making: Making) -> None:
@@ -119,11 +119,11 @@ def test_an_error_reaches_all_who_asked_and_is_not_kept(cache: ReportCache, maki
     assert [str(answer) for answer in ask(cache, RUN, RUN)] == ["no such run"] * 2
 
     making.error = None
-    assert ask(cache, RUN) == [b"of_friday 2"]
+    assert ask(cache, RUN) == [(b"of_friday 2",)]
 
 
 def test_one_who_goes_away_takes_it_from_nobody_else(cache: ReportCache, making: Making) -> None:
-    async def go_away() -> bytes:
+    async def go_away() -> tuple[bytes, ...]:
         making.may_end.clear()
         gone, stays = asyncio.create_task(cache.get(*RUN)), asyncio.create_task(cache.get(*RUN))
         await asyncio.sleep(0.05)
@@ -132,7 +132,7 @@ def test_one_who_goes_away_takes_it_from_nobody_else(cache: ReportCache, making:
         making.may_end.set()
         return await stays
 
-    assert asyncio.run(go_away()) == b"of_friday 1"
+    assert asyncio.run(go_away()) == (b"of_friday 1",)
 
 
 def test_the_oldest_go_when_there_are_too_many(
