@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 
 from airflow_fanout.demo import view
-from airflow_fanout.demo.embedded import EmbeddedAirflow, EmbeddedAirflowError
-from airflow_fanout.demo.rest import ENDED, RestError
+from airflow_fanout.demo.embedded import LOOPBACK, EmbeddedAirflow, EmbeddedAirflowError
+from airflow_fanout.demo.rest import ADMIN, ENDED, RestError
 from airflow_fanout.reports.timing import BranchTiming
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import WAITING
@@ -245,6 +245,8 @@ class _Demo:
             return
         url = f"{self._airflow.base_url}/dags/{self._args.dag}/runs/{run_id}"
         self._console.print(f"\nIn the browser: {url}")
+        self._console.print(f"Log in as {ADMIN} with the password {self._airflow.password}")
+        self._console.print(f"It listens on this machine alone ({LOOPBACK}, port {self._airflow.port}).")
         self._console.print(f"Logs and database: {self._airflow.home}, which stays. Ctrl-C stops Airflow.")
         try:
             while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import secrets
 import shutil
@@ -17,14 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_fanout.demo.loopback import HOST, PLUGIN
 from airflow_fanout.demo.reaper import MARKER
-from airflow_fanout.demo.rest import AirflowRest
+from airflow_fanout.demo.rest import ADMIN, AirflowRest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK = HOST
 
 SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
 
@@ -46,7 +48,8 @@ class EmbeddedAirflow(AirflowRest):
 
     The scheduler (``LocalExecutor``), the Dag processor and the API server run as child processes that see
     only their own configuration: every ``AIRFLOW…`` variable of this process is kept from them. Everything
-    listens on loopback, and who can reach the API there is its administrator. Schedules are switched off
+    listens on loopback, answers under no other name, and lets in who has the administrator's password, which
+    is made anew each time: other users of the machine don't. Schedules are switched off
     (``[scheduler] use_job_schedule``): the only runs are those that are triggered.
 
     Logs of the processes are ``<home>/logs/<name>.log``, of the tasks below ``<home>/logs``.
@@ -74,7 +77,7 @@ class EmbeddedAirflow(AirflowRest):
         port: int | None = None,
     ) -> None:
         self.port = free_port(port or 0)
-        super().__init__(f"http://{LOOPBACK}:{self.port}")
+        super().__init__(f"http://{LOOPBACK}:{self.port}", password=secrets.token_urlsafe(12))
         self.marker = secrets.token_hex(8)
         self._throwaway = home is None and not keep
         self.home = (home or Path(tempfile.gettempdir(), f"airflow-fanout-{self.marker}")).resolve()
@@ -105,6 +108,7 @@ class EmbeddedAirflow(AirflowRest):
                 (self.home / name).mkdir(exist_ok=True)
             for file in self._dag_files:
                 shutil.copy(file, self.home / "dags")
+            self._write_own_files()
             migration = self.command("db", "migrate", timeout=self.start_timeout)
             if migration.returncode:
                 msg = f"airflow db migrate ended with exit code {migration.returncode}:\n{migration.stderr}"
@@ -115,6 +119,16 @@ class EmbeddedAirflow(AirflowRest):
         except BaseException:
             self.stop()
             raise
+
+    def _write_own_files(self) -> None:
+        """Write the administrator's password, for nobody else to read, and the plugin that checks names."""
+        passwords = passwords_file(self.home)
+        passwords.touch(mode=0o600)
+        passwords.chmod(0o600)
+        passwords.write_text(json.dumps({ADMIN: self.password}), encoding="utf-8")
+        plugins = self.home / "plugins"
+        plugins.mkdir(exist_ok=True)
+        (plugins / "loopback.py").write_text(PLUGIN, encoding="utf-8")
 
     def stop(self, *, grace: float = 3) -> None:
         """End everything; whatever is left after the grace, in seconds, is killed."""
@@ -226,6 +240,11 @@ def free_port(wanted: int = 0) -> int:
         return port
 
 
+def passwords_file(home: Path) -> Path:
+    """Return where Airflow looks for passwords."""
+    return home / "passwords.json"
+
+
 def isolated_environment(
     inherited: Mapping[str, str],
     *,
@@ -249,7 +268,10 @@ def isolated_environment(
         "CORE__EXECUTION_API_SERVER_URL": f"{base_url}/execution/",
         "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "CORE__AUTH_MANAGER": SIMPLE_AUTH_MANAGER,
-        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,
+        "CORE__PLUGINS_FOLDER": home / "plugins",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": False,
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords_file(home),
         # SQLite has one writer; its 5 s of patience are too few for dozens of tasks on two cores.
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
         "API__BASE_URL": base_url,

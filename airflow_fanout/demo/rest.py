@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+ADMIN = "admin"
+"""Name of the administrator."""
+
 PAGE = 100
 
 TIMEOUT = 120
@@ -41,10 +44,14 @@ class RestError(Exception):
 
 
 class AirflowRest:
-    """An Airflow that lets anybody in: a simple auth manager with ``simple_auth_manager_all_admins``."""
+    """
+    An Airflow that answers at an address.
 
-    def __init__(self, base_url: str) -> None:
-        self.base_url = base_url
+    :param password: The administrator's; None if only what anybody may ask is asked.
+    """
+
+    def __init__(self, base_url: str, *, password: str | None = None) -> None:
+        self.base_url, self.password = base_url, password
         self.token: str | None = None
         # No proxy of the environment's, and no connection that a server may close while it is idle.
         self._client = httpx.Client(
@@ -64,7 +71,8 @@ class AirflowRest:
             self.ensure_alive()
             try:
                 if self.token is None:
-                    self.token = self.send("GET", "auth/token")["access_token"]
+                    user = {"username": ADMIN, "password": self.password}
+                    self.token = self.send("POST", "auth/token", json=user)["access_token"]
                 return self.send(method, f"{root}/{path}", **content)
             except NoAnswerError:
                 if time.monotonic() > deadline:

@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from tests.ui.airflow_with_users import log_in
@@ -300,3 +301,22 @@ def test_the_button_of_the_fan_in_leads_to_the_tab(airflow: AirflowWithUsers, fa
 
     quoted = run_id.replace(":", "%3A").replace("+", "%2B")
     assert links == {"Fan-out": f"dags/{dag_id}/runs/{quoted}/plugin/fan-out"}
+
+
+class TestEmbedded:
+    """What the demo starts is of the same class."""
+
+    def test_nobody_gets_a_token_without_a_password(self, airflow: AirflowWithUsers) -> None:
+        for method, path in (("GET", "auth/token"), ("GET", "auth/token/login"), ("GET", "api/v2/dags")):
+            answer = httpx.request(method, f"{airflow.base_url}/{path}", trust_env=False, timeout=60)
+            assert answer.status_code in {401, 403}, path
+
+    @pytest.mark.parametrize("path", ["api/v2/version", "execution/health", "fan-out/dags/tab/page/x", ""])
+    def test_it_answers_under_no_other_name(self, airflow: AirflowWithUsers, path: str) -> None:
+        headers = {"Host": f"evil.example:{airflow.port}"}
+        answer = httpx.get(f"{airflow.base_url}/{path}", headers=headers, trust_env=False, timeout=60)
+
+        assert (answer.status_code, answer.text) == (
+            421,
+            "This Airflow answers at 127.0.0.1 and localhost alone",
+        )

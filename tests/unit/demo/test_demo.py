@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import socket
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from airflow.cli.cli_config import GroupCommand
 
 from airflow_fanout.cli.commands import branch_count, get_fanout_cli_commands, port_number, wait_seconds
 from airflow_fanout.demo.demo import DemoError, example_file, run_demo, run_timeout
-from airflow_fanout.demo.embedded import isolated_environment
+from airflow_fanout.demo.embedded import EmbeddedAirflow, isolated_environment
+from airflow_fanout.demo.loopback import LoopbackOnly
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -125,3 +129,53 @@ def test_a_proxy_is_kept_for_all_but_loopback() -> None:
 
     assert made["HTTP_PROXY"] == "http://proxy"
     assert made["no_proxy"] == made["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+
+
+class TestWhoGetsIn:
+    @pytest.fixture
+    def airflow(self, tmp_path: Path) -> EmbeddedAirflow:
+        return EmbeddedAirflow(dag_files=[], env={}, home=tmp_path)
+
+    def test_only_who_has_the_password_does(self, airflow: EmbeddedAirflow) -> None:
+        environment = airflow.environment("api-server")
+
+        assert environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
+        assert airflow.password not in {None, "", *environment.values()}
+
+    def test_the_password_is_another_each_time_and_nobody_else_can_read_it(
+        self, airflow: EmbeddedAirflow, tmp_path: Path
+    ) -> None:
+        airflow._write_own_files()
+
+        other = EmbeddedAirflow(dag_files=[], env={}, home=tmp_path)
+        file = Path(airflow.environment("api-server")["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
+        assert json.loads(file.read_text()) == {"admin": airflow.password}
+        assert file.stat().st_mode & 0o077 == 0
+        assert airflow.password != other.password
+
+    @pytest.mark.parametrize(
+        ("hosts", "status"),
+        [
+            pytest.param(["127.0.0.1:8080"], 200, id="address"),
+            pytest.param(["localhost"], 200, id="name"),
+            pytest.param(["LOCALHOST:1"], 200, id="capitals"),
+            pytest.param(["evil.example:8080"], 421, id="another-name"),
+            pytest.param(["127.0.0.1.evil.example"], 421, id="a-name-that-begins-so"),
+            pytest.param([""], 421, id="empty"),
+            pytest.param([], 421, id="none"),
+            pytest.param(["localhost", "evil.example"], 421, id="two"),
+        ],
+    )
+    def test_it_answers_under_no_other_name(self, hosts: list[str], status: int) -> None:
+        sent: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "headers": [(b"host", host.encode()) for host in hosts]}
+        asyncio.run(LoopbackOnly(app)(scope, mock.AsyncMock(), send))
+
+        assert sent[0]["status"] == status
