@@ -217,12 +217,12 @@ def _as_the_image_does(database: PostgresServer, environment: Mapping[str, str])
     with closing(psycopg2.connect(f"{database.url}/postgres")) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(f"CREATE ROLE {role} LOGIN PASSWORD %s", [password])
+            cursor.execute(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD %s", [password])
             cursor.execute(f"CREATE DATABASE {environment['POSTGRES_DB']} OWNER {role}")
             cursor.execute("SHOW hba_file")
             (path,) = cursor.fetchone() or ("",)
             rules = Path(path).read_text(encoding="utf-8")
-            Path(path).write_text(f"host all {role} all scram-sha-256\n{rules}", encoding="utf-8")
+            Path(path).write_text(f"host all {role},celery all scram-sha-256\n{rules}", encoding="utf-8")
             cursor.execute("SELECT pg_reload_conf()")
 
 

@@ -31,6 +31,7 @@ SECRETS = {
     "AIRFLOW_API_SECRET_KEY",
     "AIRFLOW_FERNET_KEY",
     "AIRFLOW_JWT_SECRET",
+    "CELERY_RESULTS_PASSWORD",
     "POSTGRES_PASSWORD",
     "REDIS_PASSWORD",
 }
@@ -91,6 +92,17 @@ def test_no_secret_is_written_down() -> None:
                 assert re.search(r"\$\{\w+:\?", str(value)), name
 
 
+def test_a_worker_knows_neither_airflows_database_nor_what_tokens_are_signed_with() -> None:
+    text = json.dumps(SERVICES["worker"]["environment"])
+    assert {found.name for found in variables(text)} & SECRETS == {
+        "AIRFLOW_API_SECRET_KEY",
+        "CELERY_RESULTS_PASSWORD",
+        "REDIS_PASSWORD",
+    }
+    settings = {"DATABASE__SQL_ALCHEMY_CONN", "CORE__FERNET_KEY", "API_AUTH__JWT_SECRET"}
+    assert not {f"AIRFLOW__{name}" for name in settings} & set(SERVICES["worker"]["environment"])
+
+
 def test_the_example_lists_exactly_the_variables_of_the_file() -> None:
     lines = re.findall(r"^(#?)([A-Z_]+)=(.*)$", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
     listed = {
@@ -130,6 +142,31 @@ def test_there_can_be_any_number_of_workers() -> None:
 def test_nothing_but_the_api_server_is_open_to_the_machine_and_that_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert interpolate(ports, {}) == {"apiserver": ["127.0.0.1:8080:8080"]}
+
+
+def test_a_service_is_on_no_network_that_it_does_not_need() -> None:
+    members = {
+        network: {name for name, service in SERVICES.items() if network in service["networks"]}
+        for network in FILE["networks"]
+    }
+    assert members == {
+        "database": AIRFLOW | {"postgres"},
+        "broker": {"apiserver", "redis", "scheduler", "worker"},
+        "tasks": {"apiserver", "dag-processor", "triggerer", "worker"},
+    }
+    assert {name for name, network in FILE["networks"].items() if network} == {"database", "broker"}
+    assert all(network == {"internal": True} for network in FILE["networks"].values() if network)
+
+
+@every_service
+def test_a_service_has_no_rights_of_the_machine(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    # The images of the servers start as root, to take over their volumes.
+    kept = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
+    assert set(service.get("cap_add", ())) == (set() if name in AIRFLOW else kept)
+    assert service.get("read_only", False) is (name not in AIRFLOW)
 
 
 def test_every_volume_is_used_and_declared() -> None:

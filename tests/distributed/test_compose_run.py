@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+from contextlib import closing
 from secrets import token_bytes, token_hex
 from shutil import which
 from typing import TYPE_CHECKING
 
+import psycopg2
 import pytest
 
 from airflow_fanout.demo.rest import RestError
@@ -113,3 +115,15 @@ def test_the_init_job_can_run_again(stack: NativeStack) -> None:
     again = stack.run_to_end("init")
     assert again.returncode == 0, again.stdout + again.stderr
     stack.log_in(*ADMIN)
+
+
+def test_what_a_worker_knows_opens_celerys_results_and_not_airflows_database(
+    stack: NativeStack, runs: dict[str, Run]
+) -> None:
+    url = stack.services["worker"]["environment"]["AIRFLOW__CELERY__RESULT_BACKEND"]
+    results = url.removeprefix("db+").replace("+psycopg2", "")
+    with closing(psycopg2.connect(results)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM celery_taskmeta")
+        assert cursor.fetchone() != (0,)
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        psycopg2.connect(f"{results.removesuffix('/celery')}/airflow")
