@@ -37,6 +37,7 @@ from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json
 from airflow_fanout.reports.run_report import item_page
 from airflow_fanout.rules.names import MAX_TASK_ID_LENGTH
+from airflow_fanout.rules.wording import shown_error
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
 from airflow_fanout.ui.report_cache import BusyError, Makers, ReportCache
 
@@ -297,4 +298,4 @@ def _explained() -> Iterator[None]:
     except NOT_FOUND as error:
         raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
     except UnreadableValueError as error:
-        raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, str(error)) from error
+        raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, shown_error(str(error))) from error

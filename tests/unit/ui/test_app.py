@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import httpx
 import pytest
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.core_api.security import get_user
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from airflow_fanout.metadata.clearing import PlanChangedError
+from airflow_fanout.reports.rerun import Clearing, RerunPlan
+from airflow_fanout.reports.runs import TaskRun
 from airflow_fanout.ui import app as tab
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
 from airflow_fanout.ui.report_cache import MAKERS, MOST_WAITING
@@ -243,3 +250,39 @@ def test_a_report_is_compressed_for_who_can_read_that(
     assert answer.json() == {"may_clear": True}
     assert answer.headers.get("content-encoding", "identity") == encoding
     assert answer.headers["vary"] == "Accept-Encoding"
+
+
+class TestAuditLog:
+    @pytest.fixture
+    def session(self, monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+        """The session of a clear by the user ``ada``."""
+        session = mock.Mock(spec=Session)
+        monkeypatch.setattr(tab, "create_session", lambda **_: nullcontext(session))
+        user = mock.Mock(spec=BaseUser)
+        user.get_name.return_value = "ada"
+        monkeypatch.setitem(tab.app.dependency_overrides, get_user, lambda: user)
+        return session
+
+    def test_it_has_who_cleared_how_much_and_the_first_hundred(
+        self, client: TestClient, session: mock.Mock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cleared = tuple(TaskRun(task_id="work", map_index=index, state="failed") for index in range(150))
+        plan = RerunPlan(dag_id="etl", run_id="run", run_state="failed")
+        done = Clearing(cleared=cleared, changed=(), is_paused=False)
+        monkeypatch.setattr(tab, "clear_as_shown", lambda *_, **__: (plan, done))
+
+        assert ask(client, "clear", json={"plan": "x", "group": "work"}).status_code == 200
+
+        ((log,), _) = session.add.call_args
+        assert (log.event, log.owner, log.dag_id, log.run_id) == ("fan_out_rerun", "ada", "etl", "run")
+        told = json.loads(log.extra)
+        assert (told["group"], told["number"], told["cleared"][-1]) == ("work", 150, "work[99]")
+        assert len(told["cleared"]) == tab.MOST_LOGGED
+
+    def test_it_has_nothing_of_what_was_refused(
+        self, client: TestClient, session: mock.Mock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fail(monkeypatch, "clear", PlanChangedError("The run has changed"))
+
+        assert ask(client, "clear").status_code == 409
+        assert session.add.call_args is None
