@@ -24,7 +24,7 @@ from airflow_fanout.operators.fan_in_checks import check_number
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.operators.split import SplitOperator, split_task_settings
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
-from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem
+from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem, text_problem
 from airflow_fanout.rules.wording import counted, listing, typed
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, Mode
 from airflow_fanout.serialization.tasks import nearest_mapped_group
@@ -257,6 +257,10 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             if wrong_names := [name for name in names if not name or not isinstance(name, str)]:
                 found = typed(wrong_names[0])
                 raise DeclarationTypeError(self.title, argument, f"expected texts as names, found {found}")
+            if refusals := [refusal for name in names if (refusal := text_problem(name))]:
+                raise DeclarationValueError(
+                    self.title, argument, f"Airflow would refuse a name: {refusals[0]}"
+                )
             return
         for name in names:
             branch = branches.get(name) or branches[""]
@@ -379,8 +383,11 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if self.items is None:
             return self.split_task_id
         source, _ = source_and_functions(self.items)
-        is_one_task = isinstance(source, PlainXComArg) and not source.operator.is_mapped
-        return source.operator.task_id if is_one_task else None
+        if not isinstance(source, PlainXComArg):
+            return None
+        # What instances of a task returned are items themselves.
+        is_one = not source.operator.is_mapped and nearest_mapped_group(source.operator.task_group) is None
+        return source.operator.task_id if is_one else None
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
         arguments |= split_task_settings(self)

@@ -64,10 +64,9 @@ def account(
     :param python_callable: Makes the fan-in's value; None for ``{name: value}``.
     """
     ti: Any = context["ti"]
-    map_index = ti.map_index if ti.map_index is not None else -1
     reader = RunReader(ti)
-    sources = find_sources(task, declared, context, map_index)
-    results, failure = find(task, declared, sources, reader, map_index)
+    sources = find_sources(task, declared, context, _map_index(context))
+    results, failure = find(task, declared, sources, reader, context)
     judgement = judge(declared.policy, results, failure)
     ti.xcom_push(REPORT_KEY, judgement.report)
     try:
@@ -100,9 +99,14 @@ def find_sources(
 
 
 def find(
-    task: BaseOperator, declared: DeclaredFanIn, sources: Sequence[Source], reader: RunReader, map_index: int
+    task: BaseOperator,
+    declared: DeclaredFanIn,
+    sources: Sequence[Source],
+    reader: RunReader,
+    context: Context,
 ) -> tuple[FanInResults, Exception | None]:
     """Read what became of every branch, and what other tasks have the fan-in raise."""
+    map_index = _map_index(context)
     states = reader.states()
     pages = collect(reader, states, sources, declared.key)
     group = declared.group
@@ -113,7 +117,13 @@ def find(
     results = FanInResults(pages)
     if reader.found_nothing or "missing" in results.states():
         refuse_cleared(reader, states, pages)
-    return results, upstream_failure(task, states, sources, map_index)
+    return results, upstream_failure(task, states, sources, map_index, context)
+
+
+def _map_index(context: Context) -> int:
+    """Index of the fan-in's own instance, in a mapped task group; else -1."""
+    index: int | None = context["ti"].map_index
+    return -1 if index is None else index
 
 
 def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> Judgement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import BranchesRunningError, ItemsError, PrefixError, UpstreamFailedError
+from airflow_fanout.execution_time.arguments import is_run_time
 from airflow_fanout.execution_time.items import names_and_items, source_and_functions
 from airflow_fanout.rules.instances import States, unexpanded_state
 from airflow_fanout.rules.names import instance_name, natural_key
@@ -118,16 +120,23 @@ def _yielded(fan_in: BaseOperator, group: Any, context: Context) -> tuple[Sequen
     items = group.items
     if items is None:
         items = fan_in.dag.get_task(group.split_task_id).output
-    source, _ = source_and_functions(items)
-    task_id = ", ".join(task.task_id for task, _ in source.iter_references())
-    try:
-        value = items.resolve(context)
-    except FileNotFoundError as gone:  # the body of an object-storage XCom
-        raise lost_items(task_id, gone) from None
+    value = _resolved(items, context)
     if value is None:
-        raise cleared_items(task_id)
+        raise cleared_items(_task_ids(items))
     names, found = names_and_items(group.title, value)
     return names, len(found)
+
+
+def _resolved(items: Any, context: Context) -> Any:
+    """Read items; raises ``ItemsError`` if they are no longer stored."""
+    try:
+        return items.resolve(context)
+    except FileNotFoundError as gone:  # the body of an object-storage XCom
+        raise lost_items(_task_ids(items), gone) from None
+
+
+def _task_ids(items: Any) -> str:
+    return ", ".join(task.task_id for task, _ in items.iter_references())
 
 
 def lost_items(task_id: str, gone: FileNotFoundError) -> ItemsError:
@@ -185,10 +194,19 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, context: Context, ma
 
 
 def upstream_failure(
-    fan_in: BaseOperator, states: States, sources: Sequence[Source], map_index: int
+    fan_in: BaseOperator,
+    states: States,
+    sources: Sequence[Source],
+    map_index: int,
+    context: Context | None = None,
 ) -> UpstreamFailedError | AirflowSkipException | None:
-    """Say what a fan-in raises because of an upstream task that is no branch, or of unexpanded branches."""
-    unexpanded = _unexpanded(fan_in, states, sources)
+    """
+    Say what a fan-in raises because of an upstream task that is no branch, or of unexpanded branches.
+
+    :param context: What items are read with, a request or more, if mapped branches were skipped before they
+        were expanded; None if a skip says that there were none.
+    """
+    unexpanded = _unexpanded(fan_in, states, sources, context)
     upstream = {
         task.task_id: set(_states_of(states, task, fan_in, map_index))
         for task in other_upstreams(fan_in, sources)
@@ -219,14 +237,16 @@ def _failed_upstream(task_ids: Sequence[str], causes: Sequence[str]) -> str:
     )
 
 
-def _unexpanded(fan_in: BaseOperator, states: States, sources: Sequence[Source]) -> dict[str, str]:
+def _unexpanded(
+    fan_in: BaseOperator, states: States, sources: Sequence[Source], context: Context | None
+) -> dict[str, str]:
     """States of mapped tasks that have no instances although there may have been items."""
     return {
         source.task_id: state
         for source in sources
         if source.is_mapped and (state := unexpanded_state(states, source.task_id))
         # An empty list leaves one skipped instance, and so does a skipped upstream.
-        if state != "skipped" or not _had_no_items(fan_in, source.task_id, states)
+        if state != "skipped" or not _had_no_items(fan_in, source.task_id, states, context)
     }
 
 
@@ -295,13 +315,28 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) 
         raise PrefixError(message, prefix=prefix, candidates=sorted(strays, key=natural_key))
 
 
-def _had_no_items(fan_in: BaseOperator, task_id: str, states: States) -> bool:
+def _had_no_items(fan_in: BaseOperator, task_id: str, states: States, context: Context | None) -> bool:
     """Whether a mapped task has no instances because there were no items, and not because of a skip."""
-    return all(
+    have_succeeded = all(
         state == "success"
         for task, upstream in tasks_before_expansion(fan_in, task_id)
         for state in _states_of(states, upstream, task, -1)
     )
+    # A branching task succeeds too when it skips what comes after it, and so may somebody by hand.
+    return have_succeeded and (context is None or _item_count(fan_in, task_id, context) == 0)
+
+
+def _item_count(fan_in: BaseOperator, task_id: str, context: Context) -> int | None:
+    """Count what a mapped task is to be expanded over; None if nothing, or something else, is there."""
+    mapped: Any = fan_in.dag.get_task(task_id)
+    group: Any = next(mapped.task_group.iter_mapped_task_groups(), None) if mapped.task_group else None
+    expand_input = mapped._get_specified_expand_input() if group is None else group._expand_input  # noqa: SLF001
+    given = expand_input.value
+    values = []
+    for expanded in given.values() if isinstance(given, Mapping) else [given]:
+        source, _ = source_and_functions(expanded)
+        values.append(_resolved(source, context) if is_run_time(source) else source)
+    return min(map(len, values)) if all(isinstance(value, Sized) for value in values) else None
 
 
 def tasks_before_expansion(fan_in: BaseOperator, task_id: str) -> Iterator[tuple[AnyOperator, AnyOperator]]:

@@ -193,12 +193,20 @@ class BatchOperator(BaseOperator):
             len(items),
             work.calls(labels, list(items.values()), start=self.batch[0], bound=bound, context=context),
             on_failure=self._log_tracebacks(labels),
-            concurrency=self._group.item_concurrency or (len(items) if "" not in work.functions else 1),
+            concurrency=self._concurrency(len(items)),
             is_async=work.is_async(labels),
             failures_left=self._failures_left(ti),
             is_retried=bool(ti.max_tries and ti.try_number <= ti.max_tries),
             deadline=alarm_deadline(),
         )
+
+    def _concurrency(self, size: int) -> int:
+        """Count the items that run at the same time: in ``dag.test()``, which answers one thread, one."""
+        concurrency: int = self._group.item_concurrency or (size if "" not in self._work.functions else 1)
+        if concurrency > 1 and answered_in_process():
+            self.log.info("dag.test() answers one thread at a time: items run one after another")
+            return 1
+        return concurrency
 
     def _failures_left(self, ti: Any) -> int | None:
         """Count the failures after which no further item starts; None for no limit."""

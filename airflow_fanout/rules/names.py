@@ -63,6 +63,17 @@ def instance_name(task_id: str, map_index: int) -> str:
     return task_id if map_index < 0 else f"{task_id}[{map_index}]"
 
 
+def text_problem(text: str) -> str | None:
+    """Why a database would refuse a text; else None."""
+    if "\0" in text:
+        return f"{text!r} has a zero character, which PostgreSQL doesn't store"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{text!r} has a lone surrogate, which UTF-8 doesn't encode"
+    return None
+
+
 def name_problem(name: object, *, prefix: str = "", is_group: bool = False) -> str | None:
     """Why Airflow would refuse a name after ``prefix`` in an id, that of a group or of a task; else None."""
     if not isinstance(name, str):

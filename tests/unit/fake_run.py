@@ -199,6 +199,7 @@ def run_fan_in(fan_in: FanInOperator, run: FakeRun, *, map_index: int | None = -
     """
     ti = mock.Mock(spec=TASK_INSTANCE)
     ti.map_index, ti.run_id = map_index, "the run"
+    ti.xcom_pull.side_effect = lambda task_ids, key, **_: run.xcoms.get((task_ids, -1, key))
     reader = run.reader()
     value, error = None, None
     with (

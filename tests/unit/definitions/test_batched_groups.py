@@ -105,6 +105,8 @@ REFUSED = [
     wrong_value("item_concurrency: found 3, but a task has 2 items; lower it, or raise", item_concurrency=3),
     wrong_value("stop_after_failures: .*none to stop", stop_after_failures=2),
     wrong_type("items: expected texts as names, found 1", items={1: "a"}),
+    wrong_value(r"items: .* refuse a name: 'a\\x00b' has a zero character", items={"a\0b": 1}),
+    wrong_value(r"branch: .* refuse a name: '\\ud800' has a lone surrogate", branch={"\ud800": work}),
     wrong_type("branch: expected texts as names, found ''", branch={"": work}),
     wrong_value(
         r"branch\['b'\]: other has other settings",

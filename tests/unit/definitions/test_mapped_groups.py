@@ -40,6 +40,11 @@ def chain(item: str) -> Any:
 
 
 @task_group
+def passes_on(value: str) -> Any:
+    return use(value)
+
+
+@task_group
 def maps_itself(item: str) -> Any:
     return use.expand(value=[item])
 
@@ -117,6 +122,8 @@ REFUSED = [
     wrong_value("max_concurrency: Airflow can't limit", **{**LIMITED, "items": []}, branch=chain),
     wrong_value("mapped: .*branch is a mapping, and .*leave mapped out", branch={"a": work}, mapped=True),
     wrong_type("items: expected texts as names, found 1 of type int", items={1: "a"}, mapped=True),
+    wrong_value("items: .* refuse a name: .* has a zero character", items={"a\0b": 1}, mapped=True),
+    wrong_value("items: .* refuse a name: .* has a lone surrogate", items={"\ud800": 1}, mapped=True),
     wrong_type("items: expected texts as names, found '' of type str", items={"": "a"}, mapped=True),
 ]
 
@@ -146,6 +153,10 @@ def test_what_can_not_be_mapped_over_items_of_run_time_is_refused(
     [
         pytest.param(lambda: {"items": load()}, "load", id="what a task returned"),
         pytest.param(lambda: {"items": load().map(str)}, "load", id="of which a value is made"),
+        pytest.param(lambda: {"items": use.expand(value=load())}, None, id="what instances returned"),
+        pytest.param(
+            lambda: {"items": passes_on.expand(value=load())}, None, id="what a task of a mapped group did"
+        ),
         pytest.param(lambda: {"count": load()}, "g.split", id="a number"),
         pytest.param(lambda: {"items": {"x": 1}, "mapped": True}, None, id="known at parse time"),
         pytest.param(lambda: {"items": load(), "items_per_task": 2}, None, id="batches carry theirs"),

@@ -26,6 +26,8 @@ from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE, BatchRecord
 from tests.unit.fake_run import FakeRun, run_fan_in
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.unit.fake_run import Verdict
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -33,6 +35,11 @@ pytestmark = pytest.mark.usefixtures("dag")
 
 def work(item: str = "") -> str:
     return item
+
+
+@task_group(group_id="each")
+def grouped(x: Any) -> None:
+    task(task_id="step")(work)(x)
 
 
 def fan_in_of(count: int = 3, *, group: dict[str, Any] | None = None, **arguments: Any) -> FanInOperator:
@@ -688,8 +695,46 @@ class TestMappedBranchesThatNeverCame:
         fan_in = FanInOperator(task_id="combine", task_id_prefix="each", min_success=1, on_empty="succeed")
         task(task_id="each")(work).expand(item=items()) >> fan_in
 
-        verdict = run_fan_in(fan_in, FakeRun().add("source", source).add("each", each, duration=None))
+        run = FakeRun().add("source", source, value=[]).add("each", each, duration=None)
+        verdict = run_fan_in(fan_in, run)
 
         assert type(verdict.error) is error
         assert text in verdict.message
         assert verdict.value == ({} if verdict.error is None else None)
+
+    @pytest.mark.parametrize("items", [["a", "b"], {"a": 1}, None])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            pytest.param(lambda items: task(task_id="each")(work).expand(item=items), id="task"),
+            pytest.param(lambda items: task(task_id="each")(work).expand_kwargs(items), id="expand-kwargs"),
+            pytest.param(lambda items: task(task_id="each")(work).expand(item=items.map(str)), id="map"),
+            pytest.param(lambda items: grouped.expand(x=items), id="task-group"),
+            pytest.param(lambda items: FanOutGroup("g", branch=work, items=items), id="own-mapped"),
+            pytest.param(
+                lambda items: FanOutGroup("g", branch=work, items=items, items_per_task=2), id="own-batched"
+            ),
+        ],
+    )
+    def test_that_a_branching_task_skipped_are_not_taken_for_no_items(
+        self, make: Callable[[Any], Any], items: object
+    ) -> None:
+        @task
+        def source() -> Any: ...
+
+        @task.branch
+        def choose() -> str: ...
+
+        made = make(source())
+        fan_in = FanInOperator(
+            task_id="combine", task_id_prefix=("each", "g.")[isinstance(made, FanOutGroup)]
+        )
+        choose() >> made >> fan_in
+        last = next(iter(fan_in.upstream_task_ids))
+        run = FakeRun().add("source", value=items).add("choose").add(last, "skipped", duration=None)
+        run.add("g.split", value=[[0, 2, 1]])
+
+        verdict = run_fan_in(fan_in, run)
+
+        assert isinstance(verdict.error, AirflowSkipException)
+        assert verdict.message == f"Upstream task '{last}' was skipped"

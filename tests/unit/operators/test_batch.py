@@ -114,6 +114,22 @@ class TestTheReport:
     def test_it_says_how_many_items_could_run_at_once(self, arguments: Any, concurrency: int) -> None:
         assert run_batch(group_of("a", "b", **arguments)).record["concurrency"] == concurrency
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [{"item_concurrency": 4}, {"branch": dict.fromkeys("ab", lambda: 1), "items": None}],
+    )
+    def test_in_dag_test_which_answers_one_thread_items_run_one_after_another(
+        self, arguments: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_process = type("InProcessSupervisorComms", (), {})()
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", in_process, raising=False)
+
+        with capture_logs() as logged:
+            ran = run_batch(group_of("a", "b", **arguments))
+
+        assert (ran.record["statuses"], ran.record["concurrency"]) == ("SS", 1)
+        assert "items run one after another" in logged[0]["event"]
+
     def test_the_log_says_how_many_items_there_are(self) -> None:
         with capture_logs() as logged:
             run_batch(group_of("a"))

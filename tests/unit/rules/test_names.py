@@ -14,6 +14,7 @@ from airflow_fanout.rules.names import (
     instance_name,
     name_problem,
     natural_key,
+    text_problem,
 )
 from airflow_fanout.rules.wording import close_to, listing
 
@@ -112,6 +113,19 @@ def test_the_problem_shows_the_name_and_what_airflow_takes(
     name: object, given: Any, problem: str | None
 ) -> None:
     assert name_problem(name, **given) == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a b\n<ä🙂>", None),
+        ("a\0", r"'a\x00' has a zero character, which PostgreSQL doesn't store"),
+        ("a\ud800", r"'a\ud800' has a lone surrogate, which UTF-8 doesn't encode"),
+    ],
+    ids=ascii,
+)
+def test_a_text_that_no_database_takes_is_told(text: str, problem: str | None) -> None:
+    assert text_problem(text) == problem
 
 
 @pytest.mark.parametrize(
