@@ -93,6 +93,14 @@ def check_items(owner: str, items: object, mode: Mode) -> None:
             found = f"found the XCom {keys[0]!r} of a task, but Airflow maps over what a task returns"
             problem = f"{found}; let a task return it, or give items_per_task="
             raise DeclarationValueError(owner, "items", problem)
+        for task, _ in items.iter_references() if mode == "mapped" else ():
+            if not task.is_mapped and (group_id := nearest_mapped_group(task.task_group)) is not None:
+                found = (
+                    f"found the output of {task.task_id!r}, which is in the mapped task group {group_id!r}"
+                )
+                fault = f"{found}: Airflow can't map over what its instances return"
+                problem = f"{fault}; let a task after them return it as one list, or give items_per_task="
+                raise DeclarationValueError(owner, "items", problem)
     elif isinstance(items, DagParam | Param):
         found = f"expected a list, a mapping or the output of a task, found {typed(items)}"
         problem = f"{found}; let a task return the param's value, and give its output"

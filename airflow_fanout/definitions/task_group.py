@@ -383,11 +383,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if self.items is None:
             return self.split_task_id
         source, _ = source_and_functions(self.items)
-        if not isinstance(source, PlainXComArg):
-            return None
-        # What instances of a task returned are items themselves.
-        is_one = not source.operator.is_mapped and nearest_mapped_group(source.operator.task_group) is None
-        return source.operator.task_id if is_one else None
+        is_one_task = isinstance(source, PlainXComArg) and not source.operator.is_mapped
+        return source.operator.task_id if is_one_task else None
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
         arguments |= split_task_settings(self)

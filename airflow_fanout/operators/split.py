@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.execution_time.items import names_and_items, read_at_once, source_and_functions
+from airflow_fanout.execution_time.xcom import RunReader
 from airflow_fanout.rules.records import batch_key
-from airflow_fanout.rules.wording import counted, typed
+from airflow_fanout.rules.wording import counted, listing, typed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +74,8 @@ class SplitOperator(BaseOperator):
         self.count = count
         self.items = items
         self.items_per_task = items_per_task
+        sources = XComArg.iter_xcom_references([count, items])
+        self.source_ids = sorted({task.task_id for task, _ in sources})
         if items is not None:  # no template field: Airflow would show all of them in the UI
             XComArg.apply_upstream_relationship(self, items)
 
@@ -79,6 +83,7 @@ class SplitOperator(BaseOperator):
         """Count the branches, or cut the items into batches."""
         ti: Any = context["ti"]
         if self.items is None:
+            self._skip_with_source(context, self.count)
             count = self._checked_count()
             if self.items_per_task is None:
                 self._check_number(count, "mapped branches", "give items_per_task=")
@@ -86,12 +91,24 @@ class SplitOperator(BaseOperator):
             ranges = self._ranges(count, ti.try_number)
         else:
             source, _ = source_and_functions(self.items)
-            names, items = names_and_items(self._owner, read_at_once(source.resolve(context)))
+            found = source.resolve(context)
+            self._skip_with_source(context, found)
+            names, items = names_and_items(self._owner, read_at_once(found))
             ranges = self._ranges(len(items), ti.try_number)
             for batch, (start, stop, _) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])
                 ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
         return ranges
+
+    def _skip_with_source(self, context: Context, found: object) -> None:
+        """Skip, as a mapped task does, if there is nothing because its task was skipped; one request then."""
+        if found is not None or not self.source_ids:
+            return
+        states = RunReader(context["ti"]).states()  # type: ignore[arg-type]
+        skipped = {task_id for (task_id, _), instance in states.items() if instance.state == "skipped"}
+        if skipped_ids := [task_id for task_id in self.source_ids if task_id in skipped]:
+            message = f"{listing(skipped_ids)} was skipped"
+            raise AirflowSkipException(message)
 
     @property
     def _owner(self) -> str:

@@ -96,9 +96,13 @@ def _by_prefix(facts: RunFacts, fan_in: FanInOutline, task_ids: Sequence[str]) -
     for fan_in_index in sorted(facts.by_task.get(fan_in.task_id, {-1: None})):
         branches: list[BranchRun] = []
         for task_id in task_ids:
-            is_together = fan_in_group is not None and tasks[task_id].mapped_group == fan_in_group
+            task = tasks[task_id]
+            is_together = fan_in_group is not None and task.mapped_group == fan_in_group
+            is_expanded = task.is_mapped or not (is_together or task.mapped_group is None)
             for index, task_run in facts.by_task.get(task_id, {}).items():
-                if not is_together or index == fan_in_index:
+                # A mapped task that was skipped before it was expanded has no branches.
+                is_none = is_expanded and index < 0 and task_run.state == "skipped"
+                if not is_none and (not is_together or index == fan_in_index):
                     # The database has a group of this package that has no fan-in of its own as plain tasks.
                     is_ours = task_run.any_record is not None
                     branch = BranchTasks(task_ids=(task_id,), map_index=index, is_ours=is_ours)

@@ -154,9 +154,6 @@ def test_what_can_not_be_mapped_over_items_of_run_time_is_refused(
         pytest.param(lambda: {"items": load()}, "load", id="what a task returned"),
         pytest.param(lambda: {"items": load().map(str)}, "load", id="of which a value is made"),
         pytest.param(lambda: {"items": use.expand(value=load())}, None, id="what instances returned"),
-        pytest.param(
-            lambda: {"items": passes_on.expand(value=load())}, None, id="what a task of a mapped group did"
-        ),
         pytest.param(lambda: {"count": load()}, "g.split", id="a number"),
         pytest.param(lambda: {"items": {"x": 1}, "mapped": True}, None, id="known at parse time"),
         pytest.param(lambda: {"items": load(), "items_per_task": 2}, None, id="batches carry theirs"),
@@ -205,3 +202,22 @@ def test_a_tolerance_is_compared_with_the_number_of_branches_where_that_is_known
         FanInOperator(
             task_id="g", fan_out=FanOutGroup("two", branch=work, count=2, mapped=True), min_success=3
         )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda output: output, id="itself"),
+        pytest.param(lambda output: output.map(str), id="of which a value is made"),
+        pytest.param(lambda output: load().zip(output), id="beside others"),
+    ],
+)
+def test_what_a_task_in_a_mapped_task_group_returns_can_be_cut_into_batches_but_not_mapped_over(
+    make: Callable[[Any], Any],
+) -> None:
+    items = make(passes_on.expand(value=load.override(task_id="load_all")()))
+    message = "items: found the output of 'passes_on.use', which is in the mapped task group 'passes_on'"
+
+    with pytest.raises(DeclarationError, match=message):
+        declare(items=items)
+    FanOutGroup("b", branch=work, items=items, items_per_task=2)

@@ -9,6 +9,7 @@ import pytest
 from airflow.sdk import DAG, BaseOperator, TaskGroup, XComArg, task
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
+from airflow.sdk.exceptions import AirflowSkipException
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +63,28 @@ def test_a_count_is_an_index_for_each_branch(count: object, indexes: list[int]) 
 def test_what_is_no_count_is_refused(count: object, found: str, size: Any) -> None:
     with pytest.raises(ItemsError, match=f"count: .*{found}"):
         split(count=count, **size)
+
+
+@pytest.mark.parametrize("gives", ["items", "count"])
+@pytest.mark.parametrize(
+    ("state", "error"), [("skipped", AirflowSkipException), ("success", ItemsError)], ids=["skipped", "None"]
+)
+def test_it_is_skipped_with_the_task_that_gives_items_or_count(
+    gives: str, state: str, error: type[Exception], dag: DAG
+) -> None:
+    group = FanOutGroup("g", branch=work, items_per_task=2, **{gives: load()})
+    operator: Any = dag.get_task(str(group.split_task_id))
+    ti = task_instance()
+    row = {"task_id": "load", "map_index": -1, "state": state, "duration": 0.0, "operator": ""}
+    ti.dag_id, ti.run_id, ti.get_task_breadcrumbs.return_value = dag.dag_id, "the run", [row]
+    if gives == "count":
+        operator.count = None  # as rendered
+
+    with (
+        mock.patch.object(ExecutorSafeguard, "test_mode", new=True),
+        pytest.raises(error, match=r"load|None"),
+    ):
+        operator.execute({"ti": ti})
 
 
 @pytest.mark.parametrize(

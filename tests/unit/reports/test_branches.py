@@ -291,6 +291,29 @@ class TestPrefix:
         assert [branch.name for branch in run.branches] == ["p_a", "p_many[0]", "p_many[1]"]
 
     @pytest.mark.parametrize(
+        ("around", "state", "names"),
+        [
+            pytest.param({"is_mapped": True}, "skipped", ["p_a"], id="a-task-over-nothing"),
+            pytest.param({"mapped_group": "p"}, "skipped", ["p_a"], id="a-task-group-over-nothing"),
+            pytest.param({"is_mapped": True}, "upstream_failed", ["p_a", "p_many"], id="over-what-failed"),
+            pytest.param({"is_mapped": True}, None, ["p_a", "p_many"], id="not-yet-expanded"),
+            pytest.param({}, "skipped", ["p_a", "p_many"], id="a-plain-task"),
+        ],
+    )
+    def test_a_mapped_task_that_was_skipped_as_a_whole_is_no_branch(
+        self, around: dict[str, Any], state: str | None, names: list[str]
+    ) -> None:
+        upstream = frozenset({"p_a", "p_many"})
+        tasks = [TaskOutline(task_id="combine", upstream=upstream), TaskOutline(task_id="p_many", **around)]
+        facts = facts_of(
+            [ran("p_a"), ran("p_many", state=state), ran("combine")],
+            fan_ins=[by_prefix("p_")],
+            tasks={task.task_id: task for task in tasks},
+        )
+
+        assert [branch.name for run in group_runs(facts) for branch in run.branches] == names
+
+    @pytest.mark.parametrize(
         ("record", "error"),
         [
             pytest.param({"state": "failed", "error": "E: no"}, "E: no", id="of-this-package"),
