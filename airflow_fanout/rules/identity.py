@@ -68,7 +68,8 @@ def match_names(expected: Sequence[str], executions: Sequence[Execution]) -> lis
         if execution.is_removed:
             continue
         by_position[execution.position] = index
-        is_in_place = expected[execution.position : execution.position + 1] == [execution.name]
+        is_declared = execution.position < len(expected)
+        is_in_place = is_declared and expected[execution.position] == execution.name
         if execution.name is not None and (is_in_place or execution.name not in by_name):
             by_name[execution.name] = index
     matches = []

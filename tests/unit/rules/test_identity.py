@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_fanout.rules.identity import NEVER_RAN, REMOVED, Execution, match_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def executions(*names: str | None) -> list[Execution]:
@@ -49,9 +52,12 @@ MATCHES: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
 @pytest.mark.parametrize(("expected", "names", "matches"), MATCHES)
-def test_names_decide(expected: str, names: list[str | None], matches: list[Any] | None) -> None:
-    found = match_names(list(expected), executions(*names))
+def test_names_decide(
+    expected: str, names: list[str | None], matches: list[Any] | None, kind: Callable[[str], Sequence[str]]
+) -> None:
+    found = match_names(kind(expected), executions(*names))
 
     assert matches == (
         None
