@@ -15,6 +15,7 @@ from airflow_fanout.execution_time.items import names_and_items, source_and_func
 from airflow_fanout.rules.instances import States, unexpanded_state
 from airflow_fanout.rules.names import instance_name, natural_key
 from airflow_fanout.rules.outcomes import BranchTasks
+from airflow_fanout.rules.records import SKIPPED_KEY, is_skipped_by
 from airflow_fanout.rules.wording import counted, listing
 from airflow_fanout.serialization.declaration import declared_group
 from airflow_fanout.serialization.tasks import nearest_mapped_group, placeholder_matches
@@ -111,7 +112,7 @@ def _group_source(
         group=declared,
         by_prefix=by_prefix,
         ask_items=partial(_yielded, fan_in, group, context) if asks else None,
-        had_no_items=partial(_had_no_items, fan_in, declared.each[-1]),
+        had_no_items=partial(_had_no_items, fan_in, declared.each[-1], context),
     )
 
 
@@ -246,7 +247,12 @@ def _unexpanded(
         for source in sources
         if source.is_mapped and (state := unexpanded_state(states, source.task_id))
         # An empty list leaves one skipped instance, and so does a skipped upstream.
-        if state != "skipped" or not _had_no_items(fan_in, source.task_id, states, context)
+        if state != "skipped"
+        or not _had_no_items(fan_in, source.task_id, context, states)
+        # What was not made by this package says nothing of items that there are now.
+        or (
+            source.group is None and context is not None and _item_count(fan_in, source.task_id, context) != 0
+        )
     }
 
 
@@ -315,15 +321,26 @@ def _refuse_strays(fan_in: BaseOperator, prefix: str, helpers: Collection[str]) 
         raise PrefixError(message, prefix=prefix, candidates=sorted(strays, key=natural_key))
 
 
-def _had_no_items(fan_in: BaseOperator, task_id: str, states: States, context: Context | None) -> bool:
-    """Whether a mapped task has no instances because there were no items, and not because of a skip."""
-    have_succeeded = all(
-        state == "success"
-        for task, upstream in tasks_before_expansion(fan_in, task_id)
-        for state in _states_of(states, upstream, task, -1)
-    )
-    # A branching task succeeds too when it skips what comes after it, and so may somebody by hand.
-    return have_succeeded and (context is None or _item_count(fan_in, task_id, context) == 0)
+def _had_no_items(fan_in: BaseOperator, task_id: str, context: Context | None, states: States) -> bool:
+    """
+    Whether a mapped task has no instances because there were no items, and not because of a skip.
+
+    :param context: What is asked with, one request each, what branching tasks before it skipped: they succeed
+        too. None if there is nobody to ask.
+    """
+    pairs = list(tasks_before_expansion(fan_in, task_id))
+    return all(
+        state == "success" for task, before in pairs for state in _states_of(states, before, task, -1)
+    ) and not any(context is not None and _is_skipped_by(before, task, context) for task, before in pairs)
+
+
+def _is_skipped_by(before: AnyOperator, task: AnyOperator, context: Context) -> bool:
+    """Whether a task before another one has skipped that: branching, short-circuit, latest-only."""
+    kind = before.operator_class if before.is_mapped else type(before)
+    if getattr(kind, "inherits_from_skipmixin", False) is not True:  # a property where it is not
+        return False
+    pushed = context["ti"].xcom_pull(task_ids=before.task_id, key=SKIPPED_KEY, map_indexes=-1)
+    return is_skipped_by(pushed, task.task_id)
 
 
 def _item_count(fan_in: BaseOperator, task_id: str, context: Context) -> int | None:

@@ -25,6 +25,7 @@ from airflow_fanout.rules.records import (
     BATCH_KEY,
     RECORD_KEY,
     RETURN_VALUE,
+    SKIPPED_KEY,
     LostRecord,
     batch_key,
     bounds_in,
@@ -134,6 +135,7 @@ def read_run(
         bounds=bounds,
         batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, bounds, only, session=session)),
         yielded=dict(_yielded(dag_run, dag, session=session)),
+        skips={task_id: pushed for (task_id, _), pushed in _xcoms(dag_run, SKIPPED_KEY, session=session)},
     )
 
 

@@ -11,7 +11,6 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.execution_time.items import names_and_items, read_at_once, source_and_functions
-from airflow_fanout.execution_time.xcom import RunReader
 from airflow_fanout.rules.records import batch_key
 from airflow_fanout.rules.wording import counted, listing, typed
 
@@ -102,6 +101,8 @@ class SplitOperator(BaseOperator):
 
     def _skip_with_source(self, context: Context, found: object) -> None:
         """Skip, as a mapped task does, if there is nothing because its task was skipped; one request then."""
+        from airflow_fanout.execution_time.xcom import RunReader  # not needed when a Dag is parsed
+
         if found is not None or not self.source_ids:
             return
         states = RunReader(context["ti"]).states()  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from airflow_fanout.rules.names import (
     natural_key,
 )
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
-from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
+from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord, is_skipped_by
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -146,9 +146,12 @@ def _had_no_items(facts: RunFacts, group: DeclaredGroup) -> bool:
     """Whether a group that never was expanded had no items, of which there may be some now."""
     if any(run.state != "skipped" for run in facts.find(group.each[-1:], -1)):
         return False
-    tasks = (facts.outline.tasks.get(task_id) for task_id in group.each)
-    upstream = {up for task in tasks if task is not None for up in task.upstream} - set(group.each)
-    return all(run.state == "success" for up in upstream for run in facts.by_task.get(up, {}).values())
+    tasks = [facts.outline.tasks[task_id] for task_id in group.each if task_id in facts.outline.tasks]
+    upstream = set().union(*(task.upstream for task in tasks)) - set(group.each)
+    # A branching task succeeds too when it skips what comes after it.
+    return all(
+        run.state == "success" for up in upstream for run in facts.by_task.get(up, {}).values()
+    ) and not any(is_skipped_by(facts.skips.get(up), task.task_id) for task in tasks for up in task.upstream)
 
 
 def _static(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Iterator[GroupRun]:

@@ -271,6 +271,7 @@ class RunFacts:
     :param bounds: Those of each batch, by the task that cut them.
     :param batch_names: Names of the items of batches that left no record of them, by that task and number.
     :param yielded: Names, or number, of the mapped branches that the items' task has yielded last, by group.
+    :param skips: What branching tasks say of what they skipped, by their ids.
     """
 
     dag_id: str
@@ -282,6 +283,7 @@ class RunFacts:
     bounds: Mapping[str, Sequence[Bounds]] = field(default_factory=dict)
     batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
     yielded: Mapping[str, Sequence[str] | int] = field(default_factory=dict)
+    skips: Mapping[str, object] = field(default_factory=dict)
 
     @cached_property
     def by_task(self) -> Mapping[str, Mapping[int, TaskRun]]:

@@ -21,6 +21,9 @@ RECORD_KEY = "fan_out_branch"
 ITEM_PENDING, ITEM_SUCCEEDED, ITEM_FAILED, ITEM_SKIPPED, ITEM_STOPPED = ".", "S", "F", "K", "X"
 """Status of an item of a batch."""
 
+SKIPPED_KEY = "skipmixin_key"
+"""XCom key under which a branching task, or a short circuit, of Airflow says what it skipped after it."""
+
 BATCH = "batch"
 
 MOST, MOST_ITEMS, MOST_SECONDS = 2**63, 2_000_000, 3.2e9
@@ -195,6 +198,15 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         concurrency=_whole(value.get("concurrency")),
         elapsed=seconds_of(value.get("elapsed")),
     )
+
+
+def is_skipped_by(pushed: object, task_id: str) -> bool:
+    """Whether a branching task, or a short circuit, skipped a task after it, by what it pushed."""
+    if not isinstance(pushed, Mapping):
+        return False
+    followed, skipped = pushed.get("followed"), pushed.get("skipped")
+    is_left_out = isinstance(followed, Sequence) and task_id not in followed
+    return is_left_out or (isinstance(skipped, Sequence) and task_id in skipped)
 
 
 def read_bounds(value: object) -> list[Bounds] | None:

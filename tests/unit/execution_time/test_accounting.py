@@ -731,10 +731,25 @@ class TestMappedBranchesThatNeverCame:
         )
         choose() >> made >> fan_in
         last = next(iter(fan_in.upstream_task_ids))
-        run = FakeRun().add("source", value=items).add("choose").add(last, "skipped", duration=None)
-        run.add("g.split", value=[[0, 2, 1]])
+        run = FakeRun().add("source", value=items).add(last, "skipped", duration=None)
+        run.add("choose", key="skipmixin_key", value={"followed": []}).add("g.split", "skipped")
 
         verdict = run_fan_in(fan_in, run)
 
         assert isinstance(verdict.error, AirflowSkipException)
         assert verdict.message == f"Upstream task '{last}' was skipped"
+
+    def test_over_nothing_after_a_branching_task_that_went_on_are_none(self) -> None:
+        @task
+        def source() -> Any: ...
+
+        @task.branch
+        def choose() -> str: ...
+
+        group = FanOutGroup("g", branch=work, items=source())
+        choose() >> group
+        fan_in = FanInOperator(task_id="combine", fan_out=group)
+        run = FakeRun().add("source", value=[]).add("g.each", "skipped", duration=None)
+        run.add("choose", key="skipmixin_key", value={"followed": ["g.each"]})
+
+        assert run_fan_in(fan_in, run).value == {}

@@ -140,6 +140,26 @@ class TestStates:
         assert [branch.name for branch in run.branches] == names
         assert run.unexpanded is not None
 
+    @pytest.mark.parametrize(
+        ("pushed", "names"),
+        [
+            pytest.param({"followed": ["other"]}, [], id="skipped-it"),
+            pytest.param({"followed": ["load.each"]}, ["de"], id="went-on"),
+        ],
+    )
+    def test_what_a_branching_task_skipped_lacks_nothing(self, pushed: object, names: list[str]) -> None:
+        run = only(
+            mapped(),
+            ran("source"),
+            ran("choose"),
+            ran("load.each", state="skipped"),
+            tasks={"load.each": TaskOutline(task_id="load.each", upstream=frozenset({"source", "choose"}))},
+            yielded={"load": ["de"]},
+            skips={"choose": pushed},
+        )
+
+        assert [branch.name for branch in run.branches] == names
+
     def test_what_was_expanded_is_not_unexpanded(self) -> None:
         run = only(mapped(), ran("load.each", state="removed"), ran("load.each", 0))
 

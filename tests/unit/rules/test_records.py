@@ -14,6 +14,7 @@ from airflow_fanout.rules.records import (
     BatchRecord,
     BranchRecord,
     LostRecord,
+    is_skipped_by,
     read_bounds,
     read_record,
     seconds_of,
@@ -181,3 +182,21 @@ def test_seconds_are_a_number_of_0_or_more_or_not_known(value: Any) -> None:
 )
 def test_bounds_of_batches_are_whole_or_unknown(value: Any, bounds: Any) -> None:
     assert read_bounds(value) == bounds
+
+
+@pytest.mark.parametrize(
+    ("pushed", "is_skipped"),
+    [
+        ({"followed": ["other"]}, True),
+        ({"followed": []}, True),
+        ({"followed": ["each"]}, False),
+        ({"skipped": ["each", "combine"]}, True),
+        ({"skipped": ["other"]}, False),
+        ({"followed": None, "skipped": 1}, False),
+        ({}, False),
+        (None, False),
+    ],
+    ids=str,
+)
+def test_what_a_branching_task_skipped_is_what_it_did_not_follow(pushed: Any, is_skipped: bool) -> None:
+    assert is_skipped_by(pushed, "each") == is_skipped
