@@ -26,7 +26,7 @@ BATCHES, SIZE = 200, 500
 AT_ONCE, ROUNDS = 40, 5
 HEALTH, DAGS = "/execution/health", "/api/v2/dags"
 MOST_SECONDS_OF_HEALTH, MOST_TIMES_AS_LONG, MOST_BYTES = 2.0, 10.0, 100_000_000
-# Three times as long is the aim. On two busy cores it was 1.7, 3.3 and 4.6 times; before requests took turns, 24 times.
+# Three times as long is the aim. On two busy cores it was 1.7, 3.3 and 4.6 times; before there were turns 24.
 
 WAITING_BATCHES, POLLS, MOST_CPU_SECONDS_OF_A_POLL = 500, 5, 0.1
 
