@@ -172,7 +172,7 @@ def settle(policy: Policy, results: FanInResults, judgement: Judgement) -> None:
             message = f"Nothing to fan in: {verdict.reason}"
             raise EmptyFanInError(message)
         case "failed":
-            message = f"{verdict.reason}{_tolerance(policy)}.\n{problems}"
+            message = f"{verdict.reason}{_tolerance(policy)}.\n{problems}".rstrip()
             raise TooFewBranchesError(
                 message,
                 needed=verdict.needed,

@@ -136,6 +136,8 @@ def decide(tally: Tally, policy: Policy) -> Verdict:
     if tally.stopped:
         reason += f", {tally.stopped} stopped by stop_after_failures"
     if succeeded < needed:
+        if free_skips and policy.count_skipped == "exclude":
+            reason += f", {free_skips} skipped and not counted"
         return verdict(state="failed", reason=reason)
     is_degraded = tally.failed or tally.missing or tally.stopped
     return verdict(state="degraded" if is_degraded else "success", reason=reason)

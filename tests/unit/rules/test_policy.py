@@ -186,6 +186,16 @@ def test_a_tally_counts_each_state() -> None:
     [
         (tally(success=5, failed=3), Policy(min_success=6), "5 of 8 branches succeeded, 6 needed"),
         (tally(success=1), Policy(), "1 of 1 branch succeeded, 1 needed"),
+        (
+            tally(success=2, skipped=1),
+            Policy(min_success=3),
+            "2 of 2 branches succeeded, 3 needed, 1 skipped and not counted",
+        ),
+        (
+            tally(success=2, skipped=1),
+            Policy(min_success=4, count_skipped="success"),
+            "3 of 3 branches succeeded, 4 needed",
+        ),
         (tally(skipped=3), Policy(), "every branch was skipped (3 of 3)"),
         (tally(), Policy(), "there are no branches, and on_empty is 'succeed'"),
     ],
