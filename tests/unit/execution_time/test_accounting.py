@@ -723,7 +723,8 @@ class TestMappedBranchesThatNeverCame:
         def source() -> Any: ...
 
         @task.branch
-        def choose() -> str: ...
+        def choose() -> str:
+            return ""
 
         made = make(source())
         fan_in = FanInOperator(
@@ -744,7 +745,8 @@ class TestMappedBranchesThatNeverCame:
         def source() -> Any: ...
 
         @task.branch
-        def choose() -> str: ...
+        def choose() -> str:
+            return ""
 
         group = FanOutGroup("g", branch=work, items=source())
         choose() >> group
