@@ -15,7 +15,7 @@ from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refu
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
 from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import States, instances_of
-from airflow_fanout.rules.names import SPLIT, indexed_names, instance_name
+from airflow_fanout.rules.names import SPLIT, IndexedNames, instance_name
 from airflow_fanout.rules.outcomes import LostValue, judge_items
 from airflow_fanout.rules.records import ITEM_FAILED, RETURN_VALUE, BatchRecord, batch_key, read_bounds
 from airflow_fanout.rules.wording import on_one_line
@@ -194,7 +194,7 @@ class _Batches:
                 names = self._group.names[first:stop]
             elif self._may_have_names:
                 names = self._stored_names(number)
-            numbered = indexed_names(self._group.label, stop - first, first=first)
+            numbered = IndexedNames(self._group.label, stop - first, first=first)
             self._names[number] = numbered if names is None else names
         return self._names[number]
 

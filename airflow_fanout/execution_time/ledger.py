@@ -11,8 +11,9 @@ from airflow_fanout.execution_time.mapped import group_pages
 from airflow_fanout.execution_time.results import Page
 from airflow_fanout.execution_time.wiring import refuse_running
 from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, at_once
+from airflow_fanout.rules.identity import REMOVED
 from airflow_fanout.rules.instances import States, instances_of, total_duration
-from airflow_fanout.rules.names import PLACEHOLDER, instance_name, natural_key
+from airflow_fanout.rules.names import instance_name, natural_key
 from airflow_fanout.rules.outcomes import BranchOutcome, Ruling
 from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
@@ -152,26 +153,17 @@ def removed_branches(
     states: States, group: DeclaredGroup, declared_ids: Container[str], *, map_index: int, start: int
 ) -> Page | None:
     """Account for tasks that ran in a static group and are no longer declared: the Dag file changed."""
-    several = {branch.name for branch in group.branches if len(branch.task_ids) > 1}
     removed: dict[str, list[tuple[str, int]]] = {}
     for task_id, index in states:
-        name = task_id.removeprefix(group.prefix)
-        if several and (first := name.partition(".")[0]) not in group.known_names:
-            name = first  # a branch of several tasks is a task group
-        if (
-            task_id.startswith(group.prefix)
-            and task_id not in declared_ids
-            and task_id != group.prefix + PLACEHOLDER
-            and name.partition(".")[0] not in several  # a task that a branch has lost
-            and (map_index < 0 or index == map_index)
-        ):
+        name = None if task_id in declared_ids else group.undeclared_branch(task_id)
+        if name is not None and (map_index < 0 or index == map_index):
             removed.setdefault(name, []).append((task_id, index))
     outcomes = [
         BranchOutcome(
             name=name,
             index=0,
             state="removed",
-            error="it is no longer declared",
+            error=REMOVED.error,
             task_id=max(removed[name])[0],
             map_index=max(removed[name])[1],
             duration=total_duration(states[instance] for instance in removed[name]),

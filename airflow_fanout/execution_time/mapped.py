@@ -11,7 +11,7 @@ from airflow_fanout.execution_time.wiring import refuse_unfinished
 from airflow_fanout.execution_time.xcom import PAGE_SIZE, BranchReader, RunReader, Values, at_once
 from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import InstanceState, States, instances_of
-from airflow_fanout.rules.names import indexed_names, instance_name
+from airflow_fanout.rules.names import indexed_name, indexed_names, instance_name
 from airflow_fanout.rules.outcomes import believed, branch_duration, judge_branch
 from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
@@ -164,7 +164,7 @@ class _MappedGroup:
         if group is None:
             return names
         if (group.names if group.count is not None else self._yielded[0]) is None:
-            return {n: indexed_names(group.label, 1, first=n)[0] for n in self.map_indexes} | names
+            return {n: indexed_name(group.label, n) for n in self.map_indexes} | names
         if earlier and len(names) < len(self.map_indexes):
             # Of items of run time the first task alone is sure to be given its own, and so to know the name.
             self._records[earlier[0]] = self._record_pages(earlier[0], self.map_indexes)

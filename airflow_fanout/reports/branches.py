@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.runs import BatchItems, BranchRun, GroupRun, ItemRuns, RunFacts, TaskRun
 from airflow_fanout.reports.timing import sum_of_known
-from airflow_fanout.rules.identity import Execution, match_names
+from airflow_fanout.rules.identity import REMOVED, Execution, match_names
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import (
-    PLACEHOLDER,
     SPLIT,
     IndexedNames,
+    indexed_name,
     indexed_names,
     instance_name,
     natural_key,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from airflow_fanout.reports.timing import BranchTiming
-    from airflow_fanout.rules.records import BatchRecord, Bounds
+    from airflow_fanout.rules.records import Bounds
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import FanInOutline
 
@@ -179,19 +179,15 @@ def _static(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Itera
 
 def _removed(facts: RunFacts, group: DeclaredGroup, map_index: int) -> Iterator[BranchRun]:
     """Branches of a static group that are no longer declared: the Dag file changed after they had begun."""
-    names = {branch.name for branch in group.branches}
     removed: dict[str, list[str]] = {}
     for task_id in facts.undeclared:
-        name = task_id.removeprefix(group.prefix)
-        if name in {task_id, PLACEHOLDER} or map_index not in facts.by_task[task_id]:
-            continue
-        if group.steps is not None and (first := name.partition(".")[0]) not in names:
-            name = first  # a branch of several tasks is a task group
-        removed.setdefault(name, []).append(task_id)
+        name = group.undeclared_branch(task_id)
+        if name is not None and (map_index < 0 or map_index in facts.by_task[task_id]):
+            removed.setdefault(name, []).append(task_id)
     for name in sorted(removed, key=natural_key):
         tasks = BranchTasks(task_ids=tuple(removed[name]), map_index=map_index)
         branch = _branch(facts, name, tasks, [RETURN_VALUE])
-        yield replace(branch, state="removed", error="it is no longer declared", is_stopped=False)
+        yield replace(branch, state="removed", error=REMOVED.error, is_stopped=False)
 
 
 def _branch(facts: RunFacts, name: str, tasks: BranchTasks, keys: Sequence[str]) -> BranchRun:
@@ -276,7 +272,7 @@ def _name_that_ran(facts: RunFacts, group: DeclaredGroup, index: int, *, is_name
     for task_run in facts.find([*telling, *(earlier[:1] if is_named else ())], index):
         if isinstance(task_run.told, BranchRecord) and task_run.told.name is not None:
             return task_run.told.name
-    return None if is_named else indexed_names(group.label, 1, first=index)[0]
+    return None if is_named else indexed_name(group.label, index)
 
 
 def _arranged(
@@ -333,7 +329,7 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
         if run.map_index < len(bounds):
             first = starts[run.map_index]
         if run.batch_record is not None:
-            first, names = run.batch_record.start, _item_names(run.batch_record, group)
+            first, names = run.batch_record.start, run.batch_record.item_names(group.label)
         batches.append((run, first, names))
     is_whole = [run.map_index for run in task_runs] == list(range(len(bounds)))
     is_whole = is_whole and group.count in {None, sum(map(len, now))}
@@ -376,7 +372,7 @@ def items_of_batch(facts: RunFacts, group_id: str, number: int) -> Sequence[Bran
         bounds = _bounds(facts, group, [run]) or [(0, 0, 0)]
         cut = bounds[number] if number < len(bounds) else bounds[-1]
         known = run.batch_record
-        names = _names_now(facts, group, number, cut) if known is None else _item_names(known, group)
+        names = _names_now(facts, group, number, cut) if known is None else known.item_names(group.label)
         batches.append(_batch_items(run, names))
     return ItemRuns(batches)
 
@@ -394,7 +390,7 @@ def _bounds(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun])
         first, count = (
             (run.map_index * size, size) if record is None else (record.start, len(record.statuses))
         )
-        known.append((first, first + count, 0 if record is None else record.split or 0))
+        known.append((first, first + count, 0 if record is None else record.split))
     return known
 
 
@@ -403,16 +399,12 @@ def _names_now(facts: RunFacts, group: DeclaredGroup, number: int, cut: Bounds) 
     for task_run in facts.find(group.each, number):
         record = task_run.batch_record
         if record is not None and record.cut == cut:
-            return _item_names(record, group)
+            return record.item_names(group.label)
     first, stop, _ = cut
     names: Sequence[str] = IndexedNames(group.label, stop - first, first=first)
     if group.names is not None:
         names = group.names[first:stop]
     return facts.batch_names.get((group.prefix + SPLIT, number), names)
-
-
-def _item_names(record: BatchRecord, group: DeclaredGroup) -> Sequence[str]:
-    return record.names or IndexedNames(group.label, len(record.statuses), first=record.start)
 
 
 def _are_same(some: Sequence[str], others: Sequence[str]) -> bool:

@@ -28,13 +28,18 @@ def natural_key(name: str) -> tuple[tuple[tuple[str, int, str], ...], str]:
     return tuple((text, *key) for text, key in zip(parts[::2], keys, strict=True)), name
 
 
-def indexed_names(label: str, count: int, *, first: int = 0) -> tuple[str, ...]:
-    """Names of ``count`` branches: ``label_0``, ``label_1``, …, or from the first index on."""
-    return tuple(f"{label}_{index}" for index in range(first, first + count))
+def indexed_name(label: str, index: int) -> str:
+    """Name of a branch without a name of its own."""
+    return f"{label}_{index}"
+
+
+def indexed_names(label: str, count: int) -> tuple[str, ...]:
+    """Names of ``count`` branches: ``label_0``, ``label_1``, …."""
+    return tuple(IndexedNames(label, count))
 
 
 class IndexedNames(Sequence[str]):
-    """The names that :func:`indexed_names` makes, each made when it is asked for."""
+    """Names of branches without names of their own, from an index on, each made when it is asked for."""
 
     def __init__(self, label: str, count: int, *, first: int = 0) -> None:
         self.label, self.indexes = label, range(first, first + count)
@@ -43,7 +48,7 @@ class IndexedNames(Sequence[str]):
         return len(self.indexes)
 
     def __iter__(self) -> Iterator[str]:
-        return (f"{self.label}_{index}" for index in self.indexes)
+        return (indexed_name(self.label, index) for index in self.indexes)
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -53,7 +58,7 @@ class IndexedNames(Sequence[str]):
 
     def __getitem__(self, place: int | slice) -> str | IndexedNames:
         if isinstance(place, int):
-            return f"{self.label}_{self.indexes[place]}"
+            return indexed_name(self.label, self.indexes[place])
         first, stop, _ = place.indices(len(self))
         return IndexedNames(self.label, max(stop - first, 0), first=self.indexes.start + first)
 

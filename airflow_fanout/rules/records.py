@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from airflow_fanout.rules.names import indexed_names
+from airflow_fanout.rules.names import IndexedNames
 from airflow_fanout.rules.wording import on_one_line
 
 RETURN_VALUE = "return_value"
@@ -112,7 +112,7 @@ class BatchRecord(NamedTuple):
 
     def item_names(self, label: str) -> Sequence[str]:
         """Names of its items; those without names of their own have numbers after a label."""
-        return self.names or indexed_names(label, len(self.statuses), first=self.start)
+        return self.names or IndexedNames(label, len(self.statuses), first=self.start)
 
     @property
     def successes(self) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from airflow_fanout.rules.names import indexed_names
+from airflow_fanout.rules.names import PLACEHOLDER, indexed_names
 from airflow_fanout.rules.policy import Policy
 
 if TYPE_CHECKING:
@@ -81,6 +81,18 @@ class DeclaredGroup:
         """What each branch has several of, ``tasks``; None if each is one task."""
         several = len(self.each) > 1 or any(len(branch.task_ids) > 1 for branch in self.branches)
         return "tasks" if several else None
+
+    def undeclared_branch(self, task_id: str) -> str | None:
+        """Name of the branch that a task, no longer in the Dag, was of; None if it was of no such branch."""
+        name = task_id.removeprefix(self.prefix)
+        if not self.prefix or name in {task_id, PLACEHOLDER}:
+            return None
+        several = {branch.name for branch in self.branches if len(branch.task_ids) > 1}
+        first = name.partition(".")[0]
+        if first in several:  # a task that a branch has lost
+            return None
+        # A branch of several tasks is a task group.
+        return first if several and first not in self.known_names else name
 
     @property
     def all_task_ids(self) -> list[str]:

@@ -444,9 +444,9 @@ def test_a_branch_is_missing_if_it_lacks_a_value_for_one_of_its_fan_ins(
         ),
         pytest.param(
             static("eu", steps=("read", "write")),
-            ["etl.eu.read", "etl.us.read", "etl.us.write", "etl.eu.paris"],
-            ["eu.paris", "us"],
-            id="of-several-tasks",
+            ["etl.eu.read", "etl.us.read", "etl.us.write", "etl.eu.lost"],
+            ["us"],
+            id="of-several-tasks-of-which-one-is-lost",
         ),
     ],
 )
