@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
-from airflow_fanout.execution_time.recording import redacted_error, skip_reason
+from airflow_fanout.execution_time.recording import cpu_seconds, redacted_error, skip_reason
 from airflow_fanout.execution_time.transport import stored_value
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
@@ -88,13 +88,14 @@ class Batch:
         self.ended: list[int] = []  # indexes of this try's items in the order in which they ended
         self.reused = self._failed = 0
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
+        self.cpu_seconds = 0.0  # of the process in these; items that run at once wait for each other
         self._call, self._on_failure = call, on_failure
         self.is_retried, self._is_async_item, self._failures_left = is_retried, is_async, failures_left
         self.is_running = self._is_closed = False
         self._lock = threading.Lock()
         self._not_started: Iterator[int] = iter(())
         self._workers: asyncio.Task[None] | None = None
-        self._begin = time.monotonic()
+        self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
 
     @property
     def progress(self) -> str:
@@ -119,7 +120,7 @@ class Batch:
         """How far it is, for somebody who must not wait for the items that run."""
         copied = copy.copy(self)
         copied.results = dict(self.results)
-        copied.elapsed = round(time.monotonic() - self._begin, 6)
+        copied.stop_clocks()
         return copied
 
     def reuse(self, index: int, result: ItemResult) -> None:
@@ -148,7 +149,7 @@ class Batch:
         Plain functions one after another run in this thread, for libraries that want the main one. All others
         run in daemon threads, so that nobody has to wait for them after a timeout.
         """
-        self._begin = time.monotonic()
+        self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
         self.is_running = True
         self._not_started = iter(self.pending)
         try:
@@ -167,7 +168,12 @@ class Batch:
             raise
         finally:
             self.is_running = False
-            self.elapsed = round(time.monotonic() - self._begin, 6)
+            self.stop_clocks()
+
+    def stop_clocks(self) -> None:
+        """Read what the items took so far."""
+        self.elapsed = round(time.monotonic() - self._begin, 6)
+        self.cpu_seconds = round(cpu_seconds() - self._cpu_begin, 6)
 
     def _next_index(self) -> int | None:
         """Index of the item to start next; None if none is to start any more."""
@@ -231,11 +237,11 @@ class Batch:
         except BaseException as exception:
             failure = self._result_of(index, exception)
         seconds = round(time.perf_counter() - begin, 6)
-        cpu_seconds = round(time.thread_time() - cpu_begin, 6)
+        cpu = round(time.thread_time() - cpu_begin, 6)
         if failure is None:
-            self._take(index, ItemResult(ITEM_SUCCEEDED, value, None, seconds, cpu_seconds))
+            self._take(index, ItemResult(ITEM_SUCCEEDED, value, None, seconds, cpu))
         else:
-            self._take(index, failure._replace(seconds=seconds, cpu_seconds=cpu_seconds))
+            self._take(index, failure._replace(seconds=seconds, cpu_seconds=cpu))
 
     async def _await_thread(self, index: int) -> None:
         """Run a plain function in a thread: it would hold up the loop."""

@@ -42,7 +42,7 @@ def on_execute(context: Context) -> None:
     _skip_reason = None
     _keep_skip_reason(context)
     _start = _Start(
-        task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=_cpu_seconds()
+        task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=cpu_seconds()
     )
 
 
@@ -171,7 +171,7 @@ def _measured(context: Context) -> dict[str, Any]:
         return {}
     return {
         "seconds": round(time.perf_counter() - _start.seconds, 6),
-        "cpu_seconds": round(_cpu_seconds() - _start.cpu_seconds, 6),
+        "cpu_seconds": round(cpu_seconds() - _start.cpu_seconds, 6),
         "peak_memory_bytes": peak_memory_bytes(),
         "cores": core_count(),
     }
@@ -181,7 +181,8 @@ def _usages() -> list[resource.struct_rusage]:
     return [resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)]
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """CPU seconds of this process so far, with those of its children that have ended."""
     return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
 
 

@@ -275,6 +275,7 @@ class BatchOperator(BaseOperator):
             cores=core_count(),
             concurrency=batch.concurrency,
             elapsed=batch.elapsed,
+            task_cpu_seconds=batch.cpu_seconds,
         )
         ti.xcom_push(RECORD_KEY, record.to_xcom())
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it

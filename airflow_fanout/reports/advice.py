@@ -19,7 +19,7 @@ MORE_ITEMS = 2  # how many times as many items a task has to run for a change to
 BIG_SAVING = 0.2  # share of the wall that the slowest branch alone has to cost
 MUCH_SLOWER = 2.0  # how many times as long as the median of the others the slowest branch has to take
 COMPUTES = 0.7  # share of the cores' time from which on branches are taken to compute, and not to wait
-ONLY_WAITS = 0.1  # share of their work up to which what branches compute makes no difference
+ONLY_WAITS = 0.1  # share of the time up to which what branches compute makes no difference
 WORTH_A_START = 1.0  # seconds of work in one task below which more at once saves nothing: it has to start
 
 
@@ -155,8 +155,9 @@ def _waiting(group: GroupReport) -> Advice | None:
         reasons[group.limit_setting] = f"lets {lets} run"
     if not reasons:
         return None
+    whose = "their work" if group.items is None else "the time in which they ran"
     text = (
-        f"The {PLURALS[group.nouns[1]]} only waited: {format_share(share)} of their work was computing. More "
+        f"The {PLURALS[group.nouns[1]]} only waited: {format_share(share)} of {whose} was computing. More "
         f"at once costs next to nothing: {', and '.join(f'{name} {text}' for name, text in reasons.items())}."
     )
     return Advice(kind="waiting", text=text, setting=next(iter(reasons)))

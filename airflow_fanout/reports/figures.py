@@ -94,7 +94,7 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
     overhead = f"of the time from queued to end{last_tries} was no work"
     texts = [
         ("Work", format_seconds(group.work_seconds), work),
-        ("CPU", format_seconds(group.cpu_seconds), "CPU time of that; the rest was spent waiting"),
+        ("CPU", format_seconds(group.cpu_seconds), _cpu_note(group)),
         ("Memory", format_bytes(group.peak_memory_bytes), f"at most, of one {task_noun}'s process"),
         ("Wall", format_seconds(group.wall_seconds), wall),
         ("Speed-up", format_ratio(group.speed_up), "work / wall"),
@@ -104,6 +104,13 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         *_slowest(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
+
+
+def _cpu_note(group: GroupReport) -> str:
+    if group.items is None or group.computed_share is None:
+        return "CPU time of that; the rest was spent waiting"
+    waited = format_share(max(0.0, 1 - group.computed_share))
+    return f"of the batches' processes, which waited for {waited} of the time in which items ran"
 
 
 def _limit(group: GroupReport) -> tuple[str, str]:

@@ -140,10 +140,11 @@ class GroupReport(Outcomes):
     expanded; ``causes`` are what failed before the branches, and left some of them ``upstream_failed``.
     ``effective_concurrency`` and ``limit`` are as things are now.
 
-    Of a batch that went on where an earlier try had ended, work is that of all these tries. ``items`` are its
-    items; they have no times of their own. ``item_concurrency`` is how many items of a batch could run at
-    once; overhead of batches is beside the time in which their items ran. ``segments`` are the times that a
-    time line shows, from a start to an end: long idle times between them are left out.
+    Of a batch that went on where an earlier try had ended, work is that of all these tries, CPU time that of
+    the last one. ``items`` are its items; they have no times of their own. ``item_concurrency`` is how many
+    items of a batch could run at once; overhead of batches is beside the time in which their items ran.
+    ``segments`` are the times that a time line shows, from a start to an end: long idle times between them
+    are left out.
     """
 
     title: str

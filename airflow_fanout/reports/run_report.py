@@ -172,7 +172,7 @@ def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
 
 
 def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
-    """Figures up to the present; overhead of batches is beside the time in which their items ran."""
+    """Figures up to the present; of batches, overhead and CPU time are by the time in which items ran."""
     summary = summarize(so_far)
     if run.batches is None:
         return summary
@@ -183,6 +183,7 @@ def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
     )
     return replace(
         summary,
+        computed_share=elapsed.computed_share,
         overhead_share=elapsed.overhead_share,
         median_overhead_seconds=elapsed.median_overhead_seconds,
     )
@@ -191,7 +192,7 @@ def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
 def _summary_of_items(run: GroupRun) -> GroupSummary:
     """Figures of the items, which have no times but the seconds in their code."""
     if not isinstance(run.branches, ItemRuns):
-        return summarize(run.branches, slowest=SLOWEST_ITEMS)
+        return replace(summarize(run.branches, slowest=SLOWEST_ITEMS), computed_share=None)
     columns = [
         (batch.names, list(map(attrgetter("state"), batch.rulings)), batch.seconds, batch.cpu_seconds)
         for batch in run.branches.batches
@@ -372,8 +373,8 @@ def host_loads(task_runs: Iterable[TaskRun]) -> tuple[HostLoad, ...]:
 
 def _at_work(task_run: TaskRun) -> Span | None:
     """Start and end of its work, which comes last in a task's process; None if that isn't known."""
-    timing, elapsed = task_run.timing, task_run.timing.elapsed_seconds
-    if timing.ended is None or timing.work_seconds is None or not elapsed:
+    timing, record = task_run.timing, task_run.batch_record
+    seconds, most = timing.work_seconds if record is None else record.elapsed, timing.elapsed_seconds
+    if timing.ended is None or seconds is None or not most:
         return None
-    # Items of one batch that ran at the same time have more work in sum than their task was there.
-    return timing.ended - timedelta(seconds=min(timing.work_seconds, elapsed)), timing.ended
+    return timing.ended - timedelta(seconds=min(seconds, most)), timing.ended

@@ -97,10 +97,7 @@ class TaskRun:
             case BranchRecord() as record:
                 seconds, cpu_seconds = record.seconds, record.cpu_seconds
             case BatchRecord() as record:
-                seconds, cpu_seconds = sum_of_known(record.seconds), sum_of_known(record.cpu_seconds)
-                pairs = zip(record.seconds, record.cpu_seconds, strict=True)
-                if any(cpu is None and known is not None for known, cpu in pairs):
-                    cpu_seconds = None  # of items on an event loop: the sum would be of the others
+                seconds, cpu_seconds = sum_of_known(record.seconds), record.task_cpu_seconds
             case _:
                 return timing
         memory = record.peak_memory_bytes

@@ -120,10 +120,11 @@ class GroupSummary:
     end of all tries, without branches that never ran; None until all have ended, or if it isn't known when
     one that ran was queued. ``idle_seconds`` are those of them in which nothing was queued or ran, but some
     branch waited for its next try. Work, CPU, memory, elapsed time and overhead, the time from queued to end
-    that was no work, are those of last tries. ``computed_share`` is CPU seconds divided by work. Memory is
-    that of one branch's process, at most. A branch of several tasks counts towards ``peak_concurrency``
-    while one of its tasks runs. "Without the slowest" are the others as they ran: what might have started
-    earlier is not moved up.
+    that was no work, are those of last tries. ``computed_share`` is CPU seconds divided by work, or, of
+    batches, by the time in which their items ran; the rest was spent waiting. Items alone can't tell theirs:
+    of threads that compute, all but one wait. Memory is that of one branch's process, at most. A branch of
+    several tasks counts towards ``peak_concurrency`` while one of its tasks runs. "Without the slowest" are
+    the others as they ran: what might have started earlier is not moved up.
     """
 
     states: dict[str, int]
@@ -203,9 +204,6 @@ def summarize_work(
     """
     columns = list(columns)
     work = [seconds for _, _, column, _ in columns for seconds in column if seconds is not None]
-    pairs = [
-        pair for *_, column, cpu in columns for pair in zip(cpu, column, strict=True) if None not in pair
-    ]
     durations = list(work)
     if states.get("skipped"):
         durations = [
@@ -230,7 +228,6 @@ def summarize_work(
         work_seconds=sum_of_known(work),
         median_work_seconds=median(work) if work else None,
         cpu_seconds=sum_of_known(each for *_, cpu in columns for each in cpu),
-        computed_share=_ratio(sum_of_known(cpu for cpu, _ in pairs), sum_of_known(each for _, each in pairs)),
         slowest=tuple(named[:slowest]),
         median_without_slowest_seconds=median(durations[:-1]) if len(durations) > 1 else None,
     )

@@ -84,6 +84,8 @@ class BatchRecord(NamedTuple):
     :param cores: Cores that it could run on.
     :param concurrency: Number of items that could run at once.
     :param elapsed: Seconds that the items of this try took together.
+    :param task_cpu_seconds: CPU seconds of the task in these. What is left of them was spent waiting; an item
+        by itself can't tell, for of threads that compute all but one wait.
     """
 
     map_index: int = 0
@@ -99,6 +101,7 @@ class BatchRecord(NamedTuple):
     cores: int | None = None
     concurrency: int | None = None
     elapsed: float | None = None
+    task_cpu_seconds: float | None = None
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom."""
@@ -197,6 +200,7 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         cores=_whole(value.get("cores")),
         concurrency=_whole(value.get("concurrency")),
         elapsed=seconds_of(value.get("elapsed")),
+        task_cpu_seconds=seconds_of(value.get("task_cpu_seconds")),
     )
 
 

@@ -126,7 +126,7 @@ def row_of(tasks: Sequence[tuple[Any, ...]]) -> Row:
         ended=max(timestamp(task[3]) for task in tasks),
         tries=max(task[4] for task in tasks),
         work=total([record.get("seconds") for record in records]),
-        cpu=total([record.get("cpu_seconds") for record in records]),
+        cpu=total([record.get("task_cpu_seconds", record.get("cpu_seconds")) for record in records]),
         memory=max((record["peak_memory_bytes"] for record in records if record), default=None),
         elapsed=total([record.get("elapsed", record.get("seconds")) for record in records]),
         earlier=[(queued, start, end) for task in tasks for queued, start, end in task[6]],

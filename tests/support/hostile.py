@@ -83,6 +83,7 @@ def good_batch(number: int, **other: Any) -> dict[str, Any]:
         "cores": 2,
         "concurrency": 1,
         "elapsed": 6.0,
+        "task_cpu_seconds": 1.0,
         **other,
     }
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -184,6 +186,29 @@ def test_a_value_is_fixed_when_its_item_ends(is_async: Any) -> None:
 
     call = append if is_async else lambda index: asyncio.run(append(index))
     assert values(run(3, call, is_async=is_async)) == {0: [0], 1: [0, 1], 2: [0, 1, 2]}
+
+
+BURNING = "import time\nwhile time.process_time() < 0.2: pass"
+
+
+def burn(index: int) -> None:
+    """Compute for 0.1 s in this thread, and for 0.2 s in a child."""
+    begin = time.thread_time()
+    while time.thread_time() - begin < 0.1:
+        pass
+    subprocess.run([sys.executable, "-c", BURNING], check=True)
+
+
+@pytest.mark.parametrize("way", [{}, {"concurrency": 4}, {"concurrency": 4, "is_async": lambda index: False}])
+def test_cpu_time_is_the_processs_with_its_childrens(way: Any) -> None:
+    assert run(4, burn, **way).cpu_seconds >= 4 * 0.3
+
+
+@pytest.mark.parametrize("way", [{}, {"concurrency": 4}])
+def test_of_items_that_wait_next_to_none_of_the_time_is_cpu_time(way: Any) -> None:
+    batch = run(4, lambda index: time.sleep(0.2), **way)
+
+    assert batch.cpu_seconds < batch.elapsed / 2
 
 
 def test_one_at_a_time_runs_in_order() -> None:

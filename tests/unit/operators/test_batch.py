@@ -90,6 +90,7 @@ class TestTheReport:
         assert sum(seconds) <= ran.record.pop("elapsed") + 1e-4
         assert ran.record.pop("peak_memory_bytes") > 0
         assert ran.record.pop("cores") > 0
+        assert ran.record.pop("task_cpu_seconds") >= sum(cpu) - 1e-2
         assert ran.record == {
             "state": "batch",
             "map_index": 0,

@@ -150,6 +150,12 @@ def test_branches_that_are_no_functions_are_not_put_into_batches() -> None:
     assert advise(SMALL, takes_batches=False) == ()
 
 
+def test_branches_of_one_task_are_said_to_wait_for_a_share_of_their_work() -> None:
+    assert advise(WAITING, takes_batches=False)[1].text.startswith(
+        "The branches only waited: 10 % of their work was computing."
+    )
+
+
 @pytest.mark.parametrize(
     "changes", [{"computed_share": 0.11}, {"median_work_seconds": 0.99}, {"overhead_share": 0.51}]
 )
@@ -264,7 +270,11 @@ CROWDED_CORE = replace(CROWDED, hosts=(WORKER, replace(WORKER, cores=1, peak=4))
         (CROWDED_CORE, "max_concurrency", "1 core, and used 70 % of what these can give"),
         (replace(CROWDED, mode="static"), "pool", "(a pool of 2 slots for each such machine)"),
         (replace(CROWDED, mode="prefix"), "pool", "(a pool of 2 slots for each such machine)"),
-        (WAITING_ITEMS, "item_concurrency", "The items only waited: 10 % of their work was computing."),
+        (
+            WAITING_ITEMS,
+            "item_concurrency",
+            "items only waited: 10 % of the time in which they ran was comp",
+        ),
         (WAITING_ITEMS, "item_concurrency", ": item_concurrency is 99 of the 100 items of a task."),
         (TWO_LIMITS, "item_concurrency", "items of a task, and pool lets 1 of 2 batches run."),
     ],

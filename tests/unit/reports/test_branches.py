@@ -239,15 +239,17 @@ class TestItems:
         assert [item.name for item in run.branches] == ["a.md", "b.md"]
 
     @pytest.mark.parametrize(
-        ("seconds", "cpu_seconds", "expected"),
+        ("seconds", "record", "expected"),
         [
-            pytest.param([1.0, None, 2.0], [0.25] * 3, (3.0, 0.75), id="of its items"),
-            pytest.param([1.0, 2.0], [0.25, None], (3.0, None), id="not of the others alone"),
-            pytest.param([None, None], [None, None], (None, None), id="not measured"),
+            pytest.param([1.0, None, 2.0], {"task_cpu_seconds": 0.5}, (3.0, 0.5), id="of its items"),
+            pytest.param([1.0, 2.0], {"task_cpu_seconds": None}, (3.0, None), id="cpu-not-measured"),
+            pytest.param([None, None], {}, (None, None), id="not-measured"),
         ],
     )
-    def test_a_batchs_work(self, seconds: Any, cpu_seconds: Any, expected: tuple[float | None, ...]) -> None:
-        (task,) = only(batched(), batch(0, "S" * len(seconds), seconds=seconds, cpu_seconds=cpu_seconds)).ran
+    def test_a_batchs_work_is_its_items_and_its_cpu_time_the_tasks(
+        self, seconds: Any, record: Any, expected: tuple[float | None, ...]
+    ) -> None:
+        (task,) = only(batched(), batch(0, "S" * len(seconds), seconds=seconds, **record)).ran
 
         assert (task.work_seconds, task.cpu_seconds) == expected
 

@@ -67,6 +67,14 @@ PER_ITEM = replace(BATCHED, items=replace(ITEMS, **SLOW, median_work_seconds=1.0
         ),
         (replace(GROUP, cpu_seconds=0.04), "CPU | 40 ms | CPU time of that; the rest was spent waiting"),
         (
+            replace(BATCHED, cpu_seconds=4.0, computed_share=0.03),
+            "CPU | 4.0 s | of the batches' processes, which waited for 97 % of the time in which items ran",
+        ),
+        (
+            replace(BATCHED, cpu_seconds=9.0, computed_share=2.5),
+            "CPU | 9.0 s | of the batches' processes, which waited for 0 % of the time in which items ran",
+        ),
+        (
             replace(BATCHED, peak_memory_bytes=147_400_000),
             "Memory | 147 MB | at most, of one batch's process",
         ),

@@ -324,6 +324,32 @@ class TestBatches:
         assert (group.overhead_share, group.item_concurrency) == (0.75, 2)
         assert (group.work_seconds, group.wall_seconds) == (1.0, 12.0)
 
+    @pytest.mark.parametrize(
+        ("task_cpu_seconds", "share"),
+        [
+            pytest.param(4.0, 1.0, id="threads-that-compute"),
+            pytest.param(0.4, 0.1, id="threads-that-wait"),
+            pytest.param(None, None, id="not-recorded"),
+        ],
+    )
+    def test_what_waited_is_told_by_the_tasks_cpu_time_and_not_by_its_items(
+        self, task_cpu_seconds: float | None, share: float | None
+    ) -> None:
+        """Of 16 threads that compute for 4 s, each waits for 15 parts of that."""
+        threads: dict[str, Any] = {
+            "seconds": [4.0] * 16,
+            "cpu_seconds": [0.25] * 16,
+            "elapsed": 4.0,
+            "concurrency": 16,
+        }
+        record = {**threads, "task_cpu_seconds": task_cpu_seconds}
+
+        group = only(batched(items_per_task=16), batch(0, "S" * 16, **record))
+
+        assert (group.cpu_seconds, group.computed_share) == (task_cpu_seconds, share)
+        assert group.items is not None
+        assert group.items.computed_share is None
+
     def test_one_that_left_no_record_is_one_problem(self) -> None:
         killed = ran("docs.each", 1, state="failed", record={})
 
@@ -533,6 +559,17 @@ def worked(started: float, ended: float, **settings: Any) -> TaskRun:
     return ran("work", started=at(started), ended=at(ended), **{**record, **settings})
 
 
+def batch_of_threads(elapsed: float) -> TaskRun:
+    """A task of ten seconds, of whose eight threads four seconds were computing."""
+    record: dict[str, Any] = {
+        "seconds": [elapsed] * 8,
+        "elapsed": elapsed,
+        "task_cpu_seconds": 4.0,
+        "cores": 2,
+    }
+    return replace(batch(0, "S" * 8, **record), started=at(0), ended=at(10), hostname="a")
+
+
 @pytest.mark.parametrize(
     ("task_runs", "peak", "busy_share"),
     [
@@ -550,9 +587,8 @@ def worked(started: float, ended: float, **settings: Any) -> TaskRun:
             1.0,
             id="what-comes-before-the-work-is-none",
         ),
-        pytest.param(
-            [worked(0, 10, seconds=80.0, cpu_seconds=5.0)], 1, 0.5, id="items-at-once-in-their-tasks-time"
-        ),
+        pytest.param([batch_of_threads(elapsed=8.0)], 1, 0.5, id="items-at-once-in-their-tasks-time"),
+        pytest.param([batch_of_threads(elapsed=11.0)], 1, 0.4, id="no-longer-than-the-task-was-there"),
     ],
 )
 def test_a_machine_is_as_busy_as_branches_compute_on_it(

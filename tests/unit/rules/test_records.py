@@ -44,6 +44,7 @@ BATCH = BatchRecord(
     cores=2,
     concurrency=4,
     elapsed=3.5,
+    task_cpu_seconds=0.75,
 )
 
 
@@ -124,8 +125,8 @@ def test_a_part_that_is_of_another_shape_is_not_known(
         ({"names": None}, {"names": None}),
         ({"statuses": "??"}, {"statuses": "??"}),
         (
-            {"elapsed": -1, "cores": "2", "concurrency": 0},
-            {"elapsed": None, "cores": None, "concurrency": None},
+            {"elapsed": -1, "task_cpu_seconds": -1, "cores": "2", "concurrency": 0},
+            {"elapsed": None, "task_cpu_seconds": None, "cores": None, "concurrency": None},
         ),
     ],
     ids=repr,
