@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pendulum
 from airflow.api_fastapi.core_api.security import GetUserDep  # noqa: TC002 - for FastAPI, at run time
 from airflow.models.log import Log
 from airflow.utils.session import create_session
@@ -160,9 +161,11 @@ async def rerun(dag_id: str, run_id: str, body: RerunBody, user: GetUserDep) -> 
             dag_id, run_id, body.plan, group_ids=_ids(body.group), causes=body.causes, session=session
         )
         session.add(_log_entry(plan, done, body, user))
-        return {**plan_as_json(plan, done), "is_paused": done.is_paused}
+        return {**plan_as_json(plan, done), "is_paused": done.is_paused, "cleared_at": pendulum.now("UTC")}
 
-    return await _made(clear)
+    answer = await _made(clear)
+    reports.forget(dag_id, run_id)
+    return answer
 
 
 def _log_entry(plan: RerunPlan, done: Clearing, body: RerunBody, user: BaseUser) -> Log:

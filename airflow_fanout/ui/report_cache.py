@@ -98,6 +98,14 @@ class ReportCache:
         self._lock = Lock()
         self._reports: OrderedDict[tuple[str, str], _Report] = OrderedDict()
         self._waiting: dict[tuple[str, str], Future[Content]] = {}
+        self._changes = 0  # what began to be made before the last one is not kept
+
+    def forget(self, dag_id: str, run_id: str) -> None:
+        """Have a run's report made again: somebody has just changed the run."""
+        with self._lock:
+            self._changes += 1
+            self._reports.pop((dag_id, run_id), None)
+            self._waiting.pop((dag_id, run_id), None)
 
     async def get(self, dag_id: str, run_id: str) -> Content:
         """
@@ -112,12 +120,17 @@ class ReportCache:
                 return report.content
             waiting = self._waiting.get(run)
             if waiting is None:
-                waiting = self._waiting[run] = self._makers.begin(partial(self._renewed, run, report))
-                waiting.add_done_callback(lambda _: self._waiting.pop(run, None))
+                renew = partial(self._renewed, run, report, self._changes)
+                waiting = self._waiting[run] = self._makers.begin(renew)
+                waiting.add_done_callback(partial(self._end_waiting, run))
         # One who goes away takes the report from nobody else.
         return await asyncio.shield(asyncio.wrap_future(waiting))
 
-    def _renewed(self, run: tuple[str, str], report: _Report | None) -> Content:
+    def _end_waiting(self, run: tuple[str, str], waiting: Future[Content]) -> None:
+        if self._waiting.get(run) is waiting:
+            del self._waiting[run]
+
+    def _renewed(self, run: tuple[str, str], report: _Report | None, changes: int) -> Content:
         begin = time.monotonic()
         version = self._version_of(*run)
         is_unchanged = report is not None and version is not None and report.version == version
@@ -125,6 +138,8 @@ class ReportCache:
         now = time.monotonic()
         fresh_until = now + max(KEPT_SECONDS, now - begin)
         with self._lock:
+            if changes != self._changes:
+                return content
             self._reports[run] = _Report(content=content, version=version, fresh_until=fresh_until)
             self._reports.move_to_end(run)
             while sum(len(form) for report in self._reports.values() for form in report.content) > KEPT_BYTES:

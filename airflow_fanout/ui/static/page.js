@@ -12,9 +12,11 @@ const views = new Map();
 let timer = null;
 let asked = 0; // of two answers under way at once the later one counts
 let failures = 0;
+let cleared = 0; // when something was, by the server's clock: another of its processes may still give an older report
 
-const dialog = new RerunDialog((text) => {
+const dialog = new RerunDialog((text, when) => {
   tell(text);
+  cleared = when;
   ask();
 });
 
@@ -49,7 +51,8 @@ async function ask() {
   if (failures) tell(null);
   failures = 0;
   show(answer);
-  if (!answer.report.is_finished) later(Math.max(PATIENCE, 5 * (performance.now() - began)));
+  const isOld = Date.parse(answer.report.read_at) < cleared;
+  if (!answer.report.is_finished || isOld) later(Math.max(PATIENCE, 5 * (performance.now() - began)));
 }
 
 function later(milliseconds) {

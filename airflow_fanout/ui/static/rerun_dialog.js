@@ -89,7 +89,7 @@ export class RerunDialog {
       const lines = [`Cleared ${instances(done.cleared.length)}.`];
       if (done.changed_meanwhile.length) lines.push(`${instances(done.changed_meanwhile.length)} had changed and were not cleared.`);
       lines.push(done.is_paused ? "The Dag is paused: unpause it, and they run." : "The scheduler runs them now.");
-      this.onCleared(lines.join(" "));
+      this.onCleared(lines.join(" "), Date.parse(done.cleared_at));
     } catch (error) {
       if (error.status === 409) await this.load();
       this.tell(error.message);

@@ -7,6 +7,7 @@ import gzip
 import json
 import threading
 from contextlib import nullcontext
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -252,17 +253,18 @@ def test_a_report_is_compressed_for_who_can_read_that(
     assert answer.headers["vary"] == "Accept-Encoding"
 
 
-class TestAuditLog:
-    @pytest.fixture
-    def session(self, monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
-        """The session of a clear by the user ``ada``."""
-        session = mock.Mock(spec=Session)
-        monkeypatch.setattr(tab, "create_session", lambda **_: nullcontext(session))
-        user = mock.Mock(spec=BaseUser)
-        user.get_name.return_value = "ada"
-        monkeypatch.setitem(tab.app.dependency_overrides, get_user, lambda: user)
-        return session
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """The session of a clear by the user ``ada``."""
+    session = mock.Mock(spec=Session)
+    monkeypatch.setattr(tab, "create_session", lambda **_: nullcontext(session))
+    user = mock.Mock(spec=BaseUser)
+    user.get_name.return_value = "ada"
+    monkeypatch.setitem(tab.app.dependency_overrides, get_user, lambda: user)
+    return session
 
+
+class TestAuditLog:
     def test_it_has_who_cleared_how_much_and_the_first_hundred(
         self, client: TestClient, session: mock.Mock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -286,3 +288,20 @@ class TestAuditLog:
 
         assert ask(client, "clear").status_code == 409
         assert session.add.call_args is None
+
+
+def test_after_a_clear_the_report_is_made_again(
+    client: TestClient, session: mock.Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = iter([b'{"report":1}', b'{"report":2}'])
+    monkeypatch.setattr(tab.reports, "_make", lambda *_: (gzip.compress(next(reports)),) * 2)
+    plan = RerunPlan(dag_id="etl", run_id="run", run_state="failed")
+    done = Clearing(cleared=(), changed=(), is_paused=False)
+    monkeypatch.setattr(tab, "clear_as_shown", lambda *_, **__: (plan, done))
+
+    before = client.get("/dags/etl/report/cleared").json()
+    cleared = client.post("/dags/etl/rerun/cleared", json={"plan": "x"}).json()
+
+    assert (before, client.get("/dags/etl/report/cleared").json()) == ({"report": 1}, {"report": 2})
+    assert datetime.fromisoformat(cleared["cleared_at"]).tzinfo is not None
+    assert session.add.call_count == 1

@@ -112,6 +112,32 @@ def test_of_a_run_that_has_ended_it_is_made_again_only_after_a_change(
     assert answers == [(b"of_friday 1",), (b"of_friday 1",), (b"of_friday 2",), (b"of_friday 3",)]
 
 
+def test_what_was_changed_is_read_again_at_once(cache: ReportCache) -> None:
+    ask(cache, RUN)
+    cache.forget(*RUN)
+
+    assert ask(cache, RUN) == [(b"of_friday 2",)]
+
+
+def test_what_began_to_be_read_before_a_change_is_neither_kept_nor_waited_for(
+    cache: ReportCache, making: Making
+) -> None:
+    async def change() -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        making.may_end.clear()
+        before = asyncio.create_task(cache.get(*RUN))
+        await asyncio.sleep(0.05)
+        cache.forget(*RUN)
+        after = asyncio.create_task(cache.get(*RUN))
+        await asyncio.sleep(0.05)
+        making.may_end.set()
+        return await before, await after
+
+    before, after = asyncio.run(change())
+    assert making.counts == {RUN: 2}
+    assert ask(cache, RUN) == [after] == [(b"of_friday 2",)]
+    assert before
+
+
 def test_an_error_reaches_all_who_asked_and_is_not_kept(cache: ReportCache, making: Making) -> None:
     making.error = LookupError("no such run")
     making.may_end.clear()
