@@ -34,7 +34,8 @@ WIDTH = 150
 DESCRIPTION = """
 Measure this package beside the same Dags written by hand in plain Airflow.
 
-  parse     the Dag processor's import of a file with many branches, alone and with serialization
+  parse     what a Dag file imports, which each task pays for; parsing a file with many branches, and
+            serializing it
   wall      a run on a real scheduler (LocalExecutor), from the first queued task to the last end, and the CPU
             seconds of all Airflow meanwhile
   requests  what the fan-in asks of the API server meanwhile

@@ -81,7 +81,7 @@ class Comparison:
     One measurement of both sides.
 
     :param name: What was measured.
-    :param unit: Unit of the two sides: ``"s"``, ``"µs"``, ``"MB"`` or ``"requests"``.
+    :param unit: Unit of the two sides: ``"s"``, ``"ms"``, ``"µs"``, ``"MB"`` or ``"requests"``.
     :param pairs: The pairs, in the order in which they were measured.
     :param target: What is promised; None where there is nothing to promise.
     """

@@ -51,7 +51,7 @@ def _spread(low: float, high: float) -> str:
 
 
 def _amount(amount: float, unit: str) -> str:
-    if unit in {"µs", "MB"}:
+    if unit in {"ms", "µs", "MB"}:
         return f"{amount:.3g} {unit}"
     if unit != "s":
         return f"{amount:,g}"

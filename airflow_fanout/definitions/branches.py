@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseOperator, TaskGroup, XComArg
 
-from airflow_fanout.definitions.function_branches import FunctionBranch, function_branch, pipe_branch
-from airflow_fanout.definitions.operator_branches import OperatorBranch, is_operator_class, operator_branch
-from airflow_fanout.definitions.task_group_branches import TaskGroupBranch, task_group_branch
+from airflow_fanout.definitions.function_branches import function_branch, pipe_branch
 from airflow_fanout.exceptions import DeclarationTypeError
 from airflow_fanout.execution_time.arguments import is_function, is_task_function
 from airflow_fanout.rules.wording import typed
 
-Branch = FunctionBranch | OperatorBranch | TaskGroupBranch
-"""What one branch runs, whatever its kind."""
+if TYPE_CHECKING:
+    from airflow_fanout.definitions.function_branches import FunctionBranch
+    from airflow_fanout.definitions.operator_branches import OperatorBranch
+    from airflow_fanout.definitions.task_group_branches import TaskGroupBranch
+
+    Branch = FunctionBranch | OperatorBranch | TaskGroupBranch  # what one branch runs, whatever its kind
 
 
-@dataclass(frozen=True, kw_only=True)
-class ItemFor:
+class ItemFor(NamedTuple):
     """A function, plain or decorated, as a branch whose item goes to the parameter that the author named."""
 
     branch: Any
@@ -29,20 +29,23 @@ class ItemFor:
 
 def as_branch(owner: str, argument: str, branch: object) -> Branch:
     """Take what the author gave as a branch; ``DeclarationTypeError`` if it can't be one."""
-    if isinstance(branch, ItemFor):
-        made: Any = as_branch(owner, argument, branch.branch)
-        return replace(made, arguments=replace(made.arguments, item_for=branch.parameter))  # type: ignore[no-any-return]
+    branch, item_for = branch if isinstance(branch, ItemFor) else (branch, None)
     if isinstance(branch, list | tuple):
         return pipe_branch(owner, argument, branch)
     innermost = branch
     while isinstance(innermost, functools.partial):
         innermost = innermost.func
-    if is_operator_class(innermost):
+    # Only those branches need what they import.
+    if isinstance(innermost, type) and issubclass(innermost, BaseOperator):
+        from airflow_fanout.definitions.operator_branches import operator_branch
+
         return operator_branch(owner, argument, branch)
     if is_task_function(innermost) or is_function(innermost):
-        return function_branch(owner, argument, branch)
+        return function_branch(owner, argument, branch, item_for)
     if getattr(innermost, "tg_class", None) is TaskGroup:
-        return task_group_branch(owner, argument, branch)
+        from airflow_fanout.definitions.task_group_branches import task_group_branch
+
+        return task_group_branch(owner, argument, branch, item_for)
     problem = (
         "expected a @task or @task_group function, a plain function or a list of them, an operator class, "
         f"or functools.partial of one of these; found {_found(innermost)}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from airflow_fanout.definitions.group_checks import check_limit
 from airflow_fanout.definitions.stored_arguments import storable
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expansion:
+class Expansion(NamedTuple):
     """
     What the instances of a mapped task are made of.
 

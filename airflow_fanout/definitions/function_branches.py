@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, XComArg, get_current_context, literal, task
@@ -23,7 +22,6 @@ from airflow_fanout.execution_time.arguments import (
     undecorated,
     unwrap_partial,
 )
-from airflow_fanout.execution_time.batch_work import per_call_copies
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
 from airflow_fanout.rules.wording import listing, typed
@@ -43,11 +41,11 @@ def python_task(function: Any, **settings: Any) -> Any:
     return task(**{"multiple_outputs": False, **settings})(function)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CallingBranch:
     """A branch that calls a function: as a task, or to make tasks."""
 
-    arguments: FunctionArguments
+    def __init__(self, arguments: FunctionArguments) -> None:
+        self.arguments = arguments
 
     @property
     def title(self) -> str:
@@ -78,13 +76,14 @@ class CallingBranch:
         self.arguments.check(partial, takes_item=items is not None, default_args=default_args)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FunctionBranch(CallingBranch):
     """A function as a branch: one Python task, or whatever task its decorator makes."""
 
     is_group: ClassVar[bool] = False
 
-    decorator: _TaskDecorator[Any, Any, Any]
+    def __init__(self, arguments: FunctionArguments, decorator: _TaskDecorator[Any, Any, Any]) -> None:
+        super().__init__(arguments)
+        self.decorator = decorator
 
     @property
     def kind(self) -> str:
@@ -159,15 +158,17 @@ def _settings(decorator: _TaskDecorator[Any, Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in decorator.kwargs.items() if name not in {"task_id", "op_kwargs"}}
 
 
-def function_branch(owner: str, argument: str, branch: object) -> FunctionBranch:
+def function_branch(owner: str, argument: str, branch: object, item_for: str | None = None) -> FunctionBranch:
     """Make a branch of a ``@task`` function or a plain one, with arguments bound if wanted."""
     target, bound = unwrap_partial(owner, argument, branch)
     decorator = target if is_task_function(target) else python_task(target)
     _refuse_setup(owner, argument, decorator)
     bound = {**(decorator.kwargs.get("op_kwargs") or {}), **bound}
-    arguments = FunctionArguments(owner=owner, argument=argument, function=decorator.function, bound=bound)
+    arguments = FunctionArguments(
+        owner=owner, argument=argument, function=decorator.function, bound=bound, item_for=item_for
+    )
     refuse_skipper(owner, argument, arguments.title, decorator.operator_class)
-    return FunctionBranch(arguments=arguments, decorator=decorator)
+    return FunctionBranch(arguments, decorator)
 
 
 def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> FunctionBranch:
@@ -179,7 +180,7 @@ def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> Funct
         _check_later_step(step)
     function = _pipe(first, later)
     arguments = FunctionArguments(owner=owner, argument=argument, function=function, bound=first.bound)
-    return FunctionBranch(arguments=arguments, decorator=python_task(function))
+    return FunctionBranch(arguments, python_task(function))
 
 
 def _pipe_step(owner: str, argument: str, function: object) -> FunctionArguments:
@@ -221,6 +222,8 @@ def _check_later_step(step: FunctionArguments) -> None:
 
 
 def _pipe(first: FunctionArguments, later: Sequence[FunctionArguments]) -> Callable[..., Any]:
+    from airflow_fanout.execution_time.batch_work import per_call_copies  # only these branches need it
+
     steps = [(step, per_call_copies(step.bound)) for step in later]
 
     @functools.wraps(first.function)  # its parameters are those of the pipe

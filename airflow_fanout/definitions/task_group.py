@@ -12,17 +12,14 @@ from airflow.sdk import TaskGroup, XComArg
 from airflow.sdk.definitions.xcom_arg import PlainXComArg, ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.definitions import group_checks as checks
-from airflow_fanout.definitions.branches import Branch, as_branch
-from airflow_fanout.definitions.expansion import Expansion
+from airflow_fanout.definitions.branches import as_branch
 from airflow_fanout.definitions.function_branches import FunctionBranch
 from airflow_fanout.definitions.stored_arguments import storable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, is_run_time
-from airflow_fanout.execution_time.batch_work import BatchWork
 from airflow_fanout.execution_time.items import source_and_functions
 from airflow_fanout.operators.fan_in_checks import check_number
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
-from airflow_fanout.operators.split import SplitOperator, split_task_settings
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem, text_problem
 from airflow_fanout.rules.wording import counted, listing, typed
@@ -31,6 +28,10 @@ from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.param import DagParam
+
+    from airflow_fanout.definitions.branches import Branch
+    from airflow_fanout.execution_time.batch_work import BatchWork
+    from airflow_fanout.operators.split import SplitOperator
 
 
 LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
@@ -315,6 +316,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return declared
 
     def _add_mapped(self, branch: Branch, items: Mapping[str, Any] | None) -> DeclaredGroup:
+        from airflow_fanout.definitions.expansion import Expansion  # a worker imports what it needs
+
         known: Sequence[Any] = ()
         output: Any = None
         if items is not None:
@@ -341,6 +344,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _add_batched(
         self, branches: Mapping[str, Branch], items: Mapping[str, Any] | None, settings: Mapping[str, Any]
     ) -> DeclaredGroup:
+        from airflow_fanout.execution_time.batch_work import BatchWork
         from airflow_fanout.operators.batch import BatchOperator
 
         functions: dict[str, Any] = {name: branch.arguments for name, branch in branches.items()}  # type: ignore[union-attr]
@@ -387,6 +391,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         return source.operator.task_id if is_one_task else None
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
+        from airflow_fanout.operators.split import SplitOperator, split_task_settings
+
         arguments |= split_task_settings(self)
         split = SplitOperator(task_id=SPLIT, task_group=self, dag=self.dag, **arguments)
         self.split_task_id = split.task_id

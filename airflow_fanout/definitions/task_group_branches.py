@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import attrs
@@ -117,14 +116,19 @@ def _call_with_items(arguments: FunctionArguments, /, **given: Any) -> Any:
     return arguments.function(**{**given, **items})
 
 
-@dataclass(frozen=True, kw_only=True)
 class TaskGroupBranch(CallingBranch):
-    """A task group as a branch: several tasks, the last of which gives the branch's value."""
+    """
+    A task group as a branch: several tasks, the last of which gives the branch's value.
+
+    :param factory: The function under its decorator.
+    """
 
     is_group: ClassVar[bool] = True
     kind: ClassVar[str] = "a @task_group"
 
-    factory: Any  # the function under its decorator
+    def __init__(self, arguments: FunctionArguments, factory: Any) -> None:
+        super().__init__(arguments)
+        self.factory = factory
 
     def check(
         self, partial: Mapping[str, Any], items: Collection[Any] | None, *, default_args: Collection[str]
@@ -248,16 +252,23 @@ class TaskGroupBranch(CallingBranch):
         raise DeclarationValueError(self.arguments.owner, self.arguments.argument, problem) from cause
 
 
-def task_group_branch(owner: str, argument: str, branch: object) -> TaskGroupBranch:
+def task_group_branch(
+    owner: str, argument: str, branch: object, item_for: str | None = None
+) -> TaskGroupBranch:
     """Make a branch of a ``@task_group`` function, or of ``functools.partial`` of one."""
     target: Any
     target, bound = unwrap_partial(owner, argument, branch)
     bound = {**target.partial_kwargs, **bound}
     arguments = FunctionArguments(
-        owner=owner, argument=argument, function=target.function, bound=bound, given_by_airflow=frozenset()
+        owner=owner,
+        argument=argument,
+        function=target.function,
+        bound=bound,
+        given_by_airflow=frozenset(),
+        item_for=item_for,
     )
     target._task_group_created = True  # noqa: SLF001 - its arguments are bound here: no "was never mapped!"
-    return TaskGroupBranch(arguments=arguments, factory=type(target)(target.function, target.tg_kwargs))
+    return TaskGroupBranch(arguments, type(target)(target.function, target.tg_kwargs))
 
 
 def _child(group: TaskGroup, name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
@@ -47,7 +46,6 @@ def undecorated(value: Any) -> Any:
     return getattr(value, "function", value)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FunctionArguments:
     """
     The arguments of a function that each branch calls.
@@ -56,12 +54,18 @@ class FunctionArguments:
     :param item_for: Name of the parameter that gets the item; None for the first that is not bound.
     """
 
-    owner: str
-    argument: str
-    function: Callable[..., Any]
-    bound: Mapping[str, Any]
-    given_by_airflow: frozenset[str] = frozenset(KNOWN_CONTEXT_KEYS)
-    item_for: str | None = None
+    def __init__(
+        self,
+        *,
+        owner: str,
+        argument: str,
+        function: Callable[..., Any],
+        bound: Mapping[str, Any],
+        given_by_airflow: frozenset[str] = frozenset(KNOWN_CONTEXT_KEYS),
+        item_for: str | None = None,
+    ) -> None:
+        self.owner, self.argument, self.function, self.bound = owner, argument, function, bound
+        self.given_by_airflow, self.item_for = given_by_airflow, item_for
 
     @property
     def title(self) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_fanout.execution_time.arguments import BY_NAME, NO_ITEM
 
@@ -16,15 +15,13 @@ if TYPE_CHECKING:
     from airflow_fanout.execution_time.arguments import FunctionArguments
 
 
-@dataclass(frozen=True)
-class BrokenItem:
+class BrokenItem(NamedTuple):
     """Stands for an item that can't be rendered, or that a function of its ``.map()`` has refused."""
 
     error: Exception
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchWork:
+class BatchWork(NamedTuple):
     """
     What the items of a batched group run.
 

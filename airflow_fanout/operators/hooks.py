@@ -26,12 +26,31 @@ if TYPE_CHECKING:
     AnyOperator = BaseOperator | MappedOperator
 
 
+class Hook:
+    """
+    A function as a hook, of which Airflow stores a line.
+
+    Of a function, and of its partial, it would look up and store the source, for each task again, which takes
+    it nearly as long as all else of the task.
+    """
+
+    def __init__(self, function: Callable[..., Any], **arguments: Any) -> None:
+        self._call = functools.partial(function, **arguments)
+
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """Call the function; a partial, for a method has a source."""
+        return self._call
+
+
+AFTER = Hook(record_success)
+
+
 def add_hooks(operator: AnyOperator) -> None:
     """
     Put the hooks in front of the author's own on a task of a branch; all still run.
 
-    In ``default_args`` a hook would silence the author's own, or be silenced by it. Airflow stores the source
-    of :func:`_after` in the serialized Dag, once for each task: hence its size.
+    In ``default_args`` a hook would silence the author's own, or be silenced by it.
     """
     if record_failure in _as_list(operator.on_failure_callback):
         return  # a group within a branch has its hooks already
@@ -39,7 +58,7 @@ def add_hooks(operator: AnyOperator) -> None:
     operator.on_execute_callback = [on_execute, *_as_list(operator.on_execute_callback)]
     operator.on_skipped_callback = [record_skip, *_as_list(operator.on_skipped_callback)]
     # An on_success_callback would come too late: SUCCESS reaches the server before it runs.
-    _put_in_front(_after, operator, "post_execute")
+    _put_in_front(AFTER, operator, "post_execute")
 
 
 def add_failure_hook(operator: AnyOperator) -> None:
@@ -61,18 +80,14 @@ def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> 
             f"{names}{'' if others else ', which is mapped'}; let one task come before the others"
         )
         raise DeclarationValueError(owner, "stop_after_failures", problem)
-    _put_in_front(functools.partial(stop_if_enough_failed, group=group), first, "pre_execute")
+    _put_in_front(Hook(stop_if_enough_failed, group=group), first, "pre_execute")
 
 
 def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
-    """Skip the branch if too many others have failed; Airflow stores this source for each branch."""
+    """Skip the branch if too many others have failed."""
     from airflow_fanout.execution_time.stopping import stop  # not needed when a Dag is parsed
 
     stop(context, group)
-
-
-def _after(context: Context, result: Any) -> None:
-    record_success(context, result)
 
 
 def _put_in_front(hook: Callable[..., Any], operator: AnyOperator, argument: str) -> None:
@@ -82,7 +97,7 @@ def _put_in_front(hook: Callable[..., Any], operator: AnyOperator, argument: str
     else:
         hooks, name = operator.partial_kwargs, argument
     author_hook = hooks.get(name)
-    hooks[name] = hook if author_hook is None else functools.partial(_run_hooks, hooks=(hook, author_hook))
+    hooks[name] = hook if author_hook is None else Hook(_run_hooks, hooks=(hook, author_hook))
 
 
 def _run_hooks(*arguments: Any, hooks: Sequence[Callable[..., Any]]) -> None:

@@ -9,7 +9,7 @@ the order of a list of names.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -37,8 +37,7 @@ class DeclaredBranch(NamedTuple):
         return self.task_ids[-1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeclaredGroup:
+class DeclaredGroup(NamedTuple):
     """
     A fan-out group as declared; limits as in ``FanOutGroup``.
 
@@ -56,7 +55,7 @@ class DeclaredGroup:
     mode: Mode = "static"
     label: str = ""
     names: tuple[str, ...] | None = None
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # a tuple has a method of this name
     each: tuple[str, ...] = ()
     items_from: str | None = None
     stop_after_failures: int | None = None
@@ -149,8 +148,8 @@ def declared_group(task_group: object) -> DeclaredGroup | None:
 
 def _group_as_dict(group: DeclaredGroup) -> dict[str, Any]:
     """Everything but defaults; of the branches, their names and what follows these in their tasks' ids."""
-    stored = {field.name: getattr(group, field.name) for field in fields(group)}
-    stored = {name: stored[name] for name in stored if stored[name] != getattr(DeclaredGroup, name, None)}
+    defaults = DeclaredGroup._field_defaults
+    stored = {name: value for name, value in group._asdict().items() if value != defaults.get(name)}
     if group.branches:
         names = tuple(branch.name for branch in group.branches)
         label = names[0].removesuffix("_0")

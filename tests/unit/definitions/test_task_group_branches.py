@@ -274,7 +274,7 @@ class TestHooks:
             made: Any = operator
             hook = made.partial_kwargs.get("post_execute") if made.is_mapped else made._post_execute_hook
             ours = [callback for callback in made.on_failure_callback if callback is recording.record_failure]
-            found.add((made.task_id.rpartition(".")[2], len(ours), hook is hooks._after))
+            found.add((made.task_id.rpartition(".")[2], len(ours), hook is hooks.AFTER))
         return found
 
     def test_every_task_of_a_branch_has_them_but_teardowns(self) -> None:

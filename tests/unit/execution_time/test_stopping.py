@@ -320,4 +320,4 @@ def test_of_the_hook_the_scheduler_gets_a_short_source_that_is_the_same_on_every
     assert " object at 0x" not in text
     hooks = [hook for each in tasks if (hook := each["__var"].get("_pre_execute_hook"))]
     assert len(hooks) >= 100
-    assert all(len(hook) < 300 for hook in hooks)
+    assert all(len(hook) < 100 for hook in hooks)

@@ -178,7 +178,7 @@ class TestRecordOfASuccess:
         other = fake_ti()
         other.id = "another try"
 
-        hooks._after({"ti": other, "task": operator}, "value")
+        hooks.AFTER({"ti": other, "task": operator}, "value")
 
         assert pushed(other) == {"state": "success", "has_value": True}
 
@@ -307,13 +307,12 @@ class TestTheAuthorsOwn:
 
 
 @pytest.mark.usefixtures("dag")
-def test_every_hook_is_a_module_level_function_and_alone_where_the_author_has_none() -> None:
-    """Its source is in the serialized Dag once for each task."""
+def test_every_hook_can_be_pickled_and_is_alone_where_the_author_has_none() -> None:
     operator = declare(default_args={"post_execute": theirs_after})
 
     for hook in (*operator.on_execute_callback, *operator.on_failure_callback, operator._post_execute_hook):
         assert pickle.loads(pickle.dumps(hook)) is not None
-    assert declare("other")._post_execute_hook is hooks._after
+    assert declare("other")._post_execute_hook is hooks.AFTER
 
 
 def test_airflow_keeps_its_hooks_where_they_were(calls: list[str]) -> None:

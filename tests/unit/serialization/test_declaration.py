@@ -57,6 +57,7 @@ mapped_groups = st.builds(
     DeclaredGroup,
     group_id=NAMES,
     prefix=NAMES,
+    branches=st.just(()),
     mode=st.sampled_from(["mapped", "batched"]),
     label=NAMES,
     names=st.none() | st.lists(NAMES, unique=True).map(tuple),

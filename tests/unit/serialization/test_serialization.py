@@ -15,6 +15,7 @@ from airflow_fanout.serialization.outline import outline
 from tests.unit import every_shape
 from tests.unit.parsed import DAG_FILES, PARSING
 
+LINE = "No source code available for <class 'airflow_fanout.operators.hooks.Hook'>"
 DAG_IDS = [file.stem for file in DAG_FILES]
 
 
@@ -91,8 +92,8 @@ def test_literal_items_of_a_batch_stay_in_the_dag_file(stored: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("dag_id", ["every_shape", "fan_out_fan_in_pipeline"])
-def test_our_hooks_take_little_room(parsed_twice: tuple[dict[str, Any], ...], dag_id: str) -> None:
-    """Airflow stores a hook's source once for each task, and nothing of what it is bound to."""
+def test_of_our_hooks_a_line_is_stored(parsed_twice: tuple[dict[str, Any], ...], dag_id: str) -> None:
+    """Of a function Airflow would look up the source, for each task, as long as all else of it takes."""
     hooks = [
         task[hook]
         for task in tasks_of(parsed_twice[0][dag_id]["data"]).values()
@@ -100,6 +101,5 @@ def test_our_hooks_take_little_room(parsed_twice: tuple[dict[str, Any], ...], da
         if hook in task
     ]
 
-    assert hooks
-    assert max(map(len, hooks)) < 300
-    assert not any("several_1" in hook or "commands_0" in hook for hook in hooks)
+    assert LINE in hooks
+    assert all(hook == LINE or "def tell_" in hook for hook in hooks)  # the author's
