@@ -228,6 +228,8 @@ def fan_out(
     items_per_task: int | None = None,
     item_concurrency: int | None = None,
     stop_after_failures: int | None = None,
+    combine: Callable[[Any, Any], Any] | None = None,
+    combine_by: Callable[[Any], str] | None = None,
     **settings: Any,
 ) -> Callable[[Callable[P, R]], FanOutFunction[P, R]]: ...
 def fan_out(function: Any = None, /, **options: Any) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchFailedError",
     "BranchesRunningError",
+    "CombineError",
     "DeclarationError",
     "DeclarationTypeError",
     "DeclarationValueError",
@@ -152,6 +153,14 @@ class MergeConflictError(ValueError):
         self.conflicts = {name: tuple(writers) for name, writers in conflicts.items()}
         text = "; ".join(f"{name!r} by {', '.join(map(repr, self.conflicts[name]))}" for name in conflicts)
         super().__init__(f"Branches wrote the same name: {text}. Give each branch names of its own.")
+
+
+class CombineError(AirflowFailException):
+    """
+    Raised when values can't be folded with ``combine``, or what was folded can't be told apart any more.
+
+    In a batch it is the error of the items whose values are lost with it; a fan-in isn't retried.
+    """
 
 
 class BatchFailedError(Exception):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import Parameter, iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseOperator, Param, XComArg
 from airflow.sdk.definitions.param import DagParam
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.arguments import is_function, is_run_time, is_task_function, undecorated
+from airflow_fanout.execution_time.arguments import (
+    FunctionArguments,
+    is_function,
+    is_run_time,
+    is_task_function,
+    undecorated,
+)
 from airflow_fanout.rules.wording import close_to, counted, typed
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
@@ -141,6 +147,44 @@ def check_item_concurrency(owner: str, item_concurrency: int | None, items_per_t
         items = counted(items_per_task, "item", "items")
         problem = f"found {item_concurrency}, but a task has {items}; lower it, or raise items_per_task"
         raise DeclarationValueError(owner, "item_concurrency", problem)
+
+
+def check_combination(owner: str, combine: object, combine_by: object, items_per_task: int | None) -> None:
+    """Check that items of one task can be folded with ``combine``, and by what ``combine_by`` returns."""
+    if combine is None and combine_by is not None:
+        problem = "gives the key under which values are combined; give combine= too"
+        raise DeclarationValueError(owner, "combine_by", problem)
+    if combine is None:
+        return
+    if items_per_task is None:
+        problem = "folds the values of the items of one task; give items_per_task too"
+        raise DeclarationValueError(owner, "combine", problem)
+    _check_folding_function(owner, "combine", combine, takes=["a value", "the next one"])
+    if combine_by is not None:
+        _check_folding_function(owner, "combine_by", combine_by, takes=["a value"])
+
+
+def _check_folding_function(owner: str, argument: str, function: object, *, takes: Sequence[str]) -> None:
+    expected = f"expected a plain function of {counted(len(takes), 'value', 'values')}"
+    if is_task_function(function):
+        found = f"found a @task, {undecorated(function).__name__}"
+        raise DeclarationTypeError(owner, argument, f"{expected}, {found}; give the function without @task")
+    if not callable(function):
+        raise DeclarationTypeError(owner, argument, f"{expected}, found {typed(function)}")
+    arguments = FunctionArguments(owner=owner, argument=argument, function=function, bound={})
+    if iscoroutinefunction(function):
+        problem = f"{expected}, found the async def {arguments.title}; write def"
+        raise DeclarationTypeError(owner, argument, problem)
+    try:
+        parameters = signature(function)
+    except ValueError:  # of some built-in functions, such as max
+        return
+    try:
+        parameters.bind(*takes)
+    except TypeError:
+        way_out = f"let it take {' and '.join(takes)} by position, and need nothing else"
+        problem = f"{expected}, found {arguments.signature}; {way_out}"
+        raise DeclarationTypeError(owner, argument, problem) from None
 
 
 def check_mapped(owner: str, mode: Mode, mapped: object, prefix_group_id: object, branch: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.definitions.branches import Branch
     from airflow_fanout.execution_time.batch_work import BatchWork
+    from airflow_fanout.execution_time.combination import Combination
     from airflow_fanout.operators.split import SplitOperator
 
 
@@ -81,6 +82,11 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param item_concurrency: Items of one task that run at once, in threads, or on an event loop if the
         function is ``async def``; at most ``items_per_task``. Default 1; for a mapping of functions all of a
         task's items.
+    :param combine: With ``items_per_task``, a function of two values that makes one of them; associative. The
+        values of a task's items are folded with it in declared order, and those of the tasks in the fan-in,
+        which finds what came of it in ``results.combined``. The items' own values aren't kept.
+    :param combine_by: With ``combine``, a function of an item's value that returns a text: one value is kept
+        for each, and ``results.combined`` is a mapping, in order of first appearance.
     :param stop_after_failures: Number of failed branches after which no more are started: each branch asks
         before it starts (one request), and is skipped with that reason. Such a branch stays expected and
         counts as a failure, whatever ``count_skipped`` says. A retried or cleared branch always runs.
@@ -100,6 +106,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     items_per_task: int | None = attrs.field(kw_only=True, default=None)
     item_concurrency: int | None = attrs.field(kw_only=True, default=None)
     stop_after_failures: int | None = attrs.field(kw_only=True, default=None)
+    combine: Callable[[Any, Any], Any] | None = attrs.field(kw_only=True, default=None)
+    combine_by: Callable[[Any], str] | None = attrs.field(kw_only=True, default=None)
 
     declared: DeclaredGroup = attrs.field(init=False)
     """The branches as plain values."""
@@ -145,6 +153,15 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if self.items_per_task is not None:
             return "batched"
         return "mapped" if self.mapped or is_run_time(self.count) or is_run_time(self.items) else "static"
+
+    @property
+    def combination(self) -> Combination | None:
+        """How its values are folded; None if they are kept by name."""
+        from airflow_fanout.execution_time.combination import Combination
+
+        if self.combine is None:
+            return None
+        return Combination(combine=self.combine, combine_by=self.combine_by)
 
     @property
     def branch_label(self) -> str:
@@ -203,6 +220,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             check_number(self.title, name, getattr(self, name))
         check_number(self.title, "default_args['pool_slots']", (self.default_args or {}).get("pool_slots"))
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
+        checks.check_combination(self.title, self.combine, self.combine_by, self.items_per_task)
         checks.check_mapped(self.title, self.mode, self.mapped, self.prefix_group_id, self.branch)
 
     def _known_items(self) -> dict[str, Any] | None:
@@ -309,6 +327,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             prefix=self._child_id(""),
             branches=tuple(declared_branches),
             stop_after_failures=self.stop_after_failures,
+            combined=self.combine is not None,
         )
         if self.stop_after_failures is not None:
             for tasks in tasks_of_branches:
@@ -379,6 +398,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             items_per_task=self.items_per_task,
             # All of a task's functions run at once unless told otherwise.
             item_concurrency=self.item_concurrency or (self.items_per_task if is_mapping else None),
+            combined=self.combine is not None,
         )
 
     def _items_from(self, known_items: Mapping[str, Any] | None) -> str | None:

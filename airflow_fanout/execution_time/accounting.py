@@ -16,7 +16,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, ResultTooLargeError, TooFewBranchesError
 from airflow_fanout.execution_time.ledger import collect, refuse_cleared, removed_branches
 from airflow_fanout.execution_time.results import FanInResults
-from airflow_fanout.execution_time.wiring import group_sources, sources_by_prefix, upstream_failure
+from airflow_fanout.execution_time.wiring import (
+    combinations_of,
+    group_sources,
+    sources_by_prefix,
+    upstream_failure,
+)
 from airflow_fanout.execution_time.xcom import RunReader
 from airflow_fanout.rules.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE
@@ -61,7 +66,7 @@ def account(
     Account for every branch, push the report, decide, and combine the values.
 
     :param declared: What the fan-in has declared; its prefix is the rendered one.
-    :param python_callable: Makes the fan-in's value; None for ``{name: value}``.
+    :param python_callable: Makes the fan-in's value; None for ``{name: value}``, or what was combined.
     """
     ti: Any = context["ti"]
     reader = RunReader(ti)
@@ -114,7 +119,7 @@ def find(
         start = sum(map(len, pages))
         removed = removed_branches(states, group, task.dag.task_dict, map_index=map_index, start=start)
         pages += [] if removed is None else [removed]
-    results = FanInResults(pages)
+    results = FanInResults(pages, combinations_of(task, declared, sources))
     if reader.found_nothing or "missing" in results.states():
         refuse_cleared(reader, states, pages)
     return results, upstream_failure(task, states, sources, map_index, context)
@@ -212,7 +217,7 @@ def combine(
 ) -> Any:
     """Make the fan-in's value."""
     if python_callable is None:
-        return collected(results)
+        return results.combined if results.is_combined else collected(results)
     arguments = determine_kwargs(python_callable, [results], {**context, **op_kwargs})
     return python_callable(results, **arguments)
 

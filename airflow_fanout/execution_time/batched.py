@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_fanout.exceptions import ItemsError
+from airflow_fanout.exceptions import CombineError, ItemsError
+from airflow_fanout.execution_time.combination import Combination, Entry, entries_of, is_folded
 from airflow_fanout.execution_time.results import Page, arranged
 from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refuse_unfinished
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
-from airflow_fanout.rules.identity import CHANGED, Execution, match_names
+from airflow_fanout.rules.identity import CHANGED, Execution, Match, match_names
 from airflow_fanout.rules.instances import States, instances_of
 from airflow_fanout.rules.names import SPLIT, IndexedNames, instance_name
 from airflow_fanout.rules.outcomes import LostValue, judge_items
@@ -48,6 +51,7 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     if not batches.all_left_values({str(instance.state) for instance in instances.values()}):
         pages = [page.settle() for page in pages]
     matches = None
+    in_order = None
     if not batches.are_in_place(ran):
         executions = [execution for batch in ran for execution in batch.executions()]
         matches = match_names(batches.expected(), executions)
@@ -55,12 +59,14 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
         yield from pages
         return
     log.info("%s: %s", source.task_id, CHANGED)
+    if source.combination is not None:
+        in_order = partial(_arranged_entries, ran, matches)
     starts = [first for first, *_ in bounds]
 
     def instance_at(position: int) -> tuple[str, int]:
         return source.task_id, max(bisect_right(starts, position) - 1, 0)
 
-    yield arranged(pages, matches, start, instance_at)
+    yield arranged(pages, matches, start, instance_at, in_order)
 
 
 def _bounds(reader: RunReader, split_task_id: str) -> Sequence[Bounds]:
@@ -95,6 +101,7 @@ class _Batch:
     is_removed: bool
     is_in_place: bool
     page: Page
+    values: _BatchValues
 
     def executions(self) -> Iterator[Execution]:
         for index, name in enumerate(self.names):
@@ -106,6 +113,115 @@ class _Batch:
             )
 
 
+class _Part(NamedTuple):
+    """
+    What there is of the values of some items of a batch.
+
+    :param indexes: Of the items within the batch: one, or those whose values were folded.
+    """
+
+    indexes: Sequence[int]
+    entries: Sequence[Entry]
+
+
+@dataclass(kw_only=True)
+class _BatchValues:
+    """
+    What a batch pushed: the values of its successful items by name, or what ``combine`` made of them.
+
+    :param read: Reads that.
+    :param names: What its items were called in it, and ``shown_names`` what messages call them.
+    :param combination: How the group folds values now; then what was read is kept.
+    """
+
+    title: str
+    read: Callable[[], Any]
+    names: Sequence[str]
+    shown_names: Sequence[str]
+    successes: Sequence[int]
+    combination: Combination | None
+
+    def by_index(self) -> Mapping[int, Any]:
+        """Values by the items' index, a ``LostValue`` for one that is gone; of folded ones, only those."""
+        if not self.successes:
+            return {}
+        stored = self._stored if self.combination is not None else self._read()
+        if is_folded(stored):
+            self._check_fold(stored)
+            return {}
+        by_name = stored if isinstance(stored, Mapping) else {}
+        lost = stored if isinstance(stored, LostValue) else LostValue()
+        return {index: by_name.get(self.names[index], lost) for index in self.successes}
+
+    def parts(self) -> Iterator[_Part]:
+        """What is to be folded, in the order of the items, without what is gone."""
+        if self.combination is None or not self.successes:
+            return
+        if is_folded(self._stored):
+            self._check_fold(self._stored)
+            names = [self.shown_names[index] for index in self.successes]
+            yield _Part(self.successes, entries_of(self._stored, names))
+            return
+        for index, value in self.by_index().items():
+            if not isinstance(value, LostValue):
+                yield _Part([index], [self.combination.entry(self.shown_names[index], value)])
+
+    def entries(self) -> Iterator[Entry]:
+        """What is to be folded, in the order of the items."""
+        return chain.from_iterable(part.entries for part in self.parts())
+
+    @cached_property
+    def _stored(self) -> Any:
+        return self._read()
+
+    def _read(self) -> Any:
+        try:
+            return self.read()
+        except FileNotFoundError as gone:  # the body of an object-storage XCom
+            return LostValue(str(gone))
+
+    def _check_fold(self, stored: Sequence[Any]) -> None:
+        """Refuse values that were folded when the Dag file declared something else."""
+        has_keys = {key is not None for key, _ in stored}
+        if self.combination is None or has_keys != {self.combination.combine_by is not None}:
+            how = "for each key" if True in has_keys else "into one"
+            message = f"{self.title} combined its values {how} before the Dag file changed; clear it"
+            raise CombineError(message)
+
+
+def _arranged_entries(batches: Sequence[_Batch], matches: Sequence[Match]) -> Iterator[Entry]:
+    """
+    Put what is to be folded into the order that names give it.
+
+    :raises CombineError: If items whose values were folded are no longer together, or are not all declared.
+    """
+    positions = {
+        match.execution: at
+        for at, match in enumerate(matches)
+        if match.execution is not None and match.ruling is None
+    }
+    parts: list[tuple[list[int | None], _Part, _Batch]] = []
+    first = 0
+    for batch in batches:
+        for part in batch.values.parts():
+            found = [positions.get(first + index) for index in part.indexes]
+            if found != [None]:  # of one that is no longer declared
+                parts.append((found, part, batch))
+        first += len(batch.names)
+    parts.sort(key=lambda placed: min((at for at in placed[0] if at is not None), default=-1))
+    last = -1
+    for found, part, batch in parts:
+        for at in found:
+            if at is None or at <= last:
+                message = (
+                    f"{batch.title} combined the values of {part.entries[0].title} before the Dag, or its "
+                    "items, changed, and they can't be told apart any more; clear it, with the fan-in"
+                )
+                raise CombineError(message)
+            last = at
+        yield from part.entries
+
+
 class _Batches:
     """Reads batch after batch, and remembers whether their items have names, and how many have reported."""
 
@@ -114,7 +230,7 @@ class _Batches:
     ) -> None:
         self._reader, self._task_id, self._group, self._bounds = reader, source.task_id, group, bounds
         self._prefix = group.prefix if source.by_prefix else ""
-        self._may_have_names = source.may_have_names
+        self._may_have_names, self._combination = source.may_have_names, source.combination
         self._report_count = 0
         self._asked_for_names = False
         self._names: dict[int, Sequence[str]] = {}  # of what is to be run now, by batch
@@ -150,22 +266,33 @@ class _Batches:
         else:
             names = self._names_now(number)
         own_names = [self._prefix + name for name in names] if self._prefix else names
+        title = instance_name(self._task_id, number)
+        values = _BatchValues(
+            title=title,
+            read=lambda: self._reader.value(self._task_id, number, RETURN_VALUE),
+            names=names,
+            shown_names=own_names,
+            successes=record.successes if isinstance(record, BatchRecord) and state != "removed" else (),
+            combination=self._combination,
+        )
         page = Page(
             start=start + first,
             names=own_names,
             rulings=judge_items(state, record, len(names), "present"),
             instances=[(self._task_id, number)] * len(names),
             durations=[None] * len(names) if seconds is None else seconds,
-            load=lambda: self._values(number, names, record),
+            load=values.by_index,
+            entries=None if self._combination is None else values.entries,
         )
         return _Batch(
-            title=instance_name(self._task_id, number),
+            title=title,
             first=first,
             names=own_names,
             is_told=isinstance(record, BatchRecord),
             is_removed=state == "removed",
             is_in_place=(first, list(names)) == (self._bounds_of(number)[0], list(self._names_now(number))),
             page=page,
+            values=values,
         )
 
     def are_in_place(self, batches: Sequence[_Batch]) -> bool:
@@ -208,20 +335,6 @@ class _Batches:
         if names is None and payload is not NOTHING:
             self._may_have_names = False  # items in a list: the other batches need not be asked
         return names
-
-    def _values(self, number: int, names: Sequence[str], record: Record | None) -> Mapping[int, Any]:
-        """Read the values of a batch's successful items, by their index within it."""
-        successes = [] if not isinstance(record, BatchRecord) else record.successes
-        if not successes:
-            return {}
-        values: object = None
-        lost = LostValue()
-        try:
-            values = self._reader.value(self._task_id, number, RETURN_VALUE)
-        except FileNotFoundError as gone:  # the body of an object-storage XCom
-            lost = LostValue(str(gone))
-        by_name = values if isinstance(values, Mapping) else {}
-        return {index: by_name.get(names[index], lost) for index in successes}
 
 
 def failures_of_others(reader: RunReader, task_id: str, map_index: int, *, split_task_id: str) -> int:

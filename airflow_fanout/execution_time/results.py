@@ -19,6 +19,7 @@ from airflow_fanout.rules.policy import FAILED_STATES, MISSING_STATES, STATES, S
 from airflow_fanout.rules.wording import counted, listing
 
 if TYPE_CHECKING:
+    from airflow_fanout.execution_time.combination import Combination, Entry
     from airflow_fanout.rules.identity import Match
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ PROGRESS_EVERY = 5.0
 OUTCOMES_HELD = 500
 """Outcomes that are kept in memory where pages are smaller than that."""
 
+NOT_KEPT = "the group has combine=, and what that made of all values is results.combined"
+
 
 class Page:
     """
@@ -38,7 +41,8 @@ class Page:
     :param rulings: What became of each; the same object may stand for many.
     :param instances: Task id and map index of each one's last task.
     :param load: Reads the values of the successful ones: by index within the page, a :class:`LostValue` in
-        place of one that is gone.
+        place of one that is gone. Where values are combined, only of those that are gone.
+    :param entries: Where values are combined, reads them, or what was made of them, in declared order.
     """
 
     def __init__(
@@ -50,19 +54,26 @@ class Page:
         instances: Sequence[tuple[str, int]],
         durations: Sequence[float | None],
         load: Callable[[], Mapping[int, Any]],
+        entries: Callable[[], Iterable[Entry]] | None = None,
     ) -> None:
         for ruling, (task_id, _) in zip(rulings, instances, strict=True):
             if ruling.state not in STATES:
                 message = f"{task_id!r} is finished in a state that is not known: {ruling.state!r}"
                 raise ValueError(message)
         self.names, self.durations = names, durations
+        self._entries = entries
         self._start, self._rulings, self._instances = start, rulings, instances
         self._load: Callable[[], Mapping[int, Any]] | None = load
         self._values: Mapping[int, Any] = {}
         self.states = _states(rulings)
 
     @classmethod
-    def of(cls, outcomes: Sequence[BranchOutcome], start: int = 0) -> Self:
+    def of(
+        cls,
+        outcomes: Sequence[BranchOutcome],
+        start: int = 0,
+        entries: Callable[[], Iterable[Entry]] | None = None,
+    ) -> Self:
         """Make a page of outcomes with their values; the first one's index among all is ``start``."""
         return cls(
             start=start,
@@ -74,6 +85,7 @@ class Page:
             instances=[(outcome.task_id, outcome.map_index) for outcome in outcomes],
             durations=[outcome.duration for outcome in outcomes],
             load=lambda: {index: outcome.value for index, outcome in enumerate(outcomes)},
+            entries=entries,
         ).settle()
 
     def __len__(self) -> int:
@@ -93,14 +105,28 @@ class Page:
             self.states = _states(self._rulings)
         return self
 
+    @property
+    def is_combined(self) -> bool:
+        """Whether the values are combined, and none is kept by its name."""
+        return self._entries is not None
+
     def read(self) -> Sequence[BranchOutcome]:
         """Return the outcomes, values included; raises if one is gone since it was counted as a success."""
+        values = self._read_values()
+        return [self._outcome(index, values.get(index)) for index in range(len(self))]
+
+    def read_entries(self) -> Iterable[Entry]:
+        """Return what is to be combined; raises if a value is gone since it was counted as a success."""
+        self._read_values()
+        return () if self._entries is None else self._entries()
+
+    def _read_values(self) -> Mapping[int, Any]:
         values = self._values if self._load is None else self._load()
         successes = [index for index, state in enumerate(self.states) if state == "success"]
         if lost := [self.names[i] for i in successes if isinstance(values.get(i), LostValue)]:
             message = f"Values are gone since they were counted: {listing(lost)}"
             raise BranchesRunningError(message, names=lost)
-        return [self._outcome(index, values.get(index)) for index in range(len(self))]
+        return values
 
     def peek(self, index: int) -> BranchOutcome:
         """Return the outcome of a branch within the page, without its value; reads nothing."""
@@ -131,6 +157,7 @@ def arranged(
     matches: Sequence[Match],
     start: int,
     instance_at: Callable[[int], tuple[str, int]],
+    entries: Callable[[], Iterable[Entry]] | None = None,
 ) -> Page:
     """
     Put branches into the order that their names give them; reads all values.
@@ -139,7 +166,8 @@ def arranged(
     :param instance_at: Task id and map index of what would run the branch at a position.
     """
     outcomes = [outcome for page in pages for outcome in page.settle().read()]
-    return Page.of([_arranged(each, outcomes, instance_at(n)) for n, each in enumerate(matches)], start)
+    arranged_outcomes = [_arranged(each, outcomes, instance_at(n)) for n, each in enumerate(matches)]
+    return Page.of(arranged_outcomes, start, entries)
 
 
 def _arranged(match: Match, outcomes: Sequence[BranchOutcome], instance: tuple[str, int]) -> BranchOutcome:
@@ -200,7 +228,7 @@ class _Ledger:
         """Outcomes of the branches in these states, in order, page by page."""
         for number, page in enumerate(self.pages):
             indexes = [index for index, state in enumerate(page.states) if state in states]
-            if any(page.states[index] == "success" for index in indexes):
+            if not page.is_combined and any(page.states[index] == "success" for index in indexes):
                 yield from map(self._read(number).__getitem__, indexes)
             else:
                 yield from map(page.peek, indexes)
@@ -226,7 +254,13 @@ class _Ledger:
             return None
         number, index = found
         page = self.pages[number]
-        return self._read(number)[index] if page.states[index] == "success" else page.peek(index)
+        has_value = not page.is_combined and page.states[index] == "success"
+        return self._read(number)[index] if has_value else page.peek(index)
+
+    def is_combined(self, name: str) -> bool:
+        """Whether the value of a branch, if it has one, was combined with others."""
+        found = self.find(name)
+        return found is not None and self.pages[found[0]].is_combined
 
     def is_success(self, name: str) -> bool:
         """Whether a branch of this name succeeded; reads no value."""
@@ -297,10 +331,14 @@ class FanInResults(_PagedMapping):
     page in memory however many branches there are.
 
     :param pages: Every declared branch, in declared order.
+    :param combinations: How groups among these fold their values.
     """
 
-    def __init__(self, pages: Sequence[Page]) -> None:
+    def __init__(self, pages: Sequence[Page], combinations: Sequence[Combination] = ()) -> None:
         super().__init__(_Ledger(pages))
+        self._combinations = combinations
+        self._combined: list[Any] = []
+        self._combining = threading.Lock()
 
     def __getitem__(self, name: str) -> Any:
         """Return what the branch of this name returned; a KeyError tells why there is nothing."""
@@ -312,7 +350,14 @@ class FanInResults(_PagedMapping):
             because = f" ({outcome.error})" if outcome.error else ""
             message = f"branch {name!r} has no value: it is {outcome.state}{because}"
             raise KeyError(message)
+        if self._ledger.is_combined(name):
+            message = f"the value of {name!r} isn't kept: {NOT_KEPT}"
+            raise KeyError(message)
         return outcome.value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return what the branch of this name returned, or the default if it did not succeed."""
+        return self[name] if name in self else default  # noqa: SIM401 - that is this method
 
     def __contains__(self, name: object) -> bool:
         """Whether a branch of this name succeeded."""
@@ -353,6 +398,29 @@ class FanInResults(_PagedMapping):
     def missing(self) -> Mapping[str, BranchOutcome]:
         """Outcomes of the branches that are ``missing`` or ``removed``, by name."""
         return self._part(MISSING_STATES)
+
+    @property
+    def combined(self) -> Any:
+        """
+        What ``combine`` of the group made of the values of the successful branches, in declared order.
+
+        None if none succeeded. With ``combine_by`` it is a dict by what that returned, in order of first
+        appearance.
+        """
+        if len(self._combinations) != 1:
+            found = "none does" if not self._combinations else f"{len(self._combinations)} groups do"
+            message = f"expected one group that combines its values, FanOutGroup(combine=…), but {found}"
+            raise AttributeError(message)
+        with self._combining:
+            if not self._combined:
+                entries = chain.from_iterable(page.read_entries() for page in self._ledger.pages)
+                self._combined.append(self._combinations[0].result(entries))
+        return self._combined[0]
+
+    @property
+    def is_combined(self) -> bool:
+        """Whether the values of all branches are combined, and none is kept by its name."""
+        return len(self._combinations) == 1 and all(page.is_combined for page in self._ledger.pages)
 
     def merge(self) -> dict[str, Any]:
         """
@@ -407,4 +475,7 @@ class FanInResults(_PagedMapping):
         return {outcome.name: outcome for outcome in self._ledger.outcomes(states)}
 
     def _pairs(self) -> Iterator[tuple[str, Any]]:
+        if self._combinations:
+            message = f"values aren't kept: {NOT_KEPT}"
+            raise KeyError(message)
         return ((outcome.name, outcome.value) for outcome in self._ledger.outcomes({"success"}))

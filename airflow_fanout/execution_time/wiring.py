@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
+    from airflow_fanout.execution_time.combination import Combination
     from airflow_fanout.execution_time.xcom import RunReader
-    from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
+    from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredFanIn, DeclaredGroup
 
     AnyOperator = BaseOperator | MappedOperator
 
@@ -39,6 +40,7 @@ class Source:
 
     :param name: Name of the branch; of a mapped task, the part before ``[map_index]``.
     :param group: The group of this package whose branches the instances are; None of any other task.
+    :param combination: How such a group folds its values; None if they are kept by name.
     :param by_prefix: Whether a prefix brought it in: then names are task ids.
     :param may_have_names: Whether the items of such a group, known only at run time, may have names.
     :param ask_items: Asks the items' task for the names, None of a list, and the number of what it has
@@ -51,6 +53,7 @@ class Source:
     tasks: BranchTasks
     is_mapped: bool = False
     group: DeclaredGroup | None = None
+    combination: Combination | None = None
     by_prefix: bool = False
     may_have_names: bool = False
     ask_items: Callable[[], tuple[Sequence[str] | None, int]] | None = None
@@ -110,6 +113,7 @@ def _group_source(
         tasks=BranchTasks(task_ids=declared.each),
         is_mapped=True,
         group=declared,
+        combination=group.combination,
         by_prefix=by_prefix,
         ask_items=partial(_yielded, fan_in, group, context) if asks else None,
         had_no_items=partial(_had_no_items, fan_in, declared.each[-1], context),
@@ -192,6 +196,20 @@ def sources_by_prefix(fan_in: BaseOperator, prefix: object, context: Context, ma
         for task in sorted(upstream, key=lambda task: natural_key(task.task_id))
         if task.task_id not in helpers
     ]
+
+
+def combinations_of(
+    fan_in: BaseOperator, declared: DeclaredFanIn, sources: Sequence[Source]
+) -> list[Combination]:
+    """Say how the groups that a fan-in collects, also one without branches, fold their values."""
+    groups: list[DeclaredGroup | None] = [declared.group, *(source.group for source in sources)]
+    if (prefix := declared.task_id_prefix) is not None:
+        helpers, _ = fan_out_tasks(fan_in)
+        before = sorted(fan_in.upstream_task_ids & helpers.keys())
+        groups += [declared_group(helpers[i]) for i in before if placeholder_matches(i, prefix)]
+    made: dict[str, Any] = fan_in.dag.task_group.get_task_group_dict()
+    group_ids = dict.fromkeys(group.group_id for group in groups if group is not None and group.combined)
+    return [made[group_id].combination for group_id in group_ids]
 
 
 def upstream_failure(

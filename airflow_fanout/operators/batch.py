@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_fanout.exceptions import CombineError
     from airflow_fanout.execution_time.batch_work import BatchWork
+    from airflow_fanout.execution_time.combination import Combination
 
 
 ERRORS_SHOWN = 5
@@ -59,7 +61,8 @@ class BatchOperator(BaseOperator):
     """
     Run the items of one batch of a group with ``items_per_task``.
 
-    It pushes its value first, ``{name: value}`` of the items that succeeded, and then a record of all items.
+    It pushes its value first, ``{name: value}`` of the items that succeeded (if all have ended, and the group
+    has ``combine``: what that made of them, ``[[key, value], …]``), and then a record of all items.
     Then it fails if an item did, so that Airflow retries it, and a retry runs only what has failed or not
     ended. Whatever ends the task between the two leaves a value that nothing refers to, never the reverse.
 
@@ -121,7 +124,14 @@ class BatchOperator(BaseOperator):
         self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
         with self._beside:
             batch.run()
-        values = report(batch)
+            folded, errors = self._fold(batch, labels)
+        if errors:
+            checkpoints.keep(batch)  # a retry folds once more, and runs no item again
+            for error in islice(dict.fromkeys(errors.values()), ERRORS_SHOWN):
+                self.log.error("%s", error, exc_info=error)
+            for index, error in errors.items():
+                batch.fail(index, redacted_error(error))
+        values = report(batch, folded=folded)
         if failed := _with_status(batch, ITEM_FAILED):
             is_final = all(result.is_final for result in failed.values())
             kind = FinalBatchFailedError if is_final else BatchFailedError
@@ -135,6 +145,16 @@ class BatchOperator(BaseOperator):
         """Let no further item start, and save what was done."""
         if self._beside is not None:
             self._beside.kill()
+
+    def _fold(
+        self, batch: Batch, labels: Sequence[str]
+    ) -> tuple[list[list[Any]] | None, Mapping[int, CombineError]]:
+        """Fold the values, None if they are kept by name; and the errors of items that fail by it."""
+        combination: Combination | None = self._group.combination
+        if combination is None:
+            return None, {}
+        successes = _with_status(batch, ITEM_SUCCEEDED)
+        return combination.fold_batch(labels, {index: result.value for index, result in successes.items()})
 
     def _end_process(self, batch: Batch, report: Callable[[Batch, str], object]) -> None:
         """End a task that can't be interrupted, after a last try to report."""
@@ -247,17 +267,23 @@ class BatchOperator(BaseOperator):
         names: list[str] | None,
         batch: Batch,
         unfinished: str = UNFINISHED,
-    ) -> dict[str, Any]:
+        *,
+        folded: list[list[Any]] | None = None,
+    ) -> Any:
         """
-        Push the values by name, and then the record; return the values.
+        Push the values, and then the record; return the values.
 
         :param unfinished: Error of items that have not ended, unless enough failures have stopped them.
+        :param folded: What to push in place of the values by name, if they have been folded.
         """
         is_stopped = batch.is_stopped and unfinished == UNFINISHED
         stopped = item_stop_reason(self._group.declared) if is_stopped else None
         for index in batch.pending if stopped is None else ():
             batch.fail(index, unfinished)
-        values = self._push_values(ti, batch, labels)
+        if folded is None:
+            values: Any = self._push_values(ti, batch, labels)
+        else:
+            ti.xcom_push(RETURN_VALUE, values := folded)
         results = [batch.results.get(index, ItemResult(ITEM_STOPPED)) for index in range(batch.size)]
         record = BatchRecord(
             map_index=ti.map_index,

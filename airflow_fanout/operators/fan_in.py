@@ -42,7 +42,8 @@ class FanInOperator(BaseOperator):
     :param key: XCom key to read of each branch; the items of a batched group have only what they return.
     :param python_callable: Called with the results, a :class:`~airflow_fanout.FanInResults`
         ``{name: value}``, then ``op_kwargs`` and the context values that it names (``ti``, ``ds``, …). Its
-        value is the fan-in's. Without it, the fan-in returns ``{name: value}``.
+        value is the fan-in's. Without it, the fan-in returns ``{name: value}``, or ``results.combined`` of a
+        group with ``combine``.
     :param op_kwargs: Further arguments for ``python_callable``. (templated)
     :param min_success: Number of branches that have to succeed; without it and ``min_success_ratio``, all.
         With 0 it succeeds whatever its branches do.

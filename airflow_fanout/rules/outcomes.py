@@ -47,7 +47,7 @@ class BranchOutcome:
     :param index: Its index among the declared, from 0.
     :param state: ``success``, ``failed``, ``upstream_failed``, ``skipped``, ``missing`` (succeeded, but left
         no value) or ``removed`` (no longer declared).
-    :param value: What it returned, if it succeeded; else None.
+    :param value: What it returned, if it succeeded, and its group has no ``combine``; else None.
     :param error: ``"ValueError: message"`` with secrets masked; the reason of a skip; or why there is no
         value. None if there is no more to say.
     :param task_id: Id of the task that the value comes from; of the one that failed, if it failed.

@@ -47,6 +47,7 @@ class DeclaredGroup(NamedTuple):
     :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
     :param items_from: Id of the task whose value says in a run which mapped branches there are: a list, or a
         mapping by name.
+    :param combined: Whether its values are folded with ``combine``.
     """
 
     group_id: str
@@ -62,6 +63,7 @@ class DeclaredGroup(NamedTuple):
     max_concurrency: int | None = None
     items_per_task: int | None = None
     item_concurrency: int | None = None
+    combined: bool = False
 
     @property
     def known_count(self) -> int | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
+from airflow_fanout.execution_time.combination import entries_of
 from airflow_fanout.execution_time.recording import redacted_error, skip_reason
 from airflow_fanout.execution_time.results import FanInResults, Page
 from airflow_fanout.execution_time.stopping import failed_names, item_stop_reason, stop_reason
 from airflow_fanout.execution_time.wiring import (
+    combinations_of,
     fan_out_tasks,
     other_upstreams,
     tasks_before_expansion,
@@ -28,6 +31,7 @@ from airflow_fanout.serialization.tasks import nearest_mapped_group
 from airflow_fanout.testing.branch_counts import BranchCounts, Counts, Names
 
 if TYPE_CHECKING:
+    from airflow_fanout.execution_time.combination import Combination, Entry
     from airflow_fanout.execution_time.wiring import Source
     from airflow_fanout.operators.fan_in import FanInOperator
     from airflow_fanout.rules.instances import States
@@ -100,6 +104,7 @@ class SimulatedRun:
             self._check_outcome(task_id, outcome, TASK_STATES)
         branches = self._branches(self._known_names(count, names))
         self._check_branches(branches)
+        entries = self._combine(branches)
         states = self._states(list(branches.values()))
         self._refuse_what_ends_the_run(states)
         outcomes = [
@@ -116,7 +121,39 @@ class SimulatedRun:
             for index, branch in enumerate(branches.values())
         ]
         failure = upstream_failure(self._fan_in, states, self._sources, self._map_index)
-        return FanInResults([Page.of(outcomes)]), failure
+        combinations = combinations_of(self._fan_in, self._fan_in.declared, self._sources)
+        return FanInResults(self._pages(branches, outcomes, entries), combinations), failure
+
+    def _combine(self, branches: dict[str, _Branch]) -> list[Entry]:
+        """Fold the values of each batch, as it does; items whose values are lost by that have failed."""
+        batches: dict[tuple[str, int], list[_Branch]] = {}
+        for branch in branches.values():
+            if branch.source.combination is not None and branch.state == "success":
+                batches.setdefault(branch.instance, []).append(branch)
+        entries: list[Entry] = []
+        for items in batches.values():
+            combination = cast("Combination", items[0].source.combination)
+            names = [item.name for item in items]
+            values = {index: self._values.get(name) for index, name in enumerate(names)}
+            folded, errors = combination.fold_batch(names, values)
+            for index, error in errors.items():
+                branches[names[index]] = replace(items[index], outcome=error)
+            entries += entries_of(folded, names)
+        return entries
+
+    @staticmethod
+    def _pages(
+        branches: Mapping[str, _Branch], outcomes: Sequence[BranchOutcome], entries: Sequence[Entry]
+    ) -> list[Page]:
+        """Put branches whose values are combined into other pages than those whose values are kept."""
+        pages: list[Page] = []
+        start = 0
+        pairs = zip(branches.values(), outcomes, strict=True)
+        for combination, alike in groupby(pairs, key=lambda pair: pair[0].source.combination):
+            page = [outcome for _, outcome in alike]
+            pages.append(Page.of(page, start, None if combination is None else lambda: entries))
+            start += len(page)
+        return pages
 
     def _tasks_before(self, source: Source) -> set[str]:
         """Ids of the tasks that keep a mapped one from being expanded if they fail."""

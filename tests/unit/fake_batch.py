@@ -37,7 +37,7 @@ class Ran:
         return record
 
     @property
-    def outcome(self) -> tuple[str, dict[str, Any]]:
+    def outcome(self) -> tuple[str, Any]:
         """What it leaves for the fan-in, whether it succeeded or not: a letter for each item; the values."""
         return self.record["statuses"], self.pushed[RETURN_VALUE]
 

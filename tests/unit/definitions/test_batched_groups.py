@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import functools
+import operator
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,7 @@ from airflow.sdk import DAG, task, task_group
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError, FanInError
 from airflow_fanout.execution_time.recording import record_failure
+from airflow_fanout.serialization.declaration import DeclaredGroup
 from tests.unit.fake_run import FakeRun, run_fan_in
 from tests.unit.refused import wrong_type, wrong_value
 
@@ -32,6 +35,10 @@ def text() -> str:
     return ""
 
 
+async def join(a: str, b: str) -> str:
+    return a + b
+
+
 @task
 def returns_dict(item: str) -> dict[str, str]:
     return {"a": item}
@@ -50,7 +57,7 @@ def chain(item: str) -> Any:
 def declare(**arguments: Any) -> FanOutGroup:
     has_number = isinstance(arguments.get("branch"), dict) or "count" in arguments
     how_many = {} if has_number else {"items": ["a", "b"]}
-    return FanOutGroup("g", **{"branch": work, "items_per_task": 2, **how_many, **arguments})
+    return FanOutGroup(**{"group_id": "g", "branch": work, "items_per_task": 2, **how_many, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -112,6 +119,17 @@ REFUSED = [
         r"branch\['b'\]: other has other settings",
         branch={"a": task(retries=1)(work), "b": task(retries=2)(other)},
     ),
+    wrong_value(
+        "combine: folds the values of the items of one task; give it", items_per_task=None, combine=max
+    ),
+    wrong_value("combine_by: gives the key .*; give combine= too", combine_by=str),
+    wrong_type("combine: expected a plain function of 2 values, found 'sum'", combine="sum"),
+    wrong_type("combine: expected .*, found a @task, text; give the function without", combine=text),
+    wrong_type(r"combine: expected .*, found work\(item\)", combine=work),
+    wrong_type("combine: expected .*, found the async def join; write def", combine=join),
+    wrong_type(r"combine: .* found <lambda>\(a, b, c\); let it take a value and", combine=lambda a, b, c: a),
+    wrong_type("combine_by: expected a plain function of 1 value, found 3", combine=max, combine_by=3),
+    wrong_type(r"combine_by: .*<lambda>\(a, b\)", combine=max, combine_by=lambda a, b: a),
     wrong_value("branch: work sets 'do_xcom_push'", branch=task(work).override(do_xcom_push=False)),
     wrong_value("branch: work sets multiple_outputs, but an", branch=task(multiple_outputs=True)(work)),
 ]
@@ -142,6 +160,29 @@ def test_it_is_refused_even_if_there_is_nothing_to_run_today(
 ) -> None:
     with pytest.raises(error, match=f"'g': {message}"):
         declare(items=items, **declared)
+
+
+@pytest.mark.parametrize(
+    ("combine", "combine_by"),
+    [
+        pytest.param(max, None, id="without a signature"),
+        pytest.param(operator.add, operator.itemgetter(0), id="an operator"),
+        pytest.param(lambda a, b=0, *more: a, len, id="more than it is given"),
+        pytest.param(functools.partial(lambda by, a, b: a, 2), str, id="the rest is bound"),
+        pytest.param(Counter.__add__, dict.popitem, id="methods"),
+    ],
+)
+def test_values_may_be_combined_by_any_function_of_two(dag: DAG, combine: Any, combine_by: Any) -> None:
+    group = declare(combine=combine, combine_by=combine_by)
+
+    assert group.declared.combined
+    assert not declare(group_id="other").declared.combined
+    each: Any = dag.get_task("g.each")
+    assert DeclaredGroup.from_json(each.partial_kwargs["declared_group"]) == group.declared
+
+
+def test_none_at_all_are_combined_too() -> None:
+    assert declare(items=[], combine=max).declared.combined
 
 
 class TestAnotherKey:

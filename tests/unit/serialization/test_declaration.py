@@ -67,6 +67,7 @@ mapped_groups = st.builds(
     max_concurrency=LIMITS,
     items_per_task=LIMITS,
     item_concurrency=LIMITS,
+    combined=st.booleans(),
 )
 policies = st.builds(
     Policy,

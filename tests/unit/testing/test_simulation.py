@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.exceptions import (
+    CombineError,
     DeclarationTypeError,
     DeclarationValueError,
     FanInError,
@@ -505,3 +507,54 @@ def test_the_example_passes_in_an_empty_home_and_makes_no_database(tmp_path: Pat
 
     assert "4 passed" in run.stdout, run.stdout + run.stderr
     assert not list(home.rglob("*.db"))
+
+
+class TestACombination:
+    def test_is_made_batch_by_batch_and_then_of_the_batches(self) -> None:
+        fan_in = fan_in_of({"items_per_task": 3, "combine": lambda a, b: f"({a}{b})"})
+
+        assert simulate(fan_in, values=told_of(*"abcd")).return_value == "(((ab)c)d)"
+
+    def test_is_by_key_for_the_function(self) -> None:
+        fan_in = fan_in_of(
+            {"items_per_task": 3, "combine": operator.add, "combine_by": lambda text: text[0]},
+            python_callable=lambda results: (
+                results.combined,
+                list(results),
+                results.outcomes["process_0"].value,
+            ),
+            min_success=3,
+        )
+        simulation = simulate(fan_in, {"process_2": "failed"}, told_of("b0", "a1") | {"process_3": "b3"})
+
+        assert simulation.state == "degraded"
+        combined = {"b": "b0b3", "a": "a1"}
+        assert simulation.return_value == (combined, ["process_0", "process_1", "process_3"], None)
+        assert list(simulation.return_value[0]) == ["b", "a"]
+
+    def test_that_fails_in_a_batch_fails_its_items(self) -> None:
+        fan_in = fan_in_of({"items_per_task": 3, "combine": operator.add}, min_success=1)
+        simulation = simulate(fan_in, values=told_of(1, 2, "3", 4))
+
+        assert (simulation.state, simulation.return_value) == ("degraded", 4)
+        assert simulation.report is not None
+        error = "CombineError: combine of 'process_1' and 'process_2' raised TypeError: unsupported operand "
+        assert [problem["name"] for problem in simulation.report["problems"]] == [*told_of(0, 0, 0)]
+        assert {problem["error"] for problem in simulation.report["problems"]} == {
+            f"{error}type(s) for +: 'int' and 'str'"
+        }
+
+    def test_that_fails_between_batches_fails_the_fan_in(self) -> None:
+        fan_in = fan_in_of({"items_per_task": 2, "combine": operator.add})
+        simulation = simulate(fan_in, values=told_of(1, 2, "3", "4"))
+
+        assert (simulation.state, type(simulation.exception)) == ("failed", CombineError)
+
+    @pytest.mark.parametrize("count", [0, 2])
+    def test_is_of_as_many_as_there_are(self, count: int) -> None:
+        fan_in = fan_in_of(of_run_time(items_per_task=2, combine=operator.add, combine_by=str))
+        values = told_of("a", "b") if count else {}
+
+        assert simulate(fan_in, values=values, count=count).return_value == dict(
+            zip("ab"[:count], "ab"[:count], strict=True)
+        )
