@@ -19,6 +19,7 @@ from airflow_fanout.rules.wording import close_to, listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from datetime import timedelta
     from decimal import Decimal
     from fractions import Fraction
 
@@ -227,6 +228,8 @@ def fan_out(
     max_concurrency: int | None = None,
     items_per_task: int | None = None,
     item_concurrency: int | None = None,
+    item_retries: int = 0,
+    item_retry_delay: timedelta | float | None = None,
     stop_after_failures: int | None = None,
     combine: Callable[[Any, Any], Any] | None = None,
     combine_by: Callable[[Any], str] | None = None,

@@ -85,7 +85,10 @@ def _show_group(group: GroupReport, report: RunReport, console: Console) -> None
         left = group.outcomes.problem_count
         for problem in group.outcomes.problems[:MOST_ROWS]:
             items = number_of(problem.items, "item") if problem.items > 1 else None
-            parts = filter(None, (shortened(problem.name), items, problem.state, problem.error))
+            tries = (
+                f"{problem.state} in {problem.item_tries:,} tries" if (problem.item_tries or 0) > 1 else None
+            )
+            parts = filter(None, (shortened(problem.name), items, tries or problem.state, problem.error))
             console.print(Text(f"  {on_one_line(': '.join(parts))}", style=STYLES.get(problem.state, "")))
             left -= problem.items
         if left:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,9 @@ from airflow_fanout.execution_time.arguments import (
     is_task_function,
     undecorated,
 )
+from airflow_fanout.operators.fan_in_checks import check_number
+from airflow_fanout.rules.pacing import seconds_in
+from airflow_fanout.rules.records import MOST_SECONDS
 from airflow_fanout.rules.wording import close_to, counted, typed
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
@@ -185,6 +189,44 @@ def _check_folding_function(owner: str, argument: str, function: object, *, take
         way_out = f"let it take {' and '.join(takes)} by position, and need nothing else"
         problem = f"{expected}, found {arguments.signature}; {way_out}"
         raise DeclarationTypeError(owner, argument, problem) from None
+
+
+def check_item_retries(
+    owner: str, item_retries: int, item_retry_delay: object, items_per_task: int | None
+) -> None:
+    """Check how often, and after what time, items of a batch are tried again."""
+    check_number(owner, "item_retries", item_retries, least=0)
+    if item_retries and items_per_task is None:
+        problem = "is for the items of one task; give items_per_task too, or default_args={'retries': …}"
+        raise DeclarationValueError(owner, "item_retries", problem)
+    if item_retry_delay is None:
+        return
+    if isinstance(item_retry_delay, bool) or not isinstance(item_retry_delay, timedelta | int | float):
+        problem = f"expected a timedelta, or seconds, found {typed(item_retry_delay)}"
+        raise DeclarationTypeError(owner, "item_retry_delay", problem)
+    if not 0 <= seconds_in(item_retry_delay) < MOST_SECONDS:
+        problem = f"expected 0 s or more, found {typed(item_retry_delay)}"
+        raise DeclarationValueError(owner, "item_retry_delay", problem)
+    if not item_retries:
+        problem = "is between the tries of an item; give item_retries too"
+        raise DeclarationValueError(owner, "item_retry_delay", problem)
+
+
+def check_retry_policy(owner: str, policy: object, item_retries: int) -> None:
+    """Check that a policy of retries is asked about something that it knows."""
+    if policy is None:
+        return
+    if "retry_policy" not in signature(BaseOperator.__init__).parameters:
+        problem = "Airflow has it from 3.3 on, and this one would ignore it; leave it out"
+        raise DeclarationValueError(owner, "retry_policy", problem)
+    if not callable(getattr(policy, "evaluate", None)):
+        raise DeclarationTypeError(owner, "retry_policy", f"expected a RetryPolicy, found {typed(policy)}")
+    if not item_retries:
+        problem = (
+            "a task of items fails with BatchFailedError, whatever they raised, so it has no effect; give "
+            "item_retries, for it to be asked about each item, or default_args={'retry_policy': None}"
+        )
+        raise DeclarationValueError(owner, "retry_policy", problem)
 
 
 def check_mapped(owner: str, mode: Mode, mapped: object, prefix_group_id: object, branch: object) -> None:

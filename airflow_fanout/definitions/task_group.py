@@ -27,6 +27,8 @@ from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGro
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.sdk.definitions.param import DagParam
 
     from airflow_fanout.definitions.branches import Branch
@@ -87,6 +89,11 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         which finds what came of it in ``results.combined``. The items' own values aren't kept.
     :param combine_by: With ``combine``, a function of an item's value that returns a text: one value is kept
         for each, and ``results.combined`` is a mapping, in order of first appearance.
+    :param item_retries: How often an item that fails is tried again within one try of its task, after
+        ``retry_delay`` (with ``retry_exponential_backoff`` and ``max_retry_delay``), while its neighbours
+        run; ``AirflowFailException`` and a skip are final. A ``retry_policy`` (Airflow 3.3) is asked about
+        each item, with the item's own exception. What has failed after that is for ``retries`` of the task.
+    :param item_retry_delay: A timedelta, or seconds, in place of ``retry_delay`` there.
     :param stop_after_failures: Number of failed branches after which no more are started: each branch asks
         before it starts (one request), and is skipped with that reason. Such a branch stays expected and
         counts as a failure, whatever ``count_skipped`` says. A retried or cleared branch always runs.
@@ -105,6 +112,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     max_concurrency: int | None = attrs.field(kw_only=True, default=None)
     items_per_task: int | None = attrs.field(kw_only=True, default=None)
     item_concurrency: int | None = attrs.field(kw_only=True, default=None)
+    item_retries: int = attrs.field(kw_only=True, default=0)
+    item_retry_delay: timedelta | float | None = attrs.field(kw_only=True, default=None)
     stop_after_failures: int | None = attrs.field(kw_only=True, default=None)
     combine: Callable[[Any, Any], Any] | None = attrs.field(kw_only=True, default=None)
     combine_by: Callable[[Any], str] | None = attrs.field(kw_only=True, default=None)
@@ -221,6 +230,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         check_number(self.title, "default_args['pool_slots']", (self.default_args or {}).get("pool_slots"))
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
         checks.check_combination(self.title, self.combine, self.combine_by, self.items_per_task)
+        checks.check_item_retries(self.title, self.item_retries, self.item_retry_delay, self.items_per_task)
         checks.check_mapped(self.title, self.mode, self.mapped, self.prefix_group_id, self.branch)
 
     def _known_items(self) -> dict[str, Any] | None:
@@ -308,6 +318,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 problem = f"{fault}, but all are items of one task; give them as default_args of the group"
                 raise DeclarationValueError(self.title, argument, problem)
         checks.check_limit(self.title, self.max_concurrency, "branch", settings or {})
+        policy = {**self._default_args, **(settings or {})}.get("retry_policy")
+        checks.check_retry_policy(self.title, policy, self.item_retries)
         limit = {} if self.max_concurrency is None else {"max_active_tis_per_dagrun": self.max_concurrency}
         return {**limit, **(settings or {})}
 

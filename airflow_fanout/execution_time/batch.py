@@ -12,17 +12,19 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from airflow_fanout.execution_time.recording import cpu_seconds, redacted_error, skip_reason
 from airflow_fanout.execution_time.transport import stored_value
+from airflow_fanout.rules.pacing import ItemQueue, Wait
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 CANCEL_SECONDS = 1.0
@@ -34,6 +36,9 @@ RINGS = (1.5, 1.0)
 GIVE_UP_AFTER = 1.0
 """Seconds after the last ring."""
 
+LOOK_EVERY = 0.25
+"""Seconds after which who waits for an item to start sees that the batch was closed, which wakes nobody."""
+
 
 class ItemResult(NamedTuple):
     """
@@ -43,6 +48,7 @@ class ItemResult(NamedTuple):
     :param error: What it raised, or why it was skipped.
     :param cpu_seconds: None on an event loop, where items share a thread.
     :param is_final: Whether it failed so that no retry would help.
+    :param tries: Number of its calls that have ended, over all tries of the task.
     """
 
     status: str
@@ -50,6 +56,19 @@ class ItemResult(NamedTuple):
     error: str | None = None
     seconds: float | None = None
     cpu_seconds: float | None = None
+    is_final: bool = False
+    tries: int = 1
+
+
+class Verdict(NamedTuple):
+    """
+    What becomes of an item that has failed.
+
+    :param delay: Seconds after which it is tried again; None if it isn't.
+    :param is_final: Whether a retry of the task wouldn't help either.
+    """
+
+    delay: float | None = None
     is_final: bool = False
 
 
@@ -61,7 +80,9 @@ class Batch:
     when its item ends. ``AirflowSkipException`` skips the item, ``AirflowFailException`` fails it for good.
 
     :param call: Runs the item of an index, from 0; may return an awaitable.
-    :param on_failure: Called with the index and the exception of each item that fails.
+    :param on_failure: Called with the index and the exception of each item that fails, and isn't put back.
+    :param judge: Asked what becomes of an item that has failed, by its index, the exception, and the number
+        of its tries in this try of the task; None if no item is tried again.
     :param concurrency: Items at the same time: in threads, or, if one is ``async def``, on an event loop,
         beside which the others have threads.
     :param is_async: Whether the item of an index is ``async def``; None if none is.
@@ -77,6 +98,7 @@ class Batch:
         call: Callable[[int], Any],
         *,
         on_failure: Callable[[int, BaseException], None] = lambda index, exception: None,  # noqa: ARG005
+        judge: Callable[[int, BaseException, int], Verdict] | None = None,
         concurrency: int = 1,
         is_async: Callable[[int], bool] | None = None,
         failures_left: int | None = None,
@@ -85,15 +107,21 @@ class Batch:
     ) -> None:
         self.size, self.concurrency, self.deadline = size, concurrency, deadline
         self.results: dict[int, ItemResult] = {}
+        self.earlier_tries: dict[int, int] = {}  # of items that failed in earlier tries of the task
         self.ended: list[int] = []  # indexes of this try's items in the order in which they ended
         self.reused = self._failed = 0
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
         self.cpu_seconds = 0.0  # of the process in these; items that run at once wait for each other
-        self._call, self._on_failure = call, on_failure
+        self._call, self._on_failure, self._judge = call, on_failure, judge
         self.is_retried, self._is_async_item, self._failures_left = is_retried, is_async, failures_left
         self.is_running = self._is_closed = False
         self._lock = threading.Lock()
-        self._not_started: Iterator[int] = iter(())
+        self._changed = threading.Condition(self._lock)
+        self._wake: Callable[[], object] = self._changed.notify_all
+        self._queue = ItemQueue(())
+        self._tries: dict[int, int] = {}  # in this try of the task
+        self._verdicts: dict[int, Verdict] = {}  # on the calls that have just failed
+        self._put_back: dict[int, ItemResult] = {}  # last failure of each item that is tried again
         self._workers: asyncio.Task[None] | None = None
         self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
 
@@ -103,8 +131,9 @@ class Batch:
         done, seconds = len(self.ended) + self.reused, time.monotonic() - self._begin
         rate = len(self.ended) / seconds if seconds else 0.0
         left = f", about {(self.size - done) / rate:.0f} s left" if rate and done < self.size else ""
+        again = f", {len(self._put_back)} to be tried again" if self._put_back else ""
         items = counted(self.size, "item", "items")
-        return f"{done} of {items} done, {self._failed} failed, {rate:.1f}/s{left}"
+        return f"{done} of {items} done, {self._failed} failed{again}, {rate:.1f}/s{left}"
 
     @property
     def is_stopped(self) -> bool:
@@ -131,7 +160,11 @@ class Batch:
 
     def fail(self, index: int, error: str) -> None:
         """Fail an item that has not ended, or whose value turned out to be unusable."""
-        result = self.results.get(index, ItemResult(ITEM_FAILED))
+        result = self.results.get(index)
+        if result is None and (last := self._put_back.get(index)) is not None:
+            result, error = last, f"{last.error}; {error}"
+        if result is None:
+            result = ItemResult(ITEM_FAILED, tries=self.earlier_tries.get(index, 0))
         self.results[index] = result._replace(status=ITEM_FAILED, value=None, error=error)
         self._failed += 1
 
@@ -151,7 +184,7 @@ class Batch:
         """
         self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
         self.is_running = True
-        self._not_started = iter(self.pending)
+        self._queue = ItemQueue(self.pending, may_return=self._judge is not None)
         try:
             if self._is_async_item is not None:
                 self._run_in_loop(self._is_async_item)
@@ -159,6 +192,8 @@ class Batch:
                 self._work()
             else:
                 self._run_in_threads()
+            if self.is_stopped:
+                self._end_put_back()
             if self.pending and not self.is_stopped and time.monotonic() >= self.deadline:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm, unless an item has swallowed it
                 message = "execution_timeout is over"
@@ -175,15 +210,22 @@ class Batch:
         self.elapsed = round(time.monotonic() - self._begin, 6)
         self.cpu_seconds = round(cpu_seconds() - self._cpu_begin, 6)
 
-    def _next_index(self) -> int | None:
-        """Index of the item to start next; None if none is to start any more."""
+    def _next_start(self) -> int | Wait | None:
+        """Decide, holding the lock, which item starts now; None if none is to start any more."""
+        now = time.monotonic()
+        if self._is_closed or self.is_stopped or now >= self.deadline:
+            return None
+        return self._queue.take(now)
+
+    def _await_start(self) -> int | None:
+        """Wait, in a thread, for the next item to start; None if none is to start any more."""
         with self._lock:
-            if self._is_closed or self.is_stopped or time.monotonic() >= self.deadline:
-                return None
-            return next(self._not_started, None)
+            while isinstance(start := self._next_start(), Wait):
+                self._changed.wait(min(start.seconds, LOOK_EVERY))
+            return start
 
     def _work(self) -> None:
-        for index in iter(self._next_index, None):
+        for index in iter(self._await_start, None):
             self._run_one(index)
 
     def _run_in_threads(self) -> None:
@@ -197,8 +239,19 @@ class Batch:
             thread.join()
 
     def _run_in_loop(self, is_async: Callable[[int], bool]) -> None:
+        async def next_start() -> int | None:
+            async with taking:  # one waits, for all
+                while True:
+                    changed.clear()
+                    with self._lock:
+                        start = self._next_start()
+                    if not isinstance(start, Wait):
+                        return start
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(changed.wait(), min(start.seconds, LOOK_EVERY))
+
         async def work() -> None:
-            for index in iter(self._next_index, None):
+            while (index := await next_start()) is not None:
                 await (self._await_one(index) if is_async(index) else self._await_thread(index))
 
         async def work_at_once() -> None:
@@ -209,6 +262,7 @@ class Batch:
             with contextlib.closing(asyncio.Runner()) as runner:  # waits for what items have left running
                 try:
                     loop = runner.get_loop()
+                    self._wake = partial(loop.call_soon_threadsafe, changed.set)
                     self._workers = loop.create_task(work_at_once())
                     while not self._workers.done():
                         # The exit of a task that an item has started ends the loop; the item is told, too.
@@ -219,6 +273,7 @@ class Batch:
                 else:
                     ended.set_result(None)
 
+        taking, changed = asyncio.Lock(), asyncio.Event()
         ended: Future[None] = Future()
         thread = _start_thread(run)
         try:
@@ -285,14 +340,25 @@ class Batch:
         self._raise_end_of_task(exception)
         is_skip = isinstance(exception, AirflowSkipException)
         error: str | None = type(exception).__name__
+        verdict = Verdict(is_final=isinstance(exception, AirflowFailException))
         try:
             error = skip_reason(exception) if is_skip else redacted_error(exception)
             if not is_skip and not self._is_closed:
-                self._on_failure(index, exception)
+                verdict = self._verdict_on(index, exception, verdict)
+                if verdict.delay is None:
+                    self._on_failure(index, exception)
         except BaseException as another:  # of an exception that can't be put into words
             self._raise_end_of_task(another)
-        is_final = isinstance(exception, AirflowFailException)
-        return ItemResult(ITEM_SKIPPED if is_skip else ITEM_FAILED, error=error, is_final=is_final)
+        self._verdicts[index] = verdict
+        return ItemResult(ITEM_SKIPPED if is_skip else ITEM_FAILED, error=error, is_final=verdict.is_final)
+
+    def _verdict_on(self, index: int, exception: BaseException, verdict: Verdict) -> Verdict:
+        """Ask what becomes of an item that has failed; no try begins after the end of the task's time."""
+        if self._judge is None or verdict.is_final:
+            return verdict
+        verdict = self._judge(index, exception, self._tries.get(index, 0) + 1)
+        is_too_late = verdict.delay is not None and time.monotonic() + verdict.delay >= self.deadline
+        return verdict._replace(delay=None) if is_too_late else verdict
 
     def _raise_end_of_task(self, exception: BaseException) -> None:
         # Signals reach the main thread alone, whatever runs there.
@@ -303,16 +369,37 @@ class Batch:
                 raise exception
 
     def _take(self, index: int, result: ItemResult) -> None:
-        """Keep how an item ended, unless the batch has ended before."""
+        """Keep how an item ended, or put it back, unless the batch has ended before."""
         with self._lock:
             if self._is_closed:
                 return
-            if result.status == ITEM_FAILED:
-                self._failed += 1
-                if self._failures_left is not None and (result.is_final or not self.is_retried):
-                    self._failures_left -= 1
-            self.results[index] = result
-            self.ended.append(index)  # last: whoever saves what has ended holds no lock
+            delay = self._verdicts.pop(index, Verdict()).delay
+            self._tries[index] = tries = self._tries.get(index, 0) + 1
+            result = result._replace(tries=self.earlier_tries.get(index, 0) + tries)
+            if delay is not None and not self.is_stopped:
+                self._put_back[index] = result
+                self._queue.put_back(index, time.monotonic() + delay)
+            else:
+                self._put_back.pop(index, None)
+                self._queue.drop()
+                self._keep(index, result)
+            if self._judge is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    self._wake()
+
+    def _keep(self, index: int, result: ItemResult) -> None:
+        if result.status == ITEM_FAILED:
+            self._failed += 1
+            if self._failures_left is not None and (result.is_final or not self.is_retried):
+                self._failures_left -= 1
+        self.results[index] = result
+        self.ended.append(index)  # last: whoever saves what has ended holds no lock
+
+    def _end_put_back(self) -> None:
+        """Fail what was to be tried again: enough items have failed for no further try to start."""
+        with self._lock:
+            while self._put_back and not self._is_closed:
+                self._keep(*self._put_back.popitem())
 
 
 def _start_thread(work: Callable[[], None]) -> threading.Thread:

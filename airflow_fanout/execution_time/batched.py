@@ -256,10 +256,10 @@ class _Batches:
         record: Record | None = None
         if state in {"success", "failed", "removed"}:
             record = self._reader.record(self._task_id, number)
-        first, seconds = self._bounds_of(number)[0], None
+        first, seconds, tries = self._bounds_of(number)[0], None, None
         if isinstance(record, BatchRecord):
             self._report_count += state != "removed"
-            first, seconds = record.start, record.seconds
+            first, seconds, tries = record.start, record.seconds, record.tries_of
             names = record.item_names(self._group.label)
             if record.cut == self._bounds_of(number) and self._group.names is None:
                 self._names[number], self._may_have_names = names, record.names is not None
@@ -283,6 +283,7 @@ class _Batches:
             durations=[None] * len(names) if seconds is None else seconds,
             load=values.by_index,
             entries=None if self._combination is None else values.entries,
+            tries=tries,
         )
         return _Batch(
             title=title,

@@ -96,7 +96,12 @@ class Checkpoints:
             self._log.warning("Results of an earlier try can't be read, those items run again: %s", error)
         if saved := dict(filter(None, map(self._read, pieces))):
             for index in range(batch.size):
-                if (result := saved.get(self._fingerprint_of(index) or "")) is not None:
+                result = saved.get(self._fingerprint_of(index) or "")
+                if result is None:
+                    continue
+                if _runs_again(result):
+                    batch.earlier_tries[index] = result.tries
+                else:
                     batch.reuse(index, result)
 
     def _read(self, entry: Any) -> tuple[str, ItemResult] | None:
@@ -113,7 +118,7 @@ class Checkpoints:
 
     def save(self, batch: Batch, *, give_up: Callable[[], bool] = lambda: False) -> None:
         """
-        Save what has succeeded, was skipped, or failed for good, since the last time.
+        Save what has succeeded, was skipped, or failed, since the last time; of what runs again its tries.
 
         :param give_up: Asked between pieces whether to leave the rest for another time.
         """
@@ -156,8 +161,10 @@ class Checkpoints:
         room = PIECE_SIZE
         for index in indexes:
             result = batch.results[index]
-            if result.status == ITEM_FAILED and not result.is_final:
-                continue
+            if _runs_again(result):
+                if self._fingerprint_of(index) is None:
+                    continue
+                result = ItemResult(ITEM_FAILED, tries=result.tries)
             entry, size = self._entry(index, result)
             if size > room and piece:
                 yield piece
@@ -185,6 +192,11 @@ class Checkpoints:
                 reason = f"a result takes more than {PIECE_SIZE:,} characters"
         self._unsaved[reason] += 1
         return None, 0
+
+
+def _runs_again(result: ItemResult) -> bool:
+    """Whether a retry of the task runs an item again that has ended so."""
+    return result.status == ITEM_FAILED and not result.is_final
 
 
 class CheckpointThread:

@@ -40,6 +40,7 @@ class Page:
     :param start: Index of the first branch among all.
     :param rulings: What became of each; the same object may stand for many.
     :param instances: Task id and map index of each one's last task.
+    :param tries: How often the branch of an index was called; None where that is not known.
     :param load: Reads the values of the successful ones: by index within the page, a :class:`LostValue` in
         place of one that is gone. Where values are combined, only of those that are gone.
     :param entries: Where values are combined, reads them, or what was made of them, in declared order.
@@ -55,12 +56,13 @@ class Page:
         durations: Sequence[float | None],
         load: Callable[[], Mapping[int, Any]],
         entries: Callable[[], Iterable[Entry]] | None = None,
+        tries: Callable[[int], int | None] | None = None,
     ) -> None:
         for ruling, (task_id, _) in zip(rulings, instances, strict=True):
             if ruling.state not in STATES:
                 message = f"{task_id!r} is finished in a state that is not known: {ruling.state!r}"
                 raise ValueError(message)
-        self.names, self.durations = names, durations
+        self.names, self.durations, self._tries = names, durations, tries
         self._entries = entries
         self._start, self._rulings, self._instances = start, rulings, instances
         self._load: Callable[[], Mapping[int, Any]] | None = load
@@ -84,6 +86,7 @@ class Page:
             ],
             instances=[(outcome.task_id, outcome.map_index) for outcome in outcomes],
             durations=[outcome.duration for outcome in outcomes],
+            tries=[outcome.tries for outcome in outcomes].__getitem__,
             load=lambda: {index: outcome.value for index, outcome in enumerate(outcomes)},
             entries=entries,
         ).settle()
@@ -145,6 +148,7 @@ class Page:
             map_index=map_index,
             duration=self.durations[index],
             is_stopped=ruling.is_stopped,
+            tries=None if self._tries is None else self._tries(index),
         )
 
 
@@ -173,10 +177,11 @@ def arranged(
 def _arranged(match: Match, outcomes: Sequence[BranchOutcome], instance: tuple[str, int]) -> BranchOutcome:
     if match.execution is not None and match.ruling is None:
         return replace(outcomes[match.execution], name=match.name)
-    task_id, map_index, duration = *instance, None
+    task_id, map_index = instance
+    duration, tries = None, None
     if match.execution is not None:
         ran = outcomes[match.execution]
-        task_id, map_index, duration = ran.task_id, ran.map_index, ran.duration
+        task_id, map_index, duration, tries = ran.task_id, ran.map_index, ran.duration, ran.tries
     ruling = match.ruling or Ruling(state="missing")
     return BranchOutcome(
         name=match.name,
@@ -186,6 +191,7 @@ def _arranged(match: Match, outcomes: Sequence[BranchOutcome], instance: tuple[s
         task_id=task_id,
         map_index=map_index,
         duration=duration,
+        tries=tries,
     )
 
 

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
@@ -20,6 +21,7 @@ from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, 
 from airflow_fanout.execution_time.batch_work import BrokenItem
 from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, fingerprint
+from airflow_fanout.execution_time.item_retries import ItemRetries
 from airflow_fanout.execution_time.items import has_templates, read_at_once, source_and_functions
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import item_stop_reason
@@ -30,6 +32,7 @@ from airflow_fanout.execution_time.xcom import (
     make_requests_in_a_thread,
     resumes,
 )
+from airflow_fanout.rules.pacing import retry_seconds, seconds_in
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
     ITEM_STOPPED,
@@ -213,6 +216,7 @@ class BatchOperator(BaseOperator):
             len(items),
             work.calls(labels, list(items.values()), start=self.batch[0], bound=bound, context=context),
             on_failure=self._log_tracebacks(labels),
+            judge=self._item_retries(labels, context),
             concurrency=self._concurrency(len(items)),
             is_async=work.is_async(labels),
             failures_left=self._failures_left(ti),
@@ -227,6 +231,30 @@ class BatchOperator(BaseOperator):
             self.log.info("dag.test() answers one thread at a time: items run one after another")
             return 1
         return concurrency
+
+    def _item_retries(self, labels: Sequence[str], context: Any) -> ItemRetries | None:
+        if not self._group.item_retries:
+            return None
+        ti, own_delay = context["ti"], self._group.item_retry_delay
+        delay = partial(
+            retry_seconds,
+            delay=seconds_in(self.retry_delay if own_delay is None else own_delay),
+            multiplier=self.retry_exponential_backoff,
+            most=None if self.max_retry_delay is None else seconds_in(self.max_retry_delay),
+            ceiling=conf.getint("core", "max_task_retry_delay", fallback=24 * 60 * 60),
+        )
+
+        def delay_of(name: str, tries: int) -> float:
+            return delay(tries, identity=f"{ti.dag_id}#{ti.run_id}#{self.task_id}#{name}#{tries}")
+
+        return ItemRetries(
+            labels,
+            most=self._group.item_retries,
+            delay=delay_of,
+            policy=getattr(self, "retry_policy", None),  # from Airflow 3.3 on
+            context=context,
+            log=self.log,
+        )
 
     def _failures_left(self, ti: Any) -> int | None:
         """Count the failures after which no further item starts; None for no limit."""
@@ -284,7 +312,7 @@ class BatchOperator(BaseOperator):
             values: Any = self._push_values(ti, batch, labels)
         else:
             ti.xcom_push(RETURN_VALUE, values := folded)
-        results = [batch.results.get(index, ItemResult(ITEM_STOPPED)) for index in range(batch.size)]
+        results = [batch.results.get(index, ItemResult(ITEM_STOPPED, tries=0)) for index in range(batch.size)]
         record = BatchRecord(
             map_index=ti.map_index,
             start=self.batch[0],
@@ -295,6 +323,11 @@ class BatchOperator(BaseOperator):
                 str(index): result.error for index, result in enumerate(results) if result.error is not None
             },
             stopped=stopped,
+            tries={
+                str(index): result.tries
+                for index, result in enumerate(results)
+                if result.tries != (result.seconds is not None)
+            },
             seconds=[result.seconds for result in results],
             cpu_seconds=[result.cpu_seconds for result in results],
             peak_memory_bytes=peak_memory_bytes(),

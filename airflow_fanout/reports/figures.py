@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 DONE = (FINISHED | {"missing"}) - {"removed"}  # states of branches that nothing more will become of
-PLURALS = {"branch": "branches", "batch": "batches", "item": "items", "task instance": "task instances"}
+PLURALS = {
+    "branch": "branches",
+    "batch": "batches",
+    "item": "items",
+    "task instance": "task instances",
+    "call": "calls",
+}
 
 LONGEST_NAME, CAUSES_NAMED = 60, 2
 
@@ -102,6 +108,7 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         ("At once", f"{group.peak_concurrency:,} of {group.total:,}", "at the busiest moment"),
         ("Limit", *_limit(group)),
         *_slowest(group),
+        *_retried(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
 
@@ -111,6 +118,12 @@ def _cpu_note(group: GroupReport) -> str:
         return "CPU time of that; the rest was spent waiting"
     waited = format_share(max(0.0, 1 - group.computed_share))
     return f"of the batches' processes, which waited for {waited} of the time in which items ran"
+
+
+def _retried(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    if group.retried_items:
+        calls = f"{number_of(group.extra_calls, 'call')} beyond the first"
+        yield "Retried", f"{group.retried_items:,}", f"items that were called again, with {calls}"
 
 
 def _limit(group: GroupReport) -> tuple[str, str]:

@@ -68,7 +68,8 @@ class Problem:
     A branch or item that left no value, though it should have, and the task instance whose log tells why.
 
     ``name`` has the task that failed, if the branch has several. ``items`` is 1, or how many items it stands
-    for: all of a batch that left no record have one reason, and the batch's name.
+    for: all of a batch that left no record have one reason, and the batch's name. ``tries`` are the task
+    instance's, ``item_tries`` how often it called the item: None of a branch, and if that is not known.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Problem:
     task_id: str | None
     map_index: int
     tries: int | None
+    item_tries: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +143,9 @@ class GroupReport(Outcomes):
     ``effective_concurrency`` and ``limit`` are as things are now.
 
     Of a batch that went on where an earlier try had ended, work is that of all these tries, CPU time that of
-    the last one. ``items`` are its items; they have no times of their own. ``item_concurrency`` is how many
-    items of a batch could run at once; overhead of batches is beside the time in which their items ran.
+    the last one. ``items`` are its items; they have no times of their own. ``retried_items`` of them were
+    called more than once, ``extra_calls`` is how often beyond the first time. ``item_concurrency`` is how
+    many items of a batch could run at once; overhead of batches is beside the time in which their items ran.
     ``segments`` are the times that a time line shows, from a start to an end: long idle times between them
     are left out.
     """
@@ -165,6 +168,8 @@ class GroupReport(Outcomes):
     limit_setting: str | None = None
     items_per_task: int | None = None
     item_concurrency: int | None = None
+    retried_items: int = 0
+    extra_calls: int = 0
     hosts: tuple[HostLoad, ...] = ()
     segments: tuple[tuple[datetime, datetime], ...] = ()
     branches: tuple[BranchReport, ...] = ()

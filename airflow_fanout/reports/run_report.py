@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
     from airflow_fanout.reports.timing import GroupSummary, Span, Times
     from airflow_fanout.rules.capacity import Capacity
+    from airflow_fanout.rules.records import BatchRecord
     from airflow_fanout.serialization.outline import DagOutline
 
     CapacityOf = Callable[[GroupRun, int], Capacity | None]
@@ -81,6 +82,9 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     items = None
     if run.batches is not None:
         items = _outcomes(run, _summary_of_items(run))
+    extra_calls = [
+        tries - 1 for record in _batch_records(run) for tries in record.tries.values() if tries > 1
+    ]
     # A batched group's own times are those of its batches; its outcomes are those of its items.
     group = GroupReport(
         **vars(summary if items is not None else _outcomes(run, summary)),
@@ -99,6 +103,8 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         limit_setting=None if narrowest is None else narrowest.name,
         items_per_task=None if declared is None else declared.items_per_task,
         item_concurrency=_item_concurrency(run),
+        retried_items=len(extra_calls),
+        extra_calls=sum(extra_calls),
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
         segments=segments(so_far),
         branches=_branch_reports(run, so_far),
@@ -128,6 +134,7 @@ def item_page(items: Sequence[BranchRun], *, start: int, size: int) -> dict[str,
             "error": shown_error(item.error),
             "is_stopped": item.is_stopped,
             "work_seconds": item.work_seconds,
+            "tries": item.item_tries,
         }
         for item in items[start : start + size]
     ]
@@ -150,9 +157,13 @@ def _describe(capacity: Capacity, run: GroupRun) -> str:
 
 
 def _item_concurrency(run: GroupRun) -> int | None:
-    records = [task_run.batch_record for batch in run.batches or () for task_run in batch.task_runs]
-    numbers = [record.concurrency for record in records if record is not None]
+    numbers = [record.concurrency for record in _batch_records(run)]
     return max((number for number in numbers if number is not None), default=None)
+
+
+def _batch_records(run: GroupRun) -> list[BatchRecord]:
+    records = [task_run.batch_record for batch in run.batches or () for task_run in batch.task_runs]
+    return [record for record in records if record is not None]
 
 
 def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
@@ -346,6 +357,7 @@ def _problem(run: GroupRun, failed: _Failed) -> Problem:
         task_id=task_id,
         map_index=map_index,
         tries=branch.tries,
+        item_tries=branch.item_tries if failed.items == 1 else None,
     )
 
 

@@ -114,6 +114,7 @@ class BranchRun(BranchTiming):
     :param error: ``"ValueError: message"``, or why there is no value; None if there is no more to say.
     :param is_stopped: Whether ``stop_after_failures`` kept it from starting.
     :param task_runs: Its task instances, in the order in which its tasks run; an item's is that of its batch.
+    :param item_tries: How often an item was called, over all tries of its batch; None if that is not known.
     :param would_run: Task instances that would run it now, where these are others: the Dag, or its items,
         changed after it had run, or was to run.
     """
@@ -121,6 +122,7 @@ class BranchRun(BranchTiming):
     error: str | None = None
     is_stopped: bool = False
     task_runs: tuple[TaskRun, ...] = ()
+    item_tries: int | None = None
     would_run: tuple[TaskRun, ...] | None = None
 
     @property
@@ -150,7 +152,7 @@ class BatchItems:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> BranchRun:
-        ruling = self.rulings[index]
+        ruling, record = self.rulings[index], self.task_run.batch_record
         return BranchRun(
             name=self.names[index],
             state=ruling.state,
@@ -160,6 +162,7 @@ class BatchItems:
             error=ruling.error,
             is_stopped=ruling.is_stopped,
             task_runs=(self.task_run,),
+            item_tries=None if record is None else record.tries_of(index),
         )
 
     @cached_property

@@ -55,6 +55,8 @@ class BranchOutcome:
     :param duration: Seconds from start to end of the last try, as Airflow shows them, of all the branch's
         tasks together; None if none of them ever started.
     :param is_stopped: Whether ``stop_after_failures`` kept it from starting; its state is ``skipped``.
+    :param tries: How often an item of a batch was called, over all tries of its task as far as these saved
+        it (not on Airflow 3.2); None if it never was, and of a branch that is a task.
     """
 
     name: str
@@ -66,6 +68,7 @@ class BranchOutcome:
     map_index: int = -1
     duration: float | None = None
     is_stopped: bool = False
+    tries: int | None = None
 
 
 @dataclass(frozen=True)

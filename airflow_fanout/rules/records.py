@@ -78,7 +78,9 @@ class BatchRecord(NamedTuple):
     :param statuses: Status of each item, a character for each.
     :param errors: Why an item failed or was skipped, by its index within the batch as text.
     :param stopped: Why the stopped items were not started; None if none was stopped.
-    :param seconds: Seconds of each item's call; None where it did not end.
+    :param tries: Number of an item's calls over all tries of the batch, by its index as text, where it is
+        another than that of its ``seconds``: one, or none.
+    :param seconds: Seconds of each item's last call; None where it did not end.
     :param cpu_seconds: CPU seconds of these; None where they can't be told.
     :param peak_memory_bytes: Peak memory of the process.
     :param cores: Cores that it could run on.
@@ -95,6 +97,7 @@ class BatchRecord(NamedTuple):
     statuses: str = ""
     errors: Mapping[str, str] = MappingProxyType({})
     stopped: str | None = None
+    tries: Mapping[str, int] = MappingProxyType({})
     seconds: Sequence[float | None] = ()
     cpu_seconds: Sequence[float | None] = ()
     peak_memory_bytes: int | None = None
@@ -105,7 +108,8 @@ class BatchRecord(NamedTuple):
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom."""
-        own = self._asdict() | {"errors": dict(self.errors)}
+        own = self._asdict() | {"errors": dict(self.errors), "tries": dict(self.tries)}
+        own = {name: value for name, value in own.items() if name != "tries" or value}
         return {"state": BATCH, **own, "seconds": [*self.seconds], "cpu_seconds": [*self.cpu_seconds]}
 
     @property
@@ -125,6 +129,11 @@ class BatchRecord(NamedTuple):
     def error(self, index: int) -> str | None:
         """Why an item failed or was skipped."""
         return _text(self.errors.get(str(index)))
+
+    def tries_of(self, index: int) -> int | None:
+        """How often an item was called, over all tries of the batch; None if never, as far as it tells."""
+        once = 1 if index < len(self.seconds) and self.seconds[index] is not None else None
+        return self.tries.get(str(index), once)
 
 
 class LostRecord(NamedTuple):
@@ -194,6 +203,7 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         statuses=statuses,
         errors=errors,
         stopped=_text(value.get("stopped")),
+        tries=_tries(value.get("tries"), len(statuses)),
         seconds=_all_seconds(seconds),
         cpu_seconds=_all_seconds(cpu_seconds),
         peak_memory_bytes=_whole(value.get("peak_memory_bytes")),
@@ -260,6 +270,16 @@ def seconds_of(value: object) -> float | None:
 
 def _all_seconds(values: Sequence[Any]) -> list[float | None]:
     return [each if type(each) is float and 0 <= each < MOST_SECONDS else seconds_of(each) for each in values]
+
+
+def _tries(value: object, most: int) -> dict[str, int]:
+    if not isinstance(value, Mapping) or len(value) > most:
+        return {}
+    return {
+        index: number
+        for index, tries in value.items()
+        if isinstance(index, str) and (number := _whole(tries)) is not None
+    }
 
 
 BATCH_KEY = "batch_"

@@ -77,6 +77,7 @@ def good_batch(number: int, **other: Any) -> dict[str, Any]:
         "statuses": "SSSF",
         "errors": {"3": "ValueError: no"},
         "stopped": None,
+        "tries": {"3": 2},
         "seconds": [1.0, 2.0, 3.0, None],
         "cpu_seconds": [0.5, 0.5, None, None],
         "peak_memory_bytes": 10**8,

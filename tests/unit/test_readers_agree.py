@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from airflow_fanout.rules.outcomes import BranchOutcome, ValueState
     from airflow_fanout.serialization.declaration import DeclaredGroup
 
-Told = list[tuple[str, str, str | None, bool]]
-"""Name, state, error, and whether it was stopped, of each branch."""
+Told = list[tuple[str, str, str | None, bool, int | None]]
+"""Name, state, error, whether it was stopped, and, of an item, how often it was called, of each branch."""
 
 PATH = "s3://gone"
 STATES = sorted(FINISHED)
@@ -185,14 +185,18 @@ def as_the_report_reads(run: Run) -> Told:
         },
     )
     chosen = [group_run for group_run in group_runs(facts) if group_run.map_index == run.map_index]
-    return [(b.name, b.state, b.error, b.is_stopped) for group_run in chosen for b in group_run.branches]
+    return [
+        (b.name, b.state, b.error, b.is_stopped, b.item_tries)
+        for group_run in chosen
+        for b in group_run.branches
+    ]
 
 
 def check(run: Run) -> Sequence[BranchOutcome]:
     """Compare what fan-in and report read, and return it."""
     outcomes = as_the_fan_in_reads(run)
 
-    assert as_the_report_reads(run) == [(o.name, o.state, o.error, o.is_stopped) for o in outcomes]
+    assert as_the_report_reads(run) == [(o.name, o.state, o.error, o.is_stopped, o.tries) for o in outcomes]
     return outcomes
 
 

@@ -89,7 +89,7 @@ function problemRow(problem) {
   state.append(dot);
   const log = element("td", "");
   if (problem.task_id !== null) log.append(link(logAddress(problem), "Log", `Log of ${visible(problem.name)}`));
-  row.append(name, state, element("td", visible(problem.error ?? "–")), element("td", problem.tries ?? "–"), log);
+  row.append(name, state, element("td", visible(problem.error ?? "–")), element("td", problem.item_tries ?? problem.tries ?? "–"), log);
   return row;
 }
 

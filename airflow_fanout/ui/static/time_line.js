@@ -188,8 +188,11 @@ export class TimeLine {
     if (row.kind === "more") return "";
     if (row.kind === "item") {
       const { item } = row;
-      return [visible(item.name), stateOf(item), `work ${duration(item.work_seconds)}`, item.error && visible(item.error)]
-        .filter(Boolean).join(" · ");
+      return [
+        visible(item.name), stateOf(item), `work ${duration(item.work_seconds)}`,
+        item.tries > 1 && `try ${item.tries}`,
+        item.error && visible(item.error),
+      ].filter(Boolean).join(" · ");
     }
     const { branch, tries, state } = row.entry;
     const last = tries.at(-1);
@@ -305,7 +308,7 @@ export class TimeLine {
     box.append(close, title, state);
     if (shown.error) box.append(div("error", visible(shown.error)));
     const facts = row.kind === "item"
-      ? [["Work", duration(shown.work_seconds)], ["Batch", visible(branch.name)]]
+      ? [["Work", duration(shown.work_seconds)], ["Tries", shown.tries === null ? "–" : count(shown.tries)], ["Batch", visible(branch.name)]]
       : [
         ["Queued", localTime(branch.queued)], ["Started", localTime(branch.started)], ["Ended", localTime(branch.ended)],
         ["Took", duration(branch.elapsed_seconds)], ["Work", duration(branch.work_seconds)],

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, task, task_group
+from airflow.sdk import DAG, BaseOperator, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import DeclarationError, FanInError
@@ -102,6 +103,41 @@ def test_our_hook_comes_before_the_authors_own(dag: DAG, listed: Callable[[Any],
     assert each.partial_kwargs["on_failure_callback"] == [record_failure, theirs]
 
 
+def policy() -> Any:
+    """Airflow's ``retry_policy``, from 3.3 on; before, anything, for it is not asked."""
+    import airflow.sdk
+
+    made = getattr(airflow.sdk, "ExceptionRetryPolicy", None)
+    return object() if made is None else made(rules=[])
+
+
+HAS_POLICIES = "retry_policy" in inspect.signature(BaseOperator.__init__).parameters
+since_3_3 = pytest.mark.skipif(not HAS_POLICIES, reason="Airflow has retry_policy from 3.3 on")
+
+
+@since_3_3
+@pytest.mark.parametrize(
+    "declared",
+    [
+        pytest.param({"default_args": {"retry_policy": policy()}}, id="the group's"),
+        pytest.param({"branch": task(work).override(retry_policy=policy())}, id="the branch's"),
+    ],
+)
+def test_a_policy_of_retries_is_the_tasks_too(dag: DAG, declared: Any) -> None:
+    declare(item_retries=1, **declared)
+    each: Any = dag.get_task("g.each")
+
+    assert isinstance(each.partial_kwargs["retry_policy"], type(policy()))
+
+
+@since_3_3
+def test_a_policy_of_the_dag_can_be_taken_off_the_group() -> None:
+    with DAG("other", default_args={"retry_policy": policy()}):
+        with pytest.raises(DeclarationError, match=r"retry_policy: .*default_args=\{'retry_policy': None\}"):
+            declare()
+        declare(group_id="h", default_args={"retry_policy": None})
+
+
 NO_PYTHON = "but items of one task are calls of a plain Python function"
 
 REFUSED = [
@@ -111,6 +147,11 @@ REFUSED = [
     wrong_value("mapped: found False, but items_per_task= needs a mapped task", mapped=False),
     wrong_value("item_concurrency: found 3, but a task has 2 items; lower it, or raise", item_concurrency=3),
     wrong_value("stop_after_failures: .*none to stop", stop_after_failures=2),
+    wrong_value(
+        "retry_policy: .*no effect; give item_retries" if HAS_POLICIES else "retry_policy: .*from 3.3 on",
+        default_args={"retry_policy": policy()},
+    ),
+    wrong_value("retry_policy: ", branch=task(work).override(retry_policy=policy())),
     wrong_type("items: expected texts as names, found 1", items={1: "a"}),
     wrong_value(r"items: .* refuse a name: 'a\\x00b' has a zero character", items={"a\0b": 1}),
     wrong_value(r"branch: .* refuse a name: '\\ud800' has a lone surrogate", branch={"\ud800": work}),

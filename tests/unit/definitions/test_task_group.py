@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from contextlib import ExitStack
+from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +192,17 @@ class TestRefusedNames:
 POOL = r'make a pool with that many slots and give default_args=\{"pool": …\}'
 TWO = {"a": work, "b": work}
 
+RETRIED: dict[str, Any] = {"count": 2, "items_per_task": 2, "item_retries": 1}
+DELAYS: list[tuple[Any, str]] = [
+    *(
+        (-1, "-1"),
+        (timedelta(seconds=-1), "datetime.timedelta"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (10**400, "1000"),
+    ),
+]
+
 REFUSED = [
     wrong_value("count: expected count=, items= or a mapping as branch, found none"),
     wrong_value("count: .*found count and items", count=2, items=["a"]),
@@ -240,6 +253,20 @@ REFUSED = [
         max_concurrency=1,
     ),
     wrong_value("item_concurrency: .*give items_per_task too", count=2, item_concurrency=2),
+    wrong_value("item_retries: .*give items_per_task too", count=2, item_retries=2),
+    wrong_value("item_retries: .*give items_per_task too", items=["a"], mapped=True, item_retries=2),
+    wrong_value("item_retries: expected 0 or more, found -1", count=2, items_per_task=2, item_retries=-1),
+    wrong_type("item_retries: .*found True of type bool", count=2, items_per_task=2, item_retries=True),
+    wrong_type("item_retries: .*found 1.0 of type float", count=2, items_per_task=2, item_retries=1.0),
+    wrong_value("item_retry_delay: .*give item_retries too", count=2, items_per_task=2, item_retry_delay=1),
+    *(
+        wrong_value(
+            f"item_retry_delay: expected 0 s or more, found {found}", **RETRIED, item_retry_delay=delay
+        )
+        for delay, found in DELAYS
+    ),
+    wrong_type("item_retry_delay: .*timedelta, or seconds, found True", **RETRIED, item_retry_delay=True),
+    wrong_type("item_retry_delay: .*timedelta, or seconds, found '1'", **RETRIED, item_retry_delay="1"),
     wrong_value("stop_after_failures: 2 .* of 2 .* choose a number below 2", count=2, stop_after_failures=2),
     wrong_type("mapped: expected True or False, found 1 of type int", count=2, mapped=1),
     *(

@@ -25,7 +25,7 @@ from airflow.sdk.log import mask_secret
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, alarm_deadline
+from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, Verdict, alarm_deadline
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 
 if TYPE_CHECKING:
@@ -174,6 +174,149 @@ class TestInEveryWay:
         batch = run(3, acting_so(*fates), **way, deadline=time.monotonic() + 3600)
 
         assert (statuses(batch), errors(batch)) == ("SFS", {1: "AirflowTaskTimeout: its own"})
+
+
+def again(most: int, delay: float = 0.0) -> Callable[[int, BaseException, int], Verdict]:
+    """Try items again."""
+    return lambda index, exception, tries: Verdict(delay=delay if tries <= most else None)
+
+
+def failing(counts: dict[int, int], calls: list[int], acting_so: Any) -> Callable[[int], Any]:
+    """Fail an item so many times before it succeeds."""
+
+    def call(index: int) -> Any:
+        calls.append(index)
+        is_over = calls.count(index) > counts.get(index, 0)
+        return acting_so(*[index if is_over else ValueError(f"no {calls.count(index)}")] * (index + 1))(index)
+
+    return call
+
+
+def once_put_back(batch: Batch, act: Callable[[], object]) -> None:
+    """Do something when one of two items has ended and the other one waits for its next try."""
+
+    def watch() -> None:
+        while not (batch.ended and "1 to be tried again" in batch.progress):
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.mark.parametrize(("way", "acting_so"), WAYS)
+class TestItemRetries:
+    def test_what_fails_is_tried_again_and_its_neighbours_are_not(self, way: Any, acting_so: Any) -> None:
+        calls: list[int] = []
+        batch = run(5, failing({1: 2, 3: 1}, calls, acting_so), judge=again(2), **way)
+
+        assert (statuses(batch), values(batch)) == ("SSSSS", {index: index for index in range(5)})
+        assert sorted(calls) == [0, 1, 1, 1, 2, 3, 3, 4]
+        assert [batch.results[index].tries for index in range(5)] == [1, 3, 1, 2, 1]
+        assert (sorted(batch.ended), batch.pending) == ([0, 1, 2, 3, 4], [])
+
+    def test_what_fails_to_the_end_has_failed_once(self, way: Any, acting_so: Any) -> None:
+        calls: list[int] = []
+        failures: list[str] = []
+        batch = run(
+            3,
+            failing({1: 9}, calls, acting_so),
+            judge=again(3),
+            on_failure=lambda index, exception: failures.append(f"{index}: {exception}"),
+            **way,
+        )
+
+        assert (statuses(batch), errors(batch)) == ("SFS", {1: "ValueError: no 4"})
+        assert (batch.results[1].tries, calls.count(1)) == (4, 4)
+        assert failures == ["1: no 4"]
+        assert "3 of 3 items done, 1 failed, " in batch.progress
+
+    def test_what_is_final_is_not_tried_again(self, way: Any, acting_so: Any) -> None:
+        fates = [AirflowFailException("no"), AirflowSkipException("nothing"), ValueError("policy")]
+        judged: list[int] = []
+
+        def judge(index: int, exception: BaseException, tries: int) -> Verdict:
+            judged.append(index)
+            return Verdict(is_final=True)
+
+        batch = run(3, acting_so(*fates), judge=judge, **way)
+
+        assert (statuses(batch), judged) == ("FKF", [2])
+        assert [batch.results[index].is_final for index in range(3)] == [True, False, True]
+        assert {result.tries for result in batch.results.values()} == {1}
+
+    def test_what_waits_for_its_next_try_holds_up_no_neighbour(self, way: Any, acting_so: Any) -> None:
+        calls: list[int] = []
+        batch = run(12, failing({0: 1}, calls, acting_so), judge=again(1, 1.0), **way)
+
+        assert (statuses(batch), calls[-1], len(calls)) == ("S" * 12, 0, 13)
+
+    def test_no_try_follows_the_end_of_the_tasks_time(self, way: Any, acting_so: Any) -> None:
+        batch = run(
+            2, acting_so(ValueError("no"), "b"), judge=again(9, 60), deadline=time.monotonic() + 30, **way
+        )
+
+        assert (statuses(batch), errors(batch)) == ("FS", {0: "ValueError: no"})
+
+    def test_only_the_last_failure_counts_for_the_stop(self, way: Any, acting_so: Any) -> None:
+        calls: list[int] = []
+        call = failing({0: 2, 1: 2, 2: 2}, calls, acting_so)
+        batch = run(6, call, judge=again(2), failures_left=1, **way)
+
+        assert statuses(batch) == "SSSSSS"
+
+    def test_what_was_to_be_tried_again_when_enough_failed_has_failed(self, way: Any, acting_so: Any) -> None:
+        def judge(index: int, exception: BaseException, tries: int) -> Verdict:
+            return Verdict(delay=60 if index == 0 else None)
+
+        fates = [ValueError("first"), *[ValueError("second")] * 9]
+        batch = run(10, acting_so(*fates), judge=judge, failures_left=1, **way)
+
+        assert errors(batch)[0] == "ValueError: first"
+        assert statuses(batch).startswith("FF")
+        assert batch.pending == [index for index in range(10) if index not in batch.ended]
+
+    def test_closing_ends_the_waiting_and_keeps_the_error(self, way: Any, acting_so: Any) -> None:
+        batch = Batch(2, acting_so("a", ValueError("no")), judge=again(1, 3600), **way)
+        once_put_back(batch, batch.close)
+        batch.run()
+
+        assert (statuses(batch), batch.pending) == ("S.", [1])
+        assert "1 of 2 items done, 0 failed, 1 to be tried again" in batch.progress
+        batch.fail(1, "the task ended")
+        result = batch.results[1]
+        assert (result.status, result.error, result.tries) == ("F", "ValueError: no; the task ended", 1)
+        assert result.seconds is not None
+
+    def test_the_deadline_ends_the_waiting(self, way: Any, acting_so: Any) -> None:
+        batch = Batch(2, acting_so("a", ValueError("no")), judge=again(1, 3600), **way)
+        once_put_back(batch, lambda: setattr(batch, "deadline", time.monotonic()))
+        with pytest.raises(AirflowTaskTimeout):
+            batch.run()
+
+        assert (statuses(batch), batch.pending) == ("S.", [1])
+
+    def test_tries_of_earlier_tries_of_the_task_are_counted(self, way: Any, acting_so: Any) -> None:
+        batch = Batch(2, failing({1: 1}, [], acting_so), judge=again(1), **way)
+        batch.earlier_tries[1] = 3
+        batch.run()
+
+        assert [batch.results[index].tries for index in range(2)] == [1, 5]
+
+
+def test_threads_wait_for_nothing_while_they_can_start_something() -> None:
+    """Two threads, two items that wait for another try: the others run at once all the same."""
+    barrier = threading.Barrier(2)
+    failed: set[int] = set()
+
+    def call(index: int) -> int:
+        barrier.wait(TIME_OUT)
+        if index < 2 and index not in failed:
+            failed.add(index)
+            raise ValueError
+        return index
+
+    batch = run(10, call, judge=again(1, 1.0), concurrency=2)
+    assert (statuses(batch), sorted(batch.ended[-2:])) == ("S" * 10, [0, 1])
 
 
 @pytest.mark.parametrize("is_async", [None, every])

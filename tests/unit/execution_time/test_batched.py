@@ -42,7 +42,14 @@ class Batches(FakeRun):
         return self
 
     def batch(
-        self, number: int, statuses: str, *, names: list[str] | None = None, split: int = 1, **more: Any
+        self,
+        number: int,
+        statuses: str,
+        *,
+        names: list[str] | None = None,
+        split: int = 1,
+        tries: dict[str, int] | None = None,
+        **more: Any,
     ) -> Batches:
         """Add a batch that has reported; each success returned its batch and its index within that."""
         start = number * self.size
@@ -54,6 +61,7 @@ class Batches(FakeRun):
             statuses=statuses,
             errors={str(index): "ValueError: broken" for index, s in enumerate(statuses) if s == "F"},
             stopped="enough" if "X" in statuses else None,
+            tries=tries or {},
             seconds=[float(index) for index in range(len(statuses))],
             cpu_seconds=[0.0] * len(statuses),
         )
@@ -89,6 +97,18 @@ def collect(run: FakeRun, *, min_success: int | None = 1, prefix: bool = False, 
     )
     fan_out >> fan_in
     return run_fan_in(fan_in, run)
+
+
+def test_how_often_an_item_was_called_is_in_its_outcome() -> None:
+    run = Batches().cut(4)
+    run.batch(0, "SK", tries={"0": 3}).batch(1, "SS", names=None)
+    calls = FanInOperator(
+        task_id="calls",
+        fan_out=FanOutGroup("g", branch=work, items=load(), items_per_task=2),
+        python_callable=lambda results: [outcome.tries for outcome in results.outcomes.values()],
+    )
+
+    assert run_fan_in(calls, run).value == [3, 1, 1, 1]
 
 
 def outcomes(verdict: Verdict) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import threading
 import time
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import pytest
 from airflow.providers.common.io.xcom.backend import XComObjectStorageBackend
-from airflow.sdk import task
+from airflow.sdk import BaseOperator, task
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import (
     AirflowFailException,
@@ -28,11 +30,13 @@ from airflow_fanout import FanOutGroup
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.operators.batch import BatchOperator
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
-from tests.unit.fake_batch import batch_operator, run_batch
+from tests.unit.fake_batch import batch_operator, run_batch, task_instance
 from tests.unit.fake_run import FakeRun
 from tests.unit.fake_store import FakeStore
 
 pytestmark = pytest.mark.usefixtures("dag")
+
+HAS_POLICIES = "retry_policy" in inspect.signature(BaseOperator.__init__).parameters
 
 RAN: list[Any] = []
 """What ran, in order."""
@@ -203,6 +207,103 @@ class TestTheReport:
 
         second = run_batch(group, store=store, retries=1, try_number=2)
         assert (RAN, second.value) == (["a", "b"], {"acts_0": "a", "acts_1": "b"})
+
+
+def flaky(fate: int, ti: Any) -> int:
+    """Fail so many times in each try of the task."""
+    RAN.append(fate)
+    if RAN.count(fate) <= fate * ti.try_number:
+        message = f"no {RAN.count(fate)}"
+        raise ValueError(message)
+    return fate
+
+
+class TestItemRetries:
+    def test_an_item_that_fails_is_tried_again_within_the_task(self) -> None:
+        ran = run_batch(group_of(0, 1, 2, branch=flaky, item_retries=1, item_retry_delay=0), retries=1)
+
+        assert isinstance(ran.error, BatchFailedError)
+        assert RAN == [0, 1, 1, 2, 2]
+        assert ran.outcome == ("SSF", {"acts_0": 0, "acts_1": 1})
+        assert (ran.record["errors"], ran.record["tries"]) == ({"2": "ValueError: no 2"}, {"1": 2, "2": 2})
+
+    def test_tries_are_counted_over_all_tries_of_the_task(self, store: FakeStore) -> None:
+        group = group_of(0, 1, 3, branch=flaky, item_retries=1, item_retry_delay=0)
+        run_batch(group, store=store, retries=1)
+        RAN.remove(3)
+        RAN.append(3)
+        ran = run_batch(group, store=store, retries=1, try_number=2)
+
+        assert RAN.count(0) == 1
+        assert ran.record["tries"] == {"1": 2, "2": 4}
+        assert store.kept.keys() == {"airflow_fanout_0", "airflow_fanout_1"}
+
+    def test_what_never_started_has_no_tries(self) -> None:
+        record = run_batch(group_of("fails", "a", "b", stop_after_failures=1)).record
+
+        assert (record["statuses"], record.get("tries")) == ("FXX", None)
+
+    def test_what_was_tried_once_by_each_task_says_so_too(self, store: FakeStore) -> None:
+        group = group_of("a", "recovers")
+        run_batch(group, store=store, retries=1)
+
+        assert run_batch(group, store=store, retries=1, try_number=2).record["tries"] == {"1": 2}
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            pytest.param({"default_args": {"retry_delay": timedelta(seconds=20)}}, [20, 20], id="the task's"),
+            pytest.param({"item_retry_delay": timedelta(seconds=3)}, [3, 3], id="their-own"),
+            pytest.param({"item_retry_delay": 0.25}, [0.25, 0.25], id="in-seconds"),
+            pytest.param({"item_retry_delay": 0}, [0, 0], id="none"),
+            pytest.param(
+                {
+                    "item_retry_delay": 100,
+                    "default_args": {
+                        "retry_exponential_backoff": 10,
+                        "max_retry_delay": timedelta(seconds=900),
+                    },
+                },
+                [pytest.approx(150, abs=50), 900],
+                id="growing",
+            ),
+        ],
+    )
+    def test_it_waits_as_the_task_would(self, arguments: Any, expected: list[Any]) -> None:
+        group = group_of("a", item_retries=2, **arguments)
+        context = {"ti": task_instance()}
+        judge = batch_operator(group, 0, 1)._item_retries(["acts_0"], context)
+
+        assert judge is not None
+        assert [judge(0, ValueError(), tries).delay for tries in (1, 2)] == expected
+
+    @pytest.mark.skipif(not HAS_POLICIES, reason="Airflow has retry_policy from 3.3 on")
+    def test_the_policy_of_the_task_is_asked_about_each_item(self) -> None:
+        from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+        again = RetryRule(ValueError, RetryAction.RETRY, retry_delay=timedelta(0))
+        policy = ExceptionRetryPolicy([again, RetryRule(KeyError, RetryAction.FAIL)])
+
+        def call(item: str) -> str:
+            RAN.append(item)
+            raise KeyError(item) if item == "gone" else ValueError(item)
+
+        group = group_of("a", "gone", branch=call, item_retries=3, default_args={"retry_policy": policy})
+        ran = run_batch(group, retries=1)
+        assert (RAN.count("a"), RAN.count("gone")) == (4, 1)
+        assert isinstance(ran.error, BatchFailedError)
+        assert isinstance(run_batch(group, 1, 2, retries=1).error, FinalBatchFailedError)
+
+    def test_what_waits_for_another_try_keeps_its_error_when_the_task_ends(self) -> None:
+        group = group_of("a", "fails", item_retries=1, item_retry_delay=3600)
+        operator = batch_operator(group, 0, 2)
+        killing = threading.Timer(0.5, operator.on_kill)
+        killing.start()
+        ran = run_batch(group, operator=operator)
+
+        assert ran.outcome == ("SF", {"acts_0": "a"})
+        error = ran.record["errors"]["1"]
+        assert error.startswith("ValueError: broken; it was not started, or had not ended, when the task")
 
 
 class TestTheEndOfTheTask:

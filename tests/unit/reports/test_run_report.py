@@ -72,7 +72,7 @@ BRANCH = """
 ITEM_PROBLEM = """
 {
   "name": "docs_2", "items": 1, "state": "failed", "error": "E: no", "task_id": "docs.each", "map_index": 1,
-  "tries": 1
+  "tries": 1, "item_tries": 1
 }
 """
 
@@ -350,6 +350,17 @@ class TestBatches:
         assert group.items is not None
         assert group.items.computed_share is None
 
+    def test_items_that_were_called_again_are_counted(self) -> None:
+        first = batch(0, "SF", state="failed", errors={"1": "E: no"}, tries={"0": 3, "1": 4}, also={})
+        group = only(batched(count=4), first, batch(1, "SS"))
+
+        assert (group.retried_items, group.extra_calls) == (2, 5)
+        assert [problem.item_tries for problem in items_of(first).problems] == [4]
+        assert [f.value + " " + f.note for f in group.figures if f.name == "Retried"] == [
+            "2 items that were called again, with 5 calls beyond the first"
+        ]
+        assert not [f for f in only(batched(count=2), batch(0, "SS")).figures if f.name == "Retried"]
+
     def test_one_that_left_no_record_is_one_problem(self) -> None:
         killed = ran("docs.each", 1, state="failed", record={})
 
@@ -392,6 +403,7 @@ class TestBatches:
             "error": "E: no",
             "is_stopped": False,
             "work_seconds": 1.0,
+            "tries": 1,
         }
         assert [item for item in page["items"] if item["error"]] == ([failed] if "docs_1" in names else [])
 

@@ -38,6 +38,7 @@ BATCH = BatchRecord(
     statuses="SF",
     errors={"1": "ValueError: broken"},
     stopped="not started",
+    tries={"0": 3},
     seconds=[1.0, None],
     cpu_seconds=[0.5, None],
     peak_memory_bytes=9,
@@ -51,6 +52,24 @@ BATCH = BatchRecord(
 @pytest.mark.parametrize("record", [BRANCH, BATCH], ids=["branch", "batch"])
 def test_what_was_written_is_read(record: BranchRecord | BatchRecord) -> None:
     assert read_record(json.loads(json.dumps(record.to_xcom()))) == record
+
+
+def test_tries_are_written_only_where_they_are_not_those_of_the_seconds() -> None:
+    assert [BATCH.tries_of(index) for index in range(3)] == [3, None, None]
+    once = BATCH._replace(tries={})
+    assert "tries" not in once.to_xcom()
+    assert [once.tries_of(index) for index in range(3)] == [1, None, None]
+
+
+@pytest.mark.parametrize(
+    "tries",
+    [None, [2], "2", {"0": 0}, {"0": True}, {"0": 2.5}, {0: 2}, {str(n): 2 for n in range(3)}],
+    ids=repr,
+)
+def test_tries_that_are_no_numbers_are_not_believed(tries: Any) -> None:
+    record = read_record({**BATCH.to_xcom(), "tries": tries})
+
+    assert record == BATCH._replace(tries={})
 
 
 def test_what_is_not_known_of_a_branch_is_not_written() -> None:
