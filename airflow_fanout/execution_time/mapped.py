@@ -13,7 +13,7 @@ from airflow_fanout.rules.identity import CHANGED, Execution, match_names
 from airflow_fanout.rules.instances import InstanceState, States, instances_of
 from airflow_fanout.rules.names import indexed_name, indexed_names, instance_name
 from airflow_fanout.rules.outcomes import believed, branch_duration, judge_branch
-from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord
+from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, name_in
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class _MappedGroup:
     def __init__(self, reader: RunReader, states: States, source: Source, key: str) -> None:
         self._reader, self._states, self._source, self._key = reader, states, source, key
         self._task_id = source.task_id
+        self._group_id = "" if source.group is None else source.group.group_id
         self._instances = instances_of(states, source.task_id)
         self.map_indexes = list(self._instances)
         self._records: dict[str, Mapping[int, Record | None]] = {}
@@ -110,7 +111,7 @@ class _MappedGroup:
             records += page
             if len(page) < PAGE_SIZE:
                 break
-        owners = [record.map_index if isinstance(record, BranchRecord) else None for record in records]
+        owners = [getattr(record, "map_index", None) for record in records]
         known = [owner for owner in owners if owner is not None]
         if len(known) < len(owners) or known != sorted(set(known)):
             log.info("%s: a record is gone, or not its instance's; all are read one by one", task_id)
@@ -138,7 +139,7 @@ class _MappedGroup:
     @cached_property
     def executions(self) -> list[Execution]:
         """Which branch each instance ran, in the order of their indexes."""
-        names = {} if self._source.by_prefix else self._names_that_ran()
+        names = self._names_that_ran()
         states = {n: instance.state for n, instance in self._instances.items()}
         return [
             Execution(
@@ -154,10 +155,14 @@ class _MappedGroup:
         """
         Names by map index: of the last task, what failed before it, or, of named items, the first.
 
-        Branches without names of their own are called by their number, unless they recorded another.
+        Branches without names of their own are called by their number, unless they recorded another. By a
+        prefix all are called by their index, but for what ran a batch, which is none of them.
         """
         *earlier, last = self._source.tasks.task_ids
         names = self._names_by(last, self.map_indexes)
+        if self._source.by_prefix:
+            records = self._records_of(last)
+            return {n: name for n, name in names.items() if isinstance(records.get(n), BatchRecord)}
         for task_id in reversed(earlier):
             names = self._names_by(task_id, self._explaining(task_id)) | names
         group = self._source.group
@@ -176,8 +181,8 @@ class _MappedGroup:
         for n in map_indexes:
             instance = self._states.get((task_id, n))
             told = None if instance is None else believed(instance.state, records.get(n))
-            if isinstance(told, BranchRecord) and told.name is not None:
-                names[n] = told.name
+            if (name := name_in(told, self._group_id)) is not None:
+                names[n] = name
         return names
 
     @cached_property

@@ -14,13 +14,14 @@ from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import (
     SPLIT,
     IndexedNames,
+    batch_name,
     indexed_name,
     indexed_names,
     instance_name,
     natural_key,
 )
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
-from airflow_fanout.rules.records import RETURN_VALUE, BranchRecord, is_skipped_by
+from airflow_fanout.rules.records import RETURN_VALUE, is_skipped_by, name_in
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -270,8 +271,8 @@ def _name_that_ran(facts: RunFacts, group: DeclaredGroup, index: int, *, is_name
         run.task_id for run in reversed(facts.find(earlier, index)) if run.state in {"failed", "skipped"}
     ]
     for task_run in facts.find([*telling, *(earlier[:1] if is_named else ())], index):
-        if isinstance(task_run.told, BranchRecord) and task_run.told.name is not None:
-            return task_run.told.name
+        if (name := name_in(task_run.told, group.group_id)) is not None:
+            return name
     return None if is_named else indexed_name(group.label, index)
 
 
@@ -295,19 +296,23 @@ def _arranged(
         branch = BranchRun(name=match.name, state=WAITING)
         if match.execution is not None:
             branch = replace(branches[match.execution], name=match.name)
-        if position < len(expected) and (
-            match.execution is None or executions[match.execution].position != position
-        ):
-            branch = replace(branch, would_run=tuple(task_runs_at(position)))
+        if position < len(expected):
+            branch = _placed(branch, task_runs_at(position))
         if match.ruling is not None and (has_ended or match.execution is not None):
             branch = replace(branch, state=match.ruling.state, error=match.ruling.error, is_stopped=False)
         arranged.append(branch)
     return arranged
 
 
+def _placed(branch: BranchRun, task_runs: Sequence[TaskRun]) -> BranchRun:
+    """Note what would run a branch, if others than the task instances that ran it would."""
+    is_in_place = branch.task_runs and [run.key for run in task_runs] == [run.key for run in branch.task_runs]
+    return branch if is_in_place else replace(branch, would_run=tuple(task_runs))
+
+
 def _batch(group: DeclaredGroup, task_run: TaskRun) -> BranchRun:
     return BranchRun(
-        name=f"{group.group_id} batch {task_run.map_index}",
+        name=batch_name(group.group_id, task_run.map_index),
         state=task_run.state or WAITING,
         task_runs=(task_run,),
         **_together([task_run.timing]),
@@ -338,8 +343,13 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
         return ItemRuns([_batch_items(run, names) for run, _, names in batches])
     expected = list(known) if group.count is not None else [name for names in now for name in names]
     branches = [item for run, _, names in batches for item in _batch_items(run, names)]
+
+    def task_runs_at(position: int) -> Sequence[TaskRun]:
+        return facts.find(group.each, max(bisect_right(starts, position) - 1, 0))
+
     if [name for *_, names in batches for name in names] == expected and not is_any_removed:
-        return branches
+        # Cut into others, or its split is not known.
+        return [_placed(item, task_runs_at(position)) for position, item in enumerate(branches)]
     executions = [
         Execution(
             position=first + index,
@@ -350,10 +360,6 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
         for run, first, names in batches
         for index, name in enumerate(names)
     ]
-
-    def task_runs_at(position: int) -> Sequence[TaskRun]:
-        return facts.find(group.each, max(bisect_right(starts, position) - 1, 0))
-
     return _arranged(branches, executions, expected, task_runs_at)
 
 

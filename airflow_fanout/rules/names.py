@@ -68,6 +68,11 @@ def instance_name(task_id: str, map_index: int) -> str:
     return task_id if map_index < 0 else f"{task_id}[{map_index}]"
 
 
+def batch_name(group_id: str, number: int) -> str:
+    """Name of a batch of a group's items."""
+    return f"{group_id} batch {number}"
+
+
 def text_problem(text: str) -> str | None:
     """Why a database would refuse a text; else None."""
     if "\0" in text:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from airflow_fanout.rules.names import IndexedNames
+from airflow_fanout.rules.names import IndexedNames, batch_name
 from airflow_fanout.rules.wording import on_one_line
 
 RETURN_VALUE = "return_value"
@@ -212,6 +212,21 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         elapsed=seconds_of(value.get("elapsed")),
         task_cpu_seconds=seconds_of(value.get("task_cpu_seconds")),
     )
+
+
+def name_in(record: Record | None, group_id: str) -> str | None:
+    """
+    Name under which an instance of a mapped group ran, by its record; None if that has none.
+
+    What left the record of a batch ran before the group was declared as mapped: its value is that of no
+    branch.
+    """
+    match record:
+        case BranchRecord(name=name):
+            return name
+        case BatchRecord(map_index=number):
+            return batch_name(group_id, number)
+    return None
 
 
 def is_skipped_by(pushed: object, task_id: str) -> bool:

@@ -347,14 +347,15 @@ def reruns_of(plan: Plan, answer: Answer, truth: Truth) -> tuple[set[str], set[s
         if more <= again:
             break
         again |= more
-    # Airflow makes other instances when one of these is cleared.
     last = "each.same" if plan.kind == "task_group" else "each"
     known = {
         index
         for (task_id, index), state in answer.states.items()
         if task_id == f"{plan.group_id}.{last}" and index >= 0 and state != "removed"
     }
-    again = {name for name in again if names.index(name) in known}
+    cleared = {name for name in again if names.index(name) in known}
+    # When Airflow runs one of these again, it makes the instances that are lacking.
+    again = cleared | {name for name in names if cleared and names.index(name) not in known}
     return again, again
 
 

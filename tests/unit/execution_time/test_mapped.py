@@ -148,6 +148,16 @@ class TestNames:
         assert list(outcomes(verdict)) == ["g_0", "g_1"]
 
 
+def _of_batches(*names: str) -> Instances:
+    """A run of what was batched, an item in each task, and is mapped now."""
+    run = Instances()
+    for index, name in enumerate(names):
+        record = {"state": "batch", "map_index": index, "start": index, "split": 1, "names": [name]}
+        record |= {"statuses": "S", "errors": {}, "seconds": [1.0], "cpu_seconds": [0.5]}
+        run.add("g.each", value={name: f"of {name}"}, map_index=index, record=record)
+    return run
+
+
 class TestADagThatChanged:
     def test_values_belong_to_the_names_that_instances_ran_under(self) -> None:
         run = Instances().ok(0, "of de", name="de").bad(1, name="fr").ok(2, "of us", name="us")
@@ -175,6 +185,22 @@ class TestADagThatChanged:
         }
         assert verdict.report is not None
         assert verdict.report["expected"] == 1
+
+    @pytest.mark.parametrize("items", [{"de": 1, "fr": 2}, [1, 2]], ids=["named", "numbered"])
+    def test_what_a_batch_left_is_that_of_no_branch(self, items: Any) -> None:
+        verdict = collect(_of_batches("de", "fr"), items=items, mapped=True)
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert "missing: its instance ran as 'g batch 0' before the Dag" in verdict.message
+
+    def test_nor_is_it_by_a_prefix(self) -> None:
+        group = FanOutGroup("g", branch=work, items={"de": 1, "fr": 2}, mapped=True)
+        fan_in = FanInOperator(task_id="f", task_id_prefix="g.")
+        group >> fan_in
+        verdict = run_fan_in(fan_in, _of_batches("de", "fr"))
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+        assert "g.each[0]: missing: its instance ran as 'g batch 0'" in verdict.message
 
     def test_a_task_that_the_run_does_not_have_leaves_every_branch_missing(self) -> None:
         verdict = collect(FakeRun(), items={"de": 1, "fr": 2}, mapped=True)

@@ -73,6 +73,16 @@ class TestNames:
 
         assert [branch.name for branch in run.branches] == ["eu", "us"]
 
+    def test_what_a_batch_left_before_the_group_was_mapped_is_that_of_no_branch(self) -> None:
+        left = replace(batch(0, "S", names=["eu"]), task_id="load.each")
+
+        run = only(mapped(names=("eu",), count=1), left)
+
+        assert [(branch.name, branch.state) for branch in run.branches] == [
+            ("eu", "missing"),
+            ("load batch 0", "removed"),
+        ]
+
     def test_batches_have_a_number(self) -> None:
         run = only(batched(), batch(1, "S"), batch(0, "SS"))
 

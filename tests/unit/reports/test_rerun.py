@@ -228,6 +228,20 @@ class TestBatches:
 
         assert [(again.branch.name, again.items) for again in group.branches] == [("docs batch 0", 2)]
 
+    def test_items_that_are_cut_otherwise_now_run_in_their_new_batches(self, dag: DAG) -> None:
+        """Only ``split`` was cleared, after ``items_per_task`` had been raised from 2 to 3."""
+        FanInOperator(
+            task_id="collect",
+            fan_out=FanOutGroup("docs", branch=rate.function, items=list_items(), items_per_task=3),
+        )
+        batches = [batch(0, "SS"), batch(1, "SS"), batch(2, "FS", state="failed")]
+        bounds = {"docs.split": [(0, 3, 2), (3, 6, 2)]}
+
+        plan = planned(dag, [*batches, TaskRun(task_id="collect", state="success")], known={"bounds": bounds})
+
+        # The failed item's new batch takes the place of some that had succeeded, which run again in theirs.
+        assert names(plan.task_runs) == {*(f"docs.each[{number}]" for number in range(3)), "collect"}
+
 
 class TestADagThatChanged:
     """Its instances run what is at their positions now."""
