@@ -81,7 +81,7 @@ def push_record(context: Context, **fields: Any) -> None:
     ti: Any = context["ti"]
     if ti.map_index is not None and ti.map_index >= 0:
         fields["map_index"] = ti.map_index
-        fields["name"] = _branch_name(context["task"].task_group, ti.map_index)
+        fields["name"] = _branch_name(context)
     ti.xcom_push(RECORD_KEY, BranchRecord(**fields).to_xcom())
 
 
@@ -124,12 +124,24 @@ def record_failure(context: Context) -> None:
     push_record(context, state="failed", error=error, **measured)
 
 
-def _branch_name(group: Any, map_index: int) -> str | None:
-    """Name of an instance, if it is of a mapped fan-out group and this process knows its name."""
+def _branch_name(context: Context) -> str | None:
+    """
+    Name of an instance of a mapped fan-out group; None of any other, or if nobody knows it.
+
+    Of a branch of several tasks the first alone is sure to be given the item, and so to know its name. The
+    others ask for what it recorded, one request, while what it made is still what they were given.
+    """
+    from airflow_fanout.execution_time.xcom import RunReader
+
+    ti: Any = context["ti"]
+    task: Any = context["task"]
+    group = task.task_group
     while group is not None:
         declared = declared_group(group)
         if declared is not None and declared.mode == "mapped":
-            name: str | None = group.known_name(map_index)
+            name: str | None = group.known_name(ti.map_index)
+            if name is None and task.task_id != declared.each[0]:
+                name = getattr(RunReader(ti).record(declared.each[0], ti.map_index), "name", None)
             return name
         group = group.parent_group
     return None

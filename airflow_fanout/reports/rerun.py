@@ -229,7 +229,8 @@ def _branches(run: GroupRun, moved: Collection[str], whole_branches: bool) -> It
 def _task_runs(branch: BranchRun, moved: Collection[str], whole_branches: bool) -> tuple[TaskRun, ...]:
     """Task instances of a branch to clear."""
     if branch.name in moved:
-        return tuple(task for task in branch.would_run or () if task.state in CLEARABLE)
+        # Airflow does not run again by itself what it removed when there were fewer items.
+        return tuple(task for task in branch.would_run or () if task.state in FINISHED)
     if branch.state in {"success", "removed"}:
         return ()
     states = CLEARABLE if whole_branches else UNSUCCESSFUL
@@ -255,7 +256,7 @@ def _batches(run: GroupRun, moved: Collection[str]) -> Iterator[BranchRerun]:
     for batch in run.batches or ():
         (task_run,) = batch.task_runs
         # A batch succeeds even if all its items were stopped, and if somebody marks it so.
-        is_unfinished = task_run.state == "success" and task_run.key in unfinished
+        is_unfinished = task_run.state in {"success", "removed"} and task_run.key in unfinished
         if task_run.state in UNSUCCESSFUL or is_unfinished:
             items = without_success[task_run.key]
             yield BranchRerun(branch=batch, task_runs=(task_run,), items=items)

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from airflow.providers.standard.sensors.python import PythonSensor
-from airflow.sdk import BaseOperator, task
+from airflow.sdk import BaseOperator, task, task_group
 from airflow.sdk import TaskInstanceState as State
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.execution_time import task_runner
@@ -26,7 +26,7 @@ from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow.sdk import Context
+    from airflow.sdk import DAG, Context
 
 pytestmark = pytest.mark.usefixtures("dag")
 
@@ -146,6 +146,34 @@ class TestTheReasonOfASkip:
         _, record = run(branch_of(skip, **own, group_id="other"), FakeRun().fail("other.other_1"))
 
         assert getattr(record, "state", None) == ("stopped" if stops else None)
+
+
+def list_nothing() -> dict[str, str]:
+    return {}
+
+
+class TestTheNameOfAnInstance:
+    @pytest.mark.parametrize(("step", "requests"), [("second", 1), ("first", 0)])
+    def test_is_what_the_first_task_of_its_branch_recorded(self, dag: DAG, step: str, requests: int) -> None:
+        """Nobody else is given the item, and another one may be at that index by now."""
+
+        @task_group
+        def chain(item: str) -> Any:
+            same = task(lambda value: value)
+            return same.override(task_id="second")(same.override(task_id="first")(item))
+
+        FanOutGroup("g", branch=chain, items=task(list_nothing)())
+        record = {"state": "success", "map_index": 1, "name": "fr"}
+        reader = FakeRun().add("g.each.first", map_index=1, record=record).reader()
+        ti = mock.Mock(spec=TASK_INSTANCE)
+        ti.map_index = 1
+        context: Any = {"ti": ti, "task": dag.get_task(f"g.each.{step}")}
+        with mock.patch("airflow_fanout.execution_time.xcom.RunReader", return_value=reader):
+            recording.push_record(context, state="success")
+
+        (pushed,) = ti.xcom_push.call_args_list
+        assert pushed.args[1].get("name") == ("fr" if requests else None)
+        assert len(reader.asked("record")) == requests
 
 
 class TestAValueThatAnXComWouldChangeOrRefuse:

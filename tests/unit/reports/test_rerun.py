@@ -242,6 +242,17 @@ class TestBatches:
         # The failed item's new batch takes the place of some that had succeeded, which run again in theirs.
         assert names(plan.task_runs) == {*(f"docs.each[{number}]" for number in range(3)), "collect"}
 
+    def test_a_batch_that_is_no_longer_too_many_runs_again(self, dag: DAG) -> None:
+        """Airflow removed it when there were fewer items, and leaves it so."""
+        group = FanOutGroup("docs", branch=rate.function, items=list_items(), items_per_task=2)
+        FanInOperator(task_id="collect", fan_out=group)
+        batches = [batch(0, "SS"), batch(1, "SS", state="removed"), batch(2, "SS", state="removed")]
+        bounds = {"docs.split": [(0, 2, 1), (2, 4, 1)]}
+
+        plan = planned(dag, [*batches, TaskRun(task_id="collect", state="success")], known={"bounds": bounds})
+
+        assert names(plan.task_runs) == {"docs.each[1]", "collect"}
+
 
 class TestADagThatChanged:
     """Its instances run what is at their positions now."""
@@ -275,6 +286,15 @@ class TestADagThatChanged:
             "group: succeeded, and run again, because the Dag, or its items, changed, "
             "and others run in their place: 'd', 'f', 'u'"
         )
+
+    def test_what_airflow_had_removed_and_is_declared_again_runs(self, dag: DAG) -> None:
+        removed = [
+            replace(self.ran("group.each", n, name), state="removed") for n, name in ((1, "b"), (2, "c"))
+        ]
+
+        plan = self.plan(dag, "ab", self.ran("group.each", 0, "a"), *removed)
+
+        assert names(plan.task_runs) == {"group.each[1]", "collect"}
 
     def test_what_has_no_instance_waits_until_another_one_runs_again(self, dag: DAG) -> None:
         plan = self.plan(dag, "ab", self.ran("group.each", 0, "a"))
