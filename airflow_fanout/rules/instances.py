@@ -34,6 +34,11 @@ class InstanceState:
         """
         return bool(self.duration) or self.operator == "EmptyOperator"
 
+    @property
+    def always_records(self) -> bool:
+        """Whether no success of it lacks a record: Airflow calls ``post_execute`` after each Python function."""
+        return self.operator == "_PythonDecoratedOperator"
+
 
 States = Mapping[tuple[str, int], InstanceState]
 """``{(task_id, map_index): state}`` of the finished instances of a run."""

@@ -235,7 +235,7 @@ def _absence(record: Record | None, last: InstanceState) -> str | None:
             return record.error
         case BranchRecord(state="success"):
             return LOST_VALUE if record.has_value else None
-        case None if last.has_run:  # an operator that ends without post_execute pushes no record
+        case None if last.has_run and not last.always_records:  # it may end without post_execute
             return None
     return MARKED_BY_HAND
 

@@ -70,6 +70,7 @@ class Instance:
     value: ValueState = "absent"
     has_run: bool = True
     content: Any = "value"
+    operator: str = "_PythonDecoratedOperator"
 
 
 NOTED, NONE, RAISED = RECORDS[1], RECORDS[2], RECORDS[3]
@@ -88,6 +89,7 @@ instances = st.sampled_from(
     record=st.sampled_from(RECORDS),
     value=st.sampled_from(["present", "absent", LostValue(PATH)]),
     has_run=st.booleans(),
+    operator=st.sampled_from(["_PythonDecoratedOperator", "TriggerDagRunOperator"]),
 )
 often = settings(max_examples=100)
 keys = st.sampled_from([RETURN_VALUE, "rows"])
@@ -124,6 +126,7 @@ def as_the_fan_in_reads(run: Run) -> Sequence[BranchOutcome]:
             map_index=map_index,
             record=instance.record,
             duration=1.0 if instance.has_run else 0.0,
+            operator=instance.operator,
         )
         if isinstance(instance.value, LostValue):
             reader.xcoms[task_id, map_index, run.key] = FileNotFoundError(PATH)
@@ -160,7 +163,10 @@ def as_the_report_reads(run: Run) -> Told:
     ]
     task_ids = frozenset(task_id for task_id, _ in run.instances)
     around = "outer" if run.map_index >= 0 else None
-    tasks = {task_id: TaskOutline(task_id=task_id, mapped_group=around) for task_id in task_ids}
+    tasks = {
+        task_id: TaskOutline(task_id=task_id, mapped_group=around, operator=instance.operator)
+        for (task_id, _), instance in run.instances.items()
+    }
     tasks["combine"] = TaskOutline(task_id="combine", upstream=task_ids)
     fan_in = FanInOutline(
         task_id="combine",

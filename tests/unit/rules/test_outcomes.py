@@ -130,6 +130,14 @@ def test_a_branch_without_an_instance_waits() -> None:
     assert judge_branch(Run(), OURS) == Ruling(state="waiting")
 
 
+def test_a_python_function_that_left_no_record_was_marked_by_hand() -> None:
+    """While it ran, or after its process had died: a success of its own would have left one."""
+    run = Run().add("a", "success", operator="_PythonDecoratedOperator")
+
+    assert judge_branch(run, OURS) == Ruling(state="missing", error=MARKED_BY_HAND)
+    assert judge_branch(run, NATIVE) == Ruling(state="success")
+
+
 @pytest.mark.parametrize("duration", [0.0, None], ids=["0 s", "no duration"])
 @pytest.mark.parametrize("tasks", [OURS, NATIVE], ids=["ours", "native"])
 class TestWhatNeverRan:
