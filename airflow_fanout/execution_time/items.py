@@ -12,19 +12,23 @@ from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.rules.wording import typed
 
 
-def read_at_once(value: Any) -> Any:
-    """Read what a task returned as a list with one request, not with one for each element."""
+def read_at_once(value: Any, read: Callable[[Any], Sequence[Any]] = lambda values: values[:]) -> Any:
+    """
+    Read what a task returned as a list with one request, not with one for each element.
+
+    :param read: Reads what the instances of a mapped task returned.
+    """
     from airflow.sdk.definitions.xcom_arg import _ConcatResult, _MapResult, _ZipResult
     from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
 
     match value:
         case LazyXComSequence():
-            return value[:]
+            return read(value)
         # .map(), .zip() and .concat() take no slice, so their sources are read.
         case _MapResult(value=source):
-            result: Any = attrs.evolve(value, value=read_at_once(source))
+            result: Any = attrs.evolve(value, value=read_at_once(source, read))
         case _ZipResult() | _ConcatResult():
-            result = attrs.evolve(value, values=[read_at_once(source) for source in value.values])
+            result = attrs.evolve(value, values=[read_at_once(source, read) for source in value.values])
         case _:
             return value
     return [result[index] for index in range(len(result))]

@@ -122,6 +122,11 @@ def _group_source(
 
 def _yielded(fan_in: BaseOperator, group: Any, context: Context) -> tuple[Sequence[str] | None, int]:
     """Ask the items' task for the names, None of a list, and the number of what it has yielded last."""
+    from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
+
+    from airflow_fanout.execution_time.xcom import current_count
+
+    ti: Any = context["ti"]
     items = group.items
     if items is None:
         items = fan_in.dag.get_task(group.split_task_id).output
@@ -129,7 +134,7 @@ def _yielded(fan_in: BaseOperator, group: Any, context: Context) -> tuple[Sequen
     if value is None:
         raise cleared_items(_task_ids(items))
     names, found = names_and_items(group.title, value)
-    return names, len(found)
+    return names, current_count(ti, found) if isinstance(found, LazyXComSequence) else len(found)
 
 
 def _resolved(items: Any, context: Context) -> Any:

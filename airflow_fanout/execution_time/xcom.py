@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow_fanout.exceptions import BranchesRunningError, UnreadableValueError
-from airflow_fanout.rules.instances import InstanceState, instances_at
+from airflow_fanout.rules.instances import InstanceState, instances_at, instances_of
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import BranchOutcome, LostValue, branch_duration, judge_branch
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, LostRecord, read_record
@@ -19,6 +19,7 @@ from airflow_fanout.serialization.stored_values import BODIES_AT_ONCE, deseriali
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     from airflow_fanout.rules.instances import States
@@ -302,6 +303,20 @@ def resumes(ti: RuntimeTaskInstance) -> bool:
     """Whether a task goes on with what it began before: after a deferral, or after a sensor's reschedule."""
     server: Any = ti._ti_context_from_server  # noqa: SLF001 - there is no public way
     return server is not None and bool(server.next_method or server.task_reschedule_count)
+
+
+def current_count(ti: RuntimeTaskInstance, values: LazyXComSequence[Any]) -> int:
+    """
+    Count the values of a mapped task's instances, but for those that Airflow has removed since.
+
+    It removes what is beyond the number of items, and leaves what that had pushed, which comes last then.
+    Requests: two, and one for each removed instance.
+    """
+    reader, of = RunReader(ti), values._xcom_arg  # noqa: SLF001 - there is no public way
+    states = instances_of(reader.states(), of.operator.task_id)
+    removed = [index for index, instance in states.items() if instance.state == "removed"]
+    left = [index for index in removed if reader.value(of.operator.task_id, index, of.key) is not NOTHING]
+    return len(values) - len(left)
 
 
 def make_requests_in_a_thread() -> None:

@@ -80,6 +80,8 @@ class SplitOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Count the branches, or cut the items into batches."""
+        from airflow_fanout.execution_time.xcom import current_count  # not needed when a Dag is parsed
+
         ti: Any = context["ti"]
         if self.items is None:
             self._skip_with_source(context, self.count)
@@ -92,7 +94,8 @@ class SplitOperator(BaseOperator):
             source, _ = source_and_functions(self.items)
             found = source.resolve(context)
             self._skip_with_source(context, found)
-            names, items = names_and_items(self._owner, read_at_once(found))
+            read = read_at_once(found, lambda values: values[: current_count(ti, values)])
+            names, items = names_and_items(self._owner, read)
             ranges = self._ranges(len(items), ti.try_number)
             for batch, (start, stop, _) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])

@@ -238,7 +238,9 @@ def _mapped(
     names: Sequence[str] | None = group.names
     count = group.count
     if count is None:
-        yielded = facts.yielded.get(group.group_id, len(instances))
+        last = group.each[-1:]
+        kept = sum(run.state != "removed" for index in instances for run in facts.find(last, index))
+        yielded = facts.yielded.get(group.group_id, kept)
         names, count = (None, yielded) if isinstance(yielded, int) else (yielded, len(yielded))
     expected = indexed_names(group.label, count) if names is None else names
     executions = [

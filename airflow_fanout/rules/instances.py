@@ -36,7 +36,7 @@ class InstanceState:
 
     @property
     def always_records(self) -> bool:
-        """Whether no success of it lacks a record: Airflow calls ``post_execute`` after each Python function."""
+        """Whether no success of its own lacks a record: ``post_execute`` comes after each Python function."""
         return self.operator == "_PythonDecoratedOperator"
 
 

@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 from airflow.sdk import task, task_group
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
+from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
 
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import (
@@ -201,6 +202,17 @@ class TestADagThatChanged:
 
         assert isinstance(verdict.error, TooFewBranchesError)
         assert "g.each[0]: missing: its instance ran as 'g batch 0'" in verdict.message
+
+    def test_what_removed_instances_of_the_items_task_left_is_no_item(self) -> None:
+        returned: Any = LazyXComSequence(xcom_arg=mock.Mock(), ti=mock.Mock())
+        run = Instances().ok(0, "a", name="g_0").silent(1, "removed")
+        with mock.patch("airflow_fanout.execution_time.xcom.current_count", return_value=1):
+            verdict = collect(run, returned=returned)
+
+        assert {name: state for name, (state, *_) in outcomes(verdict).items()} == {
+            "g_0": "success",
+            "g_1": "removed",
+        }
 
     def test_a_task_that_the_run_does_not_have_leaves_every_branch_missing(self) -> None:
         verdict = collect(FakeRun(), items={"de": 1, "fr": 2}, mapped=True)

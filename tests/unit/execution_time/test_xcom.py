@@ -37,7 +37,8 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.execution_time.items import read_at_once
-from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader, at_once
+from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader, at_once, current_count
+from airflow_fanout.operators.split import SplitOperator
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.records import RECORD_KEY, REPORT_KEY, BranchRecord, LostRecord
 
@@ -516,6 +517,24 @@ class TestWhatSeveralInstancesReturned:
 
         assert read_at_once(resolved(made)) == expected
         assert len(server.sent) == requests
+
+    @pytest.mark.parametrize("size", [None, 2], ids=["counted", "cut"])
+    def test_what_instances_left_that_airflow_has_removed_since_is_none_of_it(
+        self, server: FakeServer, resolved: Any, size: int | None, dag: DAG
+    ) -> None:
+        """There are fewer items than before."""
+        server.states |= {("load", index): "removed" for index in (1, 2, 3)}
+        source = BaseOperator(task_id="load").output
+        operator = SplitOperator(task_id="split", items=source, items_per_task=2)
+        ti = instance_of(operator)
+        ti.try_number = 1
+
+        if size is None:
+            assert current_count(ti, resolved(source)) == 1
+            return
+        with mock.patch.object(ExecutorSafeguard, "test_mode", new=True):
+            assert operator.execute({"ti": ti}) == [[0, 1, 1]]
+        assert server.xcoms["split", -1, "batch_0"] == {"names": None, "items": [["load", 0]]}
 
     @pytest.mark.parametrize("value", [[1], {"a": 1}, None, "text"], ids=repr)
     def test_what_a_single_task_returned_is_itself(self, value: Any) -> None:

@@ -66,6 +66,15 @@ class TestNames:
 
         assert [branch.name for branch in run.branches] == ["eu", "us"]
 
+    def test_instances_that_airflow_has_removed_are_not_expected(self) -> None:
+        """Of items that several instances have returned, nobody else says how many there are."""
+        run = only(mapped(), ran("load.each", 0), ran("load.each", 1, "removed"))
+
+        assert [(branch.name, branch.state) for branch in run.branches] == [
+            ("load_0", "success"),
+            ("load_1", "removed"),
+        ]
+
     def test_an_instance_that_died_before_it_told_its_name_is_called_as_the_items_task_did(self) -> None:
         died, told = ran("load.each", 0, "failed"), ran("load.each", 1, name="us")
 
