@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.param import DagParam
 
     from airflow_fanout.rules.policy import CountSkipped, OnEmpty
+    from airflow_fanout.serialization.declaration import ItemExecutor
 
 __all__ = ["FanInFunction", "FanOutFunction", "fan_in", "fan_out"]
 
@@ -228,6 +229,7 @@ def fan_out(
     max_concurrency: int | None = None,
     items_per_task: int | None = None,
     item_concurrency: int | None = None,
+    item_executor: ItemExecutor | None = None,
     item_retries: int = 0,
     item_retry_delay: timedelta | float | None = None,
     stop_after_failures: int | None = None,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, iscoroutinefunction, signature
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from airflow.sdk import BaseOperator, Param, XComArg
 from airflow.sdk.definitions.param import DagParam
@@ -23,6 +23,7 @@ from airflow_fanout.operators.fan_in_checks import check_number
 from airflow_fanout.rules.pacing import seconds_in
 from airflow_fanout.rules.records import MOST_SECONDS
 from airflow_fanout.rules.wording import close_to, counted, typed
+from airflow_fanout.serialization.declaration import ItemExecutor
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
@@ -151,6 +152,28 @@ def check_item_concurrency(owner: str, item_concurrency: int | None, items_per_t
         items = counted(items_per_task, "item", "items")
         problem = f"found {item_concurrency}, but a task has {items}; lower it, or raise items_per_task"
         raise DeclarationValueError(owner, "item_concurrency", problem)
+
+
+def check_item_executor(owner: str, item_executor: object, items_per_task: int | None) -> None:
+    """Check that ``item_executor`` is one, and that there are items for it."""
+    if item_executor is None:
+        return
+    expected = 'expected "thread" or "process", found'
+    if not isinstance(item_executor, str):
+        raise DeclarationTypeError(owner, "item_executor", f"{expected} {typed(item_executor)}")
+    if item_executor not in get_args(ItemExecutor):
+        raise DeclarationValueError(owner, "item_executor", f"{expected} {item_executor!r}")
+    if items_per_task is None:
+        problem = "is for the items of one task; give items_per_task too"
+        raise DeclarationValueError(owner, "item_executor", problem)
+
+
+def check_processes(owner: str, item_executor: ItemExecutor | None, title: str, function: object) -> None:
+    """Check that what items call can run in a process of their own."""
+    if item_executor == "process" and iscoroutinefunction(function):
+        found = f"found 'process', but {title} is async def, so its items run on an event loop"
+        problem = f"{found}; leave item_executor out, or make it a plain function"
+        raise DeclarationValueError(owner, "item_executor", problem)
 
 
 def check_combination(owner: str, combine: object, combine_by: object, items_per_task: int | None) -> None:

@@ -23,7 +23,7 @@ from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem, text_problem
 from airflow_fanout.rules.wording import counted, listing, typed
-from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, Mode
+from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, ItemExecutor, Mode
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param item_concurrency: Items of one task that run at once, in threads, or on an event loop if the
         function is ``async def``; at most ``items_per_task``. Default 1; for a mapping of functions all of a
         task's items.
+    :param item_executor: ``"thread"``, or ``"process"``: ``item_concurrency`` child processes of the task,
+        for items that compute, and so use all cores, or that may end their process or take all memory. That
+        costs such an item alone: it runs once more by itself, and fails for good if its process ends again.
+        Not for ``async def``.
     :param combine: With ``items_per_task``, a function of two values that makes one of them; associative. The
         values of a task's items are folded with it in declared order, and those of the tasks in the fan-in,
         which finds what came of it in ``results.combined``. The items' own values aren't kept.
@@ -112,6 +116,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     max_concurrency: int | None = attrs.field(kw_only=True, default=None)
     items_per_task: int | None = attrs.field(kw_only=True, default=None)
     item_concurrency: int | None = attrs.field(kw_only=True, default=None)
+    item_executor: ItemExecutor | None = attrs.field(kw_only=True, default=None)
     item_retries: int = attrs.field(kw_only=True, default=0)
     item_retry_delay: timedelta | float | None = attrs.field(kw_only=True, default=None)
     stop_after_failures: int | None = attrs.field(kw_only=True, default=None)
@@ -229,6 +234,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             check_number(self.title, name, getattr(self, name))
         check_number(self.title, "default_args['pool_slots']", (self.default_args or {}).get("pool_slots"))
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
+        checks.check_item_executor(self.title, self.item_executor, self.items_per_task)
         checks.check_combination(self.title, self.combine, self.combine_by, self.items_per_task)
         checks.check_item_retries(self.title, self.item_retries, self.item_retry_delay, self.items_per_task)
         checks.check_mapped(self.title, self.mode, self.mapped, self.prefix_group_id, self.branch)
@@ -312,6 +318,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 fault = "but items of one task are calls of a plain Python function; leave items_per_task out"
                 problem = f"{branch.title} is {branch.kind}, {fault}, or give a function"
                 raise DeclarationTypeError(self.title, argument, problem)
+            checks.check_processes(self.title, self.item_executor, branch.title, branch.arguments.function)
             settings, earlier_settings = branch.batch_settings, settings
             if earlier_settings not in (None, settings):
                 fault = f"{branch.title} has other settings than the functions before it"
@@ -410,6 +417,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             items_per_task=self.items_per_task,
             # All of a task's functions run at once unless told otherwise.
             item_concurrency=self.item_concurrency or (self.items_per_task if is_mapping else None),
+            item_executor=self.item_executor,
             combined=self.combine is not None,
         )
 

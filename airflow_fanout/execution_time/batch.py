@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import copy
 import inspect
+import json
 import math
 import signal
 import threading
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
+from airflow_fanout.execution_time.processes import ChildEndedError, ForkServer
 from airflow_fanout.execution_time.recording import cpu_seconds, redacted_error, skip_reason
 from airflow_fanout.execution_time.transport import stored_value
 from airflow_fanout.rules.pacing import ItemQueue, Wait
@@ -26,6 +28,7 @@ from airflow_fanout.rules.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_fanout.serialization.declaration import ItemExecutor
 
 CANCEL_SECONDS = 1.0
 """For what runs on an event loop to end when it is cancelled."""
@@ -64,7 +67,8 @@ class Verdict(NamedTuple):
     """
     What becomes of an item that has failed.
 
-    :param delay: Seconds after which it is tried again; None if it isn't.
+    :param delay: Seconds after which it is tried again, infinite when all others have ended; None if it
+        isn't.
     :param is_final: Whether a retry of the task wouldn't help either.
     """
 
@@ -81,10 +85,12 @@ class Batch:
 
     :param call: Runs the item of an index, from 0; may return an awaitable.
     :param on_failure: Called with the index and the exception of each item that fails, and isn't put back.
+    :param on_trouble: Called with the index and what is wrong with an item that has not failed yet.
     :param judge: Asked what becomes of an item that has failed, by its index, the exception, and the number
         of its tries in this try of the task; None if no item is tried again.
-    :param concurrency: Items at the same time: in threads, or, if one is ``async def``, on an event loop,
-        beside which the others have threads.
+    :param concurrency: Items at the same time: in threads or processes, or, if one is ``async def``, on an
+        event loop, beside which the others have threads.
+    :param executor: Where items run that are not ``async def``.
     :param is_async: Whether the item of an index is ``async def``; None if none is.
     :param failures_left: Number of failures after which no further item starts; None for no limit.
     :param is_retried: Whether Airflow tries the task again, so that only final failures count for that.
@@ -98,8 +104,10 @@ class Batch:
         call: Callable[[int], Any],
         *,
         on_failure: Callable[[int, BaseException], None] = lambda index, exception: None,  # noqa: ARG005
+        on_trouble: Callable[[int, str], None] = lambda index, trouble: None,  # noqa: ARG005
         judge: Callable[[int, BaseException, int], Verdict] | None = None,
         concurrency: int = 1,
+        executor: ItemExecutor = "thread",
         is_async: Callable[[int], bool] | None = None,
         failures_left: int | None = None,
         is_retried: bool = False,
@@ -112,7 +120,8 @@ class Batch:
         self.reused = self._failed = 0
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
         self.cpu_seconds = 0.0  # of the process in these; items that run at once wait for each other
-        self._call, self._on_failure, self._judge = call, on_failure, judge
+        self._call, self._judge = call, judge
+        self._on_failure, self._on_trouble = on_failure, on_trouble
         self.is_retried, self._is_async_item, self._failures_left = is_retried, is_async, failures_left
         self.is_running = self._is_closed = False
         self._lock = threading.Lock()
@@ -123,6 +132,11 @@ class Batch:
         self._verdicts: dict[int, Verdict] = {}  # on the calls that have just failed
         self._put_back: dict[int, ItemResult] = {}  # last failure of each item that is tried again
         self._workers: asyncio.Task[None] | None = None
+        self._executor = executor
+        self._server: ForkServer | None = None
+        self._ends: dict[int, str] = {}  # how the process of an item has ended, by the item's index
+        self._refusal: OSError | None = None  # why a worker has no process
+        self._is_child = False
         self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
 
     @property
@@ -168,12 +182,19 @@ class Batch:
         self.results[index] = result._replace(status=ITEM_FAILED, value=None, error=error)
         self._failed += 1
 
+    def prepare(self) -> None:
+        """Fork the process that forks those of the items, if they have any: before there are threads."""
+        if self._executor == "process" and self._server is None and self.pending:
+            self._server = ForkServer(self._run_in_child)
+
     def close(self) -> None:
-        """Let no further item start, cancel those of a loop, and drop what the running ones still return."""
+        """Let no further item start, end those that can be, and drop what the running ones still return."""
         is_closed, self._is_closed = self._is_closed, True  # no lock: a signal handler may be here
         if self._workers is not None and not is_closed:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._workers.get_loop().call_soon_threadsafe(self._workers.cancel)
+        if self._server is not None:
+            self._server.stop()
 
     def run(self) -> None:
         """
@@ -186,12 +207,15 @@ class Batch:
         self.is_running = True
         self._queue = ItemQueue(self.pending, may_return=self._judge is not None)
         try:
+            self.prepare()
             if self._is_async_item is not None:
                 self._run_in_loop(self._is_async_item)
+            elif self._server is not None:
+                self._run_in_processes(self._server)
             elif self.concurrency == 1:
                 self._work()
             else:
-                self._run_in_threads()
+                self._run_in_threads(self._work, self.concurrency)
             if self.is_stopped:
                 self._end_put_back()
             if self.pending and not self.is_stopped and time.monotonic() >= self.deadline:
@@ -202,13 +226,18 @@ class Batch:
             self.close()
             raise
         finally:
+            if self._server is not None:
+                self._server.wait()
             self.is_running = False
             self.stop_clocks()
 
     def stop_clocks(self) -> None:
         """Read what the items took so far."""
         self.elapsed = round(time.monotonic() - self._begin, 6)
-        self.cpu_seconds = round(cpu_seconds() - self._cpu_begin, 6)
+        cpu = cpu_seconds() - self._cpu_begin
+        if self._server is not None and self.is_running:  # of children only what has ended is known
+            cpu += sum(self.results[index].cpu_seconds or 0.0 for index in self.ended)
+        self.cpu_seconds = round(cpu, 6)
 
     def _next_start(self) -> int | Wait | None:
         """Decide, holding the lock, which item starts now; None if none is to start any more."""
@@ -228,15 +257,66 @@ class Batch:
         for index in iter(self._await_start, None):
             self._run_one(index)
 
-    def _run_in_threads(self) -> None:
+    def _run_in_threads(self, work: Callable[[], None], concurrency: int) -> None:
         threads: list[threading.Thread] = []
         with contextlib.suppress(RuntimeError):  # there are no more to be had; those that there are do all
-            while len(threads) < min(self.concurrency, self.size):
-                threads.append(_start_thread(self._work))
+            while len(threads) < min(concurrency, len(self.pending)):
+                threads.append(_start_thread(work))
         if not threads:
-            self._work()
+            work()
         for thread in threads:
             thread.join()
+
+    def _run_in_processes(self, server: ForkServer) -> None:
+        def work() -> None:
+            try:
+                self._feed_children(server)
+            except OSError as refusal:
+                self._refusal = refusal
+
+        self._run_in_threads(work, self.concurrency)
+        for index in sorted(self._put_back):  # whose processes have ended
+            if not self._is_closed and not self.is_stopped:
+                self._queue = ItemQueue([index], may_return=self._judge is not None)
+                self._run_in_threads(work, 1)
+        if self._refusal is not None and self.pending and not self._is_closed and not self.is_stopped:
+            raise self._refusal
+
+    def _feed_children(self, server: ForkServer) -> None:
+        """Run items in a child process, and in another one if that ends."""
+        child = server.start()
+        for index in iter(self._await_start, None):
+            begin = time.perf_counter()
+            try:
+                answer = child.ask(json.dumps([index, self._tries.get(index, 0)]).encode())
+            except ChildEndedError as ended:
+                if self._is_closed:
+                    return
+                self._take_end(index, str(ended), round(time.perf_counter() - begin, 6))
+                child = server.start()
+            else:
+                result, self._verdicts[index] = _received(answer)
+                self._take(index, result)
+        child.close()
+
+    def _take_end(self, index: int, end: str, seconds: float) -> None:
+        """Put an item whose process has ended aside, to run alone; fail it if that was its second."""
+        first_end = self._ends.get(index)
+        error = f"its process {end}"
+        if first_end is None:
+            self._ends[index] = end
+            self._verdicts[index] = Verdict(delay=math.inf)
+            self._on_trouble(index, f"{error}; it runs once more, alone, when all others have ended")
+        else:
+            error = f"{error}, twice" if end == first_end else f"its process {first_end}, then {end}"
+            self._on_trouble(index, error)
+        self._take(index, ItemResult(ITEM_FAILED, None, error, seconds, is_final=first_end is not None))
+
+    def _run_in_child(self, request: bytes) -> bytes:
+        index, self._tries[index] = json.loads(request)
+        self._is_child = True
+        result = self._result(index, cpu_clock=time.process_time)
+        return _sent(result, self._verdicts.pop(index, Verdict()))
 
     def _run_in_loop(self, is_async: Callable[[int], bool]) -> None:
         async def next_start() -> int | None:
@@ -285,18 +365,20 @@ class Batch:
         thread.join(CANCEL_SECONDS)
 
     def _run_one(self, index: int) -> None:
+        self._take(index, self._result(index, cpu_clock=time.thread_time))
+
+    def _result(self, index: int, cpu_clock: Callable[[], float]) -> ItemResult:
         value, failure = None, None
-        begin, cpu_begin = time.perf_counter(), time.thread_time()
+        begin, cpu_begin = time.perf_counter(), cpu_clock()
         try:
             value = stored_value(self._call(index))
         except BaseException as exception:
             failure = self._result_of(index, exception)
         seconds = round(time.perf_counter() - begin, 6)
-        cpu = round(time.thread_time() - cpu_begin, 6)
+        cpu = round(cpu_clock() - cpu_begin, 6)
         if failure is None:
-            self._take(index, ItemResult(ITEM_SUCCEEDED, value, None, seconds, cpu))
-        else:
-            self._take(index, failure._replace(seconds=seconds, cpu_seconds=cpu))
+            return ItemResult(ITEM_SUCCEEDED, value, None, seconds, cpu)
+        return failure._replace(seconds=seconds, cpu_seconds=cpu)
 
     async def _await_thread(self, index: int) -> None:
         """Run a plain function in a thread: it would hold up the loop."""
@@ -361,8 +443,8 @@ class Batch:
         return verdict._replace(delay=None) if is_too_late else verdict
 
     def _raise_end_of_task(self, exception: BaseException) -> None:
-        # Signals reach the main thread alone, whatever runs there.
-        if threading.current_thread() is threading.main_thread():
+        # Signals reach the main thread alone, whatever runs there; those of the task are no child's.
+        if not self._is_child and threading.current_thread() is threading.main_thread():
             is_late = isinstance(exception, AirflowTaskTimeout) and time.monotonic() >= self.deadline
             if is_late or isinstance(exception, KeyboardInterrupt):
                 self.close()
@@ -378,7 +460,10 @@ class Batch:
             result = result._replace(tries=self.earlier_tries.get(index, 0) + tries)
             if delay is not None and not self.is_stopped:
                 self._put_back[index] = result
-                self._queue.put_back(index, time.monotonic() + delay)
+                if math.isinf(delay):
+                    self._queue.drop()
+                else:
+                    self._queue.put_back(index, time.monotonic() + delay)
             else:
                 self._put_back.pop(index, None)
                 self._queue.drop()
@@ -407,6 +492,34 @@ def _start_thread(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
     return thread
+
+
+def _sent(result: ItemResult, verdict: Verdict) -> bytes:
+    """Put what a child has to say of an item into bytes, its value as an XCom has it."""
+    from airflow.sdk.serde import serialize
+
+    try:
+        return json.dumps([result._replace(value=serialize(result.value)), verdict]).encode()
+    except Exception as error:  # of a value that only an XCom backend of the author's takes
+        return json.dumps([_refused(result, "sent from its process", error), verdict]).encode()
+
+
+def _received(answer: bytes) -> tuple[ItemResult, Verdict]:
+    """Read what a child has said."""
+    from airflow.sdk.serde import deserialize
+
+    fields, verdict = json.loads(answer)
+    result = ItemResult(*fields)
+    try:
+        result = result._replace(value=deserialize(result.value))
+    except Exception as error:  # such as of a class that may not be deserialized
+        result = _refused(result, "read from its process", error)
+    return result, Verdict(*verdict)
+
+
+def _refused(result: ItemResult, what: str, error: Exception) -> ItemResult:
+    text = f"its value can't be {what}: {redacted_error(error)}"
+    return result._replace(status=ITEM_FAILED, value=None, error=text)
 
 
 def alarm_deadline() -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, LostRecord, r
 from airflow_fanout.serialization.stored_values import BODIES_AT_ONCE, deserialized, values_lie_elsewhere
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
@@ -337,3 +340,60 @@ def make_requests_in_a_thread() -> None:
         return await asyncio.get_running_loop().run_in_executor(line, context.run, self.send, msg)
 
     CommsDecoder.asend = asend  # type: ignore[method-assign]
+
+
+def give_line_to(other: socket.socket | None) -> None:
+    """
+    Put another line in the place of that to the supervisor, in a forked process; None for one that has none.
+
+    Two processes that write to one line would break what both say.
+    """
+    from airflow.sdk.execution_time import task_runner
+
+    line = getattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "socket", None)
+    if line is not None:
+        with contextlib.ExitStack() as opened:
+            end = other.fileno() if other is not None else os.open(os.devnull, os.O_RDWR)
+            if other is None:
+                opened.callback(os.close, end)
+            os.dup2(end, line.fileno())
+
+
+def forward_request(line: socket.socket) -> bool:
+    """Ask the supervisor for a child process, as the bytes that they are; whether there was a request."""
+    from airflow.sdk.execution_time import task_runner
+
+    if (request := _receive_frame(line)) is None:
+        return False
+    comms = task_runner.SUPERVISOR_COMMS
+    with comms._thread_lock:  # noqa: SLF001 - there is no public way
+        comms.socket.sendall(request)
+        answer = _receive_frame(comms.socket)
+    if answer is None:
+        message = "the supervisor has ended"
+        raise ConnectionResetError(message)
+    with contextlib.suppress(ConnectionError):  # who has asked has ended
+        line.sendall(answer)
+    return True
+
+
+def _receive_frame(line: socket.socket) -> bytes | None:
+    """Read a message of Airflow's with its size before it; None at the end."""
+    if (size := receive(line, 4)) is None or (body := receive(line, int.from_bytes(size))) is None:
+        return None
+    return size + body
+
+
+def receive(line: socket.socket, size: int) -> bytes | None:
+    """Read so many bytes; None if the line ends before."""
+    received = bytearray(size)
+    view, count = memoryview(received), 0
+    while count < size:
+        try:
+            read = line.recv_into(view[count:])
+        except ConnectionResetError:  # the other process has ended with something unread
+            read = 0
+        if not read:
+            return None
+        count += read
+    return bytes(received)

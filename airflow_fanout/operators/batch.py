@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import mmap
 import os
 import signal
 import threading
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from airflow_fanout.exceptions import CombineError
     from airflow_fanout.execution_time.batch_work import BatchWork
     from airflow_fanout.execution_time.combination import Combination
+    from airflow_fanout.serialization.declaration import ItemExecutor
 
 
 ERRORS_SHOWN = 5
@@ -104,6 +106,7 @@ class BatchOperator(BaseOperator):
         batch = self._batch(context, items, bound)
         checkpoints = self._checkpoints(context, items, bound)
         checkpoints.restore(batch)
+        batch.prepare()
         report = partial(self._report, context["ti"], labels, labels if is_named else None)
         with AlarmThread(batch, give_up=partial(self._end_process, batch, report)):
             try:
@@ -216,6 +219,8 @@ class BatchOperator(BaseOperator):
             len(items),
             work.calls(labels, list(items.values()), start=self.batch[0], bound=bound, context=context),
             on_failure=self._log_tracebacks(labels),
+            on_trouble=lambda index, trouble: self.log.warning("%s: %s", on_one_line(labels[index]), trouble),
+            executor=self._executor,
             judge=self._item_retries(labels, context),
             concurrency=self._concurrency(len(items)),
             is_async=work.is_async(labels),
@@ -231,6 +236,15 @@ class BatchOperator(BaseOperator):
             self.log.info("dag.test() answers one thread at a time: items run one after another")
             return 1
         return concurrency
+
+    @property
+    def _executor(self) -> ItemExecutor:
+        """Where items run: in ``dag.test()``, which answers no process but its own, in this one."""
+        executor: ItemExecutor = self._group.item_executor or "thread"
+        if executor == "process" and answered_in_process():
+            self.log.info("dag.test() answers no other process: items run in this one")
+            return "thread"
+        return executor
 
     def _item_retries(self, labels: Sequence[str], context: Any) -> ItemRetries | None:
         if not self._group.item_retries:
@@ -267,10 +281,11 @@ class BatchOperator(BaseOperator):
 
     def _log_tracebacks(self, labels: Sequence[str]) -> Callable[[int, BaseException], None]:
         """Log where the first items failed: the task's own exception has no more than their messages."""
-        left = iter(range(ERRORS_SHOWN))
+        shown = mmap.mmap(-1, 1)  # a number that the children of item_executor="process" share
 
         def log(index: int, exception: BaseException) -> None:
-            if next(left, None) is not None:
+            if shown[0] < ERRORS_SHOWN:
+                shown[0] += 1
                 self.log.error("%s failed", on_one_line(labels[index]), exc_info=exception)
 
         return log

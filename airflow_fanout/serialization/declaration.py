@@ -24,6 +24,10 @@ Mode = Literal["static", "mapped", "batched"]
 """How a group's branches are run: a task each, an instance of one mapped task each, or several in a task."""
 
 
+ItemExecutor = Literal["thread", "process"]
+"""Where the items of a batch run that are not ``async def``."""
+
+
 class DeclaredBranch(NamedTuple):
     """One branch as declared."""
 
@@ -63,6 +67,7 @@ class DeclaredGroup(NamedTuple):
     max_concurrency: int | None = None
     items_per_task: int | None = None
     item_concurrency: int | None = None
+    item_executor: ItemExecutor | None = None
     combined: bool = False
 
     @property

@@ -153,6 +153,7 @@ class TestTwins:
             pytest.param({}, id="static"),
             pytest.param({"mapped": True, "max_concurrency": 2}, id="mapped"),
             pytest.param({"items_per_task": 2, "item_concurrency": 2}, id="batched"),
+            pytest.param({"items_per_task": 2, "item_executor": "process"}, id="processes"),
             pytest.param({"stop_after_failures": 1, "tooltip": "Texts", "prefix_group_id": True}, id="more"),
             pytest.param({"default_args": {"pool": "texts"}}, id="default_args"),
         ],

@@ -31,6 +31,10 @@ def other(item: str = "") -> str:
     return item
 
 
+async def wait(item: str = "") -> str:
+    return item
+
+
 @task
 def text() -> str:
     return ""
@@ -146,6 +150,12 @@ REFUSED = [
     wrong_value("prefix_group_id: .*leave it out", prefix_group_id=False),
     wrong_value("mapped: found False, but items_per_task= needs a mapped task", mapped=False),
     wrong_value("item_concurrency: found 3, but a task has 2 items; lower it, or raise", item_concurrency=3),
+    wrong_value(
+        "item_executor: found 'process', but wait is async def, .* or make it a plain function",
+        branch=wait,
+        item_executor="process",
+    ),
+    wrong_value("item_executor: .*wait is async", branch={"a": work, "b": wait}, item_executor="process"),
     wrong_value("stop_after_failures: .*none to stop", stop_after_failures=2),
     wrong_value(
         "retry_policy: .*no effect; give item_retries" if HAS_POLICIES else "retry_policy: .*from 3.3 on",

@@ -253,6 +253,13 @@ REFUSED = [
         max_concurrency=1,
     ),
     wrong_value("item_concurrency: .*give items_per_task too", count=2, item_concurrency=2),
+    wrong_value("item_executor: .*give items_per_task too", count=2, item_executor="thread"),
+    wrong_value(
+        'item_executor: expected "thread" or "process", found \'processes\'',
+        count=2,
+        item_executor="processes",
+    ),
+    wrong_type('item_executor: expected "thread" or "process", found 2', count=2, item_executor=2),
     wrong_value("item_retries: .*give items_per_task too", count=2, item_retries=2),
     wrong_value("item_retries: .*give items_per_task too", items=["a"], mapped=True, item_retries=2),
     wrong_value("item_retries: expected 0 or more, found -1", count=2, items_per_task=2, item_retries=-1),

@@ -88,7 +88,11 @@ WAYS = [
     pytest.param({"concurrency": 1, "is_async": every}, acting_async, id="event-loop-one-at-a-time"),
     pytest.param({"concurrency": 3, "is_async": every}, acting_async, id="event-loop"),
     pytest.param({"concurrency": 3, "is_async": lambda index: False}, acting, id="threads-beside-the-loop"),
+    pytest.param({"concurrency": 3, "executor": "process"}, acting, id="processes"),
 ]
+
+IN_ONE_PROCESS = WAYS[:-1]
+"""Ways in which an item's changes to what is around it can be seen."""
 
 
 class UnreadableError(Exception):
@@ -203,7 +207,7 @@ def once_put_back(batch: Batch, act: Callable[[], object]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@pytest.mark.parametrize(("way", "acting_so"), WAYS)
+@pytest.mark.parametrize(("way", "acting_so"), IN_ONE_PROCESS)
 class TestItemRetries:
     def test_what_fails_is_tried_again_and_its_neighbours_are_not(self, way: Any, acting_so: Any) -> None:
         calls: list[int] = []
@@ -530,6 +534,7 @@ def swallow_the_timeout() -> None:
         pytest.param(block_the_loop, {"is_async": every, "concurrency": 2}, id="blocked-loop"),
         pytest.param(wait, {"is_async": lambda index: False, "concurrency": 2}, id="threads-beside-the-loop"),
         pytest.param(wait, {"concurrency": 2}, id="threads"),
+        pytest.param(wait, {"concurrency": 2, "executor": "process"}, id="processes"),
         pytest.param(wait, {}, id="one-after-another"),
         pytest.param(swallow_the_timeout, {}, id="swallowed-timeout"),
     ],

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 from airflow.providers.common.io.xcom.backend import XComObjectStorageBackend
-from airflow.sdk import BaseOperator, task
+from airflow.sdk import DAG, BaseOperator, task
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import (
     AirflowFailException,
@@ -134,6 +134,46 @@ class TestTheReport:
 
         assert (ran.record["statuses"], ran.record["concurrency"]) == ("SS", 1)
         assert "items run one after another" in logged[0]["event"]
+
+    def test_in_dag_test_which_answers_no_other_process_items_run_in_its_own(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_process = type("InProcessSupervisorComms", (), {})()
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", in_process, raising=False)
+
+        with capture_logs() as logged:
+            ran = run_batch(group_of("a", "b", item_executor="process"))
+
+        assert (ran.record["statuses"], RAN) == ("SS", ["a", "b"])
+        assert "items run in this one" in logged[0]["event"]
+
+    def test_processes_say_what_they_did_as_threads_do(self) -> None:
+        fates = ["a", "fails", "is skipped", "fails for good", "can't be stored"]
+        in_processes = run_batch(group_of(*fates, item_concurrency=2, item_executor="process"))
+        assert RAN == []  # what it appends is its process's
+        with DAG("another"):
+            in_threads = run_batch(group_of(*fates, item_concurrency=2, item_executor="thread"))
+
+        for ran in (in_threads, in_processes):
+            for name in ("seconds", "cpu_seconds", "elapsed", "task_cpu_seconds", "peak_memory_bytes"):
+                ran.record.pop(name)
+        assert in_processes.pushed == in_threads.pushed
+        assert str(in_processes.error) == str(in_threads.error)
+
+    def test_the_cpu_time_of_processes_is_the_tasks(self) -> None:
+        arguments: Any = {"branch": lambda item: sum(range(item)), "item_executor": "process"}
+        record = run_batch(group_of(*[3_000_000] * 4, **arguments)).record
+
+        assert record["task_cpu_seconds"] >= 0.9 * sum(record["cpu_seconds"]) > 0
+
+    @pytest.mark.parametrize("executor", ["thread", "process"])
+    def test_the_log_has_tracebacks_of_the_first_failures_alone(
+        self, executor: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        run_batch(group_of(*["fails"] * 20, item_concurrency=2, item_executor=executor))
+        logged = "".join(capfd.readouterr())
+
+        assert 5 <= logged.count("Traceback (most recent call last)") <= 6
 
     def test_the_log_says_how_many_items_there_are(self) -> None:
         with capture_logs() as logged:
