@@ -26,6 +26,7 @@ __all__ = [
     "MissingExtraError",
     "PrefixError",
     "ResultTooLargeError",
+    "SettingError",
     "TooFewBranchesError",
     "UnreadableValueError",
     "UpstreamFailedError",
@@ -189,6 +190,10 @@ class ResultTooLargeError(AirflowFailException):
 
 class ItemsError(AirflowFailException):
     """Raised on the worker when the items, or the count, that a task returned can't be used."""
+
+
+class SettingError(AirflowFailException):
+    """Raised on the worker when a number that only the run knows can't be used; not retried."""
 
 
 class MissingExtraError(AirflowFailException):

@@ -4,16 +4,17 @@
 What there is to analyse is known only when the Dag runs: `find_documents` lists the texts that come with the
 installed Python distributions (descriptions, READMEs, change logs) as a mapping `{name: path}`. The names go
 all the way to the fan-in. A task for each document would cost Airflow more time than the analysis takes;
-`items_per_task=100` makes a batch of a hundred of them a task, so that a run has as many tasks as it has
-hundreds. Batches run on as many cores as there are; within one, `item_concurrency=4` threads wait for files
-at the same time, which pays where those come from a network, while counting words takes turns.
+`items_per_task` makes a batch of a hundred of them a task, so that a run has as many tasks as it has
+hundreds. Batches run on as many cores as there are; within one, `item_concurrency` threads wait for files
+at the same time, which pays where those come from a network, while counting words takes turns. Both numbers,
+and the share of fit documents that `index` asks for, are Dag params: the trigger form has them for each run.
 
 A document never costs its neighbours anything. `top_level.txt` and tables of numbers hold no prose, and skip
 themselves: `AirflowSkipException` leaves them out of what the tolerance counts. A description that doesn't
 say whether it is Markdown, reStructuredText or plain can't be freed of its markup with certainty, and fails;
 looking again won't help, so that `UnfitDocumentError` isn't retried. What might go better the second time, a
 file system that doesn't answer, is, and then only the documents concerned run again. `index` asks for eight
-fit documents of ten, and reads their analyses one batch at a time, however many there are.
+fit documents of ten unless told, and reads their analyses one batch at a time, however many there are.
 
 The paths hold wherever the tasks run, if all workers have the same image or the same disk.
 """
@@ -92,7 +93,7 @@ def words_of(kind: str | None, text: str) -> list[str]:
     tags=["airflow-fanout", "example"],
     doc_md=__doc__,
 )
-def dynamic_documents() -> None:
+def dynamic_documents(items_per_task: int = 100, item_concurrency: int = 4, fit_share: float = 0.8) -> None:
     @task
     def find_documents() -> dict[str, str]:
         from importlib.metadata import distributions
@@ -140,9 +141,13 @@ def dynamic_documents() -> None:
         }
 
     documents = FanOutGroup(
-        "documents", branch=analyse, items=find_documents(), items_per_task=100, item_concurrency=4
+        "documents",
+        branch=analyse,
+        items=find_documents(),
+        items_per_task=items_per_task,
+        item_concurrency=item_concurrency,
     )
-    FanInOperator(task_id="index", fan_out=documents, python_callable=index_of, min_success_ratio=0.8)
+    FanInOperator(task_id="index", fan_out=documents, python_callable=index_of, min_success_ratio=fit_share)
 
 
 dynamic_documents()

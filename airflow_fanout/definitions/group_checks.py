@@ -19,7 +19,7 @@ from airflow_fanout.execution_time.arguments import (
     is_task_function,
     undecorated,
 )
-from airflow_fanout.operators.fan_in_checks import check_number
+from airflow_fanout.operators.fan_in_checks import check_items_at_once, check_number
 from airflow_fanout.rules.pacing import seconds_in
 from airflow_fanout.rules.records import MOST_SECONDS
 from airflow_fanout.rules.wording import close_to, counted, typed
@@ -141,20 +141,15 @@ def check_partial(owner: str, arguments: object) -> None:
         raise DeclarationTypeError(owner, "partial", problem)
 
 
-def check_item_concurrency(owner: str, item_concurrency: int | None, items_per_task: int | None) -> None:
+def check_item_concurrency(owner: str, item_concurrency: object, items_per_task: object) -> None:
     """Check that a task has as many items as are to run at once."""
-    if item_concurrency is None:
-        return
-    if items_per_task is None:
+    if item_concurrency is not None and items_per_task is None:
         problem = "is for the items of one task; give items_per_task too"
         raise DeclarationValueError(owner, "item_concurrency", problem)
-    if item_concurrency > items_per_task:
-        items = counted(items_per_task, "item", "items")
-        problem = f"found {item_concurrency}, but a task has {items}; lower it, or raise items_per_task"
-        raise DeclarationValueError(owner, "item_concurrency", problem)
+    check_items_at_once(owner, item_concurrency, items_per_task)
 
 
-def check_item_executor(owner: str, item_executor: object, items_per_task: int | None) -> None:
+def check_item_executor(owner: str, item_executor: object, items_per_task: object) -> None:
     """Check that ``item_executor`` is one, and that there are items for it."""
     if item_executor is None:
         return
@@ -176,7 +171,7 @@ def check_processes(owner: str, item_executor: ItemExecutor | None, title: str, 
         raise DeclarationValueError(owner, "item_executor", problem)
 
 
-def check_combination(owner: str, combine: object, combine_by: object, items_per_task: int | None) -> None:
+def check_combination(owner: str, combine: object, combine_by: object, items_per_task: object) -> None:
     """Check that items of one task can be folded with ``combine``, and by what ``combine_by`` returns."""
     if combine is None and combine_by is not None:
         problem = "gives the key under which values are combined; give combine= too"
@@ -215,7 +210,7 @@ def _check_folding_function(owner: str, argument: str, function: object, *, take
 
 
 def check_item_retries(
-    owner: str, item_retries: int, item_retry_delay: object, items_per_task: int | None
+    owner: str, item_retries: int, item_retry_delay: object, items_per_task: object
 ) -> None:
     """Check how often, and after what time, items of a batch are tried again."""
     check_number(owner, "item_retries", item_retries, least=0)
@@ -316,12 +311,3 @@ def check_unused_limits(
             fault = f"{name}={limit} limits the instances of one task, but {task.task_id!r} is a single one"
             problem = f"{fault}, and the branches run at once all the same; {ways}"
             raise DeclarationValueError(owner, "default_args" if is_own else "branch", problem)
-
-
-def check_stop(owner: str, stop_after_failures: int | None, count: int | None) -> None:
-    """Check that ``stop_after_failures`` leaves branches to stop."""
-    if stop_after_failures is not None and count and count <= stop_after_failures:
-        failures = counted(stop_after_failures, "failure", "failures")
-        excess = f"{failures} of {counted(count, 'branch', 'branches')} leave none to stop"
-        problem = f"{excess}; choose a number below {count}, or leave it out"
-        raise DeclarationValueError(owner, "stop_after_failures", problem)

@@ -16,9 +16,9 @@ from airflow_fanout.definitions.branches import as_branch
 from airflow_fanout.definitions.function_branches import FunctionBranch
 from airflow_fanout.definitions.stored_arguments import storable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
-from airflow_fanout.execution_time.arguments import NO_ITEM, is_run_time
+from airflow_fanout.execution_time.arguments import NO_ITEM, as_declared, is_run_time
 from airflow_fanout.execution_time.items import source_and_functions
-from airflow_fanout.operators.fan_in_checks import check_number
+from airflow_fanout.operators.fan_in_checks import check_number, check_stop
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem, text_problem
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from airflow_fanout.operators.split import SplitOperator
 
 
-LIMITS = ("max_concurrency", "items_per_task", "item_concurrency", "stop_after_failures")
+SETTINGS_OF_RUN = ("items_per_task", "item_concurrency", "stop_after_failures")
+"""Numbers that may be known only at run time."""
+
 NO_SINGLE_VALUE = (
     "a group has no single value. Collect its branches: FanInOperator(task_id=…, fan_out=<the group>, "
     "python_callable=…).output, or call a @task.fan_in function with it"
@@ -100,7 +102,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param item_retry_delay: A timedelta, or seconds, in place of ``retry_delay`` there.
     :param stop_after_failures: Number of failed branches after which no more are started: each branch asks
         before it starts (one request), and is skipped with that reason. Such a branch stays expected and
-        counts as a failure, whatever ``count_skipped`` says. A retried or cleared branch always runs.
+        counts as a failure, whatever ``count_skipped`` says. A retried or cleared branch always runs. It,
+        ``items_per_task`` and ``item_concurrency`` may be Dag params or outputs of tasks: numbers known at
+        run time, of which an unusable one fails the task that first gets it, which says why.
     :raises DeclarationValueError: If an argument has an unusable value; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
 
@@ -114,12 +118,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     partial: Mapping[str, Any] | None = attrs.field(kw_only=True, default=None)
     mapped: bool | None = attrs.field(kw_only=True, default=None)
     max_concurrency: int | None = attrs.field(kw_only=True, default=None)
-    items_per_task: int | None = attrs.field(kw_only=True, default=None)
-    item_concurrency: int | None = attrs.field(kw_only=True, default=None)
+    items_per_task: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
+    item_concurrency: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
     item_executor: ItemExecutor | None = attrs.field(kw_only=True, default=None)
     item_retries: int = attrs.field(kw_only=True, default=0)
     item_retry_delay: timedelta | float | None = attrs.field(kw_only=True, default=None)
-    stop_after_failures: int | None = attrs.field(kw_only=True, default=None)
+    stop_after_failures: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
     combine: Callable[[Any, Any], Any] | None = attrs.field(kw_only=True, default=None)
     combine_by: Callable[[Any], str] | None = attrs.field(kw_only=True, default=None)
 
@@ -142,7 +146,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
         items = self._known_items()
         count = None if items is None else len(items)
-        checks.check_stop(self.title, self.stop_after_failures, count)
+        check_stop(self.title, self.stop_after_failures, count)
         self._check_branches(branches)
         self._check_names(branches, items or {})
         settings = self._batch_settings(branches) if self.mode == "batched" else {}
@@ -221,7 +225,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _check_arguments(self) -> None:
         """Check all that can be checked without knowing what a branch is."""
         checks.check_how_many(self.title, branch=self.branch, count=self.count, items=self.items)
-        for source in (self.count, self.items):
+        for source in (self.count, self.items, *(getattr(self, name) for name in SETTINGS_OF_RUN)):
             if isinstance(source, FanOutGroup):
                 source.iter_references()
         checks.check_mapped_group(self.title, self.mode, self.count, self.items, nearest_mapped_group(self))
@@ -230,8 +234,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks.check_count(self.title, self.count)
         checks.check_items(self.title, self.items, self.mode)
         checks.check_partial(self.title, self.partial)
-        for name in LIMITS:
-            check_number(self.title, name, getattr(self, name))
+        check_number(self.title, "max_concurrency", self.max_concurrency)
+        for name in SETTINGS_OF_RUN:
+            check_number(self.title, name, getattr(self, name), at_run_time=True)
         check_number(self.title, "default_args['pool_slots']", (self.default_args or {}).get("pool_slots"))
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
         checks.check_item_executor(self.title, self.item_executor, self.items_per_task)
@@ -345,12 +350,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             group_id=str(self.group_id),
             prefix=self._child_id(""),
             branches=tuple(declared_branches),
-            stop_after_failures=self.stop_after_failures,
+            stop_after_failures=as_declared(self.stop_after_failures),
             combined=self.combine is not None,
         )
         if self.stop_after_failures is not None:
             for tasks in tasks_of_branches:
-                add_stop(self.title, tasks, declared)
+                add_stop(self.title, tasks, declared, self.stop_after_failures)
         return declared
 
     def _add_mapped(self, branch: Branch, items: Mapping[str, Any] | None) -> DeclaredGroup:
@@ -376,7 +381,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         tasks = branch.expand(dict(self.partial or {}), expansion, task_group=self)
         declared = self._declare_mapped(items, [task.task_id for task in tasks])
         if self.stop_after_failures is not None:
-            add_stop(self.title, tasks, declared)
+            add_stop(self.title, tasks, declared, self.stop_after_failures)
         return declared
 
     def _add_batched(
@@ -390,14 +395,20 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         self.work = BatchWork(functions=functions, known_items=items, gives_index=gives_index)
         declared = self._declare_mapped(items, [self._child_id(EACH)])
         source = {"count": self.count, "items": self.items} if items is None else {"count": len(items)}
-        split = self._add_split(**source, items_per_task=self.items_per_task)
+        limits: dict[str, Any] = {
+            "item_concurrency": self.item_concurrency,
+            "stop_after_failures": self.stop_after_failures,
+        }
+        split = self._add_split(**source, **limits, items_per_task=self.items_per_task)
         partial = self.partial or {}
         bound = {name: storable({**branch.bound, **partial}) for name, branch in branches.items()}
         settings = {**settings, "task_id": EACH, "task_group": self, "dag": self.dag}
-        mapped = BatchOperator.partial(op_kwargs=bound, declared_group=declared.to_json(), **settings)
+        mapped = BatchOperator.partial(
+            op_kwargs=bound, declared_group=declared.to_json(), **storable(limits), **settings
+        )
         batches = mapped.expand(batch=split.output)
         add_failure_hook(batches)
-        XComArg.apply_upstream_relationship(batches, list((items or {}).values()))
+        XComArg.apply_upstream_relationship(batches, [*(items or {}).values(), *limits.values()])
         return declared
 
     def _declare_mapped(self, items: Mapping[str, Any] | None, task_ids: Sequence[str]) -> DeclaredGroup:
@@ -412,11 +423,13 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             count=None if items is None else len(items),
             each=tuple(task_ids),
             items_from=self._items_from(items),
-            stop_after_failures=self.stop_after_failures,
+            stop_after_failures=as_declared(self.stop_after_failures),
             max_concurrency=self.max_concurrency,
-            items_per_task=self.items_per_task,
+            items_per_task=as_declared(self.items_per_task),
             # All of a task's functions run at once unless told otherwise.
-            item_concurrency=self.item_concurrency or (self.items_per_task if is_mapping else None),
+            item_concurrency=as_declared(
+                self.item_concurrency or (self.items_per_task if is_mapping else None)
+            ),
             item_executor=self.item_executor,
             combined=self.combine is not None,
         )
@@ -475,6 +488,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             limits.insert(0, Limit(name="max_concurrency", slots=self.max_concurrency))
         if self.items_per_task is None:
             return describe(effective_concurrency(count, limits), of_each=self.declared.steps)
+        if not isinstance(self.items_per_task, int):
+            return f"{counted(count, 'item', 'items')}, as many in a task as the run says"
         tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
         return f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}"
 

@@ -144,6 +144,7 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
     report = FanInReport(
         expected=tally.expected,
         counted=verdict.counted,
+        needed=verdict.needed,
         succeeded=tally.succeeded,
         failed=tally.failed,
         skipped=tally.skipped,
@@ -239,6 +240,7 @@ class FanInReport(TypedDict):
 
     expected: int
     counted: int
+    needed: int
     succeeded: int
     failed: int
     skipped: int

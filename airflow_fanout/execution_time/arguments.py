@@ -11,6 +11,7 @@ from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.exceptions import DeclarationTypeError
+from airflow_fanout.rules.policy import AT_RUN_TIME
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
 def is_run_time(value: object) -> bool:
     """Whether a value is known only when the Dag runs: the output of a task, or a Dag param."""
     return isinstance(value, ResolveMixin)
+
+
+def as_declared(setting: Any) -> Any:
+    """Return a setting as the serialized Dag holds it."""
+    return AT_RUN_TIME if is_run_time(setting) else setting
+
+
+def names_of_run(**settings: Any) -> tuple[str, ...]:
+    """Names of the settings that only a run knows."""
+    return tuple(name for name, value in settings.items() if is_run_time(value))
 
 
 def undecorated(value: Any) -> Any:

@@ -10,6 +10,7 @@ from airflow_fanout.execution_time.recording import push_record
 from airflow_fanout.rules.instances import InstanceState, States, instances_at, instances_of
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import BranchTasks, judge_branch
+from airflow_fanout.rules.policy import known
 from airflow_fanout.rules.wording import counted, listing
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def stop(context: Context, group: DeclaredGroup) -> None:
     if ti.try_number > 1 or resumes(ti):
         return
     failed = failed_names(RunReader(ti).states(), group, -1 if ti.map_index is None else ti.map_index)
-    if group.stop_after_failures is None or len(failed) < group.stop_after_failures:
+    limit = known(group.stop_after_failures)
+    if limit is None or len(failed) < limit:
         return
     reason = stop_reason(group, failed)
     push_record(context, state="stopped", error=reason)
@@ -101,9 +103,6 @@ def stop_reason(group: DeclaredGroup, failed: Sequence[str]) -> str:
     )
 
 
-def item_stop_reason(group: DeclaredGroup) -> str:
+def item_stop_reason(group_id: str, limit: int | None) -> str:
     """Say why an item was not started; its batch knows how many have failed, and not all their names."""
-    return (
-        f"not started: {group.stop_after_failures} or more items of {group.group_id!r} have failed "
-        f"(stop_after_failures={group.stop_after_failures})"
-    )
+    return f"not started: {limit} or more items of {group_id!r} have failed (stop_after_failures={limit})"

@@ -17,7 +17,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
-from airflow_fanout.execution_time.arguments import NO_ITEM
+from airflow_fanout.execution_time.arguments import NO_ITEM, names_of_run
 from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, alarm_deadline
 from airflow_fanout.execution_time.batch_work import BrokenItem
 from airflow_fanout.execution_time.batched import failures_of_others
@@ -33,6 +33,7 @@ from airflow_fanout.execution_time.xcom import (
     make_requests_in_a_thread,
     resumes,
 )
+from airflow_fanout.operators.settings import number_of_run
 from airflow_fanout.rules.pacing import retry_seconds, seconds_in
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
@@ -74,10 +75,12 @@ class BatchOperator(BaseOperator):
     :param batch: Its first item's index among all, that after its last, and the try of the task that cut it.
     :param op_kwargs: Bound arguments: ``{function's name: {parameter: value}}``, under "" for the only one.
         (templated)
+    :param item_concurrency: As the group has it; None for one at a time, or, of a mapping of functions, all.
+    :param stop_after_failures: As the group has it.
     :param declared_group: The group as the serialized Dag holds it, for those who have no Dag file.
     """
 
-    template_fields: Sequence[str] = ("batch", "op_kwargs")
+    template_fields: Sequence[str] = ("batch", "op_kwargs", "item_concurrency", "stop_after_failures")
     template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py"}
     ui_color = "#dae8fc"
 
@@ -86,17 +89,27 @@ class BatchOperator(BaseOperator):
         *,
         batch: Sequence[int],
         op_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
+        item_concurrency: Any = None,
+        stop_after_failures: Any = None,
         declared_group: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch = batch
         self.op_kwargs = op_kwargs or {}
+        self.item_concurrency = item_concurrency
+        self.stop_after_failures = stop_after_failures
+        self.numbers_of_run = names_of_run(
+            item_concurrency=item_concurrency, stop_after_failures=stop_after_failures
+        )
         self.declared_group = declared_group
         self._beside: CheckpointThread | None = None
 
     def execute(self, context: Context) -> Any:
         """Run the items, report, and decide."""
+        for name in self.numbers_of_run:  # split may have seen others, or ran before somebody cleared this
+            number = number_of_run(f"FanOutGroup {self._group.group_id!r}", name, getattr(self, name))
+            setattr(self, name, number)
         items, is_named = self._items(context)
         labels = list(items)
         bound = {
@@ -231,7 +244,7 @@ class BatchOperator(BaseOperator):
 
     def _concurrency(self, size: int) -> int:
         """Count the items that run at the same time: in ``dag.test()``, which answers one thread, one."""
-        concurrency: int = self._group.item_concurrency or (size if "" not in self._work.functions else 1)
+        concurrency: int = self.item_concurrency or (size if "" not in self._work.functions else 1)
         if concurrency > 1 and answered_in_process():
             self.log.info("dag.test() answers one thread at a time: items run one after another")
             return 1
@@ -272,7 +285,7 @@ class BatchOperator(BaseOperator):
 
     def _failures_left(self, ti: Any) -> int | None:
         """Count the failures after which no further item starts; None for no limit."""
-        limit: int | None = self._group.stop_after_failures
+        limit: int | None = self.stop_after_failures
         if limit is None or ti.try_number > 1 or resumes(ti):
             return None
         split_task_id = str(self._group.split_task_id)
@@ -320,7 +333,7 @@ class BatchOperator(BaseOperator):
         :param folded: What to push in place of the values by name, if they have been folded.
         """
         is_stopped = batch.is_stopped and unfinished == UNFINISHED
-        stopped = item_stop_reason(self._group.declared) if is_stopped else None
+        stopped = item_stop_reason(self._group.group_id, self.stop_after_failures) if is_stopped else None
         for index in batch.pending if stopped is None else ():
             batch.fail(index, unfinished)
         if folded is None:

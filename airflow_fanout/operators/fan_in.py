@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
 
+from airflow_fanout.execution_time.arguments import as_declared
 from airflow_fanout.operators import fan_in_checks as checks
 from airflow_fanout.operators.link import FanOutLink
-from airflow_fanout.rules.policy import CountSkipped, OnEmpty, Policy
+from airflow_fanout.rules.policy import AT_RUN_TIME, CountSkipped, OnEmpty, Policy
 from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.serialization.declaration import DeclaredFanIn, declared_group
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from fractions import Fraction
 
-    from airflow.sdk import Context, TaskGroup
+    from airflow.sdk import Context, TaskGroup, XComArg
+    from airflow.sdk.definitions.param import DagParam
 
 
 class FanInOperator(BaseOperator):
@@ -29,10 +31,10 @@ class FanInOperator(BaseOperator):
     ``all_success``, the only one that Airflow allows there), reads the outcome of each, and decides whether
     that is enough. A verdict against the run fails it at once, without a retry, naming the branches.
 
-    Before the verdict it pushes an XCom ``fan_out_report``: ``expected``, ``counted``, ``succeeded``,
-    ``failed``, ``skipped``, ``missing`` (numbers of branches), ``degraded``, ``total_branch_seconds``,
-    ``longest_branch``, ``longest_branch_seconds`` (over successful branches), and up to 20 ``problems``
-    (``name``, ``state``, ``error``).
+    Before the verdict it pushes an XCom ``fan_out_report``: ``expected``, ``counted``, ``needed``,
+    ``succeeded``, ``failed``, ``skipped``, ``missing`` (numbers of branches), ``degraded``,
+    ``total_branch_seconds``, ``longest_branch``, ``longest_branch_seconds`` (over successful branches), and
+    up to 20 ``problems`` (``name``, ``state``, ``error``).
 
     :param task_id: Id of the fan-in.
     :param fan_out: The group whose branches to collect; ``group >> fan_in`` is wired here.
@@ -46,7 +48,8 @@ class FanInOperator(BaseOperator):
         group with ``combine``.
     :param op_kwargs: Further arguments for ``python_callable``. (templated)
     :param min_success: Number of branches that have to succeed; without it and ``min_success_ratio``, all.
-        With 0 it succeeds whatever its branches do.
+        With 0 it succeeds whatever its branches do. It and the ratio may be Dag params or outputs of tasks:
+        numbers known at run time, of which an unusable one fails the fan-in before it reads anything.
     :param min_success_ratio: Share of the counted branches that have to succeed, 0 <= ratio <= 1; rounded up,
         exactly. With ``min_success``, both must hold.
     :param count_skipped: With a tolerance, what a skipped branch counts as: ``"exclude"`` (not at all),
@@ -57,7 +60,7 @@ class FanInOperator(BaseOperator):
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
     """
 
-    template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs")
+    template_fields: Sequence[str] = ("task_id_prefix", "op_kwargs", "min_success", "min_success_ratio")
     template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py"}
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     operator_extra_links = (FanOutLink(),)
@@ -71,16 +74,17 @@ class FanInOperator(BaseOperator):
         key: str = RETURN_VALUE,
         python_callable: Callable[..., Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
-        min_success: int | None = None,
-        min_success_ratio: float | Fraction | Decimal | None = None,
+        min_success: int | DagParam | XComArg | None = None,
+        min_success_ratio: float | Fraction | Decimal | DagParam | XComArg | None = None,
         count_skipped: CountSkipped = "exclude",
         on_empty: OnEmpty | None = None,
         **kwargs: Any,
     ) -> None:
         owner = f"FanInOperator {kwargs.get('task_id')!r}"
+        told = {"min_success": min_success, "min_success_ratio": min_success_ratio}
         policy = Policy(
-            min_success=min_success,
-            min_success_ratio=min_success_ratio,
+            min_success=as_declared(min_success),
+            min_success_ratio=as_declared(min_success_ratio),
             count_skipped=count_skipped,
             on_empty=on_empty,
         )
@@ -88,7 +92,10 @@ class FanInOperator(BaseOperator):
         checks.check_source(owner, fan_out, task_id_prefix, key)
         dags = [kwargs.get("dag"), *(each.dag for each in around)]
         fail_fast = any(dag.fail_fast for dag in dags if dag is not None)
-        checks.check_callable(owner, python_callable, op_kwargs, fail_fast=fail_fast)
+        checks.check_callable(owner, python_callable, op_kwargs)
+        if not fail_fast:
+            checks.check_setups(owner, op_kwargs=op_kwargs, **told)
+        checks.check_tolerance(owner, **told)
         checks.check_policy(owner, policy, fail_fast=fail_fast)
         checks.check_number(owner, "pool_slots", kwargs.get("pool_slots"))
         checks.check_trigger_rule(owner, kwargs)
@@ -99,6 +106,7 @@ class FanInOperator(BaseOperator):
         self.task_id_prefix = task_id_prefix
         self.python_callable = python_callable
         self.op_kwargs = op_kwargs or {}
+        self.min_success, self.min_success_ratio = min_success, min_success_ratio
         self.declared = DeclaredFanIn(group=group, task_id_prefix=task_id_prefix, key=key, policy=policy)
         self.group = group
         self.key = key
@@ -106,6 +114,22 @@ class FanInOperator(BaseOperator):
         if fan_out is not None:
             checks.check_mapped_groups(owner, fan_out, self.task_group)
             fan_out >> self
+
+    def policy_of_run(self) -> Policy:
+        """The policy, with what only the run knows."""
+        from airflow_fanout.operators.settings import number_of_run, ratio_of_run, refused_in_run
+
+        owner, policy = f"FanInOperator {self.task_id!r}", self.policy
+        if policy.min_success == AT_RUN_TIME:
+            policy = policy._replace(
+                min_success=number_of_run(owner, "min_success", self.min_success, least=0)
+            )
+            with refused_in_run():
+                checks.check_reachable(owner, policy.min_success, self.group)
+        if policy.min_success_ratio == AT_RUN_TIME:
+            ratio = ratio_of_run(owner, "min_success_ratio", self.min_success_ratio)
+            policy = policy._replace(min_success_ratio=ratio)
+        return policy
 
     @classmethod
     def partial(cls, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG003 - Airflow's signature
@@ -132,7 +156,7 @@ class FanInOperator(BaseOperator):
         """Account for every branch, decide, and combine what came."""
         from airflow_fanout.execution_time.accounting import account
 
-        declared = replace(self.declared, task_id_prefix=self.task_id_prefix)
+        declared = replace(self.declared, task_id_prefix=self.task_id_prefix, policy=self.policy_of_run())
         return account(
             self, declared, context, python_callable=self.python_callable, op_kwargs=self.op_kwargs
         )

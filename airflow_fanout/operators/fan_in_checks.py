@@ -1,4 +1,4 @@
-"""Checks of a fan-in's arguments; ``owner`` is its title in the errors."""
+"""Checks of a fan-in's arguments, and of a group's numbers; ``owner`` is its title in the errors."""
 
 from __future__ import annotations
 
@@ -60,23 +60,28 @@ def _group_way_out(fan_out: object) -> str:
     return ""
 
 
-def check_callable(owner: str, python_callable: object, op_kwargs: object, *, fail_fast: bool) -> None:
-    """Check that the function can be called with the results and ``op_kwargs``, which come from no setup."""
+def check_callable(owner: str, python_callable: object, op_kwargs: object) -> None:
+    """Check that the function can be called with the results and ``op_kwargs``."""
     if op_kwargs is not None and not isinstance(op_kwargs, Mapping):
         raise DeclarationTypeError(owner, "op_kwargs", f"expected a dict, found {typed(op_kwargs)}")
     if python_callable is not None:
         _check_call(owner, _plain_function(owner, python_callable), op_kwargs or {})
-        setups = {task.task_id for task, _ in XComArg.iter_xcom_references(op_kwargs) if task.is_setup}
-        if setups and not fail_fast:
-            fault = (
-                f"binds what the setup {listing(setups)} returns, but after a setup Airflow takes no trigger"
-            )
-            way_out = "let a plain @task between them return it, or pull it in the function: ti.xcom_pull(…)"
-            problem = f"{fault} rule but all_success, and a fan-in has all_done; {way_out}"
-            raise DeclarationValueError(owner, "op_kwargs", problem)
     elif op_kwargs:
         problem = f"binds {listing(op_kwargs)}, but there is no python_callable to take it"
         raise DeclarationValueError(owner, "op_kwargs", problem)
+
+
+def check_setups(owner: str, **arguments: object) -> None:
+    """Check that no argument is the output of a setup, where a fan-in has a trigger rule of its own."""
+    for argument, value in arguments.items():
+        setups = {task.task_id for task, _ in XComArg.iter_xcom_references(value) if task.is_setup}
+        if setups:
+            fault = (
+                f"takes what the setup {listing(setups)} returns, but after a setup Airflow takes no trigger"
+            )
+            way_out = "let a plain @task between them return it, or pull it in the function: ti.xcom_pull(…)"
+            problem = f"{fault} rule but all_success, and a fan-in has all_done; {way_out}"
+            raise DeclarationValueError(owner, argument, problem)
 
 
 def _plain_function(owner: str, value: object) -> Callable[..., Any]:
@@ -111,12 +116,16 @@ def _check_call(owner: str, function: Callable[..., Any], op_kwargs: Mapping[str
             raise DeclarationTypeError(owner, "python_callable", problem)
 
 
+def check_tolerance(owner: str, *, min_success: object, min_success_ratio: object) -> None:
+    """Check the numbers of a tolerance, as far as they are known when the Dag is parsed."""
+    check_number(owner, "min_success", min_success, least=0, at_run_time=True)
+    if min_success_ratio is not None and not is_run_time(min_success_ratio):
+        _refuse_unknown(owner, "min_success_ratio", min_success_ratio, at_run_time=True)
+        check_known_ratio(owner, "min_success_ratio", min_success_ratio)
+
+
 def check_policy(owner: str, policy: Policy, *, fail_fast: bool) -> None:
-    """Check the tolerance, what counts without one, and that a ``fail_fast`` Dag can decide as told."""
-    for argument in ("min_success", "min_success_ratio"):
-        _refuse_run_time(owner, argument, getattr(policy, argument), DECIDE_IN_FUNCTION)
-    check_number(owner, "min_success", policy.min_success, least=0)
-    _check_min_success_ratio(owner, policy.min_success_ratio)
+    """Check what counts without a tolerance, and that a ``fail_fast`` Dag can decide as told."""
     for argument, value, choices in (
         ("count_skipped", policy.count_skipped, get_args(CountSkipped)),
         ("on_empty", policy.on_empty, (*get_args(OnEmpty), None)),
@@ -135,25 +144,32 @@ def check_policy(owner: str, policy: Policy, *, fail_fast: bool) -> None:
         raise DeclarationValueError(owner, "on_empty", problem)
 
 
-DECIDE_IN_FUNCTION = (
-    "say min_success=0, hand the number to python_callable in op_kwargs={'needed': …}, and let that raise "
-    "AirflowFailException if it is given fewer results"
-)
-
-
-def _refuse_run_time(owner: str, argument: str, value: object, way_out: str) -> None:
-    """Refuse what is a number only in a run."""
-    if is_run_time(value) or isinstance(value, Param) or (isinstance(value, str) and "{{" in value):
-        found = f"the Dag param {value._name!r}" if isinstance(value, DagParam) else typed(value)  # noqa: SLF001
-        problem = f"expected a number that is known when the Dag is parsed, found {found}; {way_out}"
-        raise DeclarationTypeError(owner, argument, problem)
-
-
-def check_number(owner: str, argument: str, number: object, *, least: int = 1) -> None:
-    """Check that a limit is a whole number, if it is given."""
-    if number is None:
+def _refuse_unknown(owner: str, argument: str, value: object, *, at_run_time: bool) -> None:
+    """Refuse what is a number only in a run, or what is meant to be one."""
+    if not (is_run_time(value) or isinstance(value, Param) or (isinstance(value, str) and "{{" in value)):
         return
-    _refuse_run_time(owner, argument, number, "write a number, which then holds for all runs")
+    found = f"the Dag param {value._name!r}" if isinstance(value, DagParam) else typed(value)  # noqa: SLF001
+    expected, way_out = (
+        "that is known when the Dag is parsed",
+        "write a number, which then holds for all runs",
+    )
+    if at_run_time:
+        expected, way_out = 'or dag.param("name")', "give the Dag params={…}, and say dag.param(…) here"
+    problem = f"expected a number {expected}, found {found}; {way_out}"
+    raise DeclarationTypeError(owner, argument, problem)
+
+
+def check_number(
+    owner: str, argument: str, number: object, *, least: int = 1, at_run_time: bool = False
+) -> None:
+    """Check that a limit is a whole number, if it is given; or one of a run, where that may be."""
+    if number is not None and not (at_run_time and is_run_time(number)):
+        _refuse_unknown(owner, argument, number, at_run_time=at_run_time)
+        check_known_number(owner, argument, number, least=least)
+
+
+def check_known_number(owner: str, argument: str, number: object, *, least: int = 1) -> None:
+    """Check that a number is whole and large enough."""
     if isinstance(number, bool) or not isinstance(number, int):
         problem = f"expected a whole number, {least} or more, found {typed(number)}"
         raise DeclarationTypeError(owner, argument, problem)
@@ -161,13 +177,31 @@ def check_number(owner: str, argument: str, number: object, *, least: int = 1) -
         raise DeclarationValueError(owner, argument, f"expected {least} or more, found {number}")
 
 
-def _check_min_success_ratio(owner: str, ratio: object) -> None:
-    if ratio is None:
+def check_items_at_once(owner: str, item_concurrency: Any, items_per_task: Any) -> None:
+    """Check that a task has as many items as are to run at once, if both numbers are known."""
+    if not (isinstance(item_concurrency, int) and isinstance(items_per_task, int)):
         return
+    if item_concurrency > items_per_task:
+        items = counted(items_per_task, "item", "items")
+        problem = f"found {item_concurrency}, but a task has {items}; lower it, or raise items_per_task"
+        raise DeclarationValueError(owner, "item_concurrency", problem)
+
+
+def check_stop(owner: str, stop_after_failures: object, count: int | None) -> None:
+    """Check that ``stop_after_failures`` leaves branches to stop."""
+    if isinstance(stop_after_failures, int) and count and count <= stop_after_failures:
+        failures = counted(stop_after_failures, "failure", "failures")
+        excess = f"{failures} of {counted(count, 'branch', 'branches')} leave none to stop"
+        problem = f"{excess}; choose a number below {count}, or leave it out"
+        raise DeclarationValueError(owner, "stop_after_failures", problem)
+
+
+def check_known_ratio(owner: str, argument: str, ratio: object) -> None:
+    """Check that a ratio is a number from 0 to 1."""
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | Decimal):
-        raise DeclarationTypeError(owner, "min_success_ratio", f"expected a number, found {typed(ratio)}")
+        raise DeclarationTypeError(owner, argument, f"expected a number, found {typed(ratio)}")
     if ratio != ratio or not 0 <= ratio <= 1:  # noqa: PLR0124 - nan
-        raise DeclarationValueError(owner, "min_success_ratio", f"expected 0 <= ratio <= 1, found {ratio}")
+        raise DeclarationValueError(owner, argument, f"expected 0 <= ratio <= 1, found {ratio}")
 
 
 def check_group(owner: str, policy: Policy, key: str, group: DeclaredGroup, fan_out: TaskGroup) -> None:
@@ -175,14 +209,19 @@ def check_group(owner: str, policy: Policy, key: str, group: DeclaredGroup, fan_
     # A group that is to be batched, and has no items today, is declared as a static one.
     if getattr(fan_out, "mode", group.mode) == "batched" and key != RETURN_VALUE:
         raise DeclarationValueError(owner, "key", batched_key_problem(key, group.group_id))
-    count = group.known_count
-    if policy.min_success is not None and count and policy.min_success > count:
-        branches = counted(count, "branch", "branches")
-        problem = f"{policy.min_success} is above the {branches} that group {group.group_id!r} declares"
-        raise DeclarationValueError(owner, "min_success", problem)
+    check_reachable(owner, policy.min_success, group)
     waiting = [task_id for task_id in group.all_task_ids if waits_on_past(fan_out.dag.get_task(task_id))]
     if policy.tolerant and waiting:
         raise DeclarationValueError(owner, _tolerance(policy), past_dependence_problem(waiting))
+
+
+def check_reachable(owner: str, min_success: object, group: DeclaredGroup | None) -> None:
+    """Check that a group has as many branches as have to succeed, if both numbers are known."""
+    count = None if group is None else group.known_count
+    if isinstance(min_success, int) and group is not None and count and min_success > count:
+        branches = counted(count, "branch", "branches")
+        problem = f"{min_success} is above the {branches} that group {group.group_id!r} declares"
+        raise DeclarationValueError(owner, "min_success", problem)
 
 
 def check_trigger_rule(owner: str, arguments: Mapping[str, Any]) -> None:

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, XComArg
 
 from airflow_fanout.exceptions import DeclarationValueError
+from airflow_fanout.execution_time.arguments import is_run_time
 from airflow_fanout.execution_time.recording import on_execute, record_failure, record_skip, record_success
+from airflow_fanout.operators.fan_in_checks import check_stop
 from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
@@ -66,8 +68,12 @@ def add_failure_hook(operator: AnyOperator) -> None:
     operator.on_failure_callback = [record_failure, *_as_list(operator.on_failure_callback)]
 
 
-def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> None:
-    """Make the first task of a branch ask, before it runs, whether too many other branches have failed."""
+def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup, limit: Any) -> None:
+    """
+    Make the first task of a branch ask, before it runs, whether too many other branches have failed.
+
+    :param limit: How many are too many, or what tells it in a run.
+    """
     ids = {task.task_id for task in tasks}
     first, *others = [task for task in tasks if not ids & task.upstream_task_ids]
     around_first, around_last = (nearest_mapped_group(task.task_group) for task in (first, tasks[-1]))
@@ -80,14 +86,22 @@ def add_stop(owner: str, tasks: Sequence[AnyOperator], group: DeclaredGroup) -> 
             f"{names}{'' if others else ', which is mapped'}; let one task come before the others"
         )
         raise DeclarationValueError(owner, "stop_after_failures", problem)
-    _put_in_front(Hook(stop_if_enough_failed, group=group), first, "pre_execute")
+    _put_in_front(Hook(stop_if_enough_failed, group=group, limit=limit), first, "pre_execute")
+    XComArg.apply_upstream_relationship(first, limit)
 
 
-def stop_if_enough_failed(context: Context, group: DeclaredGroup) -> None:
+def stop_if_enough_failed(context: Context, group: DeclaredGroup, limit: Any) -> None:
     """Skip the branch if too many others have failed."""
     from airflow_fanout.execution_time.stopping import stop  # not needed when a Dag is parsed
 
-    stop(context, group)
+    if is_run_time(limit):
+        from airflow_fanout.operators.settings import number_of_run, refused_in_run
+
+        owner = f"FanOutGroup {group.group_id!r}"
+        limit = number_of_run(owner, "stop_after_failures", limit.resolve(context))
+        with refused_in_run():
+            check_stop(owner, limit, group.known_count)
+    stop(context, group._replace(stop_after_failures=limit))
 
 
 def _put_in_front(hook: Callable[..., Any], operator: AnyOperator, argument: str) -> None:

@@ -10,7 +10,10 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import ItemsError
+from airflow_fanout.execution_time.arguments import names_of_run
 from airflow_fanout.execution_time.items import names_and_items, read_at_once, source_and_functions
+from airflow_fanout.operators.fan_in_checks import check_items_at_once, check_stop
+from airflow_fanout.operators.settings import number_of_run, refused_in_run
 from airflow_fanout.rules.records import batch_key
 from airflow_fanout.rules.wording import counted, listing, typed
 
@@ -56,9 +59,11 @@ class SplitOperator(BaseOperator):
     Items known only at run time are pushed batch by batch, as XComs ``batch_0``, ``batch_1``, …: ``{"names":
     [name, …] or None, "items": [item, …]}``, as they are before a ``.map()``, which each batch applies to its
     own.
+
+    :param item_concurrency: Checked here, before the batches that it is for; ``stop_after_failures`` too.
     """
 
-    template_fields: Sequence[str] = ("count",)
+    template_fields: Sequence[str] = ("count", "items_per_task", "item_concurrency", "stop_after_failures")
     ui_color = "#e1e8f0"
 
     def __init__(
@@ -66,13 +71,22 @@ class SplitOperator(BaseOperator):
         *,
         count: Any = None,
         items: XComArg | None = None,
-        items_per_task: int | None = None,
+        items_per_task: Any = None,
+        item_concurrency: Any = None,
+        stop_after_failures: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "do_xcom_push": True})  # whatever default_args say of the branches
         self.count = count
         self.items = items
         self.items_per_task = items_per_task
+        self.item_concurrency = item_concurrency
+        self.stop_after_failures = stop_after_failures
+        self.numbers_of_run = names_of_run(
+            items_per_task=items_per_task,
+            item_concurrency=item_concurrency,
+            stop_after_failures=stop_after_failures,
+        )
         sources = XComArg.iter_xcom_references([count, items])
         self.source_ids = sorted({task.task_id for task, _ in sources})
         if items is not None:  # no template field: Airflow would show all of them in the UI
@@ -83,6 +97,7 @@ class SplitOperator(BaseOperator):
         from airflow_fanout.execution_time.xcom import current_count  # not needed when a Dag is parsed
 
         ti: Any = context["ti"]
+        self._check_numbers()
         if self.items is None:
             self._skip_with_source(context, self.count)
             count = self._checked_count()
@@ -117,6 +132,16 @@ class SplitOperator(BaseOperator):
     @property
     def _owner(self) -> str:
         return f"FanOutGroup {getattr(self.task_group, 'group_id', None)!r}"
+
+    def _check_numbers(self) -> None:
+        """Check what only the run knows, with all that it has to fit to."""
+        for name in self.numbers_of_run:
+            setattr(self, name, number_of_run(self._owner, name, getattr(self, name)))
+        if self.numbers_of_run:
+            group: Any = self.task_group
+            with refused_in_run():
+                check_items_at_once(self._owner, self.item_concurrency, self.items_per_task)
+                check_stop(self._owner, self.stop_after_failures, group.declared.known_count)
 
     def _checked_count(self) -> int:
         count: object = self.count

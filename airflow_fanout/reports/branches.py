@@ -21,6 +21,7 @@ from airflow_fanout.rules.names import (
     natural_key,
 )
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
+from airflow_fanout.rules.policy import known as known_number
 from airflow_fanout.rules.records import RETURN_VALUE, is_skipped_by, name_in
 from airflow_fanout.rules.wording import listing
 
@@ -389,14 +390,16 @@ def _bounds(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun])
     """Bounds of each batch; if nobody knows them, as far as the batches tell."""
     if (bounds := facts.bounds.get(group.prefix + SPLIT)) is not None:
         return bounds
-    size = group.items_per_task or 1
-    if group.count is not None:
+    size = known_number(group.items_per_task)
+    if group.count is not None and size is not None:
         return [(first, min(first + size, group.count), 0) for first in range(0, group.count, size)]
     known: list[Bounds] = []
     for run in task_runs:
         record = run.batch_record
         first, count = (
-            (run.map_index * size, size) if record is None else (record.start, len(record.statuses))
+            (run.map_index * (size or 1), size or 1)
+            if record is None
+            else (record.start, len(record.statuses))
         )
         known.append((first, first + count, 0 if record is None else record.split))
     return known

@@ -14,8 +14,9 @@ from airflow_fanout.reports.group_capacity import (
     group_capacity,
     narrow_steps,
 )
+from airflow_fanout.rules.capacity import UNKNOWN
 from airflow_fanout.rules.names import natural_key
-from airflow_fanout.rules.policy import as_written
+from airflow_fanout.rules.policy import as_written, known
 from airflow_fanout.rules.wording import counted, listing, past_dependence_problem
 
 if TYPE_CHECKING:
@@ -105,13 +106,20 @@ def threshold(policy: Policy, count: int | None) -> str:
         return "it succeeds whatever its branches do"
     minimums = []
     if policy.min_success is not None:
-        minimums.append(f"at least {counted(policy.min_success, 'branch', 'branches')}")
+        least = known(policy.min_success)
+        branches = (
+            "as many branches as the run says" if least is None else counted(least, "branch", "branches")
+        )
+        minimums.append(f"at least {branches}")
     if policy.min_success_ratio is not None:
-        share = f"{float(as_written(policy.min_success_ratio)):g} of all"
-        minimums.append(f"at least {share}" if minimums else f"at least {share} branches")
+        ratio = known(policy.min_success_ratio)
+        share = "the share that the run says" if ratio is None else f"{float(as_written(ratio)):g}"
+        minimums.append(f"at least {share} of all{'' if minimums else ' branches'}")
     have = "has" if minimums == ["at least 1 branch"] else "have"
-    is_reachable = count is not None and policy.needed(count) <= count
-    numbers = f" ({policy.needed(count or 0)} of {count})" if is_reachable else ""
+    numbers = ""
+    if policy.is_known:
+        is_reachable = count is not None and policy.needed(count) <= count
+        numbers = f" ({policy.needed(count or 0)} of {count})" if is_reachable else ""
     ways = {"exclude": "don't count", "success": "count as successes", "failure": "count as failures"}
     return f"{' and '.join(minimums)} {have} to succeed{numbers}; skipped ones {ways[policy.count_skipped]}"
 
@@ -205,7 +213,7 @@ def _obstacles(
 def _batch_problems(capacity: GroupCapacity, longest: int) -> Iterator[Problem]:
     group, tasks = capacity.group, capacity.tasks.declared
     # Literal items of a mapped group are not checked; batches are mapped over the output of a task.
-    if group.mode == "batched" and group.count is not None and tasks > longest:
+    if group.mode == "batched" and group.count is not None and longest < tasks < UNKNOWN:
         way_out = f"Give items_per_task={math.ceil(group.count / longest)} or more"
         message = (
             f"Group {group.group_id!r}: its {group.count} items make {tasks} tasks, which will fail: "
@@ -220,9 +228,10 @@ def _fan_in_problems(outline: DagOutline, check: FanInCheck) -> Iterator[Problem
     if fan_in.task_id_prefix is not None and not fan_in.is_templated:
         for kind, message in _prefix_problems(outline, fan_in, fan_in.task_id_prefix, check.matches):
             yield Problem(kind, f"{title}: {message}", task_ids)
-    if policy.min_success is not None and check.count and policy.min_success > check.count:
+    least = known(policy.min_success)
+    if least is not None and check.count and least > check.count:
         branches = counted(check.count, "branch", "branches")
-        message = f"{title}: min_success={policy.min_success} can't be met by the {branches} that it collects"
+        message = f"{title}: min_success={least} can't be met by the {branches} that it collects"
         yield Problem("min_success_unreachable", message, task_ids)
     branches_by_last = _branches(outline)
     steps = [i for last in check.matches for i in branches_by_last.get(last, ("", (last,)))[1]]

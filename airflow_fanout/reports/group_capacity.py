@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_fanout.rules.capacity import UNKNOWN, Capacity, Limit, effective_concurrency
+from airflow_fanout.rules.policy import AT_RUN_TIME, known
 from airflow_fanout.rules.wording import counted, listing
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class GroupCapacity:
     How many branches of a group can run at once if nothing else runs.
 
     :param declared: Number of its branches, or items; None if it is known only at run time.
-    :param tasks: How many tasks can run at once: branches, or batches with these items.
+    :param tasks: How many tasks can run at once: branches, or batches.
+    :param items: How many items of batches can; None without batches, or if only a run tells.
     :param limits: All limits that the tasks meet, the nearest to the author first.
     """
 
@@ -93,12 +95,13 @@ def group_capacity(
     tasks that let fewer through. The declared number is of a certain run, if the Dag alone doesn't tell.
     """
     declared = declared if group.known_count is None else group.known_count
-    size = group.items_per_task
-    count = UNKNOWN if declared is None else math.ceil(declared / (size or 1))
+    size = known(group.items_per_task)
+    is_known = declared is not None and (size is not None or group.mode != "batched")
+    count = math.ceil((declared or 0) / (size or 1)) if is_known else UNKNOWN
     limits = tuple(_limits(outline, group, scheduling, count))
     tasks = effective_concurrency(count, limits)
     items = None
-    if size is not None:
+    if size is not None and group.item_concurrency != AT_RUN_TIME:
         items = tasks.effective * min(group.item_concurrency or 1, size)
         items = items if declared is None else min(items, declared)
     return GroupCapacity(group=group, declared=declared, tasks=tasks, items=items, limits=limits)

@@ -27,8 +27,9 @@ from airflow_fanout.reports.runs import PROBLEMS, ItemRuns
 from airflow_fanout.reports.timing import count_states, segments, summarize, summarize_work
 from airflow_fanout.rules.capacity import describe
 from airflow_fanout.rules.instances import FINISHED
-from airflow_fanout.rules.names import EACH
+from airflow_fanout.rules.names import EACH, SPLIT
 from airflow_fanout.rules.outcomes import WAITING
+from airflow_fanout.rules.policy import AT_RUN_TIME
 from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.rules.wording import shown_error, shown_name
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.timing import GroupSummary, Span, Times
     from airflow_fanout.rules.capacity import Capacity
     from airflow_fanout.rules.records import BatchRecord
+    from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline
 
     CapacityOf = Callable[[GroupRun, int], Capacity | None]
@@ -101,7 +103,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         effective_concurrency=None if capacity is None else capacity.effective,
         limit=None if capacity is None or narrowest is None else _describe(capacity, run),
         limit_setting=None if narrowest is None else narrowest.name,
-        items_per_task=None if declared is None else declared.items_per_task,
+        items_per_task=None if declared is None else _items_per_task(facts, declared),
         item_concurrency=_item_concurrency(run),
         retried_items=len(extra_calls),
         extra_calls=sum(extra_calls),
@@ -154,6 +156,14 @@ def _is_finished(run: GroupRun) -> bool:
 def _describe(capacity: Capacity, run: GroupRun) -> str:
     one, many = ("branch", "branches") if run.batches is None else ("batch", "batches")
     return describe(capacity, one=one, many=many, of_each=None if run.group is None else run.group.steps)
+
+
+def _items_per_task(facts: RunFacts, group: DeclaredGroup) -> int | None:
+    """Number of items of a task; if only the run knew it, as far as what it cut tells."""
+    bounds = facts.bounds.get(group.prefix + SPLIT, ())
+    if group.items_per_task == AT_RUN_TIME:
+        return max((stop - first for first, stop, _ in bounds), default=None)
+    return group.items_per_task
 
 
 def _item_concurrency(run: GroupRun) -> int | None:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,12 +30,23 @@ MISSING_STATES: frozenset[State] = frozenset({"missing", "removed"})
 
 VerdictState = Literal["success", "degraded", "failed", "skipped"]
 
+AtRunTime = Literal["at run time"]
+AT_RUN_TIME: AtRunTime = "at run time"
+"""Stands for a declared number that only a run knows: a Dag param, or the output of a task."""
+
+Number = TypeVar("Number", bound="float | Fraction | Decimal")
+
+
+def known(setting: Number | AtRunTime | None) -> Number | None:
+    """Return a setting's number; None if it has none, or if only a run knows it."""
+    return None if setting == AT_RUN_TIME else setting
+
 
 class Policy(NamedTuple):
     """How many failures a fan-in tolerates; without a tolerance a skipped branch is always left out."""
 
-    min_success: int | None = None
-    min_success_ratio: float | Fraction | Decimal | None = None
+    min_success: int | AtRunTime | None = None
+    min_success_ratio: float | Fraction | Decimal | AtRunTime | None = None
     count_skipped: CountSkipped = "exclude"
     on_empty: OnEmpty | None = None
 
@@ -43,6 +54,11 @@ class Policy(NamedTuple):
     def tolerant(self) -> bool:
         """Whether any branch may fail."""
         return self.min_success is not None or self.min_success_ratio is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its numbers are not such that only a run knows."""
+        return AT_RUN_TIME not in {self.min_success, self.min_success_ratio}
 
     @property
     def when_empty(self) -> OnEmpty:
@@ -56,11 +72,11 @@ class Policy(NamedTuple):
         return problems | {"skipped"} if self.count_skipped == "failure" else problems
 
     def needed(self, counted: int) -> int:
-        """How many of ``counted`` branches have to succeed."""
+        """How many of ``counted`` branches have to succeed, where it :attr:`is_known`."""
         if not self.tolerant:
             return counted
-        ratio = as_written(self.min_success_ratio or 0)
-        return max(self.min_success or 0, math.ceil(ratio * counted))
+        least, ratio = cast("tuple[int, float]", (self.min_success or 0, self.min_success_ratio or 0))
+        return max(least, math.ceil(as_written(ratio) * counted))
 
 
 class Tally(NamedTuple):

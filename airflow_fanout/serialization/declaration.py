@@ -14,10 +14,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from airflow_fanout.rules.names import PLACEHOLDER, indexed_names
-from airflow_fanout.rules.policy import Policy
+from airflow_fanout.rules.policy import AT_RUN_TIME, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from airflow_fanout.rules.policy import AtRunTime
 
 
 Mode = Literal["static", "mapped", "batched"]
@@ -63,10 +65,10 @@ class DeclaredGroup(NamedTuple):
     count: int | None = None  # type: ignore[assignment]  # a tuple has a method of this name
     each: tuple[str, ...] = ()
     items_from: str | None = None
-    stop_after_failures: int | None = None
+    stop_after_failures: int | AtRunTime | None = None
     max_concurrency: int | None = None
-    items_per_task: int | None = None
-    item_concurrency: int | None = None
+    items_per_task: int | AtRunTime | None = None
+    item_concurrency: int | AtRunTime | None = None
     item_executor: ItemExecutor | None = None
     combined: bool = False
 
@@ -141,7 +143,7 @@ class DeclaredFanIn:
         """Read what :meth:`to_json` wrote."""
         stored = json.loads(text)
         group, policy = stored["group"], stored["policy"]
-        if policy["min_success_ratio"] is not None:
+        if policy["min_success_ratio"] not in {None, AT_RUN_TIME}:
             policy["min_success_ratio"] = Fraction(policy["min_success_ratio"])
         stored["group"] = None if group is None else _group_of_dict(group)
         return cls(**{**stored, "policy": Policy(**policy)})

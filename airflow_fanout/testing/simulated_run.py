@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -22,10 +22,11 @@ from airflow_fanout.execution_time.wiring import (
     tasks_before_expansion,
     upstream_failure,
 )
+from airflow_fanout.operators.fan_in_checks import check_known_number
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.names import indexed_names, instance_name
 from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED, BranchOutcome, missing_reason
-from airflow_fanout.rules.policy import FAILED_STATES, STATES
+from airflow_fanout.rules.policy import AT_RUN_TIME, FAILED_STATES, STATES
 from airflow_fanout.rules.wording import listing, typed
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 from airflow_fanout.testing.branch_counts import BranchCounts, Counts, Names
@@ -76,6 +77,38 @@ def _state(outcome: Outcome) -> str:
     return outcome
 
 
+class SimulatedSettings:
+    """Numbers that only a run knows, as its author tells them, by name; all groups have the same."""
+
+    def __init__(self, fan_in: FanInOperator, settings: Mapping[str, Any]) -> None:
+        self._owner, self._settings = f"simulate({fan_in.task_id!r})", settings
+        tolerance = {name: getattr(fan_in.policy, name) for name in ("min_success", "min_success_ratio")}
+        self.names_of_fan_in = [name for name, value in tolerance.items() if value == AT_RUN_TIME]
+
+    def value(self, name: str) -> Any:
+        """What was told of a setting."""
+        if name not in self._settings:
+            problem = f"only a run has {name}; give settings={{{name!r}: …}}"
+            raise DeclarationValueError(self._owner, "settings", problem)
+        return self._settings[name]
+
+    def of_group(self, group: DeclaredGroup, name: str) -> int | None:
+        """A setting of a group, as declared or as told."""
+        number = getattr(group, name)
+        if number == AT_RUN_TIME:
+            number = self.value(name)
+            check_known_number(f"FanOutGroup {group.group_id!r}", name, number)
+        return cast("int | None", number)
+
+    def check(self, groups: Iterable[DeclaredGroup]) -> None:
+        """Refuse what is no setting that only a run knows."""
+        known = {name for group in groups for name, value in group._asdict().items() if value == AT_RUN_TIME}
+        known.update(self.names_of_fan_in)
+        if unknown := self._settings.keys() - known:
+            problem = f"a run is not asked for {listing(unknown)}; it is for {listing(known) or 'nothing'}"
+            raise DeclarationValueError(self._owner, "settings", problem)
+
+
 class SimulatedRun:
     """A run as its author tells it: outcomes of branches by name and of other tasks by id, values by name."""
 
@@ -86,6 +119,8 @@ class SimulatedRun:
         map_index: int,
         outcomes: Mapping[str, Outcome],
         values: Mapping[str, Any],
+        *,
+        settings: SimulatedSettings,
     ) -> None:
         self._owner = f"simulate({fan_in.task_id!r})"
         for argument, given in (("outcomes", outcomes), ("values", values)):
@@ -94,8 +129,9 @@ class SimulatedRun:
                 raise DeclarationTypeError(self._owner, argument, problem)
         self._fan_in, self._map_index = fan_in, map_index
         self._sources = sources
-        self._outcomes, self._values = outcomes, values
+        self._outcomes, self._values, self._settings = outcomes, values, settings
         self._helpers, self._declared = fan_out_tasks(fan_in)
+        settings.check(filter(None, map(self._group_of, sources)))
         self._before = {s.task_id: self._tasks_before(s) for s in sources if s.is_mapped}
 
     def find(self, count: Counts | None, names: Names | None) -> tuple[FanInResults, Exception | None]:
@@ -216,12 +252,15 @@ class SimulatedRun:
             known[source.task_id] = indexed_names(label, told) if isinstance(told, int) else told
         return known
 
+    def _group_of(self, source: Source) -> DeclaredGroup | None:
+        group = source.group or self._fan_in.declared.group
+        return group or self._declared.get(source.task_id, (None,))[0]
+
     def _branches(self, known_names: Mapping[str, Sequence[str]]) -> dict[str, _Branch]:
         """Every branch by name, in order."""
         branches = {}
         for source in self._sources:
-            group = source.group or self._fan_in.declared.group
-            group = group or self._declared.get(source.task_id, (None,))[0]
+            group = self._group_of(source)
             for name, map_index in self._names(source, known_names.get(source.task_id, ())):
                 outcome = self._outcomes.get(name, "success")
                 branches[name] = _Branch(
@@ -240,7 +279,7 @@ class SimulatedRun:
             yield from ((instance_name(source.name, index), index) for index in range(len(names)))
         else:
             prefix = group.prefix if source.by_prefix else ""
-            size = group.items_per_task or 1
+            size = self._settings.of_group(group, "items_per_task") or 1
             yield from ((f"{prefix}{name}", index // size) for index, name in enumerate(names))
 
     def _check_branches(self, branches: Mapping[str, _Branch]) -> None:
@@ -350,20 +389,21 @@ class SimulatedRun:
     def _stop_reason(self, branch: _Branch, branches: Mapping[str, _Branch], states: States) -> str:
         """Why a stopped branch was not started; refuses one that can't have been stopped."""
         group = branch.group
-        if group is None or group.stop_after_failures is None:
+        limit = None if group is None else self._settings.of_group(group, "stop_after_failures")
+        if group is None or limit is None:
             problem = f"{branch.name!r} can't be stopped: its group has no stop_after_failures="
             self._refuse("outcomes", problem)
         if group.mode == "batched":
             own = [other for other in branches.values() if other.group is group]
             failed = [other.name for other in own if other.state == "failed"]
-            reason = item_stop_reason(group)
+            reason = item_stop_reason(group.group_id, limit)
         else:
             failed = failed_names(states, group, self._map_index)
-            reason = stop_reason(group, failed)
-        if len(failed) < group.stop_after_failures:
+            reason = stop_reason(group._replace(stop_after_failures=limit), failed)
+        if len(failed) < limit:
             problem = (
                 f"{branch.name!r} can't have been stopped after {len(failed)} failures: group "
-                f"{group.group_id!r} has stop_after_failures={group.stop_after_failures}"
+                f"{group.group_id!r} has stop_after_failures={limit}"
             )
             self._refuse("outcomes", problem)
         return reason

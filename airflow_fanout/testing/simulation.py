@@ -12,13 +12,13 @@ from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import UndefinedError
 
-from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError, FanInError
+from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError, FanInError, SettingError
 from airflow_fanout.execution_time.accounting import combine, find_sources, judge, settle
 from airflow_fanout.execution_time.arguments import is_run_time
 from airflow_fanout.operators.fan_in import FanInOperator
 from airflow_fanout.rules.wording import listing, typed
 from airflow_fanout.serialization.tasks import nearest_mapped_group
-from airflow_fanout.testing.simulated_run import SimulatedRun
+from airflow_fanout.testing.simulated_run import SimulatedRun, SimulatedSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,6 +60,7 @@ def simulate(
     count: Counts | None = None,
     names: Names | None = None,
     op_kwargs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Simulation:
     """
@@ -85,6 +86,8 @@ def simulate(
     :param names: Instead of ``count``, for items that come as a mapping: its keys.
     :param op_kwargs: What takes the place of ``op_kwargs`` of the fan-in, by name; needed for the outputs of
         tasks, which only a run has.
+    :param settings: Numbers of the fan-in and of its groups that only a run knows, by name:
+        ``{"min_success": 6, "items_per_task": 100}``.
     :param context: Context values for the function and for templates: ``{"ds": "2026-01-01"}``.
     :raises DeclarationValueError: If there can be no such run; a ``ValueError``.
     :raises DeclarationTypeError: If an argument has the wrong type; a ``TypeError``.
@@ -94,13 +97,17 @@ def simulate(
     given: Any = dict(context or {})
     if operator.task_id_prefix is not None:
         operator.task_id_prefix = _rendered(operator, "task_id_prefix", operator.task_id_prefix, given)
-    declared = replace(operator.declared, task_id_prefix=operator.task_id_prefix)
     map_index = -1 if nearest_mapped_group(operator.task_group) is None else 0
+    told = SimulatedSettings(operator, settings or {})
+    for name in told.names_of_fan_in:
+        setattr(operator, name, told.value(name))
     try:
+        policy = operator.policy_of_run()
+        declared = replace(operator.declared, task_id_prefix=operator.task_id_prefix, policy=policy)
         sources = find_sources(operator, declared, given, map_index)
-    except FanInError as refusal:
+    except (FanInError, SettingError) as refusal:
         return _simulation(refusal, None, None)
-    run = SimulatedRun(operator, sources, map_index, outcomes or {}, values or {})
+    run = SimulatedRun(operator, sources, map_index, outcomes or {}, values or {}, settings=told)
     results, failure = run.find(count, names)
     judgement = judge(declared.policy, results, failure)
     _, exception = _attempt(lambda: settle(declared.policy, results, judgement))

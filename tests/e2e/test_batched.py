@@ -58,6 +58,19 @@ def test_items_that_succeeded_run_once_however_often_others_are_retried(run: Run
     assert len(run.collected("collect_thrice").failed) == 3
 
 
+def test_numbers_that_only_the_run_knows_hold_as_if_the_dag_file_had_them(run: Run) -> None:
+    assert run.xcom("told.split") == [[0, 2, 1], [2, 4, 1], [4, 5, 1]]
+    records = [run.xcom("told.each", key="fan_out_branch", map_index=index) for index in range(3)]
+    assert [(record["statuses"], record["concurrency"]) for record in records] == [
+        ("SS", 2),
+        ("FF", 2),
+        ("X", 2),
+    ]
+    assert "2 or more items of 'told' have failed (stop_after_failures=2)" in records[2]["stopped"]
+    report = run.report("collect_told")
+    assert (report["needed"], report["succeeded"], report["degraded"]) == (2, 2, True)
+
+
 def test_a_prefix_calls_items_by_their_group_and_name(run: Run, fates: Collected) -> None:
     by_prefix = run.collected("fates_by_prefix")
     assert list(by_prefix.states) == [f"fates.fates_{index}" for index in range(10)]
@@ -78,6 +91,7 @@ def test_a_mapping_at_run_time_gives_names_and_values(run: Run) -> None:
         ("fates_by_prefix", 3),
         ("collect_named", 3),
         ("collect_counted", 3),
+        ("collect_told", 3),
         ("collect_literal", 2),
         ("collect_sleeping", 1),
         ("collect_late", 1),

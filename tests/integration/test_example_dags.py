@@ -189,6 +189,30 @@ class TestDynamicDocuments:
         batches = [ti for ti in run.run.get_task_instances() if ti.task_id == "documents.each"]
         assert len(batches) == -(-count // 100)
 
+    def test_the_trigger_form_chooses_how_many_run_in_a_task_and_what_is_enough(self) -> None:
+        run = ExampleRun("dynamic_documents", items_per_task=250, fit_share=0.01)
+
+        report = run.xcom("index", key="fan_out_report")
+        batches = [ti for ti in run.run.get_task_instances() if ti.task_id == "documents.each"]
+        assert len(batches) == -(-report["expected"] // 250)
+        assert report["needed"] == -(-report["counted"] // 100)
+
+    @pytest.mark.parametrize(
+        ("params", "task_id"),
+        [
+            pytest.param({"items_per_task": 0}, "documents.split", id="no-items-in-a-task"),
+            pytest.param({"items_per_task": 3, "item_concurrency": 4}, "documents.split", id="more-at-once"),
+            pytest.param({"fit_share": 1.5}, "index", id="no-share"),
+        ],
+    )
+    def test_what_the_form_can_not_mean_fails_the_task_that_gets_it(
+        self, params: dict[str, Any], task_id: str
+    ) -> None:
+        states = ExampleRun("dynamic_documents", **params).states
+
+        assert states[task_id] == "failed"
+        assert states["index"] == "failed"
+
     def test_descriptions_of_no_declared_type_are_unfit(self, run_of: RunOf) -> None:
         undeclared = {
             distribution.name

@@ -25,7 +25,7 @@ from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED, LostValue, miss
 from airflow_fanout.rules.policy import Policy
 from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, Bounds, LostRecord, batch_key
 from airflow_fanout.serialization.outline import FanInOutline, TaskOutline
-from airflow_fanout.testing.simulated_run import SimulatedRun
+from airflow_fanout.testing.simulated_run import SimulatedRun, SimulatedSettings
 from tests.unit.fake_run import FakeRun, source_of
 from tests.unit.run_facts import NOON, batched, facts_of, mapped, static
 
@@ -232,7 +232,14 @@ def check_simulation(
             values |= {outcome.name: outcome.value for outcome in together if outcome.state == "success"}
     if not any(told.get(outcome.name) for outcome in outcomes if outcome.state == "failed"):
         told = {name: outcome for name, outcome in told.items() if outcome != "stopped"}
-    run = SimulatedRun(fan_in, find_sources(fan_in, fan_in.declared, {}, -1), -1, told, values)
+    run = SimulatedRun(
+        fan_in,
+        find_sources(fan_in, fan_in.declared, {}, -1),
+        -1,
+        told,
+        values,
+        settings=SimulatedSettings(fan_in, {}),
+    )
     results, _ = run.find(count, None)
     simulated = results.outcomes
 

@@ -161,7 +161,15 @@ once: Any = {"retries": 1, "retry_delay": timedelta(milliseconds=100)}
 twice: Any = {**once, "retries": 2}
 timeout: Any = {"execution_timeout": timedelta(seconds=4)}
 
-with DAG("batched", schedule=None, max_active_tasks=32, params={"branches": Param(5, type="integer")}) as dag:
+
+@task
+def tell_two() -> int:
+    return 2
+
+
+PARAMS = {"branches": Param(5, type="integer"), "in_a_task": Param(2), "share": Param(0.4, type="number")}
+
+with DAG("batched", schedule=None, max_active_tasks=32, params=PARAMS) as dag:
     fates = FanOutGroup("fates", branch=act, items=list_fates(), items_per_task=4, default_args=once)
     CountingFanIn(task_id="collect_fates", fan_out=fates, min_success=1, python_callable=dump)
     fates >> CountingFanIn(
@@ -177,6 +185,18 @@ with DAG("batched", schedule=None, max_active_tasks=32, params={"branches": Para
         "counted", branch=number, count=dag.param("branches"), partial={"base": [10]}, items_per_task=2
     )
     CountingFanIn(task_id="collect_counted", fan_out=counted)
+
+    two = tell_two()
+    told = FanOutGroup(
+        "told",
+        branch=functools.partial(act, group="told"),
+        items=["a", "b", "fails", "fails", "c"],
+        items_per_task=dag.param("in_a_task"),
+        item_concurrency=two,
+        stop_after_failures=two,
+        max_concurrency=1,
+    )
+    CountingFanIn(task_id="collect_told", fan_out=told, min_success=two, min_success_ratio=dag.param("share"))
 
     literal = FanOutGroup(
         "literal", branch=same, items={"x": "1", "run": "{{ run_id }}", "z": 3}, items_per_task=2

@@ -292,6 +292,7 @@ class TestItsReport:
         assert report == {
             "expected": 6,
             "counted": 5,
+            "needed": 1,
             "succeeded": 2,
             "failed": 2,
             "skipped": 1,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Label, Param, TaskGroup, TriggerRule, chain, setup, task, task_group
+from airflow.sdk import DAG, Label, TaskGroup, TriggerRule, chain, setup, task, task_group
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.decorators import fan_out
@@ -224,29 +224,12 @@ class TestRefusedArguments:
         with pytest.raises(DeclarationValueError, match=r"fan_out: expected .*, found both"):
             declare(fan_out=group(), task_id_prefix="p")
 
-    @pytest.mark.parametrize("argument", ["min_success", "min_success_ratio"])
-    @pytest.mark.parametrize(
-        ("give", "found"),
-        [
-            pytest.param(lambda dag: dag.param("n", 2), "the Dag param 'n'; ", id="a Dag param"),
-            pytest.param(lambda _: Param(2), "<airflow.sdk.*Param object> of type Param; ", id="a Param"),
-            pytest.param(lambda _: "{{ params.n }}", "'{{ params.n }}' of type str; ", id="a template"),
-            pytest.param(lambda _: load(), "XComArg.* of type PlainXComArg; ", id="an output"),
-        ],
-    )
-    def test_a_tolerance_of_run_time_is_refused_alike_at_each_parse_with_what_can_decide(
-        self, dag: DAG, argument: str, give: Any, found: str
-    ) -> None:
-        message = (
-            f"{argument}: expected a number that is known when .*, found {found}say min_success=0, .*needed"
-        )
-        with pytest.raises(DeclarationTypeError, match=message):
-            declare(**{argument: give(dag)})
-
     def test_what_a_setup_returns_is_refused_where_airflow_would_refuse_the_dag(self) -> None:
-        message = "op_kwargs: binds what the setup 'load' returns.*a plain @task between them.*xcom_pull"
-        with pytest.raises(DeclarationValueError, match=message):
+        message = "{}: takes what the setup 'load.*' returns.*a plain @task between them.*xcom_pull"
+        with pytest.raises(DeclarationValueError, match=message.format("op_kwargs")):
             declare(python_callable=combine, op_kwargs={"threshold": [setup(load.function)()]})
+        with DAG("c", schedule=None), pytest.raises(DeclarationValueError, match=message.format("min_s.*")):
+            declare(min_success=setup(load.function)())
 
         with DAG("d", schedule=None, fail_fast=True) as dag:
             declare(python_callable=combine, op_kwargs={"threshold": setup(load.function)()})

@@ -12,7 +12,7 @@ from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.dag_check import DagCheck, check_dag, threshold
 from airflow_fanout.reports.group_capacity import SchedulingLimits, Worker
 from airflow_fanout.reports.runs import RunFacts, TaskRun
-from airflow_fanout.rules.policy import Policy
+from airflow_fanout.rules.policy import AT_RUN_TIME, Policy
 from airflow_fanout.serialization.outline import outline
 from tests.unit.outlines import dag_of, fan_in_of, instances, static, task_of
 
@@ -329,6 +329,13 @@ def test_a_prefix_of_a_group_without_branches_takes_nothing_and_that_is_fine(lab
             None,
             "at least 2 branches and at least 0.28 of all have to succeed; skipped ones count as successes",
             id="both, of a number known only at run time",
+        ),
+        pytest.param(
+            Policy(min_success=AT_RUN_TIME, min_success_ratio=AT_RUN_TIME),
+            8,
+            "at least as many branches as the run says and at least the share that the run says of all have "
+            "to succeed; skipped ones don't count",
+            id="known at run time",
         ),
         pytest.param(
             Policy(min_success=1),

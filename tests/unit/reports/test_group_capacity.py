@@ -12,6 +12,7 @@ from airflow_fanout.reports.group_capacity import (
     narrow_steps,
 )
 from airflow_fanout.rules.capacity import UNKNOWN
+from airflow_fanout.rules.policy import AT_RUN_TIME
 from tests.unit.outlines import dag_of, instances, static, task_of
 
 if TYPE_CHECKING:
@@ -195,10 +196,14 @@ FOUR_OF_50 = {"items_per_task": 50, "item_concurrency": 4}
         pytest.param(100, {"items_per_task": 2, "item_concurrency": 9}, 32, 50, 16, id="all a task has"),
         pytest.param(None, FOUR_OF_50, 64, UNKNOWN, 16, id="not known yet"),
         pytest.param(0, {"items_per_task": 50}, 0, 0, 0, id="none"),
+        pytest.param(1000, {"items_per_task": AT_RUN_TIME}, None, UNKNOWN, 16, id="size known in a run"),
+        pytest.param(
+            1000, {**FOUR_OF_50, "item_concurrency": AT_RUN_TIME}, None, 20, 16, id="items at once in a run"
+        ),
     ],
 )
 def test_batches_are_counted_as_tasks_and_as_items(
-    count: int | None, settings: dict[str, Any], items_at_once: int, tasks: int, effective: int
+    count: int | None, settings: dict[str, Any], items_at_once: int | None, tasks: int, effective: int
 ) -> None:
     capacity = capacity_of(dag_of(instances(count, **settings)))
 

@@ -12,6 +12,7 @@ from airflow_fanout.reports.group_report import Cause, to_json
 from airflow_fanout.reports.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, host_loads, item_page, run_report
 from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity, Limit
+from airflow_fanout.rules.policy import AT_RUN_TIME
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.unit.outlines import fan_in_of
 from tests.unit.run_facts import NOON, batch, batched, facts_of, mapped, of_group, ran, static
@@ -349,6 +350,25 @@ class TestBatches:
         assert (group.cpu_seconds, group.computed_share) == (task_cpu_seconds, share)
         assert group.items is not None
         assert group.items.computed_share is None
+
+    @pytest.mark.parametrize(
+        ("bounds", "number"),
+        [
+            pytest.param({"docs.split": [(0, 2, 1), (2, 3, 1)]}, 2, id="as-they-were-cut"),
+            pytest.param({}, None, id="not-known-any-more"),
+        ],
+    )
+    def test_items_of_a_task_that_only_the_run_knew_are_as_many_as_it_cut(
+        self, bounds: Any, number: int | None
+    ) -> None:
+        group = batched(items_per_task=AT_RUN_TIME, count=3)
+        facts = facts_of([batch(0, "SS"), batch(1, "S")], group, bounds=bounds)
+
+        (found,) = report_of(facts).groups
+
+        assert (found.items_per_task, found.total) == (number, 2)
+        assert found.items is not None
+        assert found.items.states == {"success": 3}
 
     def test_items_that_were_called_again_are_counted(self) -> None:
         first = batch(0, "SF", state="failed", errors={"1": "E: no"}, tries={"0": 3, "1": 4}, also={})

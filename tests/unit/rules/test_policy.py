@@ -56,7 +56,7 @@ def by_the_table(counts: Tally, policy: Policy) -> str:
         counted += skipped
     enough = good + (skipped if policy.count_skipped == "success" else 0)
     holds = bad == 0 if not tolerant else True
-    if policy.min_success is not None and enough < policy.min_success:
+    if isinstance(policy.min_success, int) and enough < policy.min_success:
         holds = False
     if policy.min_success_ratio is not None:
         hundredth = round(float(policy.min_success_ratio) * 100)
