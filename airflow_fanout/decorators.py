@@ -230,6 +230,7 @@ def fan_out(
     items_per_task: int | DagParam | XComArg | None = None,
     item_concurrency: int | DagParam | XComArg | None = None,
     item_executor: ItemExecutor | None = None,
+    item_timeout: timedelta | float | None = None,
     item_retries: int = 0,
     item_retry_delay: timedelta | float | None = None,
     stop_after_failures: int | DagParam | XComArg | None = None,

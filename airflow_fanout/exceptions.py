@@ -21,6 +21,7 @@ __all__ = [
     "EmptyFanInError",
     "FanInError",
     "FinalBatchFailedError",
+    "ItemTimeoutError",
     "ItemsError",
     "MergeConflictError",
     "MissingExtraError",
@@ -174,6 +175,10 @@ class FinalBatchFailedError(AirflowFailException):
     """Raised by a batch whose failed items all raised ``AirflowFailException``: no retry would help."""
 
     fan_out_recorded = True
+
+
+class ItemTimeoutError(Exception):
+    """What an item has failed with that had not ended after ``item_timeout``."""
 
 
 class ResultTooLargeError(AirflowFailException):

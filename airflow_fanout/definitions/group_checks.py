@@ -230,6 +230,37 @@ def check_item_retries(
         raise DeclarationValueError(owner, "item_retry_delay", problem)
 
 
+def check_item_timeout(owner: str, item_timeout: object, items_per_task: object) -> None:
+    """Check for how long an item of a batch may run."""
+    if item_timeout is None:
+        return
+    if isinstance(item_timeout, bool) or not isinstance(item_timeout, timedelta | int | float):
+        problem = f"expected a timedelta, or seconds, found {typed(item_timeout)}"
+        raise DeclarationTypeError(owner, "item_timeout", problem)
+    if not 0 < seconds_in(item_timeout) < MOST_SECONDS:
+        problem = f"expected more than 0 s, found {typed(item_timeout)}; leave it out for no limit"
+        raise DeclarationValueError(owner, "item_timeout", problem)
+    if items_per_task is None:
+        problem = (
+            "is for the items of one task; give items_per_task too, or default_args={'execution_timeout': …}"
+        )
+        raise DeclarationValueError(owner, "item_timeout", problem)
+
+
+def check_task_outlasts_item(
+    owner: str, item_timeout: timedelta | float | None, execution_timeout: object
+) -> None:
+    """Check that an item's time is over before its task's."""
+    if item_timeout is None or not isinstance(execution_timeout, timedelta):
+        return
+    if seconds_in(item_timeout) >= execution_timeout.total_seconds():
+        found = (
+            f"found {seconds_in(item_timeout):g} s, but its task has execution_timeout={execution_timeout}"
+        )
+        problem = f"{found}, which ends before; lower it, or raise execution_timeout"
+        raise DeclarationValueError(owner, "item_timeout", problem)
+
+
 def check_retry_policy(owner: str, policy: object, item_retries: int) -> None:
     """Check that a policy of retries is asked about something that it knows."""
     if policy is None:

@@ -22,6 +22,7 @@ from airflow_fanout.operators.fan_in_checks import check_number, check_stop
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem, text_problem
+from airflow_fanout.rules.pacing import seconds_in
 from airflow_fanout.rules.wording import counted, listing, typed
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, ItemExecutor, Mode
 from airflow_fanout.serialization.tasks import nearest_mapped_group
@@ -95,6 +96,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         which finds what came of it in ``results.combined``. The items' own values aren't kept.
     :param combine_by: With ``combine``, a function of an item's value that returns a text: one value is kept
         for each, and ``results.combined`` is a mapping, in order of first appearance.
+    :param item_timeout: A timedelta, or seconds, after which an item has failed with ``ItemTimeoutError``. A
+        process is killed, an item of an event loop is cancelled. A thread can't be stopped: it goes on, and
+        its place is lost until it ends; without a place left, what has not started fails with its task.
     :param item_retries: How often an item that fails is tried again within one try of its task, after
         ``retry_delay`` (with ``retry_exponential_backoff`` and ``max_retry_delay``), while its neighbours
         run; ``AirflowFailException`` and a skip are final. A ``retry_policy`` (Airflow 3.3) is asked about
@@ -121,6 +125,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     items_per_task: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
     item_concurrency: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
     item_executor: ItemExecutor | None = attrs.field(kw_only=True, default=None)
+    item_timeout: timedelta | float | None = attrs.field(kw_only=True, default=None)
     item_retries: int = attrs.field(kw_only=True, default=0)
     item_retry_delay: timedelta | float | None = attrs.field(kw_only=True, default=None)
     stop_after_failures: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
@@ -241,6 +246,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
         checks.check_item_executor(self.title, self.item_executor, self.items_per_task)
         checks.check_combination(self.title, self.combine, self.combine_by, self.items_per_task)
+        checks.check_item_timeout(self.title, self.item_timeout, self.items_per_task)
         checks.check_item_retries(self.title, self.item_retries, self.item_retry_delay, self.items_per_task)
         checks.check_mapped(self.title, self.mode, self.mapped, self.prefix_group_id, self.branch)
 
@@ -330,8 +336,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 problem = f"{fault}, but all are items of one task; give them as default_args of the group"
                 raise DeclarationValueError(self.title, argument, problem)
         checks.check_limit(self.title, self.max_concurrency, "branch", settings or {})
-        policy = {**self._default_args, **(settings or {})}.get("retry_policy")
-        checks.check_retry_policy(self.title, policy, self.item_retries)
+        of_task = {**self._default_args, **(settings or {})}
+        checks.check_retry_policy(self.title, of_task.get("retry_policy"), self.item_retries)
+        checks.check_task_outlasts_item(self.title, self.item_timeout, of_task.get("execution_timeout"))
         limit = {} if self.max_concurrency is None else {"max_active_tis_per_dagrun": self.max_concurrency}
         return {**limit, **(settings or {})}
 
@@ -431,6 +438,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 self.item_concurrency or (self.items_per_task if is_mapping else None)
             ),
             item_executor=self.item_executor,
+            item_timeout=None if self.item_timeout is None else float(seconds_in(self.item_timeout)),
             combined=self.combine is not None,
         )
 

@@ -13,11 +13,13 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
+from airflow_fanout.exceptions import ItemTimeoutError
 from airflow_fanout.execution_time.processes import ChildEndedError, ForkServer
 from airflow_fanout.execution_time.recording import cpu_seconds, redacted_error, skip_reason
 from airflow_fanout.execution_time.transport import stored_value
@@ -76,6 +78,36 @@ class Verdict(NamedTuple):
     is_final: bool = False
 
 
+@dataclass(eq=False)
+class _Call:
+    """
+    A call of an item, which may go on after the item was given up.
+
+    :param stop: Ends the call, as far as it can be ended; called with the batch's lock held.
+    :param grace: Seconds that this may take.
+    """
+
+    index: int
+    stop: Callable[[], object] = lambda: None
+    grace: float = 0.0
+    verdict: Verdict = field(default_factory=Verdict)
+    begin: float = field(default_factory=time.monotonic)
+    given_up: float = math.inf
+    """When it was, by the same clock."""
+
+    is_told: bool = False
+    """Whether somebody was told that it goes on."""
+
+    @property
+    def is_given_up(self) -> bool:
+        return self.given_up < math.inf
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it goes on though it was given up."""
+        return self.given_up + self.grace <= time.monotonic()
+
+
 class Batch:
     """
     The items of one task.
@@ -94,6 +126,7 @@ class Batch:
     :param is_async: Whether the item of an index is ``async def``; None if none is.
     :param failures_left: Number of failures after which no further item starts; None for no limit.
     :param is_retried: Whether Airflow tries the task again, so that only final failures count for that.
+    :param item_timeout: Seconds after which an item has failed, and is ended if it can be; None for no limit.
     :param deadline: End of the task's time, by ``time.monotonic``: no item starts after it, and an
         ``AirflowTaskTimeout`` before it is the item's own.
     """
@@ -111,6 +144,7 @@ class Batch:
         is_async: Callable[[int], bool] | None = None,
         failures_left: int | None = None,
         is_retried: bool = False,
+        item_timeout: float | None = None,
         deadline: float = math.inf,
     ) -> None:
         self.size, self.concurrency, self.deadline = size, concurrency, deadline
@@ -127,9 +161,13 @@ class Batch:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._wake: Callable[[], object] = self._changed.notify_all
+        self._item_timeout = item_timeout
+        self._calls: set[_Call] = set()  # that have not ended
+        self._places = 0  # workers that have not left
+        self._left = threading.Event()  # one of them has
+        self.is_stuck = False  # whether calls that were given up, and go on, kept all others from starting
         self._queue = ItemQueue(())
         self._tries: dict[int, int] = {}  # in this try of the task
-        self._verdicts: dict[int, Verdict] = {}  # on the calls that have just failed
         self._put_back: dict[int, ItemResult] = {}  # last failure of each item that is tried again
         self._workers: asyncio.Task[None] | None = None
         self._executor = executor
@@ -201,7 +239,8 @@ class Batch:
         Run the items that have not ended; those that an exception cuts short stay pending.
 
         Plain functions one after another run in this thread, for libraries that want the main one. All others
-        run in daemon threads, so that nobody has to wait for them after a timeout.
+        run in daemon threads, so that nobody has to wait for them after a timeout: also those with a timeout
+        of their own, which this thread watches.
         """
         self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
         self.is_running = True
@@ -212,7 +251,7 @@ class Batch:
                 self._run_in_loop(self._is_async_item)
             elif self._server is not None:
                 self._run_in_processes(self._server)
-            elif self.concurrency == 1:
+            elif self.concurrency == 1 and self._item_timeout is None:
                 self._work()
             else:
                 self._run_in_threads(self._work, self.concurrency)
@@ -258,14 +297,71 @@ class Batch:
             self._run_one(index)
 
     def _run_in_threads(self, work: Callable[[], None], concurrency: int) -> None:
-        threads: list[threading.Thread] = []
-        with contextlib.suppress(RuntimeError):  # there are no more to be had; those that there are do all
-            while len(threads) < min(concurrency, len(self.pending)):
-                threads.append(_start_thread(work))
-        if not threads:
-            work()
-        for thread in threads:
-            thread.join()
+        def work_and_leave() -> None:
+            try:
+                work()
+            finally:
+                self._leave()
+
+        self._places = wanted = min(concurrency, len(self.pending))
+        try:
+            for _ in range(wanted):
+                _start_thread(work_and_leave)
+                wanted -= 1
+        except RuntimeError:  # there are no more to be had; those that there are do all
+            with self._lock:
+                self._places -= wanted
+            if not self._places and self.pending:
+                work()
+        self._watch(lambda: not self._places)
+
+    def _leave(self) -> None:
+        """Count a worker that has nothing more to do."""
+        with self._lock:
+            self._places -= 1
+        self._left.set()
+
+    def _watch(self, is_over: Callable[[], bool]) -> None:
+        """Wait for the end, and give up calls whose time is over; without a place left that is the end."""
+        while not is_over():
+            seconds = self._give_up_late_calls()
+            with self._lock:
+                lost = sum(call.is_lost for call in self._calls)
+            if 0 < self._places <= lost:
+                self.is_stuck = bool(self.pending)
+                self.close()
+                return
+            self._left.wait(seconds)
+            self._left.clear()
+
+    def _give_up_late_calls(self) -> float | None:
+        """Fail the items whose time is over; return in how many seconds to look again, None for never."""
+        if (timeout := self._item_timeout) is None:
+            return None
+        now = time.monotonic()
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            if not call.is_given_up and call.begin + timeout <= now:
+                self._give_up(call, timeout)
+            if call.is_lost and not call.is_told and call in self._calls:
+                call.is_told = True
+                trouble = "it can't be stopped: it goes on, and until it ends its place is lost"
+                self._on_trouble(call.index, trouble)
+        ends = [call.given_up + call.grace if call.is_given_up else call.begin + timeout for call in calls]
+        # One that starts meanwhile ends later than that.
+        return max(0.0, min([timeout, *(end - now for end in ends if end > now)]))
+
+    def _give_up(self, call: _Call, timeout: float) -> None:
+        with self._lock:
+            if call not in self._calls:  # it has just ended
+                return
+            call.stop()
+            call.given_up = time.monotonic()
+        ended = _Call(call.index)  # the other goes on by itself
+        result = self._result_of(ended, ItemTimeoutError(f"it had not ended after {timeout:g} s"))
+        with self._lock:
+            self._settle(ended, result._replace(seconds=round(call.given_up - call.begin, 6)))
 
     def _run_in_processes(self, server: ForkServer) -> None:
         def work() -> None:
@@ -277,7 +373,7 @@ class Batch:
         self._run_in_threads(work, self.concurrency)
         for index in sorted(self._put_back):  # whose processes have ended
             if not self._is_closed and not self.is_stopped:
-                self._queue = ItemQueue([index], may_return=self._judge is not None)
+                self._queue.add(index, time.monotonic())
                 self._run_in_threads(work, 1)
         if self._refusal is not None and self.pending and not self._is_closed and not self.is_stopped:
             raise self._refusal
@@ -286,37 +382,46 @@ class Batch:
         """Run items in a child process, and in another one if that ends."""
         child = server.start()
         for index in iter(self._await_start, None):
-            begin = time.perf_counter()
+            call = self._start(_Call(index, child.kill, grace=math.inf))
             try:
-                answer = child.ask(json.dumps([index, self._tries.get(index, 0)]).encode())
+                result, call.verdict = _received(
+                    child.ask(json.dumps([index, self._tries.get(index, 0)]).encode())
+                )
             except ChildEndedError as ended:
                 if self._is_closed:
                     return
-                self._take_end(index, str(ended), round(time.perf_counter() - begin, 6))
-                child = server.start()
+                self._take_end(call, str(ended))
             else:
-                result, self._verdicts[index] = _received(answer)
-                self._take(index, result)
+                self._take(call, result)
+                if not call.is_given_up:
+                    continue
+                child.close()  # it was killed all the same
+            child = server.start()
         child.close()
 
-    def _take_end(self, index: int, end: str, seconds: float) -> None:
+    def _take_end(self, call: _Call, end: str) -> None:
         """Put an item whose process has ended aside, to run alone; fail it if that was its second."""
+        if call.is_given_up:  # that is why
+            with self._lock:
+                self._calls.discard(call)
+            return
+        index, seconds = call.index, round(time.monotonic() - call.begin, 6)
         first_end = self._ends.get(index)
         error = f"its process {end}"
         if first_end is None:
             self._ends[index] = end
-            self._verdicts[index] = Verdict(delay=math.inf)
+            call.verdict = Verdict(delay=math.inf)
             self._on_trouble(index, f"{error}; it runs once more, alone, when all others have ended")
         else:
             error = f"{error}, twice" if end == first_end else f"its process {first_end}, then {end}"
             self._on_trouble(index, error)
-        self._take(index, ItemResult(ITEM_FAILED, None, error, seconds, is_final=first_end is not None))
+        self._take(call, ItemResult(ITEM_FAILED, None, error, seconds, is_final=first_end is not None))
 
     def _run_in_child(self, request: bytes) -> bytes:
         index, self._tries[index] = json.loads(request)
-        self._is_child = True
-        result = self._result(index, cpu_clock=time.process_time)
-        return _sent(result, self._verdicts.pop(index, Verdict()))
+        self._is_child, call = True, _Call(index)
+        result = self._result(call, cpu_clock=time.process_time)
+        return _sent(result, call.verdict)
 
     def _run_in_loop(self, is_async: Callable[[int], bool]) -> None:
         async def next_start() -> int | None:
@@ -331,12 +436,15 @@ class Batch:
                         await asyncio.wait_for(changed.wait(), min(start.seconds, LOOK_EVERY))
 
         async def work() -> None:
-            while (index := await next_start()) is not None:
-                await (self._await_one(index) if is_async(index) else self._await_thread(index))
+            try:
+                while (index := await next_start()) is not None:
+                    await (self._await_one(index) if is_async(index) else self._await_thread(index))
+            finally:
+                self._leave()
 
         async def work_at_once() -> None:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*(work() for _ in range(min(self.concurrency, self.size))))
+                await asyncio.gather(*(work() for _ in range(self._places)))
 
         def run() -> None:
             with contextlib.closing(asyncio.Runner()) as runner:  # waits for what items have left running
@@ -355,25 +463,35 @@ class Batch:
 
         taking, changed = asyncio.Lock(), asyncio.Event()
         ended: Future[None] = Future()
+        ended.add_done_callback(lambda _: self._left.set())
+        self._places = min(self.concurrency, self.size)
         thread = _start_thread(run)
         try:
-            ended.result()
+            self._watch(ended.done)
         except BaseException:
             self.close()
             wait([ended], CANCEL_SECONDS)
             raise
         thread.join(CANCEL_SECONDS)
+        if ended.done():
+            ended.result()
 
     def _run_one(self, index: int) -> None:
-        self._take(index, self._result(index, cpu_clock=time.thread_time))
+        call = self._start(_Call(index))
+        self._take(call, self._result(call, cpu_clock=time.thread_time))
 
-    def _result(self, index: int, cpu_clock: Callable[[], float]) -> ItemResult:
+    def _start(self, call: _Call) -> _Call:
+        with self._lock:
+            self._calls.add(call)
+        return call
+
+    def _result(self, call: _Call, cpu_clock: Callable[[], float]) -> ItemResult:
         value, failure = None, None
         begin, cpu_begin = time.perf_counter(), cpu_clock()
         try:
-            value = stored_value(self._call(index))
+            value = stored_value(self._call(call.index))
         except BaseException as exception:
-            failure = self._result_of(index, exception)
+            failure = self._result_of(call, exception)
         seconds = round(time.perf_counter() - begin, 6)
         cpu = round(cpu_clock() - cpu_begin, 6)
         if failure is None:
@@ -392,32 +510,35 @@ class Batch:
         try:
             _start_thread(work)
         except RuntimeError as exception:
-            self._take(index, self._result_of(index, exception))
+            call = _Call(index)
+            self._take(call, self._result_of(call, exception))
         else:
             await ended.wait()
 
     async def _await_one(self, index: int) -> None:
-        begin = time.perf_counter()
+        call = _Call(index, grace=CANCEL_SECONDS)
+        task = asyncio.create_task(self._call_on_loop(call))  # one that cancels itself cancels no other
+        call.stop = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
+        self._start(call)
         try:
-            # A task of its own: an item that cancels itself cancels no other.
-            result = await asyncio.create_task(self._call_on_loop(index))
+            result = await task
         except asyncio.CancelledError as cancelled:
             if self._is_closed:
                 raise  # the loop ends; this item has not ended
-            result = self._result_of(index, cancelled)
-        self._take(index, result._replace(seconds=round(time.perf_counter() - begin, 6)))
+            result = self._result_of(call, cancelled)
+        self._take(call, result._replace(seconds=round(time.monotonic() - call.begin, 6)))
 
-    async def _call_on_loop(self, index: int) -> ItemResult:
+    async def _call_on_loop(self, call: _Call) -> ItemResult:
         try:
-            value = self._call(index)
+            value = self._call(call.index)
             value = await value if inspect.isawaitable(value) else value
             return ItemResult(ITEM_SUCCEEDED, stored_value(value))
         except asyncio.CancelledError:
             raise
         except BaseException as exception:  # SystemExit would end the loop
-            return self._result_of(index, exception)
+            return self._result_of(call, exception)
 
-    def _result_of(self, index: int, exception: BaseException) -> ItemResult:
+    def _result_of(self, call: _Call, exception: BaseException) -> ItemResult:
         """Make the result of an exception, or raise it if it is not the item's own."""
         self._raise_end_of_task(exception)
         is_skip = isinstance(exception, AirflowSkipException)
@@ -425,13 +546,13 @@ class Batch:
         verdict = Verdict(is_final=isinstance(exception, AirflowFailException))
         try:
             error = skip_reason(exception) if is_skip else redacted_error(exception)
-            if not is_skip and not self._is_closed:
-                verdict = self._verdict_on(index, exception, verdict)
+            if not is_skip and not self._is_closed and not call.is_given_up:
+                verdict = self._verdict_on(call.index, exception, verdict)
                 if verdict.delay is None:
-                    self._on_failure(index, exception)
+                    self._on_failure(call.index, exception)
         except BaseException as another:  # of an exception that can't be put into words
             self._raise_end_of_task(another)
-        self._verdicts[index] = verdict
+        call.verdict = verdict
         return ItemResult(ITEM_SKIPPED if is_skip else ITEM_FAILED, error=error, is_final=verdict.is_final)
 
     def _verdict_on(self, index: int, exception: BaseException, verdict: Verdict) -> Verdict:
@@ -450,27 +571,33 @@ class Batch:
                 self.close()
                 raise exception
 
-    def _take(self, index: int, result: ItemResult) -> None:
-        """Keep how an item ended, or put it back, unless the batch has ended before."""
+    def _take(self, call: _Call, result: ItemResult) -> None:
+        """Keep how an item ended, or put it back, unless it was given up before."""
         with self._lock:
-            if self._is_closed:
-                return
-            delay = self._verdicts.pop(index, Verdict()).delay
-            self._tries[index] = tries = self._tries.get(index, 0) + 1
-            result = result._replace(tries=self.earlier_tries.get(index, 0) + tries)
-            if delay is not None and not self.is_stopped:
-                self._put_back[index] = result
-                if math.isinf(delay):
-                    self._queue.drop()
-                else:
-                    self._queue.put_back(index, time.monotonic() + delay)
-            else:
-                self._put_back.pop(index, None)
+            self._calls.discard(call)
+            if not call.is_given_up:
+                self._settle(call, result)
+
+    def _settle(self, call: _Call, result: ItemResult) -> None:
+        """Keep how an item ended, or put it back, unless the batch has ended; called with the lock held."""
+        index, delay = call.index, call.verdict.delay
+        if self._is_closed:
+            return
+        self._tries[index] = tries = self._tries.get(index, 0) + 1
+        result = result._replace(tries=self.earlier_tries.get(index, 0) + tries)
+        if delay is not None and not self.is_stopped:
+            self._put_back[index] = result
+            if math.isinf(delay):
                 self._queue.drop()
-                self._keep(index, result)
-            if self._judge is not None:
-                with contextlib.suppress(RuntimeError):  # the loop has ended
-                    self._wake()
+            else:
+                self._queue.put_back(index, time.monotonic() + delay)
+        else:
+            self._put_back.pop(index, None)
+            self._queue.drop()
+            self._keep(index, result)
+        if self._judge is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._wake()
 
     def _keep(self, index: int, result: ItemResult) -> None:
         if result.status == ITEM_FAILED:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 ERRORS_SHOWN = 5
 
 UNFINISHED = "it was not started, or had not ended, when the task ended"
+NO_PLACE = f"{UNFINISHED}: every place was lost to an item whose time was over, and that could not be stopped"
 KILLED = "the process of its batch ended before it had reported"
 
 
@@ -150,7 +151,8 @@ class BatchOperator(BaseOperator):
                 self.log.error("%s", error, exc_info=error)
             for index, error in errors.items():
                 batch.fail(index, redacted_error(error))
-        values = report(batch, folded=folded)
+        unfinished = NO_PLACE if batch.is_stuck and not batch.is_stopped else UNFINISHED
+        values = report(batch, unfinished, folded=folded)
         if failed := _with_status(batch, ITEM_FAILED):
             is_final = all(result.is_final for result in failed.values())
             kind = FinalBatchFailedError if is_final else BatchFailedError
@@ -239,6 +241,7 @@ class BatchOperator(BaseOperator):
             is_async=work.is_async(labels),
             failures_left=self._failures_left(ti),
             is_retried=bool(ti.max_tries and ti.try_number <= ti.max_tries),
+            item_timeout=self._group.declared.item_timeout,
             deadline=alarm_deadline(),
         )
 

@@ -49,6 +49,10 @@ class ItemQueue:
     def put_back(self, index: int, when: float) -> None:
         """Have an item that was taken start again, not before a time."""
         self.drop()
+        self.add(index, when)
+
+    def add(self, index: int, when: float) -> None:
+        """Have one more item start, not before a time."""
         heappush(self._returning, (when, index))
 
     def drop(self) -> None:

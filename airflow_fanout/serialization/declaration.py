@@ -70,6 +70,7 @@ class DeclaredGroup(NamedTuple):
     items_per_task: int | AtRunTime | None = None
     item_concurrency: int | AtRunTime | None = None
     item_executor: ItemExecutor | None = None
+    item_timeout: float | None = None
     combined: bool = False
 
     @property

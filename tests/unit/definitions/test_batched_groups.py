@@ -4,6 +4,7 @@ import functools
 import inspect
 import operator
 from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -154,6 +155,16 @@ REFUSED = [
         "item_executor: found 'process', but wait is async def, .* or make it a plain function",
         branch=wait,
         item_executor="process",
+    ),
+    wrong_value(
+        "item_timeout: found 60 s, but its task has execution_timeout=0:01:00, .* raise execution_timeout",
+        item_timeout=60,
+        default_args={"execution_timeout": timedelta(minutes=1)},
+    ),
+    wrong_value(
+        "item_timeout: found 90 s, but its task has execution_timeout=0:01:00",
+        item_timeout=timedelta(seconds=90),
+        branch=task(execution_timeout=timedelta(minutes=1))(work),
     ),
     wrong_value("item_executor: .*wait is async", branch={"a": work, "b": wait}, item_executor="process"),
     wrong_value("stop_after_failures: .*none to stop", stop_after_failures=2),

@@ -254,6 +254,13 @@ REFUSED = [
     ),
     wrong_value("item_concurrency: .*give items_per_task too", count=2, item_concurrency=2),
     wrong_value("item_executor: .*give items_per_task too", count=2, item_executor="thread"),
+    wrong_value("item_timeout: .*give items_per_task too, or .*execution_timeout", count=2, item_timeout=9),
+    *(
+        wrong_value(f"item_timeout: expected more than 0 s, found {found}", count=2, item_timeout=seconds)
+        for seconds, found in ((0, "0 "), (-1.5, "-1.5 "), (timedelta(0), "datetime"), (math.nan, "nan"))
+    ),
+    wrong_type("item_timeout: expected a timedelta, or seconds, found True", count=2, item_timeout=True),
+    wrong_type("item_timeout: expected a timedelta, or seconds, found '9'", count=2, item_timeout="9"),
     wrong_value(
         'item_executor: expected "thread" or "process", found \'processes\'',
         count=2,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 TIME_OUT = 10
 """Seconds after which what should have met, or ended, never will."""
@@ -583,6 +585,134 @@ def test_items_that_end_when_they_are_cancelled_have_time_to() -> None:
         run(2, call, is_async=every, concurrency=2, deadline=alarm_deadline())
 
     assert cleaned == [0, 1]
+
+
+async def sleep_for_ever() -> None:
+    await asyncio.sleep(TIME_OUT)
+
+
+TIMED_OUT = "ItemTimeoutError: it had not ended after 0.5 s"
+
+LOST = "it can't be stopped: it goes on, and until it ends its place is lost"
+
+
+class TestItemTimeout:
+    """Item 1 does not end in time."""
+
+    @pytest.fixture(autouse=True)
+    def _for_ever(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr("airflow_fanout.execution_time.batch.CANCEL_SECONDS", 0.1)
+        FOR_EVER.clear()
+        yield
+        FOR_EVER.set()
+
+    def run(self, hostile: Callable[[], Any], **way: Any) -> tuple[Batch, list[tuple[int, str]]]:
+        async def nothing(index: int) -> int:
+            return index
+
+        def call(index: int) -> Any:
+            if index == 1:
+                return hostile()
+            return nothing(index) if "is_async" in way and way["is_async"](index) else index
+
+        troubles: list[tuple[int, str]] = []
+        batch = run(
+            5,
+            call,
+            item_timeout=0.5,
+            on_trouble=lambda index, trouble: troubles.append((index, trouble)),
+            **way,
+        )
+        return batch, troubles
+
+    @pytest.mark.parametrize(
+        ("hostile", "way", "is_lost"),
+        [
+            pytest.param(wait, {"concurrency": 2}, True, id="thread"),
+            pytest.param(wait, {"executor": "process"}, False, id="process"),
+            pytest.param(sleep_for_ever, {"is_async": every}, False, id="loop"),
+            pytest.param(swallow_cancellation, {"is_async": every, "concurrency": 2}, True, id="stubborn"),
+            pytest.param(
+                wait,
+                {"is_async": lambda index: index != 1, "concurrency": 2},
+                True,
+                id="thread-beside-the-loop",
+            ),
+        ],
+    )
+    def test_an_item_fails_and_its_neighbours_do_not_notice(
+        self, hostile: Any, way: Any, is_lost: bool
+    ) -> None:
+        batch, troubles = self.run(hostile, **way)
+
+        assert (statuses(batch), errors(batch), batch.is_stuck) == ("SFSSS", {1: TIMED_OUT}, False)
+        assert not batch.results[1].is_final
+        assert troubles == ([(1, LOST)] if is_lost else [])
+
+    @pytest.mark.parametrize(
+        ("hostile", "way"),
+        [
+            pytest.param(wait, {}, id="thread"),
+            pytest.param(swallow_cancellation, {"is_async": every}, id="stubborn"),
+            pytest.param(block_the_loop, {"is_async": every}, id="blocked-loop"),
+            pytest.param(wait, {"is_async": lambda index: index != 1}, id="thread-beside-the-loop"),
+        ],
+    )
+    def test_without_a_place_what_has_not_started_stays_unfinished(self, hostile: Any, way: Any) -> None:
+        batch, troubles = self.run(hostile, **way)
+        FOR_EVER.set()
+
+        assert (statuses(batch), errors(batch), batch.is_stuck) == ("SF...", {1: TIMED_OUT}, True)
+        assert troubles == [(1, LOST)]
+
+    @pytest.mark.parametrize("executor", ["thread", "process"])
+    @pytest.mark.parametrize("late", [None, ValueError("late")], ids=["returns", "raises"])
+    def test_the_next_try_counts_and_not_how_the_first_one_ends(
+        self, late: Exception | None, executor: Any, tmp_path: Path
+    ) -> None:
+        def call(index: int) -> str:
+            (tried := tmp_path / f"{index}-{len(list(tmp_path.glob(f'{index}-*')))}").touch()
+            if tried.name == "1-0":
+                FOR_EVER.wait(TIME_OUT)
+                if late is not None:
+                    raise late
+            elif tried.name == "1-1":
+                FOR_EVER.set()
+                time.sleep(0.1)
+            return tried.name
+
+        failed: list[str] = []
+
+        def judge(index: int, exception: BaseException, tries: int) -> Verdict:
+            failed.append(f"{index}: {exception}")
+            return Verdict(delay=0.0)
+
+        batch = run(3, call, concurrency=2, executor=executor, item_timeout=0.5, judge=judge)
+
+        assert values(batch) == {0: "0-0", 1: "1-1", 2: "2-0"}
+        assert batch.results[1].tries == 2
+        assert failed == ["1: it had not ended after 0.5 s"]
+
+    def test_a_process_is_killed_and_its_item_runs_once(self, tmp_path: Path) -> None:
+        def call(index: int) -> int:
+            (tmp_path / f"{index}-{os.getpid()}").touch()
+            while index % 3 == 1:
+                pass
+            return index
+
+        batch = run(6, call, concurrency=2, executor="process", item_timeout=0.5)
+        ran = sorted(path.name.split("-") for path in tmp_path.iterdir())
+
+        assert statuses(batch) == "SFSSFS"
+        assert [index for index, _ in ran] == ["0", "1", "2", "3", "4", "5"]
+        for pid in {int(pid) for index, pid in ran}:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+    def test_one_at_a_time_is_watched_by_the_main_thread(self) -> None:
+        threads = values(run(2, lambda index: threading.current_thread().name, item_timeout=60)).values()
+
+        assert threading.main_thread().name not in threads
 
 
 class TestNothingWaitsForEver:

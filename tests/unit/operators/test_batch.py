@@ -147,6 +147,21 @@ class TestTheReport:
         assert (ran.record["statuses"], RAN) == ("SS", ["a", "b"])
         assert "items run in this one" in logged[0]["event"]
 
+    @pytest.mark.parametrize("comms", ["CommsDecoder", "InProcessSupervisorComms"])
+    def test_what_has_no_place_to_run_is_left_to_a_retry(
+        self, comms: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", type(comms, (), {})(), raising=False)
+        ran = run_batch(group_of("a", "takes too long", "b", item_timeout=0.5), retries=1)
+
+        assert (ran.record["statuses"], ran.pushed[RETURN_VALUE]) == ("SFF", {"acts_0": "a"})
+        assert ran.record["errors"] == {
+            "1": "ItemTimeoutError: it had not ended after 0.5 s",
+            "2": "it was not started, or had not ended, when the task ended: every place was lost to an item "
+            "whose time was over, and that could not be stopped",
+        }
+        assert isinstance(ran.error, BatchFailedError)
+
     def test_processes_say_what_they_did_as_threads_do(self) -> None:
         fates = ["a", "fails", "is skipped", "fails for good", "can't be stored"]
         in_processes = run_batch(group_of(*fates, item_concurrency=2, item_executor="process"))

@@ -67,6 +67,7 @@ mapped_groups = st.builds(
     max_concurrency=LIMITS,
     items_per_task=LIMITS,
     item_concurrency=LIMITS,
+    item_timeout=st.none() | st.floats(0.001, 1e6),
     item_executor=st.sampled_from([None, "thread", "process"]),
     combined=st.booleans(),
 )
