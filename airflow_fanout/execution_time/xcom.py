@@ -110,14 +110,16 @@ class RunReader:
         :raises FileNotFoundError: If it is an object-storage XCom whose body is gone.
         :raises UnreadableValueError: If it can't be read for another reason.
         """
-        from airflow.sdk.execution_time.comms import GetXCom, XComResult
-
-        answer = self._ask(GetXCom, XComResult, task_id=task_id, key=key, map_index=map_index)
+        answer = self._stored(task_id, map_index, key)
         if answer.value is None:
             self.found_nothing = True
             return NOTHING
         name = instance_name(task_id, map_index)
         return deserialized(answer, f"What {name!r} pushed under {key!r}")
+
+    def has_value(self, task_id: str, map_index: int, key: str) -> bool:
+        """Whether one instance has pushed a value, though its body may be gone."""
+        return self._stored(task_id, map_index, key).value is not None
 
     def record(self, task_id: str, map_index: int) -> Record | None:
         """Record that a task of this package left; None if there is none."""
@@ -152,6 +154,11 @@ class RunReader:
         bounds = {"start": start, "stop": stop, "step": None}
         answer = self._ask(GetXComSequenceSlice, XComSequenceSliceResult, task_id=task_id, key=key, **bounds)
         return Values(answer.root, f"What an instance of {task_id!r} pushed under {key!r}")
+
+    def _stored(self, task_id: str, map_index: int, key: str) -> Any:
+        from airflow.sdk.execution_time.comms import GetXCom, XComResult
+
+        return self._ask(GetXCom, XComResult, task_id=task_id, key=key, map_index=map_index)
 
     def _ask(self, request: type[Any], expected: type[Any], **fields: Any) -> Any:
         from airflow.sdk.execution_time import task_runner
@@ -318,8 +325,7 @@ def current_count(ti: RuntimeTaskInstance, values: LazyXComSequence[Any]) -> int
     reader, of = RunReader(ti), values._xcom_arg  # noqa: SLF001 - there is no public way
     states = instances_of(reader.states(), of.operator.task_id)
     removed = [index for index, instance in states.items() if instance.state == "removed"]
-    left = [index for index in removed if reader.value(of.operator.task_id, index, of.key) is not NOTHING]
-    return len(values) - len(left)
+    return len(values) - sum(reader.has_value(of.operator.task_id, index, of.key) for index in removed)
 
 
 def make_requests_in_a_thread() -> None:
