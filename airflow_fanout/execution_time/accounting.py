@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, ResultTooLargeError, TooFewBranchesError
 from airflow_fanout.execution_time.ledger import collect, refuse_cleared, removed_branches
+from airflow_fanout.execution_time.metrics import send_metrics
 from airflow_fanout.execution_time.results import FanInResults
 from airflow_fanout.execution_time.wiring import (
     combinations_of,
@@ -74,6 +75,8 @@ def account(
     results, failure = find(task, declared, sources, reader, context)
     judgement = judge(declared.policy, results, failure)
     ti.xcom_push(REPORT_KEY, judgement.report)
+    group_id = None if declared.group is None else declared.group.group_id
+    send_metrics(group_id, results, context, degraded=judgement.report["degraded"])
     try:
         settle(declared.policy, results, judgement)
         return combine(python_callable, op_kwargs, results, context)

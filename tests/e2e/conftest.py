@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.support.celery_airflow import CeleryAirflow
 from tests.support.database import database_in_use, metadata_database
 from tests.support.run import Run, RunStarter
 from tests.support.servers import RedisServer
+from tests.support.statsd import StatsDServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,8 +58,15 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def statsd() -> Iterator[StatsDServer]:
+    """What this Airflow sends its metrics to."""
+    with StatsDServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, scratch: Path, database_url: str
+    tmp_path_factory: pytest.TempPathFactory, scratch: Path, database_url: str, statsd: StatsDServer
 ) -> Iterator[ControlledAirflow]:
     """
     A scheduler, a Dag processor and an API server; their logs stay in pytest's temporary folders.
@@ -73,6 +82,7 @@ def airflow(
             "FANOUT_E2E_SCRATCH": str(scratch),
             # More at once would only wait for each other.
             "AIRFLOW__CORE__PARALLELISM": "10",
+            **(statsd.settings if importlib.util.find_spec("statsd") else {}),
         },
     }
     with ExitStack() as started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_fanout import FanInOperator
     from airflow_fanout.rules.records import Record
 
-__all__ = ["TASK_INSTANCE", "FakeRun", "Verdict", "run_fan_in", "source_of"]
+__all__ = ["STARTED", "TASK_INSTANCE", "FakeRun", "Verdict", "run_fan_in", "source_of"]
 
 TASK_INSTANCE = dir(RuntimeTaskInstance)
 """What a mock of a task instance may be asked for; given the class, a mock takes 50 ms to look at each."""
@@ -33,6 +34,10 @@ def source_of(
     """Make a source of a fan-in; the task of its branch has its name, unless told."""
     tasks = BranchTasks(task_ids=task_ids or (name,), map_index=map_index, is_ours=is_ours)
     return Source(name=name, tasks=tasks, is_mapped=is_mapped)
+
+
+STARTED = datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
+"""When a fan-in started."""
 
 
 @dataclass
@@ -198,7 +203,8 @@ def run_fan_in(fan_in: FanInOperator, run: FakeRun, *, map_index: int | None = -
     :param context: More context values.
     """
     ti = mock.Mock(spec=TASK_INSTANCE)
-    ti.map_index, ti.run_id = map_index, "the run"
+    ti.dag_id, ti.task_id, ti.run_id, ti.map_index = fan_in.dag_id, fan_in.task_id, "the run", map_index
+    ti.start_date = STARTED
     ti.xcom_pull.side_effect = lambda task_ids, key, **_: run.xcoms.get((task_ids, -1, key))
     reader = run.reader()
     value, error = None, None
