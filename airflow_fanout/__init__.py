@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from airflow_fanout.definitions.task_group import FanOutGroup
     from airflow_fanout.execution_time.results import FanInResults
     from airflow_fanout.operators.fan_in import FanInOperator
+    from airflow_fanout.operators.notifier import FanOutNotifier
     from airflow_fanout.rules.outcomes import BranchOutcome
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FanInOperator",
     "FanInResults",
     "FanOutGroup",
+    "FanOutNotifier",
     "__version__",
 ]
 
@@ -26,6 +28,7 @@ _MODULES = {
     "FanInOperator": "airflow_fanout.operators.fan_in",
     "FanInResults": "airflow_fanout.execution_time.results",
     "FanOutGroup": "airflow_fanout.definitions.task_group",
+    "FanOutNotifier": "airflow_fanout.operators.notifier",
 }
 
 

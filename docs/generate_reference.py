@@ -313,6 +313,7 @@ def _blocks_of_all() -> Iterator[str]:
     yield HEAD.strip()
     yield from _made_by("## FanOutGroup", "FanOutGroup", group)
     yield from _made_by("## FanInOperator", "FanInOperator", fan_in_)
+    yield from _made_by("## FanOutNotifier", "FanOutNotifier", airflow_fanout.FanOutNotifier)
     yield from _members("## FanInResults", airflow_fanout.FanInResults)
     yield from _fields("## BranchOutcome", airflow_fanout.BranchOutcome)
     yield "## Decorators"
