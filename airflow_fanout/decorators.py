@@ -233,6 +233,7 @@ def fan_out(
     item_timeout: timedelta | float | None = None,
     item_retries: int = 0,
     item_retry_delay: timedelta | float | None = None,
+    items_per_second: float | None = None,
     stop_after_failures: int | DagParam | XComArg | None = None,
     combine: Callable[[Any, Any], Any] | None = None,
     combine_by: Callable[[Any], str] | None = None,

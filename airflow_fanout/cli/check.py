@@ -112,6 +112,7 @@ def _group_as_json(group_id: str, capacity: GroupCapacity) -> dict[str, Any]:
         "tasks": None if tasks.declared == UNKNOWN else tasks.declared,
         "effective": tasks.effective,
         "effective_items": capacity.items,
+        "items_per_second": capacity.group.items_per_second,
         "limit": limit._asdict() | {"reason": limit.explanation},
         "limits": [each._asdict() | {"reason": each.explanation} for each in capacity.limits],
     }
@@ -134,12 +135,15 @@ def _rows(check: DagCheck) -> Iterator[tuple[str, str, str]]:
 
 def _capacity_in_words(capacity: GroupCapacity) -> str:
     one, many = ("task", "tasks") if capacity.group.mode == "batched" else ("branch", "branches")
+    rate = capacity.group.items_per_second
     text = describe(capacity.tasks, one=one, many=many, of_each=capacity.group.steps)
     if capacity.items is not None:
         items = "" if capacity.declared is None else f"{counted(capacity.declared, 'item', 'items')} in "
-        text = f"{items}{text} ({counted(capacity.items, 'item', 'items')} at once)"
+        a_second = "" if rate is None else f", at most {rate:g} a second"
+        text = f"{items}{text} ({counted(capacity.items, 'item', 'items')} at once{a_second})"
     names = (f"pool {limit.where}" if limit.name == "pool" else limit.name for limit in capacity.limits)
-    limits = (f"{name} {limit.slots}" for name, limit in zip(names, capacity.limits, strict=True))
+    limits = [f"{name} {limit.slots}" for name, limit in zip(names, capacity.limits, strict=True)]
+    limits += [] if rate is None else [f"items_per_second {rate:g}"]
     return f"{text}. Limits: {', '.join(limits)}"
 
 

@@ -98,9 +98,9 @@ CHECK = cli_config.ActionCommand(
         "problems (their number), others (number of Dags without fan-out and fan-in), import_errors (file, "
         "error). A group: group_id (as rerun --group takes it), mode, declared (branches or items; null if "
         "known only at run time), tasks (branches or batches that want to run at once), effective (how many "
-        "can), effective_items (of batches), limit (what sets it: name, slots, where, reason; named "
-        "'branches' if there are no more), limits (all there are). A fan-in: task_id, group_id or prefix, "
-        "matches (task ids), count, key, threshold. A problem: kind, message, task_ids."
+        "can), effective_items and items_per_second (of batches), limit (what sets it: name, slots, where, "
+        "reason; named 'branches' if there are no more), limits (all there are). A fan-in: task_id, group_id "
+        "or prefix, matches (task ids), count, key, threshold. A problem: kind, message, task_ids."
     ),
     func=cli_config.lazy_load_command("airflow_fanout.cli.check.command"),
     args=(

@@ -20,7 +20,7 @@ from airflow_fanout.execution_time.arguments import (
     undecorated,
 )
 from airflow_fanout.operators.fan_in_checks import check_items_at_once, check_number
-from airflow_fanout.rules.pacing import seconds_in
+from airflow_fanout.rules.pacing import MOST_PER_SECOND, most_tasks, seconds_in
 from airflow_fanout.rules.records import MOST_SECONDS
 from airflow_fanout.rules.wording import close_to, counted, typed
 from airflow_fanout.serialization.declaration import ItemExecutor
@@ -259,6 +259,39 @@ def check_task_outlasts_item(
         )
         problem = f"{found}, which ends before; lower it, or raise execution_timeout"
         raise DeclarationValueError(owner, "item_timeout", problem)
+
+
+def check_rate(owner: str, items_per_second: object, items_per_task: object) -> None:
+    """Check that a rate is one, and of items that tasks start."""
+    if items_per_second is None:
+        return
+    if isinstance(items_per_second, bool) or not isinstance(items_per_second, int | float):
+        problem = f"expected a number above 0, found {typed(items_per_second)}"
+        raise DeclarationTypeError(owner, "items_per_second", problem)
+    if not 0 < items_per_second < MOST_PER_SECOND:
+        problem = f"expected a number above 0, and below a million, found {typed(items_per_second)}"
+        raise DeclarationValueError(owner, "items_per_second", problem)
+    if items_per_task is None:
+        problem = "is for the items of tasks, and Airflow has no rate for the tasks; give items_per_task too"
+        raise DeclarationValueError(owner, "items_per_second", problem)
+
+
+def check_rate_is_shared(
+    owner: str, rate: float | None, max_concurrency: int | None, items_per_task: object, count: int | None
+) -> None:
+    """Check that each task can know its share of a rate, and that no second sees more than twice the rate."""
+    is_one_task = isinstance(items_per_task, int) and count is not None and count <= items_per_task
+    if rate is None or is_one_task:
+        return
+    if max_concurrency is None:
+        problem = "is shared by the tasks that run at once; give max_concurrency, their number, too"
+        raise DeclarationValueError(owner, "items_per_second", problem)
+    if max_concurrency > (most := most_tasks(rate)):
+        problem = (
+            f"found {rate:g} for {max_concurrency} tasks, which could all start an item in one second, more "
+            f"than twice the rate; give max_concurrency={most}, and item_concurrency for more at once in each"
+        )
+        raise DeclarationValueError(owner, "items_per_second", problem)
 
 
 def check_retry_policy(owner: str, policy: object, item_retries: int) -> None:

@@ -104,6 +104,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         run; ``AirflowFailException`` and a skip are final. A ``retry_policy`` (Airflow 3.3) is asked about
         each item, with the item's own exception. What has failed after that is for ``retries`` of the task.
     :param item_retry_delay: A timedelta, or seconds, in place of ``retry_delay`` there.
+    :param items_per_second: Calls of items that start in a second, in all tasks of the group in one run,
+        tries after the first included; what was not used is made up for within a second. Each task has an
+        equal share, so ``max_concurrency`` is needed if there can be several.
     :param stop_after_failures: Number of failed branches after which no more are started: each branch asks
         before it starts (one request), and is skipped with that reason. Such a branch stays expected and
         counts as a failure, whatever ``count_skipped`` says. A retried or cleared branch always runs. It,
@@ -128,6 +131,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     item_timeout: timedelta | float | None = attrs.field(kw_only=True, default=None)
     item_retries: int = attrs.field(kw_only=True, default=0)
     item_retry_delay: timedelta | float | None = attrs.field(kw_only=True, default=None)
+    items_per_second: float | None = attrs.field(kw_only=True, default=None)
     stop_after_failures: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
     combine: Callable[[Any, Any], Any] | None = attrs.field(kw_only=True, default=None)
     combine_by: Callable[[Any], str] | None = attrs.field(kw_only=True, default=None)
@@ -152,6 +156,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         items = self._known_items()
         count = None if items is None else len(items)
         check_stop(self.title, self.stop_after_failures, count)
+        checks.check_rate_is_shared(
+            self.title, self.items_per_second, self.max_concurrency, self.items_per_task, count
+        )
         self._check_branches(branches)
         self._check_names(branches, items or {})
         settings = self._batch_settings(branches) if self.mode == "batched" else {}
@@ -247,6 +254,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks.check_item_executor(self.title, self.item_executor, self.items_per_task)
         checks.check_combination(self.title, self.combine, self.combine_by, self.items_per_task)
         checks.check_item_timeout(self.title, self.item_timeout, self.items_per_task)
+        checks.check_rate(self.title, self.items_per_second, self.items_per_task)
         checks.check_item_retries(self.title, self.item_retries, self.item_retry_delay, self.items_per_task)
         checks.check_mapped(self.title, self.mode, self.mapped, self.prefix_group_id, self.branch)
 
@@ -433,6 +441,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             stop_after_failures=as_declared(self.stop_after_failures),
             max_concurrency=self.max_concurrency,
             items_per_task=as_declared(self.items_per_task),
+            items_per_second=self.items_per_second,
             # All of a task's functions run at once unless told otherwise.
             item_concurrency=as_declared(
                 self.item_concurrency or (self.items_per_task if is_mapping else None)
@@ -499,7 +508,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if not isinstance(self.items_per_task, int):
             return f"{counted(count, 'item', 'items')}, as many in a task as the run says"
         tasks = effective_concurrency(math.ceil(count / self.items_per_task), limits)
-        return f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}"
+        rate = "" if self.items_per_second is None else f", at most {self.items_per_second:g} a second"
+        return f"{counted(count, 'item', 'items')} in {describe(tasks, one='task', many='tasks')}{rate}"
 
     def _documentation(self, size: str, branches: Sequence[Branch]) -> Iterator[str]:
         yield f"**Fan-out** `{self.group_id}`: {size}."

@@ -23,7 +23,7 @@ from airflow_fanout.exceptions import ItemTimeoutError
 from airflow_fanout.execution_time.processes import ChildEndedError, ForkServer
 from airflow_fanout.execution_time.recording import cpu_seconds, redacted_error, skip_reason
 from airflow_fanout.execution_time.transport import stored_value
-from airflow_fanout.rules.pacing import ItemQueue, Wait
+from airflow_fanout.rules.pacing import ItemQueue, Pace, Wait
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
 from airflow_fanout.rules.wording import counted
 
@@ -127,6 +127,7 @@ class Batch:
     :param failures_left: Number of failures after which no further item starts; None for no limit.
     :param is_retried: Whether Airflow tries the task again, so that only final failures count for that.
     :param item_timeout: Seconds after which an item has failed, and is ended if it can be; None for no limit.
+    :param per_second: Rate at which items start, tries after the first included; None for no limit.
     :param deadline: End of the task's time, by ``time.monotonic``: no item starts after it, and an
         ``AirflowTaskTimeout`` before it is the item's own.
     """
@@ -145,6 +146,7 @@ class Batch:
         failures_left: int | None = None,
         is_retried: bool = False,
         item_timeout: float | None = None,
+        per_second: float | None = None,
         deadline: float = math.inf,
     ) -> None:
         self.size, self.concurrency, self.deadline = size, concurrency, deadline
@@ -154,6 +156,9 @@ class Batch:
         self.reused = self._failed = 0
         self.elapsed = 0.0  # seconds from the first item's begin to the last one's end
         self.cpu_seconds = 0.0  # of the process in these; items that run at once wait for each other
+        self.rate_wait_seconds = 0.0  # of these, in which an item could have started but for the rate
+        self.idle_seconds = 0.0  # of these, in which all had to wait for the rate or for their next try
+        self._per_second = per_second
         self._call, self._judge = call, judge
         self._on_failure, self._on_trouble = on_failure, on_trouble
         self.is_retried, self._is_async_item, self._failures_left = is_retried, is_async, failures_left
@@ -167,6 +172,8 @@ class Batch:
         self._left = threading.Event()  # one of them has
         self.is_stuck = False  # whether calls that were given up, and go on, kept all others from starting
         self._queue = ItemQueue(())
+        self._waiting: Wait | None = None  # what the last look for an item to start has found
+        self._looked_at = 0.0
         self._tries: dict[int, int] = {}  # in this try of the task
         self._put_back: dict[int, ItemResult] = {}  # last failure of each item that is tried again
         self._workers: asyncio.Task[None] | None = None
@@ -244,7 +251,8 @@ class Batch:
         """
         self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
         self.is_running = True
-        self._queue = ItemQueue(self.pending, may_return=self._judge is not None)
+        pace = None if self._per_second is None else Pace(self._per_second, self._begin)
+        self._queue = ItemQueue(self.pending, may_return=self._judge is not None, pace=pace)
         try:
             self.prepare()
             if self._is_async_item is not None:
@@ -272,6 +280,7 @@ class Batch:
 
     def stop_clocks(self) -> None:
         """Read what the items took so far."""
+        self._count_wait(None)
         self.elapsed = round(time.monotonic() - self._begin, 6)
         cpu = cpu_seconds() - self._cpu_begin
         if self._server is not None and self.is_running:  # of children only what has ended is known
@@ -283,7 +292,18 @@ class Batch:
         now = time.monotonic()
         if self._is_closed or self.is_stopped or now >= self.deadline:
             return None
-        return self._queue.take(now)
+        start = self._queue.take(now)
+        self._count_wait(start if isinstance(start, Wait) else None)
+        return start
+
+    def _count_wait(self, found: Wait | None) -> None:
+        """Count the time since the last look for an item to start as what that look has found."""
+        now = time.monotonic()
+        if self._waiting is not None:
+            seconds = now - self._looked_at
+            self.rate_wait_seconds += seconds if self._waiting.is_for_rate else 0.0
+            self.idle_seconds += seconds if self._waiting.is_idle else 0.0
+        self._waiting, self._looked_at = found, now
 
     def _await_start(self) -> int | None:
         """Wait, in a thread, for the next item to start; None if none is to start any more."""
@@ -595,7 +615,7 @@ class Batch:
             self._put_back.pop(index, None)
             self._queue.drop()
             self._keep(index, result)
-        if self._judge is not None:
+        if self._queue.may_wait:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._wake()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import mmap
 import os
 import signal
@@ -43,6 +44,7 @@ from airflow_fanout.rules.records import (
     RETURN_VALUE,
     BatchRecord,
     batch_key,
+    read_bounds,
 )
 from airflow_fanout.rules.wording import counted, on_one_line
 
@@ -242,6 +244,7 @@ class BatchOperator(BaseOperator):
             failures_left=self._failures_left(ti),
             is_retried=bool(ti.max_tries and ti.try_number <= ti.max_tries),
             item_timeout=self._group.declared.item_timeout,
+            per_second=self._share_of_rate(ti),
             deadline=alarm_deadline(),
         )
 
@@ -285,6 +288,28 @@ class BatchOperator(BaseOperator):
             context=context,
             log=self.log,
         )
+
+    def _share_of_rate(self, ti: Any) -> float | None:
+        """Divide the group's rate by the tasks that can run at once; one request if nobody knows them."""
+        rate: float | None = self._group.items_per_second
+        if rate is None:
+            return None
+        tasks: int = self._group.max_concurrency or 1
+        if tasks > 1:
+            tasks = min(tasks, self._batch_count(ti) or tasks)
+            self.log.info("At most %g items a second start here: %g in %s tasks", rate / tasks, rate, tasks)
+        return rate / tasks
+
+    def _batch_count(self, ti: Any) -> int | None:
+        count: int | None = self._group.declared.count
+        size = self._group.items_per_task
+        if count is not None and isinstance(size, int):
+            return math.ceil(count / size)
+        cuts: object = None
+        with suppress(FileNotFoundError):  # the body of an object-storage XCom
+            cuts = RunReader(ti).value(str(self._group.split_task_id), -1, RETURN_VALUE)
+        bounds = read_bounds(cuts)
+        return None if bounds is None else len(bounds)
 
     def _failures_left(self, ti: Any) -> int | None:
         """Count the failures after which no further item starts; None for no limit."""
@@ -366,6 +391,8 @@ class BatchOperator(BaseOperator):
             concurrency=batch.concurrency,
             elapsed=batch.elapsed,
             task_cpu_seconds=batch.cpu_seconds,
+            rate_wait_seconds=round(batch.rate_wait_seconds, 6),
+            idle_seconds=round(batch.idle_seconds, 6),
         )
         ti.xcom_push(RECORD_KEY, record.to_xcom())
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it

@@ -29,8 +29,9 @@ def advise(group: GroupReport, *, takes_batches: bool) -> tuple[Advice, ...]:
 
     :param takes_batches: Whether ``items_per_task`` can be given to the group: its branches are functions.
     """
-    advice = _overhead(group) if takes_batches else None
-    return tuple(filter(None, (advice, _straggler(group), _limit(group), _cores(group), _waiting(group))))
+    overhead = _overhead(group) if takes_batches else None
+    limit, waiting = (None, None) if _is_kept_to_rate(group) else (_limit(group), _waiting(group))
+    return tuple(filter(None, (overhead, _straggler(group), limit, _cores(group), waiting)))
 
 
 def _overhead(group: GroupReport) -> Advice | None:
@@ -109,6 +110,12 @@ def _limit(group: GroupReport) -> Advice | None:
     at_once = f"{group.peak_concurrency} ran at once"
     text = f"{group.limit}. {waited} had to wait for a slot ({at_once}); {way_out}."
     return Advice(kind="limit", text=text, setting=group.limit_setting)
+
+
+def _is_kept_to_rate(group: GroupReport) -> bool:
+    """Whether more at once would only wait for the rate."""
+    waited, elapsed = group.rate_wait_seconds or 0.0, group.elapsed_sum_seconds or 0.0
+    return waited > ONLY_WAITS * elapsed
 
 
 def _starting_takes_most(group: GroupReport) -> bool:

@@ -264,6 +264,10 @@ def _group_notes(outline: DagOutline, capacity: GroupCapacity, scheduling: Sched
     group = capacity.group
     for limit in narrow_steps(outline, capacity, scheduling):
         yield f"Group {group.group_id!r}: a step lets only {limit.slots} through at once: {limit.explanation}"
+    rate, sharing = group.items_per_second, min(group.max_concurrency or 1, capacity.tasks.declared)
+    if rate is not None and (tasks := capacity.tasks.effective) < sharing:
+        fault = f"{sharing} tasks share items_per_second={rate:g}, but {tasks} can run at once"
+        yield f"Group {group.group_id!r}: {fault}, so at most {rate * tasks / sharing:g} items a second start"
     around = next((outline.tasks[task_id].mapped_group for task_id in group.all_task_ids), None)
     if around is not None and group.mode == "static":
         text = "the numbers are for one instance of that, and all instances share the limits"

@@ -109,6 +109,7 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         ("Limit", *_limit(group)),
         *_slowest(group),
         *_retried(group),
+        *_rate_wait(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
 
@@ -124,6 +125,12 @@ def _retried(group: GroupReport) -> Iterator[tuple[str, str, str]]:
     if group.retried_items:
         calls = f"{number_of(group.extra_calls, 'call')} beyond the first"
         yield "Retried", f"{group.retried_items:,}", f"items that were called again, with {calls}"
+
+
+def _rate_wait(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    if group.rate_wait_seconds:
+        note = "in which batches could have started an item but for items_per_second, added up"
+        yield "Rate wait", format_seconds(group.rate_wait_seconds), note
 
 
 def _limit(group: GroupReport) -> tuple[str, str]:

@@ -146,6 +146,7 @@ class GroupReport(Outcomes):
     the last one. ``items`` are its items; they have no times of their own. ``retried_items`` of them were
     called more than once, ``extra_calls`` is how often beyond the first time. ``item_concurrency`` is how
     many items of a batch could run at once; overhead of batches is beside the time in which their items ran.
+    ``rate_wait_seconds`` are those in which batches could have started an item but for the rate, added up.
     ``segments`` are the times that a time line shows, from a start to an end: long idle times between them
     are left out.
     """
@@ -170,6 +171,7 @@ class GroupReport(Outcomes):
     item_concurrency: int | None = None
     retried_items: int = 0
     extra_calls: int = 0
+    rate_wait_seconds: float | None = None
     hosts: tuple[HostLoad, ...] = ()
     segments: tuple[tuple[datetime, datetime], ...] = ()
     branches: tuple[BranchReport, ...] = ()

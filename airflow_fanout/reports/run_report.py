@@ -24,7 +24,13 @@ from airflow_fanout.reports.group_report import (
 )
 from airflow_fanout.reports.rerun import causes_before
 from airflow_fanout.reports.runs import PROBLEMS, ItemRuns
-from airflow_fanout.reports.timing import count_states, segments, summarize, summarize_work
+from airflow_fanout.reports.timing import (
+    count_states,
+    segments,
+    sum_of_known,
+    summarize,
+    summarize_work,
+)
 from airflow_fanout.rules.capacity import describe
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import EACH, SPLIT
@@ -107,6 +113,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         item_concurrency=_item_concurrency(run),
         retried_items=len(extra_calls),
         extra_calls=sum(extra_calls),
+        rate_wait_seconds=sum_of_known(record.rate_wait_seconds for record in _batch_records(run)),
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
         segments=segments(so_far),
         branches=_branch_reports(run, so_far),
@@ -193,18 +200,25 @@ def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
 
 
 def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
-    """Figures up to the present; of batches, overhead and CPU time are by the time in which items ran."""
+    """
+    Figures up to the present.
+
+    Overhead of batches is beside the time that their items took; CPU time is by that in which one ran.
+    """
     summary = summarize(so_far)
     if run.batches is None:
         return summary
     records = [batch.task_runs[0].batch_record for batch in run.batches]
-    elapsed = summarize(
-        replace(batch, work_seconds=None if record is None else record.elapsed)
-        for batch, record in zip(so_far, records, strict=True)
+    elapsed, busy = (
+        summarize(
+            replace(batch, work_seconds=None if record is None else seconds_of(record))
+            for batch, record in zip(so_far, records, strict=True)
+        )
+        for seconds_of in (attrgetter("elapsed"), attrgetter("busy_seconds"))
     )
     return replace(
         summary,
-        computed_share=elapsed.computed_share,
+        computed_share=busy.computed_share,
         overhead_share=elapsed.overhead_share,
         median_overhead_seconds=elapsed.median_overhead_seconds,
     )

@@ -26,6 +26,9 @@ SKIPPED_KEY = "skipmixin_key"
 
 BATCH = "batch"
 
+RARE = ("tries", "rate_wait_seconds", "idle_seconds")
+"""What a batch records only where there is something to say."""
+
 MOST, MOST_ITEMS, MOST_SECONDS = 2**63, 2_000_000, 3.2e9
 """What a recorded number, the items of a batch, and recorded seconds stay below: more is no record."""
 
@@ -88,6 +91,8 @@ class BatchRecord(NamedTuple):
     :param elapsed: Seconds that the items of this try took together.
     :param task_cpu_seconds: CPU seconds of the task in these. What is left of them was spent waiting; an item
         by itself can't tell, for of threads that compute all but one wait.
+    :param rate_wait_seconds: Those of ``elapsed`` in which an item could have started but for the rate.
+    :param idle_seconds: Those in which no item ran, for all waited for the rate or for their next try.
     """
 
     map_index: int = 0
@@ -105,11 +110,13 @@ class BatchRecord(NamedTuple):
     concurrency: int | None = None
     elapsed: float | None = None
     task_cpu_seconds: float | None = None
+    rate_wait_seconds: float | None = None
+    idle_seconds: float | None = None
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom."""
         own = self._asdict() | {"errors": dict(self.errors), "tries": dict(self.tries)}
-        own = {name: value for name, value in own.items() if name != "tries" or value}
+        own = {name: value for name, value in own.items() if name not in RARE or value}
         return {"state": BATCH, **own, "seconds": [*self.seconds], "cpu_seconds": [*self.cpu_seconds]}
 
     @property
@@ -125,6 +132,11 @@ class BatchRecord(NamedTuple):
     def successes(self) -> list[int]:
         """Indexes of the items that succeeded."""
         return [index for index, status in enumerate(self.statuses) if status == ITEM_SUCCEEDED]
+
+    @property
+    def busy_seconds(self) -> float | None:
+        """Seconds in which an item ran; None if that isn't known."""
+        return None if self.elapsed is None else max(0.0, self.elapsed - (self.idle_seconds or 0.0))
 
     def error(self, index: int) -> str | None:
         """Why an item failed or was skipped."""
@@ -210,6 +222,8 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         cores=_whole(value.get("cores")),
         concurrency=_whole(value.get("concurrency")),
         elapsed=seconds_of(value.get("elapsed")),
+        rate_wait_seconds=seconds_of(value.get("rate_wait_seconds")),
+        idle_seconds=seconds_of(value.get("idle_seconds")),
         task_cpu_seconds=seconds_of(value.get("task_cpu_seconds")),
     )
 

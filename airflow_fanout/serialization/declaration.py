@@ -71,6 +71,7 @@ class DeclaredGroup(NamedTuple):
     item_concurrency: int | AtRunTime | None = None
     item_executor: ItemExecutor | None = None
     item_timeout: float | None = None
+    items_per_second: float | None = None
     combined: bool = False
 
     @property

@@ -13,6 +13,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_fanout.execution_time.transport import UnstorableValueError
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
+KEEPS_STATE = "task_state_store" in KNOWN_CONTEXT_KEYS  # from Airflow 3.3 on
 RERUN = Path(__file__).parents[1] / "distributed" / "read_rerun.py"
 
 
@@ -434,6 +437,21 @@ def test_the_fan_in_says_what_the_branches_did(
     assert answer.state == verdict_of(plan, states)
     if answer.state == "success":
         assert answer.value == dict(good)
+
+
+@pytest.mark.skipif(not KEEPS_STATE, reason="Airflow keeps no tries of a task's items before 3.3")
+@pytest.mark.parametrize("seed", seeds())
+def test_an_item_has_as_many_tries_as_it_wrote_down(
+    answers: dict[tuple[int, int], Answer], seed: int
+) -> None:
+    plan, answer = plan_of(seed), answers[seed, 1]
+    events = [event for event in answer.events if event["phase"] == 1]
+    if plan.mode != "batched" or any(event.get("does") == "die" for event in events):
+        return  # what a killed process had not saved is not counted
+    assert answer.given is not None
+    calls = Counter(event["name"] for event in events if "name" in event)
+
+    assert {each["name"]: each["tries"] for each in answer.given["outcomes"]} == calls
 
 
 @pytest.mark.parametrize(("seed", "phase"), PHASES_OF_SEEDS)

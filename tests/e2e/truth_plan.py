@@ -27,6 +27,7 @@ class Plan:
     :param again: What is cleared between the phases: ``branches``, with all that comes after them, those of
         ``source``, the task of the items, alone, of ``source and split``, or the ``fan-in`` alone. After the
         second and the third the fan-in alone runs.
+    :param item_retries: How often an item of a batch is tried again within its task.
     :param is_edited: Whether the Dag file declares other branches in the second phase.
     """
 
@@ -39,6 +40,7 @@ class Plan:
     fates: dict[int, dict[str, dict[str, Any]]]
     items_per_task: int
     item_concurrency: int
+    item_retries: int
     policy: dict[str, Any]
     again: str
     is_edited: bool
@@ -118,6 +120,7 @@ def plan_of(seed: int) -> Plan:
         fates=fates,
         items_per_task=items_per_task,
         item_concurrency=item_concurrency,
+        item_retries=seed // 3 % 3 if mode == "batched" else 0,
         policy=policy,
         again=again,
         is_edited=is_edited,

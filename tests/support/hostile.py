@@ -78,6 +78,8 @@ def good_batch(number: int, **other: Any) -> dict[str, Any]:
         "errors": {"3": "ValueError: no"},
         "stopped": None,
         "tries": {"3": 2},
+        "rate_wait_seconds": 0.5,
+        "idle_seconds": 0.25,
         "seconds": [1.0, 2.0, 3.0, None],
         "cpu_seconds": [0.5, 0.5, None, None],
         "peak_memory_bytes": 10**8,

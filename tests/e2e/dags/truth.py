@@ -197,6 +197,7 @@ def add(plan: Plan, declared_in: int) -> None:
     declared: dict[str, Any] = {"count" if plan.origin == "count" else "items": how_many}
     if plan.mode == "batched":
         declared |= {"items_per_task": plan.items_per_task, "item_concurrency": plan.item_concurrency}
+        declared |= {"item_retries": plan.item_retries, "item_retry_delay": 0.05} if plan.item_retries else {}
     elif plan.mode == "mapped" and not plan.at_run_time:
         declared |= {"mapped": True}
     group = FanOutGroup(plan.group_id, branch=branch_of(plan), **declared)

@@ -57,6 +57,12 @@ def shown(capsys: pytest.CaptureFixture[str], *checks: DagCheck, output: str, **
             id="batched",
         ),
         pytest.param(
+            instances(100, items_per_task=50, items_per_second=2.5),
+            "100 items in 2 tasks, all at once (2 items at once, at most 2.5 a second). Limits: pool "
+            "default_pool 128, max_active_tasks 16, core.parallelism 32, items_per_second 2.5",
+            id="at a rate",
+        ),
+        pytest.param(
             instances(None, items_per_task=50),
             "as many tasks as there are at run time, at most 16 at once: max_active_tasks of the Dag is 16 "
             "(16 items at once)",
@@ -133,6 +139,7 @@ def test_json_has_the_keys_that_the_help_names_and_yaml_is_the_same(
         "tasks": 50,
         "effective": 16,
         "effective_items": None,
+        "items_per_second": None,
         "limit": {
             "name": "max_active_tasks",
             "slots": 16,

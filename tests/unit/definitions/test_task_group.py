@@ -193,6 +193,7 @@ POOL = r'make a pool with that many slots and give default_args=\{"pool": …\}'
 TWO = {"a": work, "b": work}
 
 RETRIED: dict[str, Any] = {"count": 2, "items_per_task": 2, "item_retries": 1}
+IN_ONE_TASK: dict[str, Any] = {"count": 2, "items_per_task": 2}
 DELAYS: list[tuple[Any, str]] = [
     *(
         (-1, "-1"),
@@ -281,6 +282,36 @@ REFUSED = [
     ),
     wrong_type("item_retry_delay: .*timedelta, or seconds, found True", **RETRIED, item_retry_delay=True),
     wrong_type("item_retry_delay: .*timedelta, or seconds, found '1'", **RETRIED, item_retry_delay="1"),
+    wrong_value("items_per_second: .*give items_per_task too", count=2, items_per_second=2),
+    wrong_value(
+        "items_per_second: .*give items_per_task too",
+        items=["a"],
+        mapped=True,
+        max_concurrency=1,
+        items_per_second=2,
+    ),
+    wrong_value("items_per_second: .*give max_concurrency", count=3, items_per_task=2, items_per_second=2),
+    wrong_value(
+        "items_per_second: .*give max_concurrency", items=load(), items_per_task=2, items_per_second=2
+    ),
+    *(
+        wrong_value(f"items_per_second: .*above 0, .*found {found}", **IN_ONE_TASK, items_per_second=rate)
+        for rate, found in [(0, 0), (-1, -1), (math.nan, "nan"), (math.inf, "inf"), (10**400, "1000")]
+    ),
+    wrong_type(
+        "items_per_second: expected a number above 0, found True", **IN_ONE_TASK, items_per_second=True
+    ),
+    wrong_type("items_per_second: expected a number above 0, found '5'", **IN_ONE_TASK, items_per_second="5"),
+    wrong_value(
+        "items_per_second: found 1.5 for 4 tasks, .*max_concurrency=3, and item_concurrency",
+        **{**IN_ONE_TASK, "count": 9, "max_concurrency": 4},
+        items_per_second=1.5,
+    ),
+    wrong_value(
+        "items_per_second: found 0.1 for 2 tasks, .*max_concurrency=1, and item_concurrency",
+        **{**IN_ONE_TASK, "count": 3, "max_concurrency": 2},
+        items_per_second=0.1,
+    ),
     wrong_value("stop_after_failures: 2 .* of 2 .* choose a number below 2", count=2, stop_after_failures=2),
     wrong_type("mapped: expected True or False, found 1 of type int", count=2, mapped=1),
     *(

@@ -309,6 +309,84 @@ class TestItemRetries:
         assert [batch.results[index].tries for index in range(2)] == [1, 5]
 
 
+@pytest.mark.parametrize(("way", "acting_so"), WAYS)
+class TestTheRate:
+    def test_items_start_at_it(self, way: Any, acting_so: Any) -> None:
+        batch = run(12, acting_so(*range(12)), per_second=40, **way)
+
+        assert statuses(batch) == "S" * 12
+        assert batch.elapsed * 40 >= 12 - 1e-6
+        assert 0 < batch.rate_wait_seconds <= batch.elapsed
+        assert batch.rate_wait_seconds >= batch.idle_seconds
+
+    def test_tries_after_the_first_start_at_it_too(self, way: Any, acting_so: Any) -> None:
+        batch = run(2, acting_so("a", ValueError("no")), judge=again(10), per_second=40, **way)
+
+        assert (statuses(batch), batch.results[1].tries) == ("SF", 11)
+        assert batch.elapsed * 40 >= 12 - 1e-6
+
+    def test_closing_ends_the_waiting(self, way: Any, acting_so: Any) -> None:
+        batch = Batch(2, acting_so("a", "b"), per_second=1e-6, **way)
+
+        def close() -> None:
+            while batch._waiting is None:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            batch.close()
+
+        threading.Thread(target=close, daemon=True).start()
+        batch.run()
+
+        assert (statuses(batch), batch.pending) == ("..", [0, 1])
+        assert batch.rate_wait_seconds == pytest.approx(batch.idle_seconds)
+        assert 0 < batch.rate_wait_seconds <= batch.elapsed
+
+    def test_the_deadline_ends_the_waiting(self, way: Any, acting_so: Any) -> None:
+        batch = Batch(2, acting_so("a", "b"), per_second=1e-6, deadline=time.monotonic() + 0.05, **way)
+        with pytest.raises(AirflowTaskTimeout):
+            batch.run()
+
+        assert (statuses(batch), batch.pending) == ("..", [0, 1])
+
+
+def test_an_item_that_runs_again_alone_keeps_to_the_rate() -> None:
+    def call(index: int) -> int:
+        return os._exit(3) if index == 1 else index
+
+    batch = run(3, call, executor="process", concurrency=2, per_second=2)
+
+    assert statuses(batch) == "SFS"
+    assert batch.elapsed * 2 >= 4 - 1e-6
+
+
+def test_what_runs_while_others_wait_for_the_rate_is_no_idle_time() -> None:
+    started: list[int] = []
+
+    def call(index: int) -> None:
+        started.append(index)
+        while index == 0 and len(started) < 4:
+            time.sleep(0.01)
+
+    batch = run(4, call, concurrency=2, per_second=20)
+
+    assert statuses(batch) == "SSSS"
+    assert batch.rate_wait_seconds >= 3 * batch.idle_seconds  # the first has nobody beside it
+
+
+def test_a_snapshot_counts_the_waiting_so_far() -> None:
+    batch = Batch(1, str, per_second=1e-6)
+    seen: list[Batch] = []
+
+    def look() -> None:
+        seen.extend([batch.snapshot(), batch.snapshot()])
+        batch.close()
+
+    threading.Timer(0.1, look).start()
+    batch.run()
+
+    assert 0 < seen[0].rate_wait_seconds <= seen[1].rate_wait_seconds <= batch.rate_wait_seconds
+
+
 def test_threads_wait_for_nothing_while_they_can_start_something() -> None:
     """Two threads, two items that wait for another try: the others run at once all the same."""
     barrier = threading.Barrier(2)

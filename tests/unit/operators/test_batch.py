@@ -361,6 +361,58 @@ class TestItemRetries:
         assert error.startswith("ValueError: broken; it was not started, or had not ended, when the task")
 
 
+class TestTheRate:
+    @pytest.mark.parametrize(
+        ("arguments", "share"),
+        [
+            pytest.param({}, None, id="none"),
+            pytest.param({"items_per_second": 6}, 6, id="one-task"),
+            pytest.param({"items_per_second": 6, "items_per_task": 1, "max_concurrency": 2}, 3, id="two"),
+            pytest.param({"items_per_second": 6, "items_per_task": 1, "max_concurrency": 9}, 2, id="all"),
+            pytest.param({"items_per_second": 6, "max_concurrency": 9}, 6, id="one-of-one"),
+        ],
+    )
+    def test_each_task_has_its_share(self, arguments: Any, share: float | None) -> None:
+        operator = batch_operator(group_of("a", "b", "c", **arguments), 0, 1)
+
+        assert operator._share_of_rate(task_instance()) == share
+
+    @pytest.mark.parametrize(
+        ("cuts", "share"),
+        [
+            pytest.param([[0, 2, 1], [2, 4, 1], [4, 5, 1]], 4, id="fewer than may run"),
+            pytest.param([[n, n + 1, 1] for n in range(9)], 3, id="more than may run"),
+            pytest.param("no cuts", 3, id="not known"),
+            pytest.param(FileNotFoundError(), 3, id="no longer stored"),
+        ],
+    )
+    def test_the_tasks_are_counted_where_only_the_run_knows_them(self, cuts: Any, share: float) -> None:
+        group = group_of(items=list_items(), items_per_task=2, items_per_second=12, max_concurrency=4)
+        run = FakeRun().add("acts.split", value=cuts)
+        operator = batch_operator(group, 0, 2)
+        with mock.patch("airflow_fanout.operators.batch.RunReader", return_value=run.reader()):
+            assert operator._share_of_rate(task_instance()) == share
+
+    def test_waiting_for_it_is_recorded(self) -> None:
+        with capture_logs() as logged:
+            ran = run_batch(
+                group_of("a", "b", "c", items_per_task=2, max_concurrency=2, items_per_second=80), 0, 2
+            )
+
+        assert 0 < ran.record["rate_wait_seconds"] <= ran.record["elapsed"]
+        assert ran.record["idle_seconds"] <= ran.record["rate_wait_seconds"] + 1e-6
+        assert logged[0]["event"] == "At most 40 items a second start here: 80 in 2 tasks"
+
+    def test_a_timeout_ends_the_waiting_and_keeps_what_was_done(self, store: FakeStore) -> None:
+        group = group_of("a", "b", items_per_second=2)
+        with timeout(0.7):  # type: ignore[no-untyped-call]
+            ran = run_batch(group, store=store, retries=1)
+
+        assert isinstance(ran.error, AirflowTaskTimeout)
+        assert ran.outcome == ("SF", {"acts_0": "a"})
+        assert (len(store.kept), RAN) == (1, ["a"])
+
+
 class TestTheEndOfTheTask:
     def test_a_timeout_keeps_what_was_done(self, store: FakeStore) -> None:
         group = group_of("a", "can't be stored", "fails for good", "takes too long", "b")

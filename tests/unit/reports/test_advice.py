@@ -283,3 +283,12 @@ def test_advice_says_what_was_seen_and_what_to_do(group: GroupReport, setting: s
     (found,) = (each for each in advise(group, takes_batches=True) if each.setting == setting)
 
     assert text in found.text
+
+
+@pytest.mark.parametrize("group", [LIMITED, WAITING, WAITING_ITEMS], ids=["limited", "waiting", "items"])
+def test_more_at_once_is_no_advice_where_the_rate_held_them_back(group: GroupReport) -> None:
+    kept = replace(group, elapsed_sum_seconds=100.0, rate_wait_seconds=11.0)
+
+    assert advise(group, takes_batches=True)
+    assert advise(kept, takes_batches=True) == ()
+    assert advise(replace(kept, rate_wait_seconds=9.0), takes_batches=True)

@@ -389,6 +389,12 @@ def note(id_: str, dag: DagOutline, text: str, **scheduling: Any) -> Any:
             workers=(Worker(concurrency=6, queues=frozenset({"default"})),),
         ),
         note(
+            "a rate of which a part is not used",
+            collected(instances(100, items_per_task=10, items_per_second=8, max_concurrency=4)),
+            "4 tasks share items_per_second=8, but 2 can run at once, so at most 4 items a second start",
+            parallelism=2,
+        ),
+        note(
             "another executor",
             collected(static(2)),
             "How many tasks KubernetesExecutor has room for is not known here",

@@ -381,6 +381,21 @@ class TestBatches:
         ]
         assert not [f for f in only(batched(count=2), batch(0, "SS")).figures if f.name == "Retried"]
 
+    def test_waiting_for_the_rate_is_neither_work_nor_waiting(self) -> None:
+        waited: dict[str, Any] = {
+            "elapsed": 10.0,
+            "task_cpu_seconds": 1.0,
+            "rate_wait_seconds": 9.0,
+            "idle_seconds": 8.0,
+        }
+        group = only(batched(count=4), *(batch(number, "SS", **waited) for number in range(2)))
+
+        assert (group.rate_wait_seconds, group.work_seconds, group.computed_share) == (18.0, 4.0, 0.5)
+        assert [(f.value, f.note) for f in group.figures if f.name == "Rate wait"] == [
+            ("18.0 s", "in which batches could have started an item but for items_per_second, added up")
+        ]
+        assert not [f for f in only(batched(count=2), batch(0, "SS")).figures if f.name == "Rate wait"]
+
     def test_one_that_left_no_record_is_one_problem(self) -> None:
         killed = ran("docs.each", 1, state="failed", record={})
 

@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest import mock
 
+import pytest
 from airflow.models.taskinstance import TaskInstance
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_fanout.rules.pacing import ItemQueue, Wait, retry_seconds, seconds_in
+from airflow_fanout.rules.pacing import ItemQueue, Pace, Wait, most_tasks, retry_seconds, seconds_in
 
 
 def took(queue: ItemQueue, now: float) -> list[Any]:
@@ -36,7 +37,7 @@ class TestItemQueue:
         assert took(queue, 0) == [0, 1, 2, Wait(math.inf)]
         for index, when in enumerate([7, 9, 8]):
             queue.put_back(index, when)
-        assert queue.take(6) == Wait(1)
+        assert queue.take(6) == Wait(1, is_idle=True)
         assert took(queue, 8.5) == [0, 2, Wait(0.5)]
 
     def test_the_end_waits_for_what_may_come_back(self) -> None:
@@ -49,6 +50,74 @@ class TestItemQueue:
 
     def test_nothing_is_waited_for_that_never_comes_back(self) -> None:
         assert took(ItemQueue(range(2)), 0) == [0, 1, None]
+
+
+RATES = [0.2, 0.5, 1, 1.5, 2, 3.7, 10, 64]
+
+
+def starts_of(share: float, lives: list[list[float]], begin: float) -> list[float]:
+    """When the items of one task start that begins anew after each life, on a clock that nobody waits for."""
+    starts, now = [], begin
+    for busy_times in lives:
+        pace = Pace(share, now)
+        for busy in busy_times:
+            while seconds := pace.wait(now):
+                now += seconds
+            pace.start()
+            starts.append(now)
+            now += busy
+    return starts
+
+
+@st.composite
+def shared_rates(draw: st.DrawFn) -> tuple[float, list[float]]:
+    """A rate, and when the items of all tasks that share it start; each may be killed, and begin anew."""
+    rate = draw(st.sampled_from(RATES))
+    tasks = draw(st.integers(1, min(6, most_tasks(rate))))
+    busy = st.sampled_from([0.0, 0.0, 0.01, 0.3, 1.0, 7.0])
+    lives = st.lists(st.lists(busy, max_size=40), max_size=4)
+    begins = draw(st.lists(st.sampled_from([0.0, 0.1, 0.9, 2.5]), min_size=tasks, max_size=tasks))
+    return rate, sorted(start for begin in begins for start in starts_of(rate / tasks, draw(lives), begin))
+
+
+class TestPace:
+    @given(shared=shared_rates())
+    def test_no_second_sees_more_than_twice_the_rate(self, shared: tuple[float, list[float]]) -> None:
+        rate, starts = shared
+
+        for first in starts:
+            in_a_second = [start for start in starts if first <= start < first + 1 - 1e-6]
+            assert len(in_a_second) <= max(1, 2 * rate)
+
+    @pytest.mark.parametrize("rate", RATES)
+    def test_all_of_the_rate_is_used_by_one_who_always_wants_more(self, rate: float) -> None:
+        starts = starts_of(rate, [[0.0] * 1000], 0.0)
+
+        assert starts[-1] == pytest.approx(1000 / rate)
+        assert len({round(start * rate, 3) for start in starts}) == 1000  # one after another, evenly
+
+    @pytest.mark.parametrize("rate", [2, 3.7, 10, 64])
+    def test_what_was_not_used_is_made_up_for_within_a_second_at_most(self, rate: float) -> None:
+        starts = starts_of(rate, [[60.0, *[0.0] * 100]], 0.0)
+
+        burst = [start for start in starts if start == starts[1]]
+        assert len(burst) == int(rate)
+
+    def test_nothing_is_saved_up_at_the_begin(self) -> None:
+        assert starts_of(4, [[0.0, 0.0], [0.0]], 7.0) == [7.25, 7.5, 7.75]
+
+
+def test_a_queue_keeps_to_a_pace_with_every_try() -> None:
+    queue = ItemQueue(range(3), may_return=True, pace=Pace(2, 10))
+
+    assert queue.take(10) == Wait(0.5, is_for_rate=True, is_idle=True)
+    assert queue.take(10.5) == 0
+    assert queue.take(10.75) == Wait(0.25, is_for_rate=True)
+    queue.put_back(0, 10.75)
+    assert queue.take(10.75) == Wait(0.25, is_for_rate=True, is_idle=True)
+    assert queue.take(11) == 0
+    queue.put_back(0, 99)
+    assert took(queue, 13) == [1, 2, Wait(86)]
 
 
 def test_a_duration_is_a_timedelta_or_seconds() -> None:

@@ -45,6 +45,8 @@ BATCH = BatchRecord(
     cores=2,
     concurrency=4,
     elapsed=3.5,
+    rate_wait_seconds=1.5,
+    idle_seconds=0.5,
     task_cpu_seconds=0.75,
 )
 

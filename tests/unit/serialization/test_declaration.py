@@ -70,6 +70,7 @@ mapped_groups = st.builds(
     item_timeout=st.none() | st.floats(0.001, 1e6),
     item_executor=st.sampled_from([None, "thread", "process"]),
     combined=st.booleans(),
+    items_per_second=st.none() | st.floats(0.01, 100),
 )
 policies = st.builds(
     Policy,
