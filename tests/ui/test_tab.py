@@ -146,6 +146,19 @@ class TestBatched:
         assert square.locator(".failed tbody th").all_inner_texts() == [f"square_{item}" for item in items]
         errors = square.locator(".failed tbody td:nth-child(3)").all_inner_texts()
         assert errors == [f"ValueError: {item} is no good" for item in items]
+        assert square.locator(".failed tbody td:nth-child(4)").all_inner_texts() == ["2"] * 4
+        expect(square.locator(".figures")).to_contain_text("Retried")
+
+    def test_an_item_says_how_often_it_was_called(self, square: Locator) -> None:
+        square.locator(".row.branch").first.click()
+        item = square.locator(".row.item").filter(has_text="square_7")
+        item.first.click()
+
+        expect(square.locator(".readout")).to_contain_text("square_7 · failed")
+        expect(square.locator(".readout")).to_contain_text("· try 2 ·")
+        detail = square.get_by_role("region", name="Chosen branch")
+        names, values = (detail.locator(tag).all_inner_texts() for tag in ("dt", "dd"))
+        assert dict(zip(names, values, strict=True))["Tries"] == "2"
 
     def test_its_chips_count_items_and_leave_the_batches_that_have_such(
         self, tab: Tab, square: Locator

@@ -74,7 +74,13 @@ with DAG("tab", schedule=None):
         task_id="read_all", fan_out=FanOutGroup("read", branch=read, items=list_names()), min_success=1
     )
     squares = FanOutGroup(
-        "square", branch=square, items=list(range(2000)), items_per_task=250, item_concurrency=4
+        "square",
+        branch=square,
+        items=list(range(2000)),
+        items_per_task=250,
+        item_concurrency=4,
+        item_retries=1,
+        item_retry_delay=0,
     )
     FanInOperator(task_id="squared", fan_out=squares, min_success_ratio=0.9)
 

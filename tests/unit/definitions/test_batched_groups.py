@@ -135,6 +135,15 @@ def test_a_policy_of_retries_is_the_tasks_too(dag: DAG, declared: Any) -> None:
     assert isinstance(each.partial_kwargs["retry_policy"], type(policy()))
 
 
+def test_an_airflow_that_would_ignore_a_policy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldOperator:
+        def __init__(self, retries: int = 0) -> None: ...
+
+    monkeypatch.setattr("airflow_fanout.definitions.group_checks.BaseOperator", OldOperator)
+    with pytest.raises(DeclarationError, match=r"'g': retry_policy: Airflow has it from 3\.3 on"):
+        declare(item_retries=1, default_args={"retry_policy": policy()})
+
+
 @since_3_3
 def test_a_policy_of_the_dag_can_be_taken_off_the_group() -> None:
     with DAG("other", default_args={"retry_policy": policy()}):
