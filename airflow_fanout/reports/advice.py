@@ -19,6 +19,7 @@ MORE_ITEMS = 2  # how many times as many items a task has to run for a change to
 BIG_SAVING = 0.2  # share of the wall that the slowest branch alone has to cost
 MUCH_SLOWER = 2.0  # how many times as long as the median of the others the slowest branch has to take
 COMPUTES = 0.7  # share of the cores' time from which on branches are taken to compute, and not to wait
+ONE_CORE = 1.2  # share of a core's time up to which threads are taken to compute one at a time
 ONLY_WAITS = 0.1  # share of the time up to which what branches compute makes no difference
 WORTH_A_START = 1.0  # seconds of work in one task below which more at once saves nothing: it has to start
 
@@ -31,7 +32,8 @@ def advise(group: GroupReport, *, takes_batches: bool) -> tuple[Advice, ...]:
     """
     overhead = _overhead(group) if takes_batches else None
     limit, waiting = (None, None) if _is_kept_to_rate(group) else (_limit(group), _waiting(group))
-    return tuple(filter(None, (overhead, _straggler(group), limit, _cores(group), waiting)))
+    advice = (overhead, _straggler(group), limit, _cores(group), waiting, _processes(group))
+    return tuple(filter(None, advice))
 
 
 def _overhead(group: GroupReport) -> Advice | None:
@@ -146,6 +148,23 @@ def _cores(group: GroupReport) -> Advice | None:
         "machine), or give them more cores."
     )
     return Advice(kind="cores", text=text, setting=setting, value=worst.cores)
+
+
+def _processes(group: GroupReport) -> Advice | None:
+    """Advise processes, where threads compute on one core and their machine has others."""
+    share, work = group.computed_share, group.outcomes.median_work_seconds
+    items = min(group.items_per_task or 0, group.outcomes.total)
+    roomy = [host for host in group.hosts if host.cores > host.peak]
+    if group.item_executor != "thread" or share is None or not COMPUTES <= share <= ONE_CORE or not roomy:
+        return None
+    if work is None or items <= 1 or work * items < WORTH_A_START:
+        return None
+    text = (
+        f"A batch used {format_share(share)} of one core while its items ran, and {roomy[0].hostname} has "
+        f'{roomy[0].cores}: threads that compute wait for each other. item_executor="process" lets items use '
+        "the other cores, item_concurrency of them; more threads don't."
+    )
+    return Advice(kind="processes", text=text, setting="item_executor")
 
 
 def _waiting(group: GroupReport) -> Advice | None:

@@ -10,6 +10,7 @@ from airflow_fanout.reports.timing import GroupSummary
 
 if TYPE_CHECKING:
     from airflow_fanout.reports.timing import TaskTry
+    from airflow_fanout.serialization.declaration import ItemExecutor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Advice:
     as the figures say.
     """
 
-    kind: Literal["overhead", "straggler", "limit", "cores", "waiting"]
+    kind: Literal["overhead", "straggler", "limit", "cores", "waiting", "processes"]
     text: str
     setting: str | None = None
     value: int | None = None
@@ -169,6 +170,7 @@ class GroupReport(Outcomes):
     limit_setting: str | None = None
     items_per_task: int | None = None
     item_concurrency: int | None = None
+    item_executor: ItemExecutor | None = None
     retried_items: int = 0
     extra_calls: int = 0
     rate_wait_seconds: float | None = None

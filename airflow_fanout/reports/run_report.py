@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from airflow_fanout.reports.timing import GroupSummary, Span, Times
     from airflow_fanout.rules.capacity import Capacity
     from airflow_fanout.rules.records import BatchRecord
-    from airflow_fanout.serialization.declaration import DeclaredGroup
+    from airflow_fanout.serialization.declaration import DeclaredGroup, ItemExecutor
     from airflow_fanout.serialization.outline import DagOutline
 
     CapacityOf = Callable[[GroupRun, int], Capacity | None]
@@ -111,6 +111,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         limit_setting=None if narrowest is None else narrowest.name,
         items_per_task=None if declared is None else _items_per_task(facts, declared),
         item_concurrency=_item_concurrency(run),
+        item_executor=_item_executor(run),
         retried_items=len(extra_calls),
         extra_calls=sum(extra_calls),
         rate_wait_seconds=sum_of_known(record.rate_wait_seconds for record in _batch_records(run)),
@@ -173,6 +174,14 @@ def _items_per_task(facts: RunFacts, group: DeclaredGroup) -> int | None:
     return group.items_per_task
 
 
+def _item_executor(run: GroupRun) -> ItemExecutor | None:
+    """Where items of batches ran; None on an event loop, where nobody can tell their CPU seconds."""
+    if run.group is None or not any(filter(None, (r.cpu_seconds for r in _batch_records(run)))):
+        return None
+    is_loop = all(cpu is None for record in _batch_records(run) for cpu in record.cpu_seconds)
+    return None if is_loop else run.group.item_executor or "thread"
+
+
 def _item_concurrency(run: GroupRun) -> int | None:
     numbers = [record.concurrency for record in _batch_records(run)]
     return max((number for number in numbers if number is not None), default=None)
@@ -214,7 +223,7 @@ def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
             replace(batch, work_seconds=None if record is None else seconds_of(record))
             for batch, record in zip(so_far, records, strict=True)
         )
-        for seconds_of in (attrgetter("elapsed"), attrgetter("busy_seconds"))
+        for seconds_of in (attrgetter("elapsed"), partial(_core_seconds, run))
     )
     return replace(
         summary,
@@ -222,6 +231,13 @@ def _summary(run: GroupRun, so_far: Sequence[BranchRun]) -> GroupSummary:
         overhead_share=elapsed.overhead_share,
         median_overhead_seconds=elapsed.median_overhead_seconds,
     )
+
+
+def _core_seconds(run: GroupRun, record: BatchRecord) -> float | None:
+    """Core seconds that items could use while some ran; threads wait for each other, and use one core."""
+    is_of_processes = run.group is not None and run.group.item_executor == "process"
+    cores = min(record.concurrency or 1, record.cores or 1) if is_of_processes else 1
+    return None if record.busy_seconds is None else record.busy_seconds * cores
 
 
 def _summary_of_items(run: GroupRun) -> GroupSummary:

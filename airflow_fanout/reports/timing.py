@@ -121,10 +121,11 @@ class GroupSummary:
     one that ran was queued. ``idle_seconds`` are those of them in which nothing was queued or ran, but some
     branch waited for its next try. Work, CPU, memory, elapsed time and overhead, the time from queued to end
     that was no work, are those of last tries. ``computed_share`` is CPU seconds divided by work, or, of
-    batches, by the time in which their items ran; the rest was spent waiting. Items alone can't tell theirs:
-    of threads that compute, all but one wait. Memory is that of one branch's process, at most. A branch of
-    several tasks counts towards ``peak_concurrency`` while one of its tasks runs. "Without the slowest" are
-    the others as they ran: what might have started earlier is not moved up.
+    batches, by the time in which their items ran, on as many cores as these can use (threads one); the rest
+    was spent waiting. Items alone can't tell theirs: of threads that compute, all but one wait. Memory is
+    that of one branch's process, at most. A branch of several tasks counts towards ``peak_concurrency`` while
+    one of its tasks runs. "Without the slowest" are the others as they ran: what might have started earlier
+    is not moved up.
     """
 
     states: dict[str, int]

@@ -65,6 +65,17 @@ WAITING_ITEMS = report(
     computed_share=0.1,
     items=Outcomes(states={}, total=200, median_work_seconds=0.01),
 )
+COMPUTING_ITEMS = report(
+    mode="batched",
+    total=2,
+    peak_concurrency=2,
+    items_per_task=100,
+    item_concurrency=16,
+    item_executor="thread",
+    computed_share=0.7,
+    hosts=(replace(WORKER, cores=3, peak=2),),
+    items=Outcomes(states={}, total=200, median_work_seconds=0.01),
+)
 TINY_BATCHES = report(
     mode="batched",
     total=30,
@@ -98,6 +109,8 @@ def only(group: GroupReport) -> Advice:
         pytest.param(CROWDED, ["cores"], id="cores"),
         pytest.param(WAITING, ["limit", "waiting"], id="waiting"),
         pytest.param(WAITING_ITEMS, ["waiting"], id="waiting-items"),
+        pytest.param(COMPUTING_ITEMS, ["processes"], id="processes"),
+        pytest.param(replace(COMPUTING_ITEMS, computed_share=1.2), ["processes"], id="processes-of-one-core"),
         pytest.param(report(peak_concurrency=3), [], id="nothing-known"),
         pytest.param(report(total=0), [], id="nothing-there"),
     ],
@@ -134,6 +147,15 @@ def test_each_rule_holds_where_its_figures_reach_it(group: GroupReport, expected
         pytest.param(replace(CROWDED, hosts=(replace(WORKER, cores=3, busy_share=1.0),)), id="enough-cores"),
         pytest.param(replace(CROWDED, hosts=(replace(WORKER, busy_share=0.69),)), id="not-computing"),
         pytest.param(replace(CROWDED, hosts=()), id="hosts-not-known"),
+        pytest.param(replace(COMPUTING_ITEMS, computed_share=0.69), id="threads-that-wait-too"),
+        pytest.param(replace(COMPUTING_ITEMS, computed_share=1.21), id="threads-that-free-the-interpreter"),
+        pytest.param(replace(COMPUTING_ITEMS, item_executor="process"), id="processes-already"),
+        pytest.param(replace(COMPUTING_ITEMS, item_executor=None), id="an-event-loop"),
+        pytest.param(
+            replace(COMPUTING_ITEMS, hosts=(replace(WORKER, cores=2, peak=2),)), id="no-core-to-spare"
+        ),
+        pytest.param(replace(COMPUTING_ITEMS, items_per_task=1), id="one-item-in-a-task"),
+        pytest.param(with_items(COMPUTING_ITEMS, median_work_seconds=0.0099), id="not-worth-a-start"),
         pytest.param(replace(WAITING_ITEMS, computed_share=0.11), id="computes"),
         pytest.param(replace(WAITING_ITEMS, computed_share=None), id="computing-not-known"),
         pytest.param(replace(WAITING_ITEMS, item_concurrency=100), id="all-items-at-once"),
@@ -276,6 +298,11 @@ CROWDED_CORE = replace(CROWDED, hosts=(WORKER, replace(WORKER, cores=1, peak=4))
             "items only waited: 10 % of the time in which they ran was comp",
         ),
         (WAITING_ITEMS, "item_concurrency", ": item_concurrency is 99 of the 100 items of a task."),
+        (
+            COMPUTING_ITEMS,
+            "item_executor",
+            "A batch used 70 % of one core while its items ran, and worker-1",
+        ),
         (TWO_LIMITS, "item_concurrency", "items of a task, and pool lets 1 of 2 batches run."),
     ],
 )

@@ -370,6 +370,23 @@ class TestBatches:
         assert found.items is not None
         assert found.items.states == {"success": 3}
 
+    @pytest.mark.parametrize(
+        ("executor", "share", "ran_in"),
+        [("process", 0.5, "process"), (None, 2.0, "thread"), ("thread", 2.0, "thread")],
+    )
+    def test_processes_can_use_as_many_cores_as_there_are_of_both(
+        self, executor: Any, share: float, ran_in: str
+    ) -> None:
+        record = {"seconds": [1.0] * 4, "elapsed": 2.0, "concurrency": 8, "cores": 4, "task_cpu_seconds": 4.0}
+        group = only(batched(items_per_task=4, item_executor=executor), batch(0, "SSSS", also=record))
+
+        assert (group.computed_share, group.item_executor) == (share, ran_in)
+
+    def test_where_items_of_an_event_loop_ran_is_no_executor_of_theirs(self) -> None:
+        group = only(batched(), batch(0, "SS", also={"cpu_seconds": [None, None]}))
+
+        assert group.item_executor is None
+
     def test_items_that_were_called_again_are_counted(self) -> None:
         first = batch(0, "SF", state="failed", errors={"1": "E: no"}, tries={"0": 3, "1": 4}, also={})
         group = only(batched(count=4), first, batch(1, "SS"))
