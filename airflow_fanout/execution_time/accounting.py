@@ -31,7 +31,7 @@ from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 from airflow_fanout.serialization.tasks import waits_on_past
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from airflow.sdk import BaseOperator, Context
 
@@ -138,12 +138,7 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
     """Decide, and report."""
     tally = Tally.of(results.states(), stopped=results.stopped_count)
     verdict = decide(tally, policy)
-    timed = [
-        (seconds, name)
-        for name, state, seconds in results.durations()
-        if state == "success" and seconds is not None
-    ]
-    longest_seconds, longest = max(timed, key=lambda timing: timing[0], default=(None, None))
+    longest_seconds, longest = max(_timings(results), key=lambda timing: timing[0], default=(None, None))
     report = FanInReport(
         expected=tally.expected,
         counted=verdict.counted,
@@ -154,7 +149,7 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
         missing=tally.missing,
         # Only a success is degraded.
         degraded=verdict.state == "degraded" and failure is None,
-        total_branch_seconds=round(math.fsum(seconds for seconds, _ in timed), 6),
+        total_branch_seconds=round(math.fsum(seconds for seconds, _ in _timings(results)), 6),
         longest_branch=longest,
         longest_branch_seconds=longest_seconds,
         problems=[
@@ -163,6 +158,13 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
         ],
     )
     return Judgement(upstream_failure=failure, verdict=verdict, report=report)
+
+
+def _timings(results: FanInResults) -> Iterator[tuple[float, str]]:
+    """Yield seconds and names of the successful branches; a list of a million would take much memory."""
+    for name, state, seconds in results.durations():
+        if state == "success" and seconds is not None:
+            yield seconds, name
 
 
 def settle(policy: Policy, results: FanInResults, judgement: Judgement) -> None:

@@ -603,8 +603,9 @@ class Batch:
         index, delay = call.index, call.verdict.delay
         if self._is_closed:
             return
-        self._tries[index] = tries = self._tries.get(index, 0) + 1
-        result = result._replace(tries=self.earlier_tries.get(index, 0) + tries)
+        self._tries[index] = self._tries.get(index, 0) + 1
+        if (tries := self.earlier_tries.get(index, 0) + self._tries[index]) != result.tries:
+            result = result._replace(tries=tries)
         if delay is not None and not self.is_stopped:
             self._put_back[index] = result
             if math.isinf(delay):

@@ -151,7 +151,9 @@ class _BatchValues:
             return {}
         by_name = stored if isinstance(stored, Mapping) else {}
         lost = stored if isinstance(stored, LostValue) else LostValue()
-        return {index: by_name.get(self.names[index], lost) for index in self.successes}
+        are_all = len(self.successes) == len(self.names)
+        names = self.names if are_all else map(self.names.__getitem__, self.successes)
+        return {index: by_name.get(name, lost) for index, name in zip(self.successes, names, strict=True)}
 
     def parts(self) -> Iterator[_Part]:
         """What is to be folded, in the order of the items, without what is gone."""
@@ -267,6 +269,7 @@ class _Batches:
             names = self._names_now(number)
         own_names = [self._prefix + name for name in names] if self._prefix else names
         title = instance_name(self._task_id, number)
+        first_now, names_now = self._bounds_of(number)[0], self._names_now(number)
         values = _BatchValues(
             title=title,
             read=lambda: self._reader.value(self._task_id, number, RETURN_VALUE),
@@ -291,7 +294,7 @@ class _Batches:
             names=own_names,
             is_told=isinstance(record, BatchRecord),
             is_removed=state == "removed",
-            is_in_place=(first, list(names)) == (self._bounds_of(number)[0], list(self._names_now(number))),
+            is_in_place=first == first_now and (names is names_now or [*names] == [*names_now]),
             page=page,
             values=values,
         )

@@ -139,7 +139,7 @@ def refuse_cleared(reader: RunReader, states: States, pages: Iterable[Page]) -> 
     Airflow deletes what a task pushed when its next try starts; that try may have ended already.
     """
     now = reader.states()
-    outcomes = (page.peek(index) for page in pages for index in range(len(page)))
+    outcomes = (page.outcome(index) for page in pages for index in range(len(page)))
     names = [
         outcome.name
         for outcome in outcomes

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 PROGRESS_EVERY = 5.0
 """Seconds between two progress lines."""
 
-OUTCOMES_HELD = 500
-"""Outcomes that are kept in memory where pages are smaller than that."""
+VALUES_HELD = 500
+"""Branches whose values are kept in memory where pages are smaller than that."""
 
 NOT_KEPT = "the group has combine=, and what that made of all values is results.combined"
 
@@ -58,16 +58,17 @@ class Page:
         entries: Callable[[], Iterable[Entry]] | None = None,
         tries: Callable[[int], int | None] | None = None,
     ) -> None:
-        for ruling, (task_id, _) in zip(rulings, instances, strict=True):
-            if ruling.state not in STATES:
-                message = f"{task_id!r} is finished in a state that is not known: {ruling.state!r}"
+        self.states = _states(rulings)
+        for state in dict.fromkeys(self.states):
+            if state not in STATES:
+                task_id, _ = instances[self.states.index(state)]
+                message = f"{task_id!r} is finished in a state that is not known: {state!r}"
                 raise ValueError(message)
         self.names, self.durations, self._tries = names, durations, tries
         self._entries = entries
         self._start, self._rulings, self._instances = start, rulings, instances
         self._load: Callable[[], Mapping[int, Any]] | None = load
         self._values: Mapping[int, Any] = {}
-        self.states = _states(rulings)
 
     @classmethod
     def of(
@@ -113,29 +114,22 @@ class Page:
         """Whether the values are combined, and none is kept by its name."""
         return self._entries is not None
 
-    def read(self) -> Sequence[BranchOutcome]:
-        """Return the outcomes, values included; raises if one is gone since it was counted as a success."""
-        values = self._read_values()
-        return [self._outcome(index, values.get(index)) for index in range(len(self))]
-
     def read_entries(self) -> Iterable[Entry]:
         """Return what is to be combined; raises if a value is gone since it was counted as a success."""
-        self._read_values()
+        self.read()
         return () if self._entries is None else self._entries()
 
-    def _read_values(self) -> Mapping[int, Any]:
+    def read(self) -> Mapping[int, Any]:
+        """Return the values by index; raises if one is gone since it was counted as a success."""
         values = self._values if self._load is None else self._load()
-        successes = [index for index, state in enumerate(self.states) if state == "success"]
-        if lost := [self.names[i] for i in successes if isinstance(values.get(i), LostValue)]:
+        gone = [index for index, value in values.items() if isinstance(value, LostValue)]
+        if lost := [self.names[index] for index in gone if self.states[index] == "success"]:
             message = f"Values are gone since they were counted: {listing(lost)}"
             raise BranchesRunningError(message, names=lost)
         return values
 
-    def peek(self, index: int) -> BranchOutcome:
-        """Return the outcome of a branch within the page, without its value; reads nothing."""
-        return self._outcome(index, None)
-
-    def _outcome(self, index: int, value: Any) -> BranchOutcome:
+    def outcome(self, index: int, value: Any = None) -> BranchOutcome:
+        """Return the outcome of a branch within the page, with the value that was read."""
         ruling = self._rulings[index]
         task_id, map_index = ruling.culprit or self._instances[index]
         return BranchOutcome(
@@ -153,7 +147,7 @@ class Page:
 
 
 def _states(rulings: Iterable[Ruling]) -> list[State]:
-    return [cast("State", ruling.state) for ruling in rulings]
+    return cast("list[State]", [ruling.state for ruling in rulings])
 
 
 def arranged(
@@ -169,7 +163,7 @@ def arranged(
     :param matches: Their executions are indexes among all that the pages tell of.
     :param instance_at: Task id and map index of what would run the branch at a position.
     """
-    outcomes = [outcome for page in pages for outcome in page.settle().read()]
+    outcomes = list(_Ledger([page.settle() for page in pages]).outcomes(STATES))
     arranged_outcomes = [_arranged(each, outcomes, instance_at(n)) for n, each in enumerate(matches)]
     return Page.of(arranged_outcomes, start, entries)
 
@@ -201,23 +195,22 @@ class _Ledger:
     def __init__(self, pages: Sequence[Page]) -> None:
         self.pages = tuple(pages)
         self._starts = [0, *accumulate(len(page) for page in self.pages)]
-        self._held: OrderedDict[int, Sequence[BranchOutcome]] = OrderedDict()
+        self._held: OrderedDict[int, Mapping[int, Any]] = OrderedDict()
         self._lock = threading.Lock()  # a fan-in's function may use threads
         self._logged_at = 0.0
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def _read(self, number: int) -> Sequence[BranchOutcome]:
+    def _read(self, number: int) -> Mapping[int, Any]:
         with self._lock:
-            outcomes = self._held.get(number)
-            if outcomes is None:
-                size = len(self.pages[number])
-                while self._held and sum(map(len, self._held.values())) + size > OUTCOMES_HELD:
+            values = self._held.get(number)
+            if values is None:
+                while self._held and sum(len(self.pages[n]) for n in (*self._held, number)) > VALUES_HELD:
                     self._held.popitem(last=False)
-                outcomes = self._held[number] = self.pages[number].read()
+                values = self._held[number] = self.pages[number].read()
                 self._log_progress(number)
-        return outcomes
+        return values
 
     def _log_progress(self, number: int) -> None:
         """Say how far a reader is that takes long."""
@@ -234,10 +227,18 @@ class _Ledger:
         """Outcomes of the branches in these states, in order, page by page."""
         for number, page in enumerate(self.pages):
             indexes = [index for index, state in enumerate(page.states) if state in states]
-            if not page.is_combined and any(page.states[index] == "success" for index in indexes):
-                yield from map(self._read(number).__getitem__, indexes)
-            else:
-                yield from map(page.peek, indexes)
+            has_values = not page.is_combined and any(page.states[index] == "success" for index in indexes)
+            values = self._read(number) if has_values else {}
+            yield from (page.outcome(index, values.get(index)) for index in indexes)
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Names and values of the branches that succeeded, in order, page by page."""
+        for number, page in enumerate(self.pages):
+            if "success" in page.states:
+                values = self._read(number)
+                for index, (name, state) in enumerate(zip(page.names, page.states, strict=True)):
+                    if state == "success":
+                        yield name, values.get(index)
 
     @cached_property
     def _positions(self) -> Mapping[str, int]:
@@ -261,7 +262,7 @@ class _Ledger:
         number, index = found
         page = self.pages[number]
         has_value = not page.is_combined and page.states[index] == "success"
-        return self._read(number)[index] if has_value else page.peek(index)
+        return page.outcome(index, self._read(number).get(index) if has_value else None)
 
     def is_combined(self, name: str) -> bool:
         """Whether the value of a branch, if it has one, was combined with others."""
@@ -484,4 +485,4 @@ class FanInResults(_PagedMapping):
         if self._combinations:
             message = f"values aren't kept: {NOT_KEPT}"
             raise KeyError(message)
-        return ((outcome.name, outcome.value) for outcome in self._ledger.outcomes({"success"}))
+        return self._ledger.values()

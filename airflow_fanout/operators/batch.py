@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 
 ERRORS_SHOWN = 5
 
+UNCHANGEABLE = frozenset({type(NO_ITEM), type(None), bool, int, float, str})
+"""Types of items that a function can't change."""
+
 UNFINISHED = "it was not started, or had not ended, when the task ended"
 NO_PLACE = f"{UNFINISHED}: every place was lost to an item whose time was over, and that could not be stopped"
 KILLED = "the process of its batch ended before it had reported"
@@ -337,12 +340,22 @@ class BatchOperator(BaseOperator):
             self.log.warning("This Airflow keeps no state of tasks (3.3 does): all items run again")
         # What was saved is of no use after the items were split again, with what they stand for.
         base = None if store is None else fingerprint(bound, self.batch[2])
-        # Before anything runs, for a function may change its item.
-        fingerprints = [
-            None if base is None else fingerprint(base, label, None if item is NO_ITEM else [item])
-            for label, item in items.items()
-        ]
-        return Checkpoints(store, fingerprints.__getitem__, self.log, max_tries=ti.max_tries)
+        labels, values = list(items), list(items.values())
+
+        def fingerprint_of(index: int) -> str | None:
+            item = values[index]
+            return fingerprint(base, labels[index], None if item is NO_ITEM else [item])
+
+        # A function may change its item, so these are made before anything runs; all others when asked for.
+        changeable = {index for index, item in enumerate(values) if type(item) not in UNCHANGEABLE}
+        made = {index: fingerprint_of(index) for index in changeable if base is not None}
+
+        def known_fingerprint(index: int) -> str | None:
+            if base is None:
+                return None
+            return made[index] if index in made else fingerprint_of(index)
+
+        return Checkpoints(store, known_fingerprint, self.log, max_tries=ti.max_tries)
 
     def _report(
         self,

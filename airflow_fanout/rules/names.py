@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import overload
 
 # Names of the task, or task group, that all branches of a mapped or batched group are instances of, of the
@@ -48,7 +49,7 @@ class IndexedNames(Sequence[str]):
         return len(self.indexes)
 
     def __iter__(self) -> Iterator[str]:
-        return (indexed_name(self.label, index) for index in self.indexes)
+        return map(partial(indexed_name, self.label), self.indexes)
 
     @overload
     def __getitem__(self, place: int) -> str: ...

@@ -247,7 +247,7 @@ def removed(
     run: FakeRun, group: DeclaredGroup = SINGLE, declared: Sequence[str] = (), *, map_index: int = -1
 ) -> list[BranchOutcome]:
     page = removed_branches(run.instances, group, declared, map_index=map_index, start=5)
-    return [] if page is None else list(page.read())
+    return [] if page is None else list(map(page.outcome, range(len(page))))
 
 
 class TestBranchesThatAreNoLongerDeclared:

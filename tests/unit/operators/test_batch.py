@@ -701,6 +701,17 @@ class TestARetry:
 
         assert (RAN, ran.outcome) == (["new a", "fails"], ("SF", {"acts_0": "new a"}))
 
+    @pytest.mark.parametrize(("items", "made"), [(["a", 1, 2.5, None, True], 1), ([{}, "a", [1]], 3)])
+    def test_what_tells_items_apart_is_made_when_needed_of_those_that_no_function_can_change(
+        self, store: FakeStore, items: list[Any], made: int
+    ) -> None:
+        """Of numbers and texts it would take longer than the items themselves."""
+        group = FanOutGroup("g", branch=lambda item: item, items=items, items_per_task=9)
+        with mock.patch("airflow_fanout.operators.batch.fingerprint", return_value="known") as fingerprint:
+            assert run_batch(group, store=store).error is None
+
+        assert fingerprint.call_count == made  # one of the bound arguments, and one of each dict and list
+
     def test_an_item_that_its_function_has_changed_is_known_again(self, store: FakeStore) -> None:
         def call(item: dict[str, Any]) -> str:
             return str(act(item.pop("fate")))
