@@ -17,6 +17,7 @@ from benchmarks.parse import measure_parse
 from benchmarks.scale import measure_scale
 from benchmarks.scheduled import measure_runs
 from benchmarks.table import figures
+from benchmarks.waves import measure_waves
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.pairs import Comparison
 
 USUAL = ("parse", "wall", "requests", "batch", "storage")
-MEASUREMENTS = (*USUAL, "scale")
+MEASUREMENTS = (*USUAL, "waves", "scale")
 """What takes longer than a few minutes has to be asked for."""
 
 WIDTH = 150
@@ -41,6 +42,7 @@ Measure this package beside the same Dags written by hand in plain Airflow.
   requests  what the fan-in asks of the API server meanwhile
   batch     what a batch of items costs within its process: overhead, items at once, checkpoints
   storage   reading values from object storage, where each takes its time
+  waves     what a run waits for the scheduler between its waves of tasks, by its idle sleep; only on request
   scale     hundreds to a million items, thousands of instances, memory, on a real scheduler; only on request
 
 The metadata database is SQLite, or made on the PostgreSQL server that FANOUT_E2E_POSTGRES names
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             comparisons += measure_runs(options.runs, options.only, tell)
         if {"batch", "storage"} & {*options.only}:
             comparisons += measure_in_process(options.only, tell)
+        if "waves" in options.only:
+            comparisons += measure_waves(options.runs, tell)
         if "scale" in options.only:
             comparisons += measure_scale(tell)
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ __all__ = ["Measured", "measure_runs", "wall_seconds"]
 
 BRANCHES = 64
 NUMBERS = 300
-RATIO_AT_MOST = 1.25
+RATIO_AT_MOST = 1.05
 REQUESTS_BESIDES_VALUES = 3
 MAPPED_REQUESTS_AT_MOST = 6
 """4, and 2 for each page of 500 instances, of which there is one: the same for three instances."""

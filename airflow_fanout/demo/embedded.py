@@ -278,7 +278,7 @@ def isolated_environment(
         "API__SECRET_KEY": secrets.token_hex(32),
         "API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "SCHEDULER__USE_JOB_SCHEDULE": False,
-        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.25,
         "DAG_PROCESSOR__REFRESH_INTERVAL": 2,
         "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": 2,
         "LOGGING__BASE_LOG_FOLDER": home / "logs",

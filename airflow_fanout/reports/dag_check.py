@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline, TaskOutline
 
 
+CPU_SECONDS_OF_A_BRANCH = 0.0002
+"""That a static branch takes to be made, with this package or by hand (docs/scale.md)."""
+
+MANY_STATIC_BRANCHES = 500
+"""From which on making them takes half as long as all else in a task's process."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """
@@ -268,6 +275,10 @@ def _group_notes(outline: DagOutline, capacity: GroupCapacity, scheduling: Sched
     if rate is not None and (tasks := capacity.tasks.effective) < sharing:
         fault = f"{sharing} tasks share items_per_second={rate:g}, but {tasks} can run at once"
         yield f"Group {group.group_id!r}: {fault}, so at most {rate * tasks / sharing:g} items a second start"
+    if group.mode == "static" and (count := len(group.branches)) >= MANY_STATIC_BRANCHES:
+        seconds = f"some {count * CPU_SECONDS_OF_A_BRANCH:.1f} s of CPU"
+        text = f"the process of each task makes all {count} branches again, {seconds}"
+        yield f"Group {group.group_id!r}: {text}; if all run the same, mapped=True makes one task of them"
     around = next((outline.tasks[task_id].mapped_group for task_id in group.all_task_ids), None)
     if around is not None and group.mode == "static":
         text = "the numbers are for one instance of that, and all instances share the limits"

@@ -410,3 +410,20 @@ def test_what_is_good_to_know_and_no_problem_is_a_note(
     (only,) = found.notes
     assert text in only
     assert found.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("dag", "notes"),
+    [
+        (collected(static(499)), 0),
+        (collected(static(1000)), 1),
+        (collected(instances(1000)), 0),
+        (collected(instances(1000, items_per_task=1)), 0),
+    ],
+    ids=["few", "many", "mapped", "batched"],
+)
+def test_many_static_branches_are_told_what_they_cost_each_task(dag: DagOutline, notes: int) -> None:
+    found = [note for note in check(dag).notes if "makes all" in note]
+
+    assert len(found) == notes
+    assert all("1000 branches again, some 0.2 s of CPU" in note and "mapped=True" in note for note in found)
