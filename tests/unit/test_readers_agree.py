@@ -116,6 +116,12 @@ class Run:
     count: int | None = None
     bounds: Sequence[Bounds] = field(default=())
 
+    def __post_init__(self) -> None:
+        """Let the instances of a task have one operator."""
+        operators = {task_id: instance.operator for (task_id, _), instance in self.instances.items()}
+        alike = {at: replace(each, operator=operators[at[0]]) for at, each in self.instances.items()}
+        object.__setattr__(self, "instances", alike)
+
 
 def as_the_fan_in_reads(run: Run) -> Sequence[BranchOutcome]:
     reader = FakeRun()
