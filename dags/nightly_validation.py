@@ -24,6 +24,7 @@ from __future__ import annotations
 import ast
 import base64
 import hashlib
+import logging
 import math
 from collections import Counter
 from datetime import timedelta
@@ -185,7 +186,7 @@ class LogNotifier(BaseNotifier):
         self.text = text
 
     def notify(self, context: Context) -> None:
-        self.log.error("%s", self.text)
+        logging.getLogger(__name__).error(self.text)
 
 
 # [START howto_tolerance]
