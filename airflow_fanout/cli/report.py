@@ -14,9 +14,11 @@ from rich.text import Text
 
 from airflow_fanout.cli.command_line import metadata_session, while_read
 from airflow_fanout.cli.time_line import MOST_ROWS, PLAIN, STYLES, show_time_line
-from airflow_fanout.metadata.runs import find_run, read_run, report_of
+from airflow_fanout.metadata.limits import read_scheduling_limits
+from airflow_fanout.metadata.runs import find_run, read_run
 from airflow_fanout.reports.figures import number_of, shortened
 from airflow_fanout.reports.group_report import to_json
+from airflow_fanout.reports.run_report import report_of
 from airflow_fanout.rules.wording import format_seconds, on_one_line
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def command(args: Namespace) -> None:
     """Print the report of a run."""
     with metadata_session("report") as session:
         facts = read_run(find_run(args.dag_id, args.run_id, session=session), session=session)
-        report = report_of(facts, group_id=args.group)
+        report = report_of(facts, read_scheduling_limits(), group_id=args.group)
     if args.output == "json":
         print(json.dumps(report, indent=2, default=to_json))
         return

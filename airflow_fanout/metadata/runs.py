@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from datetime import UTC, datetime
+from threading import Lock
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache, cached
 from sqlalchemy import Text, case, cast, func, null, select
 
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.metadata.limits import read_scheduling_limits
-from airflow_fanout.reports.branches import UnknownGroupError, chosen_group_runs
-from airflow_fanout.reports.group_capacity import group_capacity
-from airflow_fanout.reports.run_report import run_report
+from airflow_fanout.reports.branches import UnknownGroupError
 from airflow_fanout.reports.runs import RunFacts, TaskRun
 from airflow_fanout.reports.timing import TaskTry
-from airflow_fanout.rules.capacity import Capacity
 from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import UP_FOR_RETRY, LostValue
@@ -30,24 +27,22 @@ from airflow_fanout.rules.records import (
     batch_key,
     bounds_in,
     names_in,
+    read_record,
+    skips_in,
     yielded_in,
 )
 from airflow_fanout.rules.wording import close_to
-from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 from airflow_fanout.serialization.outline import DagOutline, outline
 from airflow_fanout.serialization.stored_values import lost_bodies, plain_json, values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from airflow.models.dagrun import DagRun
     from airflow.serialization.definitions.dag import SerializedDAG
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from airflow_fanout.reports.group_capacity import SchedulingLimits
-    from airflow_fanout.reports.group_report import RunReport
-    from airflow_fanout.reports.runs import GroupRun
     from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.rules.records import Bounds
 
@@ -57,11 +52,26 @@ ALL_TRIES = {"include_all_attempts": True}
 
 CANDIDATES = 5  # runs that an error names
 LONGEST_REFERENCE = 4096  # characters of where a value is stored
+MOST_OUTLINES = 8  # of Dags that are kept
 MOST_KEYS = 1000  # that one query names
 
 
 class UnknownDagError(LookupError):
-    """Raised when the database has no Dag of an id; its text is for people."""
+    """
+    Raised when the database has no Dag of an id; its text is for people.
+
+    :param message: What is the matter.
+    :param known: Ids of all Dags, among which those like the wanted one are looked for when the text is read:
+        of thousands that takes a second.
+    """
+
+    def __init__(self, message: str, dag_id: str = "", known: Sequence[str] | None = None) -> None:
+        super().__init__(message)
+        self.dag_id, self.known = dag_id, known
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.known is None else f"{message}; {close_to(self.dag_id, self.known)}"
 
 
 class UnknownRunError(LookupError):
@@ -88,8 +98,8 @@ def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:
         return dag_run
     dag_ids = list(session.scalars(select(DagModel.dag_id)))
     if dag_id not in dag_ids:
-        message = f"There is no Dag {dag_id!r} in the metadata database; {close_to(dag_id, dag_ids)}"
-        raise UnknownDagError(message)
+        message = f"There is no Dag {dag_id!r} in the metadata database"
+        raise UnknownDagError(message, dag_id, dag_ids)
     latest = ", ".join(repr(run.run_id) for run in session.scalars(runs.limit(CANDIDATES)))
     message = f"Dag {dag_id!r} has no run yet: airflow dags trigger {dag_id}"
     if latest:
@@ -135,7 +145,10 @@ def read_run(
         bounds=bounds,
         batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, bounds, only, session=session)),
         yielded=dict(_yielded(dag_run, dag, session=session)),
-        skips={task_id: pushed for (task_id, _), pushed in _xcoms(dag_run, SKIPPED_KEY, session=session)},
+        skips={
+            task_id: skips_in(pushed)
+            for (task_id, _), pushed in _xcoms(dag_run, SKIPPED_KEY, session=session)
+        },
     )
 
 
@@ -156,14 +169,23 @@ def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.models.taskinstance import TaskInstance
 
-    serialized = session.scalar(
-        select(SerializedDagModel)
+    known = session.execute(
+        select(SerializedDagModel.id, SerializedDagModel.dag_hash)
         .join(DagVersion, DagVersion.id == SerializedDagModel.dag_version_id)
         .join(TaskInstance, TaskInstance.dag_version_id == DagVersion.id)
         .where(*of_run(TaskInstance, dag_run))
         .order_by(DagVersion.version_number.desc())
         .limit(1)
-    )
+    ).one_or_none()
+    return None if known is None else _outline_of(*known, session=session)
+
+
+@cached(LRUCache(maxsize=MOST_OUTLINES), key=lambda own_id, dag_hash, **_: (own_id, dag_hash), lock=Lock())
+def _outline_of(own_id: Any, _: str, *, session: Session) -> DagOutline | None:
+    """Read a Dag as it was serialized, which of one of thousands of tasks takes half a second."""
+    from airflow.models.serialized_dag import SerializedDagModel
+
+    serialized = session.get(SerializedDagModel, own_id)
     if serialized is None:
         return None
     serialized.load_op_links = False
@@ -201,6 +223,7 @@ def _task_runs(
         select(*columns).where(*of_run(TaskInstance, dag_run, only)).order_by(*order)
     )
     for task_id, map_index, state, queued, started, ended, tries, hostname in rows:
+        record = records.pop((task_id, map_index), None)
         yield TaskRun(
             task_id=task_id,
             map_index=map_index,
@@ -211,7 +234,7 @@ def _task_runs(
             tries=tries - (are_numbered_ahead and tries > 0 and state in {None, UP_FOR_RETRY}),
             earlier=tuple(earlier.get((task_id, map_index), ())),
             hostname=hostname or "",
-            record=records.get((task_id, map_index)),
+            record=record if isinstance(record, LostRecord) else read_record(record),
             values=values.get((task_id, map_index), {}),
         )
 
@@ -414,20 +437,6 @@ def _yielded(
                     yield group.group_id, yielded
 
 
-def report_of(
-    facts: RunFacts, *, group_id: str | None = None, surroundings: SchedulingLimits | None = None
-) -> RunReport:
-    """
-    Make the report of a run, or of one group; errors are those of ``chosen_group_runs``.
-
-    :param surroundings: What is outside of the Dag, if it has been read: Celery's workers take a second to
-        answer.
-    """
-    runs = chosen_group_runs(facts, None if group_id is None else [group_id])
-    capacity_of = capacities(facts, surroundings or read_scheduling_limits())
-    return run_report(facts, runs, now=datetime.now(UTC), capacity_of=capacity_of)
-
-
 def ended_version(dag_id: str, run_id: str, *, session: Session) -> Hashable | None:
     """Tell what a report of a run that has ended is made of; it is another when that changes. None before."""
     from airflow.models.taskinstance import TaskInstance
@@ -440,33 +449,3 @@ def ended_version(dag_id: str, run_id: str, *, session: Session) -> Hashable | N
     xcoms = select(func.count(), func.max(XComModel.timestamp)).where(*of_run(XComModel, dag_run))
     counted = (*session.execute(instances).one(), *session.execute(xcoms).one())
     return dag_run.id, dag_run.updated_at, counted
-
-
-def capacities(facts: RunFacts, surroundings: SchedulingLimits) -> Callable[[GroupRun, int], Capacity | None]:
-    """Make what tells how many branches, or batches, can run at once, as things are now."""
-
-    def capacity_of(run: GroupRun, count: int) -> Capacity | None:
-        group = _by_prefix(facts, run) if run.group is None else run.group
-        if group is None:
-            return None
-        declared = len(run.branches) - run.states["removed"]
-        capacity = group_capacity(facts.outline, group, surroundings, declared=declared).tasks
-        limit = capacity.limit if capacity.effective < count else None
-        return Capacity(declared=count, effective=min(capacity.effective, count), limit=limit)
-
-    return capacity_of
-
-
-def _by_prefix(facts: RunFacts, run: GroupRun) -> DeclaredGroup | None:
-    """Take what a prefix brings together for a group; None if some of several tasks have their own limits."""
-    declared = [branch for branch in run.branches if branch.state != "removed"]
-    task_ids = list(dict.fromkeys(task.task_id for branch in declared for task in branch.task_runs))
-    if len(task_ids) == 1:  # perhaps mapped
-        return DeclaredGroup(group_id=run.title, prefix="", mode="mapped", each=tuple(task_ids))
-    tasks = [facts.outline.tasks[task_id] for task_id in task_ids]
-    if any({task.max_active_tis_per_dag, task.max_active_tis_per_dagrun} != {None} for task in tasks):
-        return None
-    branches = (
-        DeclaredBranch(name=branch.name, task_ids=(branch.task_runs[0].task_id,)) for branch in declared
-    )
-    return DeclaredGroup(group_id=run.title, prefix="", branches=tuple(branches))

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from airflow_fanout.rules.capacity import UNKNOWN, Capacity, Limit, effective_concurrency
 from airflow_fanout.rules.policy import AT_RUN_TIME, known
 from airflow_fanout.rules.wording import counted, listing
+from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from airflow_fanout.serialization.declaration import DeclaredGroup
+    from airflow_fanout.reports.runs import GroupRun, RunFacts
     from airflow_fanout.serialization.outline import DagOutline, TaskOutline
 
 
@@ -227,3 +228,33 @@ def _worker_limits(kinds: Iterable[Kind], scheduling: SchedulingLimits) -> Itera
     queue = "queue" if len(queues) == 1 else "queues"
     reason = f"{running} {room} tasks at once from {queue} {listing(queues)}"
     yield Limit(name="executor", slots=elsewhere + slots, where=CELERY, reason=reason)
+
+
+def capacities(facts: RunFacts, surroundings: SchedulingLimits) -> Callable[[GroupRun, int], Capacity | None]:
+    """Make what tells how many branches, or batches, can run at once, as things are now."""
+
+    def capacity_of(run: GroupRun, count: int) -> Capacity | None:
+        group = _by_prefix(facts, run) if run.group is None else run.group
+        if group is None:
+            return None
+        declared = len(run.branches) - run.states["removed"]
+        capacity = group_capacity(facts.outline, group, surroundings, declared=declared).tasks
+        limit = capacity.limit if capacity.effective < count else None
+        return Capacity(declared=count, effective=min(capacity.effective, count), limit=limit)
+
+    return capacity_of
+
+
+def _by_prefix(facts: RunFacts, run: GroupRun) -> DeclaredGroup | None:
+    """Take what a prefix brings together for a group; None if some of several tasks have their own limits."""
+    declared = [branch for branch in run.branches if branch.state != "removed"]
+    task_ids = list(dict.fromkeys(task.task_id for branch in declared for task in branch.task_runs))
+    if len(task_ids) == 1:  # perhaps mapped
+        return DeclaredGroup(group_id=run.title, prefix="", mode="mapped", each=tuple(task_ids))
+    tasks = [facts.outline.tasks[task_id] for task_id in task_ids]
+    if any({task.max_active_tis_per_dag, task.max_active_tis_per_dagrun} != {None} for task in tasks):
+        return None
+    branches = (
+        DeclaredBranch(name=branch.name, task_ids=(branch.task_runs[0].task_id,)) for branch in declared
+    )
+    return DeclaredGroup(group_id=run.title, prefix="", branches=tuple(branches))

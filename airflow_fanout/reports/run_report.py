@@ -6,14 +6,16 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_fanout.reports.advice import advise
+from airflow_fanout.reports.branches import chosen_group_runs
 from airflow_fanout.reports.figures import DONE, failures, figures, headline
+from airflow_fanout.reports.group_capacity import capacities
 from airflow_fanout.reports.group_report import (
     BranchReport,
     GroupReport,
@@ -41,8 +43,8 @@ from airflow_fanout.rules.wording import shown_error, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from datetime import datetime
 
+    from airflow_fanout.reports.group_capacity import SchedulingLimits
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
     from airflow_fanout.reports.timing import GroupSummary, Span, Times
     from airflow_fanout.rules.capacity import Capacity
@@ -78,6 +80,17 @@ def run_report(
         groups=tuple(group_report(facts, run, now=now, capacity_of=capacity_of) for run in runs),
         rerun=rerun if is_incomplete and is_finished else None,
     )
+
+
+def report_of(facts: RunFacts, surroundings: SchedulingLimits, *, group_id: str | None = None) -> RunReport:
+    """
+    Make the report of a run, or of one group; errors are those of ``chosen_group_runs``.
+
+    :param surroundings: What is outside of the Dag.
+    """
+    runs = chosen_group_runs(facts, None if group_id is None else [group_id])
+    capacity_of = capacities(facts, surroundings)
+    return run_report(facts, runs, now=datetime.now(UTC), capacity_of=capacity_of)
 
 
 def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: CapacityOf) -> GroupReport:

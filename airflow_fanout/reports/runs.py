@@ -15,14 +15,14 @@ from airflow_fanout.reports.timing import BranchTiming, TaskTry, last_try, secon
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import WAITING, believed
-from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord, read_record
+from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord, Record, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from airflow_fanout.rules.outcomes import Ruling, ValueState
-    from airflow_fanout.rules.records import Bounds, Record
+    from airflow_fanout.rules.records import Bounds
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
@@ -37,7 +37,7 @@ class TaskRun:
     One task instance of a run; its times are those of its last try.
 
     :param earlier: The tries before the last, in order, as far as Airflow keeps them.
-    :param record: What it pushed under the key of records, or a ``LostRecord``; None if it pushed nothing.
+    :param record: What it pushed under the key of records, read or not; None if it pushed nothing.
     :param values: Whether the values that it pushed can be read, by their keys.
     """
 
@@ -71,7 +71,7 @@ class TaskRun:
     @cached_property
     def any_record(self) -> Record | None:
         """Its record, whatever try it is of."""
-        return self.record if isinstance(self.record, LostRecord) else read_record(self.record)
+        return self.record if isinstance(self.record, Record) else read_record(self.record)
 
     @property
     def batch_record(self) -> BatchRecord | None:

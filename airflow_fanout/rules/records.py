@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -213,7 +214,7 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         split=_whole(value.get("split")) or 0,
         names=names,
         statuses=statuses,
-        errors=errors,
+        errors={index: error for index, error in errors.items() if isinstance(error, str)},
         stopped=_text(value.get("stopped")),
         tries=_tries(value.get("tries"), len(statuses)),
         seconds=_all_seconds(seconds),
@@ -250,6 +251,18 @@ def is_skipped_by(pushed: object, task_id: str) -> bool:
     followed, skipped = pushed.get("followed"), pushed.get("skipped")
     is_left_out = isinstance(followed, Sequence) and task_id not in followed
     return is_left_out or (isinstance(skipped, Sequence) and task_id in skipped)
+
+
+def skips_in(value: object) -> Mapping[str, Sequence[str]] | None:
+    """Read what a branching task pushed of what it skipped; None if it pushed something else."""
+    if not isinstance(value, Mapping):
+        return None
+    lists = {name: value.get(name) for name in ("followed", "skipped")}
+    return {
+        name: [task_id for task_id in task_ids if isinstance(task_id, str)]
+        for name, task_ids in lists.items()
+        if isinstance(task_ids, list)
+    }
 
 
 def read_bounds(value: object) -> list[Bounds] | None:
@@ -298,7 +311,9 @@ def seconds_of(value: object) -> float | None:
 
 
 def _all_seconds(values: Sequence[Any]) -> list[float | None]:
-    return [each if type(each) is float and 0 <= each < MOST_SECONDS else seconds_of(each) for each in values]
+    is_plain = set(map(type, values)) == {float} and min(values) >= 0 and max(values) < MOST_SECONDS
+    # With a NaN among them, which neither least nor most tells of, the sum is one.
+    return list(values) if is_plain and not math.isnan(sum(values)) else list(map(seconds_of, values))
 
 
 def _tries(value: object, most: int) -> dict[str, int]:

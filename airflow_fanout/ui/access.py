@@ -63,7 +63,14 @@ async def _one_dag(dag_id: str) -> None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no Dag '~'")
 
 
+async def storable(request: Request) -> None:
+    """Answer that nothing of a name with a zero character is there: PostgreSQL takes none."""
+    if "\0" in request.url.path or "%00" in request.url.path:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "Not Found")
+
+
 READ = [
+    Depends(storable),
     Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE)),
     Depends(requires_access_dag("GET", DagAccessEntity.XCOM)),
     Depends(_one_dag),

@@ -7,6 +7,7 @@ import gzip
 import json
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from airflow.models.log import Log
 from airflow.utils.session import create_session
 from cachetools import TTLCache, cached
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response, status
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders
@@ -30,7 +32,6 @@ from airflow_fanout.metadata.runs import (
     ended_version,
     find_run,
     read_run,
-    report_of,
 )
 from airflow_fanout.reports.branches import items_of_batch
 from airflow_fanout.reports.figures import shortened
@@ -41,6 +42,7 @@ from airflow_fanout.rules.names import MAX_TASK_ID_LENGTH
 from airflow_fanout.rules.wording import shown_error
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
 from airflow_fanout.ui.report_cache import BusyError, Makers, ReportCache
+from airflow_fanout.ui.reporter import Reporter, ReporterError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Iterator
@@ -57,8 +59,8 @@ MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript
 MOST_ITEMS = 2000  # in one answer
 MOST_LOGGED = 100  # task instances that the audit log names
 TURNS = 4  # requests that are looked at, or whose answers are begun, at the same time
-COMPRESSION = 5  # as Airflow's own answers
-Index = Annotated[int, Query(ge=0)]
+MOST_BYTES = 64 * 1024  # of a body, which is read before anybody's rights are looked at
+Index = Annotated[int, Query(ge=0, lt=2**31)]  # as the database has them
 
 # The surroundings are taken to stay as they are for 30 seconds: Celery's workers take one to answer.
 surroundings = cached(TTLCache(maxsize=1, ttl=30), lock=Lock())(read_scheduling_limits)
@@ -120,13 +122,11 @@ def _make_report(dag_id: str, run_id: str) -> tuple[bytes, bytes]:
     """Make what is answered to who may not clear, and to who may, compressed once for all who ask."""
     with create_session(scoped=False) as session:
         facts = read_run(find_run(dag_id, run_id, session=session), session=session)
-    content = _json(report_of(facts, surroundings=surroundings()))
-    answers = (b'{"report":%b,"may_clear":%b}' % (content, may) for may in (b"false", b"true"))
-    forbidden, allowed = (gzip.compress(answer, COMPRESSION, mtime=0) for answer in answers)
-    return forbidden, allowed
+    return reporter.work_out(facts, surroundings())
 
 
 makers = Makers()
+reporter = Reporter()
 reports = ReportCache(_version_of, _make_report, makers)
 
 
@@ -189,6 +189,14 @@ app = FastAPI(title="Fan-out", docs_url=None, redoc_url=None, openapi_url=None)
 app.include_router(router)
 
 
+@app.exception_handler(RequestValidationError)
+async def explain(_: Request, error: RequestValidationError) -> Response:
+    """Say what is wrong, without what was sent: that may be no JSON, or long."""
+    problems = [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]
+    content = json.dumps({"detail": problems})
+    return Response(content, HTTPStatus.UNPROCESSABLE_ENTITY, media_type="application/json")
+
+
 async def with_headers(scope: Scope, receive: Receive, send: Send) -> None:
     """
     Have every answer, errors too, tell the browser to load nothing from elsewhere, and to keep nothing.
@@ -204,12 +212,22 @@ async def with_headers(scope: Scope, receive: Receive, send: Send) -> None:
                 headers.setdefault(name, value)
         await send(message)
 
+    received = 0
+
+    async def receive_little() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MOST_BYTES:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "That is more than anything here takes")
+        return message
+
     turn = Turn()
     token = _turn.set(turn)
     try:
         if scope.get("method") == "GET":  # anything else may have a body, which may come slowly
             await turn.begin()
-        await app(scope, receive, send_with_headers)
+        await app(scope, receive_little, send_with_headers)
     finally:
         _turn.reset(token)
         turn.end()
@@ -300,5 +318,7 @@ def _explained() -> Iterator[None]:
         raise HTTPException(status.HTTP_429_TOO_MANY_REQUESTS, detail, headers=headers) from error
     except NOT_FOUND as error:
         raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
+    except ReporterError as error:
+        raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, str(error)) from error
     except UnreadableValueError as error:
         raise HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR, shown_error(str(error))) from error

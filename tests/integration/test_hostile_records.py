@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,19 @@ from typing import Any
 import pytest
 
 from airflow_fanout.metadata.clearing import find_plan
-from airflow_fanout.metadata.runs import find_run, read_run, report_of
+from airflow_fanout.metadata.runs import find_run, read_run
 from airflow_fanout.reports.branches import items_of_batch
+from airflow_fanout.reports.group_capacity import SchedulingLimits
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import plan_as_json
-from airflow_fanout.reports.run_report import item_page
+from airflow_fanout.reports.run_report import item_page, report_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 DAG_FILE = Path(__file__).parents[1] / "ui" / "dags" / "tab_items.py"
 DAG_ID = "tab_items"
 EVERY, LEAST = 5, 300
+LIMITS = SchedulingLimits(pools={"default_pool": 128})
 
 
 def test_report_items_and_plan_of_each_run_are_json() -> None:
@@ -54,7 +57,7 @@ def test_report_items_and_plan_of_each_run_are_json() -> None:
             run = find_run(DAG_ID, run_id, session=session)
             batch = read_run(run, batch=("docs", 0), session=session)
             answers = (
-                report_of(read_run(run, session=session)),
+                report_of(pickle.loads(pickle.dumps(read_run(run, session=session))), LIMITS),
                 item_page(items_of_batch(batch, "docs", 0), start=0, size=100),
                 plan_as_json(find_plan(DAG_ID, run_id, session=session)),
             )

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from airflow_fanout.ui.report_cache import MOST_WAITING
 from tests.ui.routes import Routes
 
 if TYPE_CHECKING:
@@ -23,38 +24,60 @@ SCRIPT = Path(__file__).parent / "write_items.py"
 ASK = Path(__file__).parent / "ask_at_once.py"
 
 BATCHES, SIZE = 200, 500
-AT_ONCE, ROUNDS = 40, 5
+AT_ONCE, ROUNDS = 40, 8
 HEALTH, DAGS = "/execution/health", "/api/v2/dags"
-MOST_SECONDS_OF_HEALTH, MOST_TIMES_AS_LONG, MOST_BYTES = 2.0, 10.0, 100_000_000
-# Three times as long is the aim. On two busy cores it was 1.7, 3.3 and 4.6 times; before there were turns 24.
+MOST_SECONDS_OF_HEALTH, MOST_TIMES_AS_LONG = 2.0, 3.0
+MOST_BYTES, MOST_BYTES_OF_CHILD = 100_000_000, 50_000_000
+RUNS = 24  # more than may wait to be made
 
 WAITING_BATCHES, POLLS, MOST_CPU_SECONDS_OF_A_POLL = 500, 5, 0.1
 
 
 @pytest.fixture(scope="module")
-def run(airflow: AirflowWithUsers) -> RunKey:
-    """A run that goes on, of 100,000 items: its report is made again when it is two seconds old."""
-    return write(airflow, "tab_many_items", batches=BATCHES, size=SIZE, branches="success")
+def runs_of_many(airflow: AirflowWithUsers) -> list[RunKey]:
+    """Runs that go on, each of 100,000 items: a report is made again when it is two seconds old."""
+    return write(airflow, "tab_many_items", RUNS, batches=BATCHES, size=SIZE, branches="success")
 
 
 @pytest.fixture(scope="module")
 def waiting(airflow: AirflowWithUsers) -> RunKey:
-    return write(airflow, "tab_waiting", batches=WAITING_BATCHES, size=200, branches="scheduled")
+    return write(airflow, "tab_waiting", 1, batches=WAITING_BATCHES, size=200, branches="scheduled")[0]
 
 
-def write(airflow: AirflowWithUsers, dag_id: str, **many: Any) -> RunKey:
+def write(airflow: AirflowWithUsers, dag_id: str, number: int, **many: Any) -> list[RunKey]:
     airflow.wait_for_dag(dag_id, timeout=180)
     like = (dag_id, airflow.trigger(dag_id))  # the Dag is paused
-    airflow.run_script(SCRIPT, {"like": like, "many": [{"run_id": "written", **many}]})
-    return dag_id, "written"
+    run_ids = [f"written_{index}" for index in range(number)]
+    airflow.run_script(SCRIPT, {"like": like, "many": [{"run_id": run_id, **many} for run_id in run_ids]})
+    return [(dag_id, run_id) for run_id in run_ids]
+
+
+class Server:
+    """The API server: a process, and the one in which reports are worked out."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        children = self._process.children()
+        assert len(children) <= 1
+        return [self._process, *children]
+
+    @property
+    def cpu_seconds(self) -> float:
+        times = [process.cpu_times() for process in self.processes]
+        return float(sum(each.user + each.system for each in times))
+
+    @property
+    def memory(self) -> list[int]:
+        """Bytes of each process; what both have mapped counts half in each."""
+        return [process.memory_full_info().pss for process in self.processes]
 
 
 @pytest.fixture
-def server(airflow: AirflowWithUsers) -> psutil.Process:
-    """The API server, which is one process."""
-    process = psutil.Process(airflow.processes["api-server"].pid)
-    assert process.children() == []
-    return process
+def server(airflow: AirflowWithUsers) -> Server:
+    return Server(airflow.processes["api-server"].pid)
 
 
 class Watch:
@@ -92,58 +115,69 @@ class Watch:
             time.sleep(0.01)
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
+@pytest.mark.parametrize("number", [1, RUNS], ids=["one-run", "different-runs"])
 def test_forty_who_ask_at_once_leave_the_others_answered(
-    airflow: AirflowWithUsers, tokens: dict[str, str], server: psutil.Process, run: RunKey
+    airflow: AirflowWithUsers,
+    tokens: dict[str, str],
+    server: Server,
+    runs_of_many: list[RunKey],
+    number: int,
 ) -> None:
     storms: list[dict[str, Any]] = []
-    seconds: dict[str, list[float]] = {"health": [], "dags": []}
-    url = f"{airflow.base_url}/fan-out/dags/{run[0]}/report/{run[1]}"
-    storm = {"url": url, "token": tokens["admin"], "number": AT_ONCE}
+    health, usual, busy = list[float](), list[float](), list[float]()
+    urls = [
+        f"{airflow.base_url}/fan-out/dags/{dag_id}/report/{run_id}"
+        for dag_id, run_id in runs_of_many[:number]
+    ]
+    storm = {"urls": urls, "token": tokens["admin"], "number": AT_ONCE}
     with httpx.Client(
         base_url=airflow.base_url, timeout=120, trust_env=False, cookies={"_token": tokens["admin"]}
     ) as http:
-        http.get(url).raise_for_status()
-        usual = Watch(http, DAGS)
-        for _ in range(20):
-            usual.ask()
-        memory, cpu = server.memory_info().rss, cpu_seconds(server)
+        for path in (HEALTH, DAGS, urls[0]):  # all is imported then
+            http.get(path).raise_for_status()
+        before, cpu = server.memory[0], server.cpu_seconds
         for _ in range(ROUNDS):  # a process takes longer to start than a report is new
-            with Watch(http, HEALTH) as health, Watch(http, DAGS) as dags:
+            began = time.monotonic()
+            with Watch(http, HEALTH) as watched, Watch(http, DAGS) as dags:
+                time.sleep(1)
+                ended = time.monotonic()
                 storms.append(json.loads(airflow.run_script(ASK, storm)))
-            busy = storms[-1]["began"], storms[-1]["ended"]
-            seconds["health"] += health.between(*busy)
-            seconds["dags"] += dags.between(*busy)
-        grown, used = server.memory_info().rss - memory, cpu_seconds(server) - cpu
-    others, before = median(seconds["dags"]), median(usual.seconds)
+            asked = storms[-1]["began"], storms[-1]["ended"]
+            health += watched.between(*asked)
+            usual += dags.between(began, ended)
+            busy += dags.between(*asked)
+        (own, child), used = server.memory, server.cpu_seconds - cpu
     longest = max(storm["ended"] - storm["began"] for storm in storms)
+    times = median(busy) / median(usual)
     print(f"\n{AT_ONCE} at once, {ROUNDS} times: answered within {longest:.2f} s, {used:.2f} s of CPU in all")
-    print(f"health within {max(seconds['health']):.2f} s, {grown / 1e6:.0f} MB more memory, ", end="")
-    print(f"{len(seconds['dags'])} other answers: {others * 1000:.0f} ms after {before * 1000:.0f} ms")
-    assert [storm["statuses"] for storm in storms] == [{"200": AT_ONCE}] * ROUNDS
+    print(f"health within {max(health):.2f} s, {(own - before) / 1e6:.0f} MB more memory, ", end="")
+    print(f"{child / 1e6:.0f} MB of the child, ", end="")
+    print(f"{len(busy)} other answers took {times:.1f} times the usual {median(usual) * 1000:.0f} ms")
+    statuses = [storm["statuses"] for storm in storms]
+    if number == 1:
+        assert statuses == [{"200": AT_ONCE}] * ROUNDS
+        # Of each round nearly all got the same report.
+        assert max(len(storm["read_at"]) for storm in storms) <= 2
+    else:
+        assert all(each.keys() <= {"200", "429"} and each["200"] >= MOST_WAITING for each in statuses)
     assert [storm["items"] for storm in storms] == [[BATCHES * SIZE]] * ROUNDS
-    # Of each round nearly all got the same report.
-    assert max(len(storm["read_at"]) for storm in storms) <= 2
-    assert max(seconds["health"]) <= MOST_SECONDS_OF_HEALTH
-    assert others <= MOST_TIMES_AS_LONG * before
-    assert grown <= MOST_BYTES
+    assert max(health) <= MOST_SECONDS_OF_HEALTH
+    assert times <= MOST_TIMES_AS_LONG
+    assert own - before <= MOST_BYTES
+    assert child <= MOST_BYTES_OF_CHILD
 
 
 def test_a_poll_of_a_run_with_many_waiting_batches_is_cheap(
-    airflow: AirflowWithUsers, tokens: dict[str, str], server: psutil.Process, waiting: RunKey
+    airflow: AirflowWithUsers, tokens: dict[str, str], server: Server, waiting: RunKey
 ) -> None:
     cpu = []
     with Routes(airflow.base_url, waiting, token=tokens["admin"]) as routes:
         routes.ask("report")
         for _ in range(POLLS):
             time.sleep(2.5)
-            began = cpu_seconds(server)
+            began = server.cpu_seconds
             answer = routes.ask("report")
-            cpu.append(cpu_seconds(server) - began)
+            cpu.append(server.cpu_seconds - began)
     print(f"\na poll takes {median(cpu):.3f} s of CPU ({min(cpu):.3f} to {max(cpu):.3f})")
     (group,) = [each for each in answer.json()["report"]["groups"] if each["title"] == "docs"]
     assert (group["total"], group["items"]["total"]) == (WAITING_BATCHES, 200 * WAITING_BATCHES)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_fanout.metadata.runs import report_of
 from airflow_fanout.reports.branches import items_of_batch
 from airflow_fanout.reports.group_capacity import SchedulingLimits
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json, plan_rerun
-from airflow_fanout.reports.run_report import FUNCTION_TASK, item_page
+from airflow_fanout.reports.run_report import FUNCTION_TASK, item_page, report_of
 from airflow_fanout.rules.records import bounds_in, names_in, yielded_in
 from airflow_fanout.serialization.outline import TaskOutline
 from tests.support.hostile import BATCHES, BRANCHES, Case, cases, good_batch
@@ -66,7 +65,7 @@ def answers(facts: RunFacts) -> dict[str, Any]:
     plan = plan_rerun(facts, setups_and_teardowns=lambda _: ())
     items = [items_of_batch(facts, "docs", number) for number in range(BATCHES)]
     return {
-        "report": report_of(facts, surroundings=LIMITS),
+        "report": report_of(facts, LIMITS),
         "plan": {**plan_as_json(plan), "plan": fingerprint(plan)},
         **{f"items {n}": item_page(page, start=0, size=100) for n, page in enumerate(items)},
     }

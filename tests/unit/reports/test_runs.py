@@ -5,10 +5,10 @@ from unittest import mock
 
 import pytest
 
-from airflow_fanout.metadata.runs import report_of
 from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.group_capacity import SchedulingLimits
 from airflow_fanout.reports.rerun import plan_rerun
+from airflow_fanout.reports.run_report import report_of
 from airflow_fanout.reports.runs import BatchItems, ItemRuns
 from tests.unit.run_facts import batch, batched, facts_of, of_group, ran
 
@@ -58,7 +58,7 @@ def test_report_and_plan_make_no_more_items_than_they_name(facts_read: RunFacts,
     with mock.patch.object(
         BatchItems, "__getitem__", autospec=True, side_effect=BatchItems.__getitem__
     ) as made:
-        (group,) = report_of(facts_read, surroundings=surroundings).groups
+        (group,) = report_of(facts_read, surroundings).groups
         plan_rerun(facts_read, setups_and_teardowns=lambda _: ())
 
     assert group.items is not None

@@ -45,7 +45,7 @@ READERS = {"report": "_make_report", "items": "read_run", "plan": "find_plan", "
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """A client of a user who may do everything; no database is asked."""
-    for dependency in (*READ, *CLEAR):
+    for dependency in (*READ[1:], *CLEAR):
         monkeypatch.setitem(tab.app.dependency_overrides, dependency.dependency, lambda: None)
     monkeypatch.setitem(tab.app.dependency_overrides, may_clear, lambda: True)
     monkeypatch.setitem(tab.app.dependency_overrides, get_user, lambda: None)
@@ -105,6 +105,69 @@ def test_what_no_route_answers_carries_the_headers(
 
     assert answer.status_code == status
     assert_headers(answer)
+
+
+@pytest.mark.parametrize("dag_id", ["etl", "e%00l"])
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_no_name_with_a_zero_character_is_looked_for(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, dag_id: str, name: str
+) -> None:
+    fail(monkeypatch, name, RuntimeError("the database takes none"))
+    method, path = ROUTES[name]
+    run = "run" if dag_id != "etl" else "r%00n"
+
+    answer = client.request(method, f"/dags/{dag_id}/{path.replace('run', run)}", json={"plan": "x"})
+
+    assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
+
+
+@pytest.mark.parametrize("batch", [2**31, 2**63, 2**70])
+def test_a_batch_that_no_database_counts_to_is_refused(client: TestClient, batch: int) -> None:
+    answer = client.get(f"/dags/etl/items/run?group=g&batch={batch}")
+
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"plan": NaN}',
+        b'{"plan": "x", "y": 1e999}',
+        b'{"plan": "x", "\\ud800": 1}',
+        b'{"plan": "%b"}' % (b"a" * 9000),
+    ],
+    ids=["nan", "infinity", "surrogate", "long"],
+)
+def test_a_body_that_is_wrong_is_explained_and_not_sent_back(client: TestClient, body: bytes) -> None:
+    answer = client.post("/dags/etl/rerun/run", content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == 422
+    assert all(problem.keys() == {"type", "loc", "msg"} for problem in answer.json()["detail"])
+    assert len(answer.content) < 500
+
+
+def test_of_a_body_that_is_too_long_no_more_is_read(client: TestClient) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            sent.append(tab.MOST_BYTES)
+            yield b" " * tab.MOST_BYTES
+
+    async def ask() -> httpx.Response:
+        async def stream() -> AsyncIterator[bytes]:
+            for part in endless():
+                yield part
+
+        transport = httpx.ASGITransport(tab.with_headers)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            return await http.post("/dags/etl/rerun/run", content=stream())
+
+    answer = asyncio.run(ask())
+
+    assert answer.status_code == 413
+    assert_headers(answer)
+    assert len(sent) <= 3
 
 
 def test_a_plan_that_has_changed_is_a_conflict(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +247,7 @@ class TestTurns:
             await asyncio.sleep(0.01)
             at_once[0] -= 1
 
-        monkeypatch.setitem(tab.app.dependency_overrides, READ[0].dependency, look_up)
+        monkeypatch.setitem(tab.app.dependency_overrides, READ[1].dependency, look_up)
 
         statuses, _ = self.ask_at_once(*["static/page.js"] * 20)
 
