@@ -401,23 +401,25 @@ class Batch:
     def _feed_children(self, server: ForkServer) -> None:
         """Run items in a child process, and in another one if that ends."""
         child = server.start()
-        for index in iter(self._await_start, None):
-            call = self._start(_Call(index, child.kill, grace=math.inf))
-            try:
-                result, call.verdict = _received(
-                    child.ask(json.dumps([index, self._tries.get(index, 0)]).encode())
-                )
-            except ChildEndedError as ended:
-                if self._is_closed:
-                    return
-                self._take_end(call, str(ended))
-            else:
-                self._take(call, result)
-                if not call.is_given_up:
-                    continue
-                child.close()  # it was killed all the same
-            child = server.start()
-        child.close()
+        try:
+            for index in iter(self._await_start, None):
+                call = self._start(_Call(index, child.kill, grace=math.inf))
+                try:
+                    result, call.verdict = _received(
+                        child.ask(json.dumps([index, self._tries.get(index, 0)]).encode())
+                    )
+                except ChildEndedError as ended:
+                    if self._is_closed:
+                        return
+                    self._take_end(call, str(ended))
+                else:
+                    self._take(call, result)
+                    if not call.is_given_up:
+                        continue
+                    child.close()  # it was killed all the same
+                child = server.start()
+        finally:
+            child.close()
 
     def _take_end(self, call: _Call, end: str) -> None:
         """Put an item whose process has ended aside, to run alone; fail it if that was its second."""

@@ -15,7 +15,13 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_fanout.execution_time.xcom import forward_request, give_line_to, receive
+from airflow_fanout.execution_time.xcom import (
+    forward_request,
+    give_line_to,
+    receive,
+    supervisor_ended,
+    supervisor_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +40,9 @@ SIZE = struct.Struct("!Q")
 
 PR_SET_PDEATHSIG = 1
 
+IGNORED = (signal.SIGINT, signal.SIGTERM)
+"""Signals to all processes of a task, of which the task decides what they mean."""
+
 
 class ChildEndedError(Exception):
     """Raised when a child process has ended before it had answered; says how."""
@@ -50,21 +59,25 @@ class Child:
         Have it work, and answer what it asks of Airflow meanwhile.
 
         :raises ChildEndedError: If the process has ended before it had answered.
+        :raises ConnectionResetError: If the supervisor has ended, which ends its task.
         """
         polled = select.poll()
         polled.register(self._work, select.POLLIN)
         polled.register(self._line, select.POLLIN)
+        if (supervisor := supervisor_line()) is not None:
+            polled.register(supervisor, 0)  # its end is told all the same
         with contextlib.suppress(ConnectionError):  # it has ended
             self._work.sendall(SIZE.pack(len(request)) + request)
-            while True:
-                ready = [descriptor for descriptor, _ in polled.poll()]
-                if self._work.fileno() in ready:
-                    if (answer := _received(self._work)) is None:
-                        break
+        while True:
+            ready = {descriptor for descriptor, _ in polled.poll()}
+            if self._work.fileno() in ready:
+                if (answer := _received(self._work)) is not None:
                     return answer
-                if not forward_request(self._line):  # closed by the item, or with the process
-                    polled.unregister(self._line)
-        raise ChildEndedError(self._end())
+                raise ChildEndedError(self._end())
+            if supervisor is not None and supervisor.fileno() in ready:
+                raise supervisor_ended()
+            if not forward_request(self._line):  # closed by the item, or with the process
+                polled.unregister(self._line)
 
     def kill(self) -> None:
         """Kill the process, with what its item has started; ``ask`` then says so."""
@@ -159,7 +172,7 @@ class ForkServer:
 def _serve(server: socket.socket, work: Callable[[bytes], bytes], task: int) -> None:
     """Fork children on request, and say how they have ended."""
     _die_with(task)
-    for signal_number in (signal.SIGINT, signal.SIGTERM):  # the task decides what they mean
+    for signal_number in IGNORED:
         signal.signal(signal_number, signal.SIG_IGN)
     give_line_to(None)
     gc.freeze()  # a collection would copy the memory that all children share
@@ -205,8 +218,10 @@ def _work_in_child(
     """Answer one request after another."""
     _die_with(parent)
     os.setpgid(0, 0)  # what an item starts is killed with it
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR2):
-        signal.signal(signal_number, signal.SIG_DFL)
+    # Airflow's importer of Dag files handles SIGSEGV, in Python, and so has a crash repeat itself for ever.
+    for signal_number in signal.valid_signals():
+        if signal_number in IGNORED or callable(signal.getsignal(signal_number)):
+            signal.signal(signal_number, signal.SIG_DFL)
     _be_first_without_memory()
     _draw_other_numbers()
     give_line_to(line)

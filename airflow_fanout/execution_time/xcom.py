@@ -354,15 +354,24 @@ def give_line_to(other: socket.socket | None) -> None:
 
     Two processes that write to one line would break what both say.
     """
-    from airflow.sdk.execution_time import task_runner
-
-    line = getattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "socket", None)
-    if line is not None:
+    if (line := supervisor_line()) is not None:
         with contextlib.ExitStack() as opened:
             end = other.fileno() if other is not None else os.open(os.devnull, os.O_RDWR)
             if other is None:
                 opened.callback(os.close, end)
             os.dup2(end, line.fileno())
+
+
+def supervisor_line() -> socket.socket | None:
+    """Line to the supervisor of this process; None outside of a task."""
+    from airflow.sdk.execution_time import task_runner
+
+    return getattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "socket", None)
+
+
+def supervisor_ended() -> ConnectionResetError:
+    """Make the error of a task whose supervisor is no longer there."""
+    return ConnectionResetError("the supervisor has ended")
 
 
 def forward_request(line: socket.socket) -> bool:
@@ -376,8 +385,7 @@ def forward_request(line: socket.socket) -> bool:
         comms.socket.sendall(request)
         answer = _receive_frame(comms.socket)
     if answer is None:
-        message = "the supervisor has ended"
-        raise ConnectionResetError(message)
+        raise supervisor_ended()
     with contextlib.suppress(ConnectionError):  # who has asked has ended
         line.sendall(answer)
     return True

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -275,14 +276,23 @@ class TestSurroundings:
         assert values(run(4, call)) == [0, 1, 2, 3]
 
     def test_signals_mean_what_they_mean_to_any_process(self) -> None:
-        signals = (signal.SIGTERM, signal.SIGALRM, signal.SIGINT)
-        before = signal.signal(signal.SIGALRM, lambda *_: None)
-        try:
-            batch = run(1, lambda index: [signal.getsignal(number) == signal.SIG_DFL for number in signals])
-        finally:
-            signal.signal(signal.SIGALRM, before)
+        def call(index: int) -> list[int]:
+            if index:
+                faulthandler.disable()
+                ctypes.string_at(0)
+            return [number for number in signals if signal.getsignal(number) != signal.SIG_DFL]
 
-        assert values(batch) == [[True, True, True]]
+        signals = (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGSEGV)
+        # Airflow handles a crash so in every process that has read a Dag file.
+        before = {number: signal.signal(number, lambda *_: None) for number in signals[1:]}
+        try:
+            batch = run(2, call)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        assert batch.results[0].value == []
+        assert errors(batch) == {1: "its process was killed by SIGSEGV, twice"}
 
     def test_what_items_print_is_printed(self, capfd: pytest.CaptureFixture[str]) -> None:
         run(3, lambda index: print(f"item {index}", end=";"), concurrency=3)
@@ -359,6 +369,31 @@ class TestRequests:
         assert errors(batch) == {}
         assert supervisor.pop("task") > 0
         assert supervisor == {str(index): 25 for index in range(40)}
+
+    @pytest.mark.parametrize("asks", [False, True])
+    def test_without_a_supervisor_the_batch_ends(
+        self, asks: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        task_end, supervisor_end = socket.socketpair()
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", CommsDecoder(socket=task_end), raising=False)
+
+        def call(index: int) -> None:
+            (tmp_path / str(index)).touch()
+            if asks and not index:
+                self.ask("variable")
+            time.sleep(TIME_OUT)
+
+        def end() -> None:
+            wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+            supervisor_end.shutdown(socket.SHUT_RDWR)
+
+        batch = Batch(9, call, executor="process", concurrency=2)
+        batch.prepare()
+        threading.Thread(target=end).start()
+        with task_end, supervisor_end, pytest.raises(ConnectionResetError, match="the supervisor has ended"):
+            batch.run()
+
+        assert statuses(batch) == "........."
 
     def test_of_one_that_dies_meanwhile_harm_nobody(self, supervisor: Counter[str]) -> None:
         def call(index: int) -> None:
