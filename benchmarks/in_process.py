@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from airflow_fanout.demo.embedded import isolated_environment
 from benchmarks.in_process_sizes import (
     ASYNC_AT_ONCE,
+    COMBINED_ITEMS,
+    COMBINED_TASKS,
     SECONDS_OF_A_READ,
     SECONDS_OF_A_WAIT,
     SECONDS_OF_AN_ITEM,
@@ -36,9 +38,11 @@ ASYNC_AT_MOST = 1 / 15
 THREADS_AT_MOST = 1 / 10
 CHECKPOINTS_AT_MOST = 0.02
 STORAGE_AT_MOST = 1 / 8
+COMBINED_AT_MOST = 2
+"""CPU seconds."""
 
 WANTED = {
-    "batch": ("overhead", "on_an_event_loop", "in_threads", "checkpoints"),
+    "batch": ("overhead", "on_an_event_loop", "in_threads", "checkpoints", "combined"),
     "storage": ("storage",),
 }
 
@@ -64,6 +68,11 @@ ROWS = {
         f"checkpoints, {SECONDS_OF_AN_ITEM * 1000:g} ms items (by hand: the whole batch)",
         "s",
         Target(of="ratio", at_most=CHECKPOINTS_AT_MOST),
+    ),
+    "combined": (
+        f"fan-in of {COMBINED_ITEMS:,} combined items in {COMBINED_TASKS} tasks (by hand: value by value)",
+        "CPU s",
+        Target(of="ours", at_most=COMBINED_AT_MOST),
     ),
     "storage": (
         f"{STORED_VALUES} stored values, {SECONDS_OF_A_READ * 1000:g} ms each {ONE_BY_ONE}",

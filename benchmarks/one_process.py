@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import operator
 import sys
 import time
 from pathlib import Path
@@ -14,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from airflow.sdk import DAG
+from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.execution_time import task_runner
-from airflow.sdk.execution_time.comms import XComSequenceSliceResult
+from airflow.sdk.execution_time.comms import GetXCom, XComCountResponse, XComResult, XComSequenceSliceResult
 from airflow.sdk.execution_time.lazy_sequence import _XComWrapper
 
-from airflow_fanout import FanOutGroup
+from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.execution_time.arguments import NO_ITEM
 from airflow_fanout.execution_time.batch import Batch
 from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, fingerprint
 from airflow_fanout.execution_time.xcom import RunReader
-from airflow_fanout.rules.records import ITEM_SUCCEEDED, RETURN_VALUE
+from airflow_fanout.rules.records import ITEM_SUCCEEDED, RECORD_KEY, RETURN_VALUE, BatchRecord
 from benchmarks.in_process_sizes import (
     ASYNC_AT_ONCE,
     CHECKPOINTED_BATCHES,
     CHECKPOINTED_ITEMS,
+    COMBINED_ITEMS,
+    COMBINED_PAIRS,
+    COMBINED_TASKS,
     OVERHEAD_PAIRS,
     SECONDS_OF_A_REQUEST,
     SECONDS_OF_A_WAIT,
@@ -45,6 +50,7 @@ from benchmarks.slow_storage import attach_slow_storage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_fanout import FanInResults
     from airflow_fanout.execution_time.batch_work import BatchWork
 
 __all__ = ["MEASUREMENTS"]
@@ -247,6 +253,89 @@ def checkpoints() -> list[tuple[float, float]]:
     return [batch_seconds() for _ in range(CHECKPOINTED_BATCHES)]
 
 
+def combined() -> list[tuple[float, float]]:
+    """CPU seconds of a fan-in over combined items, and of one that adds up their values one by one."""
+    size = COMBINED_ITEMS // COMBINED_TASKS
+    bounds = [[number * size, (number + 1) * size, 1] for number in range(COMBINED_TASKS)]
+
+    def cpu_seconds(group: dict[str, Any], function: Callable[[FanInResults], int]) -> float:
+        pushed: dict[tuple[str, int, str], Any] = {("process.split", -1, RETURN_VALUE): bounds}
+        for number, (first, stop, split) in enumerate(bounds):
+            record = BatchRecord(
+                map_index=number,
+                start=first,
+                split=split,
+                statuses=ITEM_SUCCEEDED * size,
+                seconds=[12e-6] * size,
+                cpu_seconds=[11e-6] * size,
+            )
+            values = {f"process_{index}": double(index) for index in range(first, stop)}
+            pushed["process.each", number, RECORD_KEY] = record.to_xcom()
+            pushed["process.each", number, RETURN_VALUE] = (
+                [[None, sum(values.values())]] if "combine" in group else values
+            )
+        with DAG(f"in_process_{next(_dag_numbers)}", schedule=None):
+            process = FanOutGroup(
+                "process", branch=double, count=COMBINED_ITEMS, items_per_task=size, **group
+            )
+            fan_in = FanInOperator(task_id="combine", fan_out=process, python_callable=function)
+        with (
+            mock.patch.object(task_runner, "SUPERVISOR_COMMS", _Supervisor(pushed), create=True),
+            mock.patch.object(ExecutorSafeguard, "test_mode", new=True),
+        ):
+            began = time.process_time()
+            total = fan_in.execute({"ti": _task_instance(COMBINED_TASKS)})
+            seconds = time.process_time() - began
+        if total != COMBINED_ITEMS * (COMBINED_ITEMS - 1):
+            message = f"expected the sum of all doubled numbers, found {total}"
+            raise RuntimeError(message)
+        return seconds
+
+    return alternated(
+        COMBINED_PAIRS,
+        lambda: cpu_seconds({"combine": operator.add}, lambda results: results.combined),
+        lambda: cpu_seconds({}, lambda results: sum(results.values())),
+        warm_up=False,
+    )
+
+
+class _Supervisor:
+    """Answers a fan-in, as the task's supervisor does."""
+
+    def __init__(self, pushed: dict[tuple[str, int, str], Any]) -> None:
+        self._pushed = pushed
+
+    def send(self, message: Any) -> Any:
+        """Answer what was pushed, or how often."""
+        if isinstance(message, GetXCom):
+            value = self._pushed.get((message.task_id, message.map_index or 0, message.key))
+            return XComResult(key=message.key, value=value)
+        of_task = [key for task_id, _, key in self._pushed if task_id == message.task_id]
+        return XComCountResponse(len=of_task.count(message.key))
+
+
+def _task_instance(batches: int) -> Any:
+    """Make the task instance of a fan-in after so many batches."""
+    ended = [("process.split", -1), *(("process.each", number) for number in range(batches))]
+    states = [
+        {
+            "task_id": task_id,
+            "map_index": index,
+            "state": "success",
+            "duration": 1.0,
+            "operator": "BatchOperator",
+        }
+        for task_id, index in ended
+    ]
+    return SimpleNamespace(
+        dag_id="d",
+        run_id="r",
+        map_index=-1,
+        get_task_breadcrumbs=lambda **_: states,
+        xcom_push=lambda key, value: None,  # noqa: ARG005 - Airflow's signature
+    )
+
+
 def storage() -> list[tuple[float, float]]:
     """Seconds to read values from slow object storage: as the fan-in does, and one after another."""
     from airflow.providers.common.io.xcom.backend import XComObjectStorageBackend
@@ -284,7 +373,7 @@ def storage() -> list[tuple[float, float]]:
 
 
 MEASUREMENTS: dict[str, Callable[[], list[tuple[float, float]]]] = {
-    each.__name__: each for each in (overhead, on_an_event_loop, in_threads, checkpoints, storage)
+    each.__name__: each for each in (overhead, on_an_event_loop, in_threads, checkpoints, combined, storage)
 }
 """What can be measured, by name; each returns pairs ``(ours, by hand)``."""
 

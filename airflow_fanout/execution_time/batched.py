@@ -161,8 +161,8 @@ class _BatchValues:
             return
         if is_folded(self._stored):
             self._check_fold(self._stored)
-            names = [self.shown_names[index] for index in self.successes]
-            yield _Part(self.successes, entries_of(self._stored, names))
+            first, last = (self.shown_names[self.successes[place]] for place in (0, -1))
+            yield _Part(self.successes, entries_of(self._stored, first, last))
             return
         for index, value in self.by_index().items():
             if not isinstance(value, LostValue):

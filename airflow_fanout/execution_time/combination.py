@@ -111,9 +111,9 @@ def _stored(folded: Entry) -> Any:
         raise CombineError(message) from refusal
 
 
-def entries_of(folded: Sequence[Sequence[Any]], names: Sequence[str]) -> list[Entry]:
-    """Read what a batch pushed of the values of these items."""
-    title = repr(names[0]) if len(names) == 1 else f"{names[0]!r} to {names[-1]!r}"
+def entries_of(folded: Sequence[Sequence[Any]], first: str, last: str) -> list[Entry]:
+    """Read what a batch pushed of the values of its items, from the first success to the last."""
+    title = repr(first) if first == last else f"{first!r} to {last!r}"
     return [Entry(title, key, value) for key, value in folded]
 
 

@@ -174,7 +174,7 @@ class SimulatedRun:
             folded, errors = combination.fold_batch(names, values)
             for index, error in errors.items():
                 branches[names[index]] = replace(items[index], outcome=error)
-            entries += entries_of(folded, names)
+            entries += entries_of(folded, names[0], names[-1])
         return entries
 
     @staticmethod

@@ -28,6 +28,7 @@ class Plan:
         ``source``, the task of the items, alone, of ``source and split``, or the ``fan-in`` alone. After the
         second and the third the fan-in alone runs.
     :param item_retries: How often an item of a batch is tried again within its task.
+    :param is_combined: Whether each item returns a list with its name and value, and these are joined.
     :param is_edited: Whether the Dag file declares other branches in the second phase.
     """
 
@@ -44,6 +45,7 @@ class Plan:
     policy: dict[str, Any]
     again: str
     is_edited: bool
+    is_combined: bool
 
     @property
     def group_id(self) -> str:
@@ -110,6 +112,10 @@ def plan_of(seed: int) -> Plan:
     )
     if policy:
         policy = {**policy, "count_skipped": dice.choice(["exclude", "success", "failure"])}
+    is_combined = mode == "batched" and dice.random() < 0.5
+    for fate in [fate for of_phase in fates.values() for fate in of_phase.values() if is_combined]:
+        if fate["does"] == "hostile":  # its error would say where in the list
+            fate.update(does="value", value=1)
     return Plan(
         seed=seed,
         mode=mode,
@@ -124,6 +130,7 @@ def plan_of(seed: int) -> Plan:
         policy=policy,
         again=again,
         is_edited=is_edited,
+        is_combined=is_combined,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 import os
 import signal
 import time
@@ -94,6 +95,12 @@ def act(plan: Plan, name: str) -> Any:
     return value
 
 
+def returned_by(plan: Plan, name: str) -> Any:
+    """What a function returns that acts."""
+    value = act(plan, name)
+    return [[name, value]] if plan.is_combined else value
+
+
 class Acting(BaseOperator):
     """An operator that acts."""
 
@@ -124,13 +131,13 @@ def branch_of(plan: Plan) -> Any:
     if plan.origin == "count":
 
         def by_index(index: int) -> Any:
-            return act(plan, name_of(None, index))
+            return returned_by(plan, name_of(None, index))
 
         function: Any = by_index
     else:
 
         def by_item(branch: str) -> Any:
-            return act(plan, name_of(branch, None))
+            return returned_by(plan, name_of(branch, None))
 
         function = by_item
     operators: dict[str, Any] = {"operator": Acting, "ending": Ending}
@@ -198,6 +205,7 @@ def add(plan: Plan, declared_in: int) -> None:
     if plan.mode == "batched":
         declared |= {"items_per_task": plan.items_per_task, "item_concurrency": plan.item_concurrency}
         declared |= {"item_retries": plan.item_retries, "item_retry_delay": 0.05} if plan.item_retries else {}
+        declared |= {"combine": operator.add} if plan.is_combined else {}
     elif plan.mode == "mapped" and not plan.at_run_time:
         declared |= {"mapped": True}
     group = FanOutGroup(plan.group_id, branch=branch_of(plan), **declared)
