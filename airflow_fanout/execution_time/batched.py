@@ -20,7 +20,14 @@ from airflow_fanout.rules.identity import CHANGED, Execution, Match, match_names
 from airflow_fanout.rules.instances import States, instances_of
 from airflow_fanout.rules.names import SPLIT, IndexedNames, instance_name
 from airflow_fanout.rules.outcomes import LostValue, judge_items
-from airflow_fanout.rules.records import ITEM_FAILED, RETURN_VALUE, BatchRecord, batch_key, read_bounds
+from airflow_fanout.rules.records import (
+    ITEM_FAILED,
+    RETURN_VALUE,
+    BatchRecord,
+    batch_key,
+    part_key,
+    read_bounds,
+)
 from airflow_fanout.rules.wording import on_one_line
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
@@ -37,7 +44,7 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     Find the outcome of every item.
 
     Requests: one for the bounds of the batches, one to count their values, and two for each batch, its record
-    and its values (or the names of its items, if it died before it reported, or ran what was cut before).
+    and its values (of one that died before it reported, one for each part of them; or the names of its items, if it died before it reported, or ran what was cut before).
     """
     instances = instances_of(states, source.task_id)
     if source.group is None or source.never_expands(states):
@@ -260,7 +267,7 @@ class _Batches:
             record = self._reader.record(self._task_id, number)
         first, seconds, tries = self._bounds_of(number)[0], None, None
         if isinstance(record, BatchRecord):
-            self._report_count += state != "removed"
+            self._report_count += state != "removed" and record.parts is None
             first, seconds, tries = record.start, record.seconds, record.tries_of
             names = record.item_names(self._group.label)
             if record.cut == self._bounds_of(number) and self._group.names is None:
@@ -272,7 +279,7 @@ class _Batches:
         first_now, names_now = self._bounds_of(number)[0], self._names_now(number)
         values = _BatchValues(
             title=title,
-            read=lambda: self._reader.value(self._task_id, number, RETURN_VALUE),
+            read=partial(self._read_values, number, record),
             names=names,
             shown_names=own_names,
             successes=record.successes if isinstance(record, BatchRecord) and state != "removed" else (),
@@ -298,6 +305,17 @@ class _Batches:
             page=page,
             values=values,
         )
+
+    def _read_values(self, number: int, record: Record | None) -> Any:
+        """Read the values that a batch pushed: at once, or in parts, if it died before it had reported."""
+        parts = record.parts if isinstance(record, BatchRecord) else None
+        if parts is None:
+            return self._reader.value(self._task_id, number, RETURN_VALUE)
+        values: dict[str, Any] = {}
+        for part in range(parts):
+            some = self._reader.value(self._task_id, number, part_key(part))
+            values |= some if isinstance(some, Mapping) else {}
+        return values
 
     def are_in_place(self, batches: Sequence[_Batch]) -> bool:
         """Whether the batches ran what is to be run now, and no more and no less."""

@@ -29,8 +29,11 @@ ITEMS_AT_ONCE = 800
 CHECKPOINT_EVERY = 2.0
 """Seconds between two checkpoints; with the time that one takes, well below the 5 s that may be lost."""
 
-REPORT_EVERY = 0.0002
-"""Seconds between two reports before the end, for each item, which each time takes about a tenth of that."""
+REPORT_EVERY = 0.00004
+"""Seconds between two reports before the end, for each item, whose record each time takes a tenth of that."""
+
+PARTS_MERGED = 8
+"""Parts of a batch's values that are put into one."""
 
 PROGRESS_EVERY = 5.0
 """Seconds between two progress lines."""
@@ -192,6 +195,41 @@ class Checkpoints:
                 reason = f"a result takes more than {PIECE_SIZE:,} characters"
         self._unsaved[reason] += 1
         return None, 0
+
+
+class ValueParts:
+    """
+    Says what values of a batch that has not ended are to be pushed again, and where.
+
+    A report is a part of its own, and each eighth puts those before it into one; each 64th does so with
+    these. So a value of one of n reports is pushed at most 1 + log8(n) times, in at most 7 * (1 + log8(n))
+    parts, which have no gap: where one of more reports is, all those of fewer were.
+    """
+
+    def __init__(self) -> None:
+        self.number = self._reports = 0
+        self._parts: dict[int, list[int]] = {}
+
+    def push(self, successes: Iterable[int], push: Callable[[list[int], int], object]) -> None:
+        """
+        Have the successes pushed that were not yet, with those that are put into one with them.
+
+        :param push: Takes items, and the number of their part; what it raises changes nothing here.
+        """
+        new = set(successes).difference(*self._parts.values())
+        if not new:
+            return
+        digit, level = self._reports + 1, 0
+        while digit % PARTS_MERGED == 0:
+            digit, level = digit // PARTS_MERGED, level + 1
+        first = (PARTS_MERGED - 1) * level
+        part = first + digit % PARTS_MERGED - 1
+        indexes = sorted(new.union(*(items for number, items in self._parts.items() if number < first)))
+        push(indexes, part)
+        self._parts = {number: items for number, items in self._parts.items() if number >= first}
+        self._parts[part] = indexes
+        self._reports += 1
+        self.number = max(self.number, part + 1)
 
 
 def _runs_again(result: ItemResult) -> bool:

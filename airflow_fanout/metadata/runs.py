@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache, cached
-from sqlalchemy import Text, case, cast, func, null, select
+from sqlalchemy import Text, case, cast, func, null, or_, select
 
 from airflow_fanout.exceptions import UnreadableValueError
 from airflow_fanout.reports.branches import UnknownGroupError
@@ -20,6 +20,7 @@ from airflow_fanout.rules.names import SPLIT
 from airflow_fanout.rules.outcomes import UP_FOR_RETRY, LostValue
 from airflow_fanout.rules.records import (
     BATCH_KEY,
+    PART_KEY,
     RECORD_KEY,
     RETURN_VALUE,
     SKIPPED_KEY,
@@ -248,7 +249,8 @@ def _value_states(
     are_elsewhere = values_lie_elsewhere()
     stored = case((func.length(_text(XComModel.value)) <= LONGEST_REFERENCE, _text(XComModel.value)))
     columns = XComModel.task_id, XComModel.map_index, XComModel.key, stored if are_elsewhere else null()
-    wanted = select(*columns).where(*of_run(XComModel, dag_run, only), XComModel.key.in_(keys))
+    is_wanted = or_(XComModel.key.in_(keys), XComModel.key.startswith(PART_KEY, autoescape=True))
+    wanted = select(*columns).where(*of_run(XComModel, dag_run, only), is_wanted)
     rows = [(*row[:3], _reference(row[3])) for row in session.execute(wanted)]
     lost = set(lost_bodies(reference for *_, reference in rows))
     states: dict[tuple[str, int], dict[str, ValueState]] = {}

@@ -22,7 +22,7 @@ from airflow_fanout.execution_time.arguments import NO_ITEM, names_of_run
 from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, alarm_deadline
 from airflow_fanout.execution_time.batch_work import BrokenItem
 from airflow_fanout.execution_time.batched import failures_of_others
-from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, fingerprint
+from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, ValueParts, fingerprint
 from airflow_fanout.execution_time.item_retries import ItemRetries
 from airflow_fanout.execution_time.items import has_templates, read_at_once, source_and_functions
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
@@ -44,6 +44,7 @@ from airflow_fanout.rules.records import (
     RETURN_VALUE,
     BatchRecord,
     batch_key,
+    part_key,
     read_bounds,
 )
 from airflow_fanout.rules.wording import counted, on_one_line
@@ -129,7 +130,7 @@ class BatchOperator(BaseOperator):
         report = partial(self._report, context["ti"], labels, labels if is_named else None)
         with AlarmThread(batch, give_up=partial(self._end_process, batch, report)):
             try:
-                return self._run(batch, checkpoints, labels, report)
+                return self._run(context["ti"], batch, checkpoints, labels, report)
             except BaseException as ended:  # also of values that are too large for the database
                 batch.close()
                 signal.setitimer(signal.ITIMER_REAL, 0)  # nothing else is to cut short what follows
@@ -140,11 +141,18 @@ class BatchOperator(BaseOperator):
                 raise
 
     def _run(
-        self, batch: Batch, checkpoints: Checkpoints, labels: Sequence[str], report: Callable[..., Any]
+        self,
+        ti: Any,
+        batch: Batch,
+        checkpoints: Checkpoints,
+        labels: Sequence[str],
+        report: Callable[..., Any],
     ) -> Any:
         """Run the items, report, and return the values, or raise if an item has failed."""
         make_requests_in_a_thread()
-        self._beside = CheckpointThread(self.log, batch, checkpoints, partial(report, unfinished=KILLED))
+        parts = ValueParts()
+        so_far = partial(report, unfinished=KILLED, parts=parts)
+        self._beside = CheckpointThread(self.log, batch, checkpoints, so_far)
         to_run = counted(len(batch.pending), "item", "items")
         self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
         with self._beside:
@@ -158,6 +166,7 @@ class BatchOperator(BaseOperator):
                 batch.fail(index, redacted_error(error))
         unfinished = NO_PLACE if batch.is_stuck and not batch.is_stopped else UNFINISHED
         values = report(batch, unfinished, folded=folded)
+        self._clear(ti, parts)
         if failed := _with_status(batch, ITEM_FAILED):
             is_final = all(result.is_final for result in failed.values())
             kind = FinalBatchFailedError if is_final else BatchFailedError
@@ -366,19 +375,25 @@ class BatchOperator(BaseOperator):
         unfinished: str = UNFINISHED,
         *,
         folded: list[list[Any]] | None = None,
+        parts: ValueParts | None = None,
     ) -> Any:
         """
         Push the values, and then the record; return the values.
 
         :param unfinished: Error of items that have not ended, unless enough failures have stopped them.
         :param folded: What to push in place of the values by name, if they have been folded.
+        :param parts: Where values go of a batch that has not ended, of which few are pushed again.
         """
         is_stopped = batch.is_stopped and unfinished == UNFINISHED
         stopped = item_stop_reason(self._group.group_id, self.stop_after_failures) if is_stopped else None
         for index in batch.pending if stopped is None else ():
             batch.fail(index, unfinished)
-        if folded is None:
-            values: Any = self._push_values(ti, batch, labels)
+        values: Any = None
+        if parts is not None:
+            push = partial(self._push_values, ti, batch, labels)
+            parts.push(_with_status(batch, ITEM_SUCCEEDED), push)
+        elif folded is None:
+            values = self._push_values(ti, batch, labels, [*_with_status(batch, ITEM_SUCCEEDED)])
         else:
             ti.xcom_push(RETURN_VALUE, values := folded)
         results = [batch.results.get(index, ItemResult(ITEM_STOPPED, tries=0)) for index in range(batch.size)]
@@ -402,6 +417,7 @@ class BatchOperator(BaseOperator):
             peak_memory_bytes=peak_memory_bytes(),
             cores=core_count(),
             concurrency=batch.concurrency,
+            parts=None if parts is None else parts.number or None,
             elapsed=batch.elapsed,
             task_cpu_seconds=batch.cpu_seconds,
             rate_wait_seconds=round(batch.rate_wait_seconds, 6),
@@ -411,25 +427,37 @@ class BatchOperator(BaseOperator):
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         return values
 
-    def _push_values(self, ti: Any, batch: Batch, labels: Sequence[str]) -> dict[str, Any]:
-        """Push the values by name; one that is refused fails its item alone."""
+    def _clear(self, ti: Any, parts: ValueParts) -> None:
+        """Make room of values that are in one XCom now."""
+        try:
+            for part in range(parts.number):
+                ti.xcom_push(part_key(part), None)
+        except Exception as error:  # costs room, and must not fail the batch
+            self.log.warning("Values that were pushed before the end can't be deleted: %s", error)
+
+    def _push_values(
+        self, ti: Any, batch: Batch, labels: Sequence[str], indexes: Sequence[int], part: int | None = None
+    ) -> dict[str, Any]:
+        """Push values of items by name; one that is refused fails its item alone."""
 
         def push(indexes: Sequence[int]) -> dict[str, Any]:
             values = {labels[index]: batch.results[index].value for index in indexes}
-            ti.xcom_push(RETURN_VALUE, values)
+            ti.xcom_push(RETURN_VALUE if part is None else part_key(part), values)
             return values
 
         try:
-            return push([*_with_status(batch, ITEM_SUCCEEDED)])
+            return push(indexes)
         except Exception as error:
             if not is_of_values(error):
                 raise
             push([])  # raises if it is something else
-            for index, refusal in refused_values(push, [*_with_status(batch, ITEM_SUCCEEDED)]).items():
+            refused = refused_values(push, indexes)
+            for index, refusal in refused.items():
                 text = redacted_error(refusal)
                 self.log.error("The value of %s can't be stored: %s", on_one_line(labels[index]), text)
                 batch.fail(index, f"its value can't be stored in an XCom: {text}")
-            return push([*_with_status(batch, ITEM_SUCCEEDED)])  # raises if together they are too large
+            # Raises if together they are too large.
+            return push([index for index in indexes if index not in refused])
 
 
 def _made(items: Mapping[str, Any], make: Callable[[Any], Any]) -> dict[str, Any]:

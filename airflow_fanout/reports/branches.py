@@ -22,13 +22,14 @@ from airflow_fanout.rules.names import (
 )
 from airflow_fanout.rules.outcomes import WAITING, BranchTasks, judge_branch, judge_items
 from airflow_fanout.rules.policy import known as known_number
-from airflow_fanout.rules.records import RETURN_VALUE, is_skipped_by, name_in
+from airflow_fanout.rules.records import RETURN_VALUE, is_skipped_by, name_in, part_key
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from airflow_fanout.reports.timing import BranchTiming
+    from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.rules.records import Bounds
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import FanInOutline
@@ -426,7 +427,12 @@ def _are_same(some: Sequence[str], others: Sequence[str]) -> bool:
 
 def _batch_items(task_run: TaskRun, names: Sequence[str]) -> BatchItems:
     record = task_run.batch_record
-    value = task_run.values.get(RETURN_VALUE, "absent")
+    parts = None if record is None else record.parts
+    keys = [RETURN_VALUE] if parts is None else map(part_key, range(parts))
+    value: ValueState = "present"
+    for key in keys:
+        if value == "present":
+            value = task_run.values.get(key, "absent")
     return BatchItems(
         task_run=task_run,
         names=names,

@@ -89,6 +89,8 @@ class BatchRecord(NamedTuple):
     :param peak_memory_bytes: Peak memory of the process.
     :param cores: Cores that it could run on.
     :param concurrency: Number of items that could run at once.
+    :param parts: Number of XComs with its values, if it has not ended: see :func:`part_key`. None if all are
+        in one.
     :param elapsed: Seconds that the items of this try took together.
     :param task_cpu_seconds: CPU seconds of the task in these. What is left of them was spent waiting; an item
         by itself can't tell, for of threads that compute all but one wait.
@@ -109,6 +111,7 @@ class BatchRecord(NamedTuple):
     peak_memory_bytes: int | None = None
     cores: int | None = None
     concurrency: int | None = None
+    parts: int | None = None
     elapsed: float | None = None
     task_cpu_seconds: float | None = None
     rate_wait_seconds: float | None = None
@@ -222,6 +225,7 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         peak_memory_bytes=_whole(value.get("peak_memory_bytes")),
         cores=_whole(value.get("cores")),
         concurrency=_whole(value.get("concurrency")),
+        parts=parts if (parts := _whole(value.get("parts"))) is None else min(parts, MOST_PARTS),
         elapsed=seconds_of(value.get("elapsed")),
         rate_wait_seconds=seconds_of(value.get("rate_wait_seconds")),
         idle_seconds=seconds_of(value.get("idle_seconds")),
@@ -324,6 +328,16 @@ def _tries(value: object, most: int) -> dict[str, int]:
         for index, tries in value.items()
         if isinstance(index, str) and (number := _whole(tries)) is not None
     }
+
+
+PART_KEY = "fan_out_values_"
+MOST_PARTS = 100
+"""XComs with the values of a batch that has not ended, at most: those of a million reports are fewer."""
+
+
+def part_key(number: int) -> str:
+    """XCom key of some values of a batch that has not ended; of two for one item either holds."""
+    return f"{PART_KEY}{number}"
 
 
 BATCH_KEY = "batch_"

@@ -85,6 +85,7 @@ def good_batch(number: int, **other: Any) -> dict[str, Any]:
         "peak_memory_bytes": 10**8,
         "cores": 2,
         "concurrency": 1,
+        "parts": None,
         "elapsed": 6.0,
         "task_cpu_seconds": 1.0,
         **other,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -29,6 +30,8 @@ class Ran:
     error: BaseException | None
     pushed: dict[str, Any]
     ti: Any
+    history: list[tuple[str, Any]]
+    """All that it pushed, in order."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -87,11 +90,13 @@ def run_batch(
     operator = operator or batch_operator(group, start, size if stop is None else stop, split)
     ti = task_instance(**of_instance)
     pushed: dict[str, Any] = {}
+    history: list[tuple[str, Any]] = []
 
     def push(key: str, value: Any) -> None:
         if key == RETURN_VALUE and (refusal := refuses(value)):
             raise refusal if isinstance(refusal, Exception) else ConnectionError("refused")
         pushed[key] = value
+        history.append((key, copy.copy(value)))
 
     ti.xcom_push.side_effect = push
     given: Any = {"ti": ti, **(context or {})}
@@ -111,4 +116,4 @@ def run_batch(
                 callback(given)
         except BaseException as raised:
             error = raised
-    return Ran(value=value, error=error, pushed=pushed, ti=ti)
+    return Ran(value=value, error=error, pushed=pushed, ti=ti, history=history)

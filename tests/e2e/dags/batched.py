@@ -124,7 +124,7 @@ def step(index: int, ti: Any) -> int:
 
 def step_and_die(index: int) -> int:
     time.sleep(0.1)
-    return die(index, 60)
+    return die(index, 80)
 
 
 def die(index: int, last: int = 7) -> int:

@@ -4,7 +4,10 @@ import asyncio
 import datetime as dt
 import json
 import logging
+import math
 import time
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 from unittest import mock
 
@@ -22,9 +25,10 @@ from airflow_fanout.execution_time.checkpoints import (
     PIECE_SIZE,
     Checkpoints,
     CheckpointThread,
+    ValueParts,
     fingerprint,
 )
-from airflow_fanout.rules.records import ITEM_SKIPPED, ITEM_SUCCEEDED
+from airflow_fanout.rules.records import ITEM_SKIPPED, ITEM_SUCCEEDED, MOST_PARTS
 from tests.unit.fake_store import FakeStore
 
 
@@ -287,3 +291,38 @@ class TestFingerprints:
     @pytest.mark.parametrize("value", [Unstorable(), [Rude()]], ids=["no-serializer", "a-broken-one"])
     def test_what_cannot_be_serialized_has_none(self, value: Any) -> None:
         assert fingerprint("name", value) is None
+
+
+class TestValueParts:
+    @given(st.lists(st.integers(0, 3), min_size=1, max_size=700))
+    def test_what_is_stored_is_all_that_was_told_however_few_are_pushed_again(self, news: list[int]) -> None:
+        parts, stored, pushes = ValueParts(), {}, dict.fromkeys(range(sum(news)), 0)
+
+        def push(indexes: list[int], part: int) -> None:
+            stored[part] = indexes
+            for index in indexes:
+                pushes[index] += 1
+
+        for end in accumulate(news):
+            parts.push(range(end), push)
+            assert set().union(*stored.values()) == set(range(end))
+            assert sorted(stored) == list(range(parts.number))
+        reports = max(1, sum(map(bool, news)))
+        most = 1 + math.floor(math.log(reports, 8) + 1e-9)
+        assert max(pushes.values(), default=0) <= most
+        assert parts.number <= 7 * most < MOST_PARTS
+
+    def test_what_could_not_be_pushed_is_pushed_with_the_next(self) -> None:
+        parts, stored = ValueParts(), {}
+        refuse = mock.Mock(spec=[], side_effect=ConnectionError)
+
+        def keep(indexes: list[int], part: int) -> None:
+            stored[part] = indexes
+
+        for end in range(1, 20):
+            with suppress(ConnectionError):
+                parts.push(
+                    range(end), refuse if end % 2 else lambda indexes, part: stored.update({part: indexes})
+                )
+
+        assert set().union(*stored.values()) == set(range(18))

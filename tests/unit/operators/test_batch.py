@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import math
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -26,12 +28,14 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.sdk.execution_time.timeout import timeout
 from structlog.testing import capture_logs
 
-from airflow_fanout import FanOutGroup
+from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.operators.batch import BatchOperator
+from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
+from tests.unit import run_facts
 from tests.unit.fake_batch import batch_operator, run_batch, task_instance
-from tests.unit.fake_run import FakeRun
+from tests.unit.fake_run import FakeRun, run_fan_in
 from tests.unit.fake_store import FakeStore
 
 pytestmark = pytest.mark.usefixtures("dag")
@@ -105,6 +109,7 @@ class TestTheReport:
             "errors": {"2": "nothing to do"},
             "stopped": None,
             "concurrency": 1,
+            "parts": None,
         }
 
     @pytest.mark.parametrize(
@@ -530,6 +535,59 @@ class TestTheEndOfTheTask:
 
     def test_it_may_be_killed_before_anything_runs(self) -> None:
         batch_operator(group_of("a"), 0, 1).on_kill()
+
+
+class TestALastTryThatIsKilled:
+    @pytest.mark.parametrize("concurrency", [1, 4])
+    def test_after_any_push_what_was_told_has_its_value_for_the_fan_in_and_the_report(
+        self, concurrency: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airflow_fanout.execution_time.checkpoints.CHECKPOINT_EVERY", 0.001)
+
+        def wait(item: int) -> int:
+            time.sleep(0.004)
+            if item % 9 == 5:
+                raise ValueError(item)
+            return -item
+
+        group = group_of(*range(60), branch=wait, item_concurrency=concurrency)
+        fan_in = FanInOperator(task_id="combine", fan_out=group, min_success=0)
+        history = run_batch(group).history
+        told = set[int]()
+        for kill in range(len(history) + 1):
+            xcoms = dict(history[:kill])
+            run = FakeRun().add("acts.split", value=[[0, 60, 1]])
+            run.add("acts.each", "failed", map_index=0)
+            run.xcoms |= {("acts.each", 0, key): value for key, value in xcoms.items()}
+            record = xcoms.get(RECORD_KEY, {"statuses": ""})
+            values = {f"acts_{i}": -i for i, status in enumerate(record["statuses"]) if status == "S"}
+
+            did = run_fan_in(fan_in, run)
+            states: Any = dict.fromkeys(xcoms, "present")
+            task_run = run_facts.ran("acts.each", 0, "failed")
+            task_run = replace(task_run, record=xcoms.get(RECORD_KEY), values=states)
+            facts = run_facts.facts_of([task_run], group.declared, bounds={"acts.split": [(0, 60, 1)]})
+            (shown,) = group_runs(facts)
+
+            assert did.value == values
+            assert {item.name for item in shown.branches if item.state == "success"} == set(values)
+            assert did.requests <= 4 + 2 + (record.get("parts") or 0)
+            told.add(len(values))
+        assert len(told) > 10
+        assert [value for key, value in history if key == "fan_out_values_0"][-1] is None
+
+    def test_values_are_pushed_a_small_number_of_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("airflow_fanout.execution_time.checkpoints.CHECKPOINT_EVERY", 0.001)
+
+        def wait(item: int) -> str:
+            time.sleep(0.002)
+            return "x" * 10_000
+
+        history = run_batch(group_of(*range(200), branch=wait)).history
+
+        pushed = sum(len(json.dumps(value)) for key, value in history if key != RECORD_KEY)
+        assert len(history) > 100
+        assert pushed < 200 * 10_100 * (1 + 1 + math.log(200, 8))
 
 
 class TestItems:

@@ -44,6 +44,7 @@ BATCH = BatchRecord(
     peak_memory_bytes=9,
     cores=2,
     concurrency=4,
+    parts=3,
     elapsed=3.5,
     rate_wait_seconds=1.5,
     idle_seconds=0.5,
@@ -146,8 +147,8 @@ def test_a_part_that_is_of_another_shape_is_not_known(
         ({"names": None}, {"names": None}),
         ({"statuses": "??"}, {"statuses": "??"}),
         (
-            {"elapsed": -1, "task_cpu_seconds": -1, "cores": "2", "concurrency": 0},
-            {"elapsed": None, "task_cpu_seconds": None, "cores": None, "concurrency": None},
+            {"elapsed": -1, "task_cpu_seconds": -1, "parts": 0, "cores": "2", "concurrency": 0},
+            {"elapsed": None, "task_cpu_seconds": None, "parts": None, "cores": None, "concurrency": None},
         ),
     ],
     ids=repr,
