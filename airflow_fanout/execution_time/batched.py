@@ -44,7 +44,8 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     Find the outcome of every item.
 
     Requests: one for the bounds of the batches, one to count their values, and two for each batch, its record
-    and its values (of one that died before it reported, one for each part of them; or the names of its items, if it died before it reported, or ran what was cut before).
+    and its values; one more for each part of one that died before it reported. The names of its items take
+    one, if it died so, or ran what was cut before.
     """
     instances = instances_of(states, source.task_id)
     if source.group is None or source.never_expands(states):

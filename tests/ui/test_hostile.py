@@ -28,6 +28,14 @@ made.textContent = "document.title = 'gone'";
 document.body.append(made);
 """
 
+LINES = """
+cell => {
+  const range = document.createRange();
+  range.selectNodeContents(document.createTreeWalker(cell, NodeFilter.SHOW_TEXT).nextNode());
+  return new Set([...range.getClientRects()].map(({ top }) => Math.round(top))).size;
+}
+"""
+
 
 def test_nothing_hostile_becomes_part_of_the_page(tab: Tab) -> None:
     """Everything that shows names or errors is opened; violations of the policy fail each test."""
@@ -65,6 +73,11 @@ def test_a_text_of_10000_characters_makes_the_page_neither_wide_nor_endless(tab:
     heights = "rows => rows.map(row => row.offsetHeight)"
     assert max(tab.group("visit").locator(".failed tbody tr").evaluate_all(heights)) < 300
     assert set(tab.group("read").locator(".row").evaluate_all(heights)) == {28}
+
+
+def test_a_long_name_of_what_failed_is_read_in_lines_and_not_by_letters(tab: Tab) -> None:
+    name = tab.group("read").locator(".failed tbody th")
+    assert len(name.inner_text()) / name.evaluate(LINES) >= 25
 
 
 def test_the_policy_stops_what_would_get_past_all_that(open_tab: Open, runs: Runs) -> None:

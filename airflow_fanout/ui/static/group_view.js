@@ -80,8 +80,9 @@ export class GroupView {
 
 function problemRow(problem) {
   const row = element("tr", "");
-  const name = element("th", visible(problem.name) + (problem.items > 1 ? `: ${counted(problem.items, "item", "items")}` : ""));
+  const name = element("th", "");
   name.scope = "row";
+  name.append(element("span", visible(problem.name) + (problem.items > 1 ? `: ${counted(problem.items, "item", "items")}` : "")));
   const state = element("td", "");
   const dot = element("span", problem.state);
   dot.className = "state";
