@@ -7,6 +7,7 @@ import logging
 import math
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -24,6 +25,7 @@ from airflow_fanout.execution_time.wiring import (
     upstream_failure,
 )
 from airflow_fanout.execution_time.xcom import RunReader
+from airflow_fanout.rules.error_kinds import Failure, kinds_of
 from airflow_fanout.rules.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.rules.wording import batched_key_problem, counted, on_one_line, past_dependence_problem
@@ -156,6 +158,7 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
             Problem(name=outcome.name, state=outcome.state, error=outcome.error)
             for outcome in islice(results.problems(policy.problem_states), PROBLEMS_NAMED)
         ],
+        errors=_errors(results, policy),
     )
     return Judgement(upstream_failure=failure, verdict=verdict, report=report)
 
@@ -167,6 +170,17 @@ def _timings(results: FanInResults) -> Iterator[tuple[float, str]]:
             yield seconds, name
 
 
+def _errors(results: FanInResults, policy: Policy) -> list[ErrorCount]:
+    failures = (
+        Failure(state=outcome.state, error=outcome.error, number=1, problem=partial(str, outcome.name))
+        for outcome in results.problems(policy.problem_states)
+    )
+    return [
+        ErrorCount(state=kind.state, error=kind.error, branches=kind.number, names=kind.problems)
+        for kind in kinds_of(failures)[:PROBLEMS_NAMED]
+    ]
+
+
 def settle(policy: Policy, results: FanInResults, judgement: Judgement) -> None:
     """Turn the judgement into what Airflow understands: raise to fail or to skip, return to go on."""
     if judgement.upstream_failure is not None:
@@ -174,7 +188,7 @@ def settle(policy: Policy, results: FanInResults, judgement: Judgement) -> None:
     verdict, report = judgement.verdict, judgement.report
     problem_count = report["failed"] + report["missing"]
     problem_count += report["skipped"] if policy.count_skipped == "failure" else results.stopped_count
-    problems = problems_listing(report["problems"], problem_count)
+    problems = errors_listing(report["errors"], problem_count)
     match verdict.state:
         case "skipped":
             message = f"Skipped: {verdict.reason}"
@@ -229,7 +243,7 @@ def combine(
 
 
 PROBLEMS_NAMED = 20
-"""Branches that a report or an error names; the rest are counted."""
+"""Branches, and kinds of errors, that a report names; the rest are counted."""
 
 
 class Problem(TypedDict):
@@ -238,6 +252,15 @@ class Problem(TypedDict):
     name: str
     state: str
     error: str | None
+
+
+class ErrorCount(TypedDict):
+    """How many branches count against the run for one kind of error, and the names of the first."""
+
+    state: str
+    error: str | None
+    branches: int
+    names: list[str]
 
 
 class FanInReport(TypedDict):
@@ -255,14 +278,24 @@ class FanInReport(TypedDict):
     longest_branch: str | None
     longest_branch_seconds: float | None
     problems: list[Problem]
+    errors: list[ErrorCount]
 
 
-def problems_listing(problems: Iterable[Problem], total: int) -> str:
-    """Lines that name the first problems, with states and errors, and count the rest."""
-    texts = (": ".join(filter(None, [on_one_line(p["name"]), p["state"], p["error"]])) for p in problems)
-    lines = [f"  {text}" for text in texts]
-    if total > len(lines):
-        lines.append(f"  and {total - len(lines)} more")
+def errors_listing(errors: Iterable[ErrorCount], total: int) -> str:
+    """Lines that say how many failed with which error, and their first names; the rest are counted."""
+    lines = []
+    for kind in errors:
+        names = [on_one_line(name) for name in kind["names"]]
+        what = ": ".join(filter(None, [kind["state"], kind["error"]]))
+        if kind["branches"] == 1:
+            lines.append(f"  {names[0]}: {what}")
+        else:
+            rest = kind["branches"] - len(names)
+            more = f" and {rest:,} more" if rest else ""
+            lines.append(f"  {kind['branches']:,} × {what} ({', '.join(names)}{more})")
+        total -= kind["branches"]
+    if total > 0:
+        lines.append(f"  and {total:,} more")
     return "\n".join(lines)
 
 

@@ -34,7 +34,8 @@ class FanInOperator(BaseOperator):
     Before the verdict it pushes an XCom ``fan_out_report``: ``expected``, ``counted``, ``needed``,
     ``succeeded``, ``failed``, ``skipped``, ``missing`` (numbers of branches), ``degraded``,
     ``total_branch_seconds``, ``longest_branch``, ``longest_branch_seconds`` (over successful branches), and
-    up to 20 ``problems`` (``name``, ``state``, ``error``).
+    up to 20 ``problems`` (``name``, ``state``, ``error``), and ``errors``, up to 20 kinds of them: ``state``,
+    the ``error`` of the first, how many ``branches``, and up to five ``names``.
 
     :param task_id: Id of the fan-in.
     :param fan_out: The group whose branches to collect; ``group >> fan_in`` is wired here.

@@ -35,8 +35,8 @@ class FanOutNotifier(BaseNotifier):
 
     It is a callback of the fan-in, where one of each branch would send a message for each:
     ``on_failure_callback``, and ``on_success_callback`` for a degraded success. The templates of the other
-    notifier have ``fan_out.headline``, one line of ids and numbers; ``fan_out.text``, the headline, the first
-    twenty branches that failed and why, and the command that tells more; and ``fan_out.report``, the XCom
+    notifier have ``fan_out.headline``, one line of ids and numbers; ``fan_out.text``, the headline, how
+    many failed with which error, and the command that tells more; and ``fan_out.report``, the XCom
     ``fan_out_report``. Branches wrote the errors in it: in HTML it is ``{{ fan_out.text | e }}``.
 
     .. code-block:: python
@@ -102,12 +102,11 @@ def details_of(
     report: FanInReport | None, error: BaseException | str | None, *, dag_id: str, run_id: str
 ) -> Iterator[str]:
     """Lines that name the run, what failed and why, and the command that tells more."""
-    from airflow_fanout.execution_time.accounting import problems_listing
+    from airflow_fanout.execution_time.accounting import errors_listing
 
     yield f"Run: {on_one_line(run_id)}"
-    problems = [] if report is None else report["problems"]
-    if report is not None and problems:
-        yield problems_listing(problems, max(len(problems), report["failed"] + report["missing"]))
+    if report is not None and report["errors"]:
+        yield errors_listing(report["errors"], report["failed"] + report["missing"])
     elif error is not None:
         cause = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
         yield f"  {on_one_line(cause)}"

@@ -230,33 +230,53 @@ class TestItsVerdict:
         assert verdict.message == (
             "1 of 4 branches succeeded, 3 needed (min_success=3, min_success_ratio=0.5).\n"
             "  process_1: failed: ValueError: broken\n"
-            "  process_2: upstream_failed\n"
-            "  process_3: missing: it was marked success by hand, and pushed nothing"
+            "  process_3: missing: it was marked success by hand, and pushed nothing\n"
+            "  process_2: upstream_failed"
         )
         assert isinstance(verdict.error, TooFewBranchesError)
         assert (verdict.error.needed, verdict.error.succeeded) == (3, 1)
         assert [problem.name for problem in verdict.error.problems] == ["process_1", "process_2", "process_3"]
 
     @pytest.mark.parametrize(
-        ("states", "policy", "end"),
+        ("states", "policy", "lines"),
         [
-            (["failed"] * 20, {}, "process_19: failed: ValueError: broken"),
-            (["failed"] * 15 + ["missing"] * 10, {}, "and 5 more"),
-            (["failed"] * 21 + ["skipped"] * 5, {}, "and 1 more"),
-            (["failed"] * 21 + ["stopped"] * 5, {}, "and 6 more"),
-            (["failed"] * 21 + ["skipped"] * 5, {"min_success": 1, "count_skipped": "failure"}, "and 6 more"),
+            (["failed"] * 20, {}, ["20 × failed: ValueError: broken"]),
+            (
+                ["failed"] * 15 + ["missing"] * 10,
+                {},
+                ["15 × failed: ValueError: broken", "10 × missing: it was"],
+            ),
+            (["failed"] * 21 + ["skipped"] * 5, {}, ["21 × failed: ValueError: broken"]),
+            (["stopped"] * 25 + ["failed"], {}, ["process_25: failed", "25 × skipped: not started"]),
+            (
+                ["failed"] * 21 + ["skipped"] * 5,
+                {"min_success": 1, "count_skipped": "failure"},
+                ["21 × failed: ValueError: broken", "5 × skipped (process_21, process_22"],
+            ),
         ],
     )
-    def test_it_names_the_first_twenty_problems_and_counts_the_rest(
-        self, states: list[str], policy: dict[str, Any], end: str
+    def test_it_names_errors_by_kind_and_their_first_branches(
+        self, states: list[str], policy: dict[str, Any], lines: list[str]
     ) -> None:
         verdict = run_fan_in(fan_in_of(len(states), **policy), run_of(*states))
 
-        assert verdict.message.count("process_") == 20
-        assert verdict.message.splitlines()[-1].strip() == end
-        assert [problem["name"] for problem in report_of(verdict)["problems"]] == [
-            f"process_{index}" for index in range(20)
-        ]
+        said = [line.strip() for line in verdict.message.splitlines()[1:]]
+        assert [line[: len(start)] for line, start in zip(said, lines, strict=True)] == lines
+
+    def test_the_report_names_the_first_twenty_problems_and_counts_all_by_kind(self) -> None:
+        report = report_of(run_fan_in(fan_in_of(25), run_of(*["failed"] * 15, *["missing"] * 10)))
+
+        assert [problem["name"] for problem in report["problems"]] == [f"process_{n}" for n in range(20)]
+        assert [(kind["branches"], len(kind["names"])) for kind in report["errors"]] == [(15, 5), (10, 5)]
+
+    def test_of_more_than_twenty_kinds_the_rest_is_counted(self) -> None:
+        run = FakeRun()
+        for index in range(23):
+            run.fail(f"process.process_{index}", f"{chr(65 + index)}Error: no")
+
+        message = run_fan_in(fan_in_of(23), run).message
+
+        assert message.splitlines()[-2:] == ["  process_19: failed: TError: no", "  and 3 more"]
 
     def test_degraded_is_said_in_log_and_report(self, caplog: pytest.LogCaptureFixture) -> None:
         verdict = run_fan_in(fan_in_of(3, min_success=2), run_of("success", "failed", "success"))
@@ -276,8 +296,7 @@ class TestItsVerdict:
         assert verdict.message == (
             "0 of 3 branches succeeded, 1 needed, 2 stopped by stop_after_failures (min_success=1).\n"
             "  process_0: failed: ValueError: broken\n"
-            "  process_1: skipped: not started: 1 of 3\n"
-            "  process_2: skipped: not started: 1 of 3"
+            "  2 × skipped: not started: 1 of 3 (process_1, process_2)"
         )
         assert (report_of(verdict)["counted"], report_of(verdict)["skipped"]) == (3, 2)
 
@@ -309,6 +328,16 @@ class TestItsReport:
                     "state": "missing",
                     "error": "it was marked success by hand, and pushed nothing",
                 },
+            ],
+            "errors": [
+                {"state": "failed", "error": "ValueError: broken", "branches": 1, "names": ["process_1"]},
+                {
+                    "state": "missing",
+                    "error": "it was marked success by hand, and pushed nothing",
+                    "branches": 1,
+                    "names": ["process_4"],
+                },
+                {"state": "upstream_failed", "error": None, "branches": 1, "names": ["process_2"]},
             ],
         }
         assert json.loads(json.dumps(report)) == report

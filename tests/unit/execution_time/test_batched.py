@@ -258,7 +258,7 @@ class TestValuesThatAreGone:
             verdict = collect(run)
 
         assert isinstance(verdict.error, TooFewBranchesError)
-        assert f"g_0: missing: {LOST_VALUE}: s3://gone" in verdict.message
+        assert f"2 × missing: {LOST_VALUE}: s3://gone (g_0, g_1)" in verdict.message
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_cost_one_request_more(self, count: int) -> None:

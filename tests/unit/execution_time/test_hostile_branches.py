@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import airflow_fanout
 from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.execution_time.accounting import Problem, problems_listing
+from airflow_fanout.execution_time.accounting import ErrorCount, errors_listing
 from airflow_fanout.execution_time.recording import redacted_error
 from airflow_fanout.rules.records import RECORD_KEY, batch_key
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
@@ -83,9 +83,9 @@ class TestATextInALog:
         assert [line.partition(":")[0] for line in verdict.message.splitlines()[1:]] == ["  g_0"]
 
     def test_a_name_forges_no_line(self) -> None:
-        problem: Problem = {"name": "a\n  b", "state": "failed", "error": None}
+        error: ErrorCount = {"state": "failed", "error": None, "branches": 1, "names": ["a\n  b"]}
 
-        assert problems_listing([problem], 1) == "  a b: failed"
+        assert errors_listing([error], 1) == "  a b: failed"
 
     def test_an_item_forges_no_line_of_its_batch(self) -> None:
         def work(item: str) -> None:

@@ -201,7 +201,7 @@ class TestADagThatChanged:
         verdict = run_fan_in(fan_in, _of_batches("de", "fr"))
 
         assert isinstance(verdict.error, TooFewBranchesError)
-        assert "g.each[0]: missing: its instance ran as 'g batch 0'" in verdict.message
+        assert "2 × missing: its instance ran as 'g batch 0'" in verdict.message
 
     def test_what_removed_instances_of_the_items_task_left_is_no_item(self) -> None:
         returned: Any = LazyXComSequence(xcom_arg=mock.Mock(), ti=mock.Mock())
@@ -218,7 +218,7 @@ class TestADagThatChanged:
         verdict = collect(FakeRun(), items={"de": 1, "fr": 2}, mapped=True)
 
         assert isinstance(verdict.error, TooFewBranchesError)
-        assert f"de: missing: {NEVER_RAN}" in verdict.message
+        assert f"2 × missing: {NEVER_RAN} (de, fr)" in verdict.message
 
     @pytest.mark.parametrize("returned", [["x"], {"g_0": "x"}], ids=["a list", "a mapping"])
     def test_items_of_a_task_that_had_none_are_missing(self, returned: Any) -> None:
@@ -388,7 +388,7 @@ class TestRequests:
         verdict = collect(run, branch=chain, returned=["x"] * count)
 
         assert isinstance(verdict.error, TooFewBranchesError)
-        assert "g_0: failed: ValueError: 0" in verdict.message
+        assert "failed: ValueError: 0" in verdict.message
         assert verdict.requests <= 4 + 2
 
     @pytest.mark.parametrize(("failures", "more"), [(1, 1), (2, 2), (3, 3), (300, 3)])
