@@ -58,7 +58,7 @@ MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript
 
 MOST_ITEMS = 2000  # in one answer
 MOST_LOGGED = 100  # task instances that the audit log names
-TURNS = 4  # requests that are looked at, or whose answers are begun, at the same time
+TURNS = 2  # requests that are looked at, or whose answers are begun, at the same time
 MOST_BYTES = 64 * 1024  # of a body, which is read before anybody's rights are looked at
 Index = Annotated[int, Query(ge=0, lt=2**31)]  # as the database has them
 

@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).parent / "write_items.py"
 ASK = Path(__file__).parent / "ask_at_once.py"
 
 BATCHES, SIZE = 200, 500
-AT_ONCE, ROUNDS = 40, 8
+AT_ONCE, ROUNDS = 40, 12
 HEALTH, DAGS = "/execution/health", "/api/v2/dags"
 MOST_SECONDS_OF_HEALTH, MOST_TIMES_AS_LONG = 2.0, 3.0
 MOST_BYTES, MOST_BYTES_OF_CHILD = 100_000_000, 50_000_000
