@@ -21,7 +21,7 @@ from airflow_fanout import FanInOperator, FanOutGroup
 from airflow_fanout.exceptions import BatchFailedError, BranchesRunningError, CombineError
 from airflow_fanout.execution_time.combination import Combination, is_folded
 from airflow_fanout.operators.batch import BatchOperator
-from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, part_key
 from tests.unit.fake_batch import run_batch
 from tests.unit.fake_run import FakeRun, run_fan_in
 from tests.unit.fake_store import FakeStore
@@ -473,6 +473,16 @@ class TestAFanIn:
             run = ran_all(group_of(1, 2, 3, combine=None))
 
         assert collect(group_of(1, 2, 3), run).value == 6
+
+    def test_folds_what_a_batch_that_was_killed_has_pushed_in_parts(self) -> None:
+        group = group_of("a", "b", "c", "d")
+        run = ran_all(group)
+        record = {**run.xcoms["g.each", 0, RECORD_KEY], "parts": 2}
+        run.add("g.each", "failed", map_index=0, record=record)
+        del run.xcoms["g.each", 0, RETURN_VALUE]
+        run.xcoms["g.each", 0, part_key(0)], run.xcoms["g.each", 0, part_key(1)] = {"g_1": "b"}, {"g_0": "a"}
+
+        assert collect(group, run).value == "abcd"
 
     @pytest.mark.parametrize("zero", [False, True], ids=["items", "none"])
     def test_by_prefix_has_it_too(self, zero: bool) -> None:
