@@ -151,11 +151,12 @@ class TestBatched:
 
     def test_an_item_says_how_often_it_was_called(self, square: Locator) -> None:
         square.locator(".row.branch").first.click()
-        item = square.locator(".row.item").filter(has_text="square_7")
-        item.first.click()
+        item = square.locator(".row.item").filter(has_text="square_7").first
+        item.hover()
 
         expect(square.locator(".readout")).to_contain_text("square_7 · failed")
         expect(square.locator(".readout")).to_contain_text("· try 2 ·")
+        item.click()
         detail = square.get_by_role("region", name="Chosen branch")
         names, values = (detail.locator(tag).all_inner_texts() for tag in ("dt", "dd"))
         assert dict(zip(names, values, strict=True))["Tries"] == "2"
