@@ -68,6 +68,14 @@ def test_a_tolerated_failure_makes_the_report_degraded_and_is_named_in_the_log(r
         "missing": 0,
         "degraded": True,
         "problems": [{"name": "process_4", "state": "failed", "error": "ValueError: broken on try 2"}],
+        "errors": [
+            {
+                "state": "failed",
+                "error": "ValueError: broken on try 2",
+                "branches": 1,
+                "names": ["process_4"],
+            },
+        ],
     }
     log = run.log("combine")
     assert "Degraded: 10 of 11 branches succeeded" in log

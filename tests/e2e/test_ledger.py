@@ -26,8 +26,9 @@ def test_a_process_without_the_dag_file_knows_every_branch_in_declared_order(
     assert {branch["name"]: branch["state"] for branch in group["branches"]} == collected.states
 
 
-def test_a_failure_names_20_branches_and_counts_the_rest(run: Run) -> None:
-    log = run.log("refuse_all")
-    assert log.count(": upstream_failed") == 19
-    assert "and 276 more" in log
-    assert len(run.report("refuse_all")["problems"]) == 20
+def test_a_failure_names_the_first_branches_of_each_kind_and_counts_the_rest(run: Run) -> None:
+    log, report = run.log("refuse_all"), run.report("refuse_all")
+    assert f"{NAMES[0]}: failed: ValueError: unreadable" in log
+    assert f"295 × upstream_failed ({', '.join(report['errors'][1]['names'])} and 290 more)" in log
+    assert [kind["branches"] for kind in report["errors"]] == [1, 295]
+    assert len(report["problems"]) == 20

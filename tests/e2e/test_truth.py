@@ -536,10 +536,10 @@ def as_outcome(error: str) -> Any:
 
 
 def comparable(report: Any) -> dict[str, Any]:
-    """Leave out the seconds, and which process it was that recorded no exception."""
+    """Leave out seconds, and which process recorded no exception, by which kinds of errors differ."""
     problems = [
         {**problem, "error": str(problem["error"]).removesuffix(problem["error"].partition("recorded: ")[2])}
         for problem in report["problems"]
     ]
     seconds = dict.fromkeys(("total_branch_seconds", "longest_branch", "longest_branch_seconds"))
-    return {**report, **seconds, "problems": problems}
+    return {**report, **seconds, "problems": problems, "errors": None}
