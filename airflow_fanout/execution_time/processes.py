@@ -43,6 +43,9 @@ PR_SET_PDEATHSIG = 1
 IGNORED = (signal.SIGINT, signal.SIGTERM)
 """Signals to all processes of a task, of which the task decides what they mean."""
 
+HELD = (signal.SIGALRM, *IGNORED)
+"""Signals whose handlers may raise: in the middle of a fork they would leave logging's lock taken."""
+
 
 class ChildEndedError(Exception):
     """Raised when a child process has ended before it had answered; says how."""
@@ -114,7 +117,11 @@ class ForkServer:
         self._socket, server_end = socket.socketpair()
         self._lock = threading.Lock()
         task = os.getpid()
-        self._pid = os.fork()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        try:
+            self._pid = os.fork()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not self._pid:
             self._socket.close()
             _end_after(lambda: _serve(server_end, work, task))

@@ -86,6 +86,22 @@ DEATHS: dict[str, Callable[[], None]] = {
 }
 
 
+def test_no_signal_interrupts_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, held = os.fork, []
+
+    def noted_fork() -> int:
+        held.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", noted_fork)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    batch = run(1, lambda _: [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())])
+
+    assert {signal.SIGALRM, signal.SIGTERM, signal.SIGINT} <= held[0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert values(batch) == [sorted(before)]
+
+
 class TestDeath:
     @pytest.mark.parametrize("concurrency", [1, 3])
     @pytest.mark.parametrize("end", DEATHS)
