@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.support.airflow import ControlledAirflow
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(airflow: ControlledAirflow) -> Run:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.support.airflow import ControlledAirflow
 
+pytestmark = pytest.mark.slow
+
 
 class Call(NamedTuple):
     """A call that the service has seen: when, and from which try of which batch for which item."""

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from tests.support.run import Run
 
+pytestmark = pytest.mark.slow
+
 DAG_ID = "stubborn"
 
 
