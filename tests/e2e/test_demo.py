@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
 
 TAG = "FANOUT_DEMO_TEST"
 PATIENCE = 400
@@ -178,7 +179,6 @@ def test_the_demo_shows_the_result_and_the_speed_up_and_leaves_nothing(
     assert "of 4 branches done" in out
 
 
-@pytest.mark.slow
 def test_the_document_analysis_is_shown_beside_its_sequential_twin(start: Callable[..., RunningDemo]) -> None:
     code, out, err = start("--dag", "document_analysis").end()
 
@@ -194,7 +194,6 @@ def test_the_document_analysis_is_shown_beside_its_sequential_twin(start: Callab
     assert "stands for a call" not in out
 
 
-@pytest.mark.slow
 def test_batches_are_shown_with_their_items(start: Callable[..., RunningDemo]) -> None:
     code, out, err = start("--dag", "dynamic_documents").end()
 
@@ -213,7 +212,6 @@ def test_batches_are_shown_with_their_items(start: Callable[..., RunningDemo]) -
     assert f" of {batches}  at the busiest moment" in out
 
 
-@pytest.mark.slow
 def test_mapped_branches_of_several_tasks_are_shown_by_name(
     run_own_dag: Callable[[str, str], tuple[int, str, str]],
 ) -> None:
@@ -227,7 +225,6 @@ def test_mapped_branches_of_several_tasks_are_shown_by_name(
     assert re.search(r"^Slowest .* (eu|us)$", out, re.MULTILINE)
 
 
-@pytest.mark.slow
 def test_ctrl_c_while_the_branches_run_leaves_nothing(start: Callable[..., RunningDemo]) -> None:
     running = start("--count", "3", "--work-seconds", "60")
     assert running.process.stdout is not None
@@ -239,7 +236,6 @@ def test_ctrl_c_while_the_branches_run_leaves_nothing(start: Callable[..., Runni
     assert (code, err) == (1, "airflow fanout demo: interrupted; all that it had started is stopped\n")
 
 
-@pytest.mark.slow
 def test_a_killed_demo_leaves_nothing(start: Callable[..., RunningDemo]) -> None:
     running = start()
     everything = 5  # The command, what watches over it, API server, scheduler and Dag processor.
@@ -251,7 +247,6 @@ def test_a_killed_demo_leaves_nothing(start: Callable[..., RunningDemo]) -> None
     running.end()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dag_id", "source", "failure"),
     [
