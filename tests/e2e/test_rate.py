@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,7 @@ import pytest
 
 from tests.e2e.dags.rated import BATCHES, PER_SECOND, SIZE, TASKS
 from tests.support.run import Run
+from tests.support.serving import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Call(NamedTuple):
     item: int
 
 
-class Service(ThreadingHTTPServer):
+class Service(Serving, ThreadingHTTPServer):
     """Counts its calls, and is too busy for the first one of every eighth item."""
 
     daemon_threads = True
@@ -73,9 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 def service(scratch: Path) -> Iterator[Service]:
     with Service() as server:
         (scratch / "rated-service").write_text(server.url)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import email
 import email.policy
 import socketserver
-import threading
 from typing import TYPE_CHECKING
 
 from airflow_fanout.demo.embedded import LOOPBACK
+from tests.support.serving import Serving
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
-    from typing import Self
 
 __all__ = ["MailServer"]
 
 
-class MailServer(socketserver.ThreadingTCPServer):
+class MailServer(Serving, socketserver.ThreadingTCPServer):
     """Listens on a free port while it is entered; takes any mail, from anybody, without a password."""
 
     daemon_threads = True
@@ -26,14 +25,6 @@ class MailServer(socketserver.ThreadingTCPServer):
         self.mails: list[EmailMessage] = []
         super().__init__((LOOPBACK, 0), _Session)
         self.port: int = self.server_address[1]
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.shutdown()
-        self.server_close()
 
 
 class _Session(socketserver.StreamRequestHandler):

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 import socketserver
-import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from airflow_fanout.demo.embedded import LOOPBACK
-
-if TYPE_CHECKING:
-    from typing import Self
+from tests.support.serving import Serving
 
 __all__ = ["Metric", "StatsDServer"]
 
@@ -26,21 +23,13 @@ class Metric(NamedTuple):
     kind: str
 
 
-class StatsDServer(socketserver.ThreadingUDPServer):
+class StatsDServer(Serving, socketserver.ThreadingUDPServer):
     """Listens on a free port while it is entered."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         super().__init__((LOOPBACK, 0), _Handler)
         self.port: int = self.server_address[1]
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.shutdown()
-        self.server_close()
 
     @property
     def settings(self) -> dict[str, str]:
