@@ -1,0 +1,1 @@
+"""Items from storage, and results to storage."""
