@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from airflow_fanout.definitions.product import product
     from airflow_fanout.definitions.task_group import FanOutGroup
     from airflow_fanout.execution_time.results import FanInResults
     from airflow_fanout.operators.fan_in import FanInOperator
@@ -19,6 +20,7 @@ __all__ = [
     "FanOutGroup",
     "FanOutNotifier",
     "__version__",
+    "product",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -29,6 +31,7 @@ _MODULES = {
     "FanInResults": "airflow_fanout.execution_time.results",
     "FanOutGroup": "airflow_fanout.definitions.task_group",
     "FanOutNotifier": "airflow_fanout.operators.notifier",
+    "product": "airflow_fanout.definitions.product",
 }
 
 

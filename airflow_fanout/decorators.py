@@ -14,6 +14,7 @@ from airflow_fanout.definitions.function_branches import PYTHON_OPERATOR, python
 from airflow_fanout.definitions.task_group import FanOutGroup
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import FunctionArguments, is_function, undecorated
+from airflow_fanout.execution_time.items import KwargsItems
 from airflow_fanout.operators.fan_in import FanInOperator
 from airflow_fanout.rules.wording import close_to, listing
 
@@ -143,21 +144,29 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         return FanOutFunction(self.function, self._options, self._bind((), kwargs))
 
     def expand(self, /, **items: Sequence[Any] | Mapping[str, Any] | XComArg) -> FanOutGroup:
-        """Make a branch for each item, given to the parameter of that name; a mapping's keys are names."""
-        if len(items) != 1:
-            way_out = ".partial(…), or let an item have several values: .expand(pair=[(1, 'a'), (2, 'b')])"
-            problem = f"expected the items of one parameter, found {listing(items)}; bind the others with"
-            self._refuse("expand", f"{problem} {way_out}")
+        """
+        Make a branch for each item, given to the parameter of that name; a mapping's keys are names.
+
+        Of several parameters it is each combination of their items: :func:`~airflow_fanout.product`.
+        """
+        if not items:
+            self._refuse("expand", "expected the items of a parameter, found none: .expand(<parameter>=[…])")
         self._bind((), items)
+        for parameter in items:
+            if parameter in self._arguments.given_by_airflow:
+                self._refuse("expand", f"{parameter!r} is what Airflow gives to every task itself; rename it")
+        if len(items) > 1:
+            from airflow_fanout.definitions.product import product  # only these need it
+
+            return self._group(self._branch(), self._bound, items=product(**items))
         ((parameter, values),) = items.items()
-        if parameter in self._arguments.given_by_airflow:
-            self._refuse("expand", f"{parameter!r} is what Airflow gives to every task itself; rename it")
         return self._group(ItemFor(branch=self._branch(), parameter=parameter), self._bound, items=values)
 
-    def expand_kwargs(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: an item goes to one parameter."""
-        way_out = "let that take a dict: .expand(item=[{…}, {…}])"
-        self._refuse("expand_kwargs", f"an item goes to one parameter; {way_out}")
+    def expand_kwargs(
+        self, kwargs: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]] | XComArg, /
+    ) -> FanOutGroup:
+        """Make a branch for each dict, or each of a mapping, whose values go to several parameters."""
+        return self._group(self._branch(), self._bound, items=KwargsItems(kwargs))
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         named = self._named(args, kwargs)
@@ -253,7 +262,8 @@ def fan_out(function: Any = None, /, **options: Any) -> Any:
         process.expand(text=list_texts())  # without count=: a branch for each text
 
     A call returns the group; its arguments are bound in every branch, and may be XComArgs. ``.partial()``
-    binds them beforehand, ``.expand()`` takes the items for one parameter, ``.override()`` other options. The
+    binds them beforehand, ``.expand()`` takes the items for a parameter, or of several those of which every
+    combination is a branch, ``.expand_kwargs()`` dicts of arguments, ``.override()`` other options. The
     group's id is the function's name, ``<name>__1`` for a second call.
 
     :param function: What one branch runs: a function, ``async def`` too, or one under ``@task`` or

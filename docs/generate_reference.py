@@ -312,6 +312,8 @@ def _blocks_of_all() -> Iterator[str]:
     yield "# Reference"
     yield HEAD.strip()
     yield from _made_by("## FanOutGroup", "FanOutGroup", group)
+    combine = airflow_fanout.product
+    yield from section("## product", "product(**parts)", combine, [*inspect.signature(combine).parameters])
     yield from _made_by("## FanInOperator", "FanInOperator", fan_in_)
     yield from _made_by("## FanOutNotifier", "FanOutNotifier", airflow_fanout.FanOutNotifier)
     yield from _members("## FanInResults", airflow_fanout.FanInResults)

@@ -27,11 +27,15 @@ class ItemFor(NamedTuple):
     parameter: str
 
 
-def as_branch(owner: str, argument: str, branch: object) -> Branch:
-    """Take what the author gave as a branch; ``DeclarationTypeError`` if it can't be one."""
+def as_branch(owner: str, argument: str, branch: object, *, spreads_items: bool = False) -> Branch:
+    """
+    Take what the author gave as a branch; ``DeclarationTypeError`` if it can't be one.
+
+    :param spreads_items: Whether items are dicts of arguments, of functions too.
+    """
     branch, item_for = branch if isinstance(branch, ItemFor) else (branch, None)
     if isinstance(branch, list | tuple):
-        return pipe_branch(owner, argument, branch)
+        return pipe_branch(owner, argument, branch, spreads_items=spreads_items)
     innermost = branch
     while isinstance(innermost, functools.partial):
         innermost = innermost.func
@@ -41,11 +45,11 @@ def as_branch(owner: str, argument: str, branch: object) -> Branch:
 
         return operator_branch(owner, argument, branch)
     if is_task_function(innermost) or is_function(innermost):
-        return function_branch(owner, argument, branch, item_for)
+        return function_branch(owner, argument, branch, item_for, spreads_items=spreads_items)
     if getattr(innermost, "tg_class", None) is TaskGroup:
         from airflow_fanout.definitions.task_group_branches import task_group_branch
 
-        return task_group_branch(owner, argument, branch, item_for)
+        return task_group_branch(owner, argument, branch, item_for, spreads_items=spreads_items)
     problem = (
         "expected a @task or @task_group function, a plain function or a list of them, an operator class, "
         f"or functools.partial of one of these; found {_found(innermost)}"

@@ -67,13 +67,25 @@ class CallingBranch:
     ) -> None:
         """Check that bound arguments and item fit the function, and that no item is meant for several."""
         names = self.arguments.required - {*partial, *self.bound, *default_args}
-        if len(names) > 1 and items and all(isinstance(i, Mapping) and names <= i.keys() for i in items):
+        if self.arguments.spreads_items:
+            for index, item in enumerate(items or ()):
+                self._check_spread(f"item {index}", item, {*partial, *self.bound}, names)
+        elif len(names) > 1 and items and all(isinstance(i, Mapping) and names <= i.keys() for i in items):
             fault = (
                 f"each item goes to one parameter of {self.arguments.signature}, but is a dict for several"
             )
             problem = f"{fault}; let it take the dict, or give branch=lambda item: {self.title}(**item)"
             raise DeclarationTypeError(self.arguments.owner, "items", problem)
         self.arguments.check(partial, takes_item=items is not None, default_args=default_args)
+
+    def _check_spread(self, what: str, item: Any, bound: Collection[str], needed: Collection[str]) -> None:
+        """Check that an item gives all parameters that are needed, and none that isn't free."""
+        problem = self.arguments.item_problem(item, bound)
+        if not problem and (missing := sorted(set(needed) - item.keys())):
+            way_out = f"add it, or bind it in every branch with partial={{{missing[0]!r}: …}}"
+            problem = f"lacks {listing(missing)}, which {self.arguments.signature} needs; {way_out}"
+        if problem:
+            raise DeclarationTypeError(self.arguments.owner, "items", f"{what} {problem}")
 
 
 class FunctionBranch(CallingBranch):
@@ -117,9 +129,8 @@ class FunctionBranch(CallingBranch):
     ) -> tuple[MappedOperator]:
         """Make the mapped task that all branches are instances of."""
         bound = storable({**self.bound, **partial})
-        parameter = self.arguments.item_name(bound) if expansion.gives == "item" else "index"
         over = expansion.over(
-            (lambda _: {}) if expansion.gives == "nothing" else (lambda item: {parameter: item}),
+            self._shape(bound, expansion.gives),
             as_literal=lambda given: {name: literal(value) for name, value in given.items()},
         )
         decorator = self._decorator(EACH, task_group)
@@ -127,6 +138,15 @@ class FunctionBranch(CallingBranch):
         operator: MappedOperator = decorator.partial(**bound).expand_kwargs(over).operator
         add_hooks(operator)
         return (operator,)
+
+    def _shape(self, bound: Collection[str], gives: str) -> Callable[[Any], Mapping[str, Any]]:
+        """Make what puts an instance's item, or index, into its arguments."""
+        if gives == "nothing":
+            return lambda _: {}
+        if gives == "item" and self.arguments.spreads_items:
+            return functools.partial(self.arguments.spread, bound=bound)
+        parameter = self.arguments.item_name(bound) if gives == "item" else "index"
+        return lambda item: {parameter: item}
 
     @property
     def batch_settings(self) -> dict[str, Any]:
@@ -158,20 +178,29 @@ def _settings(decorator: _TaskDecorator[Any, Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in decorator.kwargs.items() if name not in {"task_id", "op_kwargs"}}
 
 
-def function_branch(owner: str, argument: str, branch: object, item_for: str | None = None) -> FunctionBranch:
+def function_branch(
+    owner: str, argument: str, branch: object, item_for: str | None = None, *, spreads_items: bool = False
+) -> FunctionBranch:
     """Make a branch of a ``@task`` function or a plain one, with arguments bound if wanted."""
     target, bound = unwrap_partial(owner, argument, branch)
     decorator = target if is_task_function(target) else python_task(target)
     _refuse_setup(owner, argument, decorator)
     bound = {**(decorator.kwargs.get("op_kwargs") or {}), **bound}
     arguments = FunctionArguments(
-        owner=owner, argument=argument, function=decorator.function, bound=bound, item_for=item_for
+        owner=owner,
+        argument=argument,
+        function=decorator.function,
+        bound=bound,
+        item_for=item_for,
+        spreads_items=spreads_items,
     )
     refuse_skipper(owner, argument, arguments.title, decorator.operator_class)
     return FunctionBranch(arguments, decorator)
 
 
-def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> FunctionBranch:
+def pipe_branch(
+    owner: str, argument: str, functions: Sequence[object], *, spreads_items: bool = False
+) -> FunctionBranch:
     """Make one task of several functions: each gets what the one before it returned, the first the item."""
     if not functions:
         raise DeclarationValueError(owner, argument, "found an empty list; name at least one function")
@@ -179,7 +208,9 @@ def pipe_branch(owner: str, argument: str, functions: Sequence[object]) -> Funct
     for step in later:
         _check_later_step(step)
     function = _pipe(first, later)
-    arguments = FunctionArguments(owner=owner, argument=argument, function=function, bound=first.bound)
+    arguments = FunctionArguments(
+        owner=owner, argument=argument, function=function, bound=first.bound, spreads_items=spreads_items
+    )
     return FunctionBranch(arguments, python_task(function))
 
 

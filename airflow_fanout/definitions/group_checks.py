@@ -112,16 +112,22 @@ def check_items(owner: str, items: object, mode: Mode) -> None:
                 fault = f"{found}: Airflow can't map over what its instances return"
                 problem = f"{fault}; let a task after them return it as one list, or give items_per_task="
                 raise DeclarationValueError(owner, "items", problem)
-    elif isinstance(items, DagParam | Param):
+    elif items is not None:
+        check_sequence(owner, "items", items)
+
+
+def check_sequence(owner: str, argument: str, items: object) -> None:
+    """Check that an argument that is no output of a task is a list, or a mapping by name."""
+    if isinstance(items, DagParam | Param):
         found = f"expected a list, a mapping or the output of a task, found {typed(items)}"
         problem = f"{found}; let a task return the param's value, and give its output"
-        raise DeclarationTypeError(owner, "items", problem)
-    elif isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence | Mapping | None):
+        raise DeclarationTypeError(owner, argument, problem)
+    if isinstance(items, str | bytes | bytearray) or not isinstance(items, Sequence | Mapping):
         way_out = _call_way_out(items) or "; use […] or list(…)"
         if isinstance(items, set | frozenset):
             way_out = ", which has no order; use sorted(…)"
         problem = f"expected a list or a mapping by name, found {typed(items)}{way_out}"
-        raise DeclarationTypeError(owner, "items", problem)
+        raise DeclarationTypeError(owner, argument, problem)
 
 
 def _call_way_out(value: Any) -> str:

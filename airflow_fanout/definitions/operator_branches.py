@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
-from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk import BaseOperator
 
 from airflow_fanout.definitions.skippers import refuse_skipper
 from airflow_fanout.definitions.stored_arguments import storable_arguments
@@ -18,7 +18,7 @@ from airflow_fanout.exceptions import (
     DeclarationValueError,
     ItemsError,
 )
-from airflow_fanout.execution_time.arguments import NO_ITEM
+from airflow_fanout.execution_time.arguments import NO_ITEM, kwargs_problem
 from airflow_fanout.operators.expand_input import DataExpandInput
 from airflow_fanout.operators.hooks import add_hooks
 from airflow_fanout.rules.names import EACH
@@ -74,15 +74,7 @@ class OperatorBranch:
             self._check_item(index, item, {*partial, *self.bound})
 
     def _check_item(self, index: int, item: Any, bound: Collection[str]) -> None:
-        problem = ""
-        if isinstance(item, XComArg) or not isinstance(item, Mapping):
-            found = "a value known only at run time" if isinstance(item, XComArg) else typed(item)
-            problem = f"is {found}; expected a dict of arguments of {self.title}"
-        elif wrong_names := [name for name in item if not isinstance(name, str)]:
-            problem = f"has {wrong_names[0]!r} as the name of an argument of {self.title}"
-        elif repeated := item.keys() & set(bound):
-            problem = f"gives {listing(repeated)}, which is bound in every branch already; give it once"
-        if problem:
+        if problem := kwargs_problem(item, self.title, bound):
             raise DeclarationTypeError(self.owner, "items", f"item {index} {problem}")
         self.refuse_group_arguments("items", item)
 

@@ -17,7 +17,7 @@ from airflow_fanout.definitions.function_branches import FunctionBranch
 from airflow_fanout.definitions.stored_arguments import storable
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError
 from airflow_fanout.execution_time.arguments import NO_ITEM, as_declared, is_run_time
-from airflow_fanout.execution_time.items import source_and_functions
+from airflow_fanout.execution_time.items import KwargsItems, source_and_functions
 from airflow_fanout.operators.fan_in_checks import check_number, check_stop
 from airflow_fanout.operators.hooks import add_failure_hook, add_stop
 from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
@@ -75,7 +75,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param items: A list, or a mapping ``{name: item}``, or the output of a task that returns either at run
         time: one branch for each. The function gets its item as its first parameter that is not bound, not
         counting Airflow's context names (``ti``, ``ds``, …). For an operator class each item is a dict of the
-        arguments to add.
+        arguments to add. Or a :func:`~airflow_fanout.product`: one branch for each combination of the values
+        of several arguments.
     :param partial: Arguments that are bound in every branch; values may be XComArgs. In a list of functions
         they go to the first.
     :param mapped: Whether all branches are instances of one mapped task ``<group_id>.each``; None: if their
@@ -121,7 +122,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     branch: Any = attrs.field(kw_only=True)
     count: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
-    items: Sequence[Any] | Mapping[str, Any] | XComArg | None = attrs.field(kw_only=True, default=None)
+    items: Sequence[Any] | Mapping[str, Any] | KwargsItems | XComArg | None = attrs.field(
+        kw_only=True, default=None
+    )
     partial: Mapping[str, Any] | None = attrs.field(kw_only=True, default=None)
     mapped: bool | None = attrs.field(kw_only=True, default=None)
     max_concurrency: int | None = attrs.field(kw_only=True, default=None)
@@ -136,6 +139,10 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     combine: Callable[[Any, Any], Any] | None = attrs.field(kw_only=True, default=None)
     combine_by: Callable[[Any], str] | None = attrs.field(kw_only=True, default=None)
 
+    spreads_items: bool = attrs.field(init=False, default=False)
+    """Whether an item is a dict of arguments, of a function too."""
+    product_arguments: tuple[str, ...] | None = attrs.field(init=False, default=None)
+    """Names of the arguments of a product that only the task ``split`` can make."""
     declared: DeclaredGroup = attrs.field(init=False)
     """The branches as plain values."""
     placeholder_task_id: str | None = attrs.field(init=False, default=None)
@@ -149,6 +156,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     def __attrs_post_init__(self) -> None:
         """Check what was declared, then make the tasks."""
+        if isinstance(self.items, KwargsItems):
+            self.product_arguments, self.spreads_items = self.items.arguments, True
+            self.items = self.items.items
         # Before the group is registered, for a branch that was called may have taken its id.
         branches = self._branches()
         self._check_arguments()
@@ -229,7 +239,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _branches(self) -> dict[str, Branch]:
         """The branch by name, for a mapping; else the one that all run, under the name ''."""
         if not isinstance(self.branch, Mapping):
-            return {"": as_branch(self.title, "branch", self.branch)}
+            return {"": as_branch(self.title, "branch", self.branch, spreads_items=self.spreads_items)}
         if not self.branch:
             raise DeclarationValueError(self.title, "branch", "found an empty mapping; name at least one")
         return {name: as_branch(self.title, f"branch[{name!r}]", self.branch[name]) for name in self.branch}
@@ -244,7 +254,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if self.mode != "static":
             checks.check_limit(self.title, self.max_concurrency, "default_args", self.default_args or {})
         checks.check_count(self.title, self.count)
-        checks.check_items(self.title, self.items, self.mode)
+        if self.product_arguments is None:  # which was checked when it was made
+            checks.check_items(self.title, self.items, self.mode)
         checks.check_partial(self.title, self.partial)
         check_number(self.title, "max_concurrency", self.max_concurrency)
         for name in SETTINGS_OF_RUN:
@@ -273,6 +284,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _check_branches(self, branches: Mapping[str, Branch]) -> None:
         """Check that what every branch is given fits, and that Airflow can limit them as declared."""
         items: Any = () if is_run_time(self.items) else self.items
+        if self.product_arguments is not None:  # which are known, if not their values
+            items = [dict.fromkeys(self.product_arguments, NO_ITEM)]
         if isinstance(items, Mapping):
             items = list(items.values())
         # Airflow fills a function's parameters from default_args where it makes a task of its own.
@@ -381,7 +394,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         if items is not None:
             known = list(items.values()) if self.items is not None else range(len(items))
         else:
-            output = self._add_split(count=self.count).output if self.items is None else self.items
+            output = self.items
+            if output is None or self.product_arguments is not None:
+                output = self._add_split(count=self.count, items=output).output
         expansion = Expansion(
             owner=self.title,
             group_id=str(self.group_id),
@@ -454,7 +469,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     def _items_from(self, known_items: Mapping[str, Any] | None) -> str | None:
         if self.mode != "mapped" or known_items is not None:
             return None
-        if self.items is None:
+        if self.split_task_id is not None:
             return self.split_task_id
         source, _ = source_and_functions(self.items)
         is_one_task = isinstance(source, PlainXComArg) and not source.operator.is_mapped

@@ -28,7 +28,7 @@ from airflow_fanout.rules.wording import listing
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
@@ -167,9 +167,11 @@ class TaskGroupBranch(CallingBranch):
             defaults = {name: parameter.default for name, parameter in self.arguments.parameters.items()}
             bound = {**defaults, **bound}
             method, expanded = "expand_kwargs", {"kwargs": expansion.over(lambda _: {})}
+        elif expansion.gives == "item" and self.arguments.spreads_items:
+            method, expanded = "expand_kwargs", {"kwargs": self._items(expansion, self._shape(bound))}
         else:
             parameter = self.arguments.item_name(bound) if expansion.gives == "item" else "index"
-            method, expanded = "expand", {parameter: self._items(expansion)}
+            method, expanded = "expand", {parameter: self._items(expansion, lambda item: item)}
         function = functools.partial(_call_with_items, self.arguments)
         functools.update_wrapper(function, self.arguments.function)
         factory = attrs.evolve(self.factory, function=function)
@@ -186,9 +188,18 @@ class TaskGroupBranch(CallingBranch):
                 setattr(task, name, value)
         return tasks
 
-    def _items(self, expansion: Expansion) -> Any:
+    def _shape(self, bound: Collection[str]) -> Callable[[Any], dict[str, Any]]:
+        """Make what spreads an item: Airflow looks for each parameter that is not bound among its values."""
+        defaults = {
+            name: parameter.default
+            for name, parameter in self.arguments.parameters.items()
+            if name not in bound and parameter.default is not inspect.Parameter.empty
+        }
+        return lambda item: {**defaults, **self.arguments.spread(item, bound)}
+
+    def _items(self, expansion: Expansion, shape: Callable[[Any], Any]) -> Any:
         if expansion.output is not None:
-            return expansion.over(lambda item: item)
+            return expansion.over(shape)
         for _ in XComArg.iter_xcom_references(expansion.items):
             pass  # a group among them says that a fan-in collects it
         for index, item in enumerate(expansion.items):
@@ -196,7 +207,7 @@ class TaskGroupBranch(CallingBranch):
                 fault = "known only at run time, and Airflow doesn't resolve items of a mapped task group"
                 problem = f"item {index} is {fault}; leave mapped out, or let a task return all items"
                 raise DeclarationValueError(self.arguments.owner, "items", problem)
-        return StorableItems(expansion.items)
+        return StorableItems(map(shape, expansion.items))
 
     def _tasks(self, what: str, group: TaskGroup, returned: object) -> Sequence[AnyOperator]:
         """Check the tasks that the function has made; return them in order, without teardowns."""
@@ -253,7 +264,7 @@ class TaskGroupBranch(CallingBranch):
 
 
 def task_group_branch(
-    owner: str, argument: str, branch: object, item_for: str | None = None
+    owner: str, argument: str, branch: object, item_for: str | None = None, *, spreads_items: bool = False
 ) -> TaskGroupBranch:
     """Make a branch of a ``@task_group`` function, or of ``functools.partial`` of one."""
     target: Any
@@ -266,6 +277,7 @@ def task_group_branch(
         bound=bound,
         given_by_airflow=frozenset(),
         item_for=item_for,
+        spreads_items=spreads_items,
     )
     target._task_group_created = True  # noqa: SLF001 - its arguments are bound here: no "was never mapped!"
     return TaskGroupBranch(arguments, type(target)(target.function, target.tg_kwargs))

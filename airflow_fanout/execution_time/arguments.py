@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-defined]
 
-from airflow_fanout.exceptions import DeclarationTypeError
+from airflow_fanout.exceptions import DeclarationTypeError, ItemsError
 from airflow_fanout.rules.policy import AT_RUN_TIME
-from airflow_fanout.rules.wording import listing
+from airflow_fanout.rules.wording import close_to, listing, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection
 
     from airflow.sdk.bases.decorator import _TaskDecorator
 
@@ -63,6 +64,7 @@ class FunctionArguments:
 
     :param argument: The group's argument with the function, such as ``branch`` or ``branch['topics']``.
     :param item_for: Name of the parameter that gets the item; None for the first that is not bound.
+    :param spreads_items: Whether an item is a dict of arguments, each of which goes to its own parameter.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class FunctionArguments:
         bound: Mapping[str, Any],
         given_by_airflow: frozenset[str] = frozenset(KNOWN_CONTEXT_KEYS),
         item_for: str | None = None,
+        spreads_items: bool = False,
     ) -> None:
         self.owner, self.argument, self.function, self.bound = owner, argument, function, bound
         self.given_by_airflow, self.item_for = given_by_airflow, item_for
+        self.spreads_items = spreads_items
 
     @property
     def title(self) -> str:
@@ -118,6 +122,8 @@ class FunctionArguments:
                 f"{self.signature} takes {listing(only)} by position, but gets it by name; leave out '/'"
             )
         self._check_partial(partial)
+        if takes_item and self.spreads_items:
+            return  # each item says for itself which parameters are filled
         if takes_item:
             item = self.item_parameter(names)
             if item is None:
@@ -142,6 +148,26 @@ class FunctionArguments:
                 problem = f"binds {listing(reserved)}, which Airflow gives to every task; leave it out"
                 self._refuse(problem, argument)
 
+    def item_problem(self, item: object, bound: Collection[str]) -> str:
+        """Say why an item can't be spread into the parameters that are not bound; '' if it can."""
+        if problem := kwargs_problem(item, self.signature, bound):
+            return problem
+        given: Any = item
+        if reserved := self.given_by_airflow & given.keys():
+            return f"gives {listing(reserved)}, which Airflow gives to every task; rename it"
+        by_name = {name for name, parameter in self.parameters.items() if parameter.kind in BY_NAME}
+        if not self.takes_any and (unknown := given.keys() - by_name):
+            way_out = close_to(min(unknown), by_name - {*bound} - self.given_by_airflow)
+            return f"gives {listing(unknown)}, which {self.signature} does not take; {way_out}"
+        return ""
+
+    def spread(self, item: Any, bound: Collection[str]) -> Mapping[str, Any]:
+        """Return the arguments that an item of run time gives; ``ItemsError`` if it can't be spread."""
+        if problem := self.item_problem(item, bound):
+            message = f"{self.owner}: items: an item {problem}"
+            raise ItemsError(message)
+        return item  # type: ignore[no-any-return]
+
     def _refuse(self, problem: str, argument: str | None = None) -> NoReturn:
         raise DeclarationTypeError(self.owner, argument or self.argument, problem)
 
@@ -150,6 +176,8 @@ class FunctionArguments:
         arguments = {**self.bound, **partial}
         if item is NO_ITEM:
             return (), arguments
+        if self.spreads_items:
+            return (), {**arguments, **item}
         parameter = self.item_parameter(arguments)
         if parameter is None or parameter.kind not in BY_NAME:
             return (item,), arguments
@@ -177,6 +205,18 @@ class FunctionArguments:
                 # Nothing can be given by position after an argument that is given by name.
                 closed.add(Parameter.VAR_POSITIONAL)
         return None
+
+
+def kwargs_problem(item: object, takes: str, bound: Collection[str]) -> str:
+    """Say why an item is no dict of arguments that are given once; '' if it is one."""
+    if is_run_time(item) or not isinstance(item, Mapping):
+        found = "a value known only at run time" if is_run_time(item) else typed(item)
+        return f"is {found}; expected a dict of arguments of {takes}"
+    if wrong_names := [name for name in item if not isinstance(name, str)]:
+        return f"has {wrong_names[0]!r} as the name of an argument of {takes}"
+    if repeated := item.keys() & set(bound):
+        return f"gives {listing(repeated)}, which is bound in every branch already; give it once"
+    return ""
 
 
 def unwrap_partial(owner: str, argument: str, branch: object) -> tuple[object, dict[str, Any]]:

@@ -77,16 +77,19 @@ def _prepare(
         names = names & (arguments.parameters.keys() - bound.keys())
     from_context = {name: context[name] for name in names}
     copies = per_call_copies(bound)
-    parameter = arguments.item_parameter(bound)
+    spreads = arguments.spreads_items
+    parameter = None if spreads else arguments.item_parameter(bound)
     by_name = parameter.name if parameter is not None and parameter.kind in BY_NAME else None
 
     def run(item: Any, index: int | None) -> Any:
-        positional = () if item is NO_ITEM or by_name is not None else (item,)
+        positional = () if item is NO_ITEM or by_name is not None or spreads else (item,)
         named = {**from_context, **copies()}
         if index is not None:
             named["index"] = index
         if item is not NO_ITEM and by_name is not None:
             named[by_name] = item
+        if spreads:
+            named |= arguments.spread(item, bound)
         return arguments.function(*positional, **named)
 
     return run

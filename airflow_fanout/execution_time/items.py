@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from airflow.sdk.definitions.xcom_arg import MapXComArg, ResolveMixin  # type: ignore[attr-defined]
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.rules.wording import typed
+
+if TYPE_CHECKING:
+    from airflow.sdk import XComArg
+
+
+@dataclass(frozen=True)
+class KwargsItems:
+    """
+    Items, as ``FanOutGroup(items=…)`` takes them, each of which is a dict of arguments of a branch.
+
+    A function gets the values of each as parameters of their own, in place of the dict as one.
+
+    :param items: A list of dicts, or a mapping by name, or what returns either at run time.
+    :param arguments: Names of the arguments, if it is a product that only the task ``split`` can make.
+    """
+
+    items: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]] | XComArg
+    arguments: tuple[str, ...] | None = None
 
 
 def read_at_once(value: Any, read: Callable[[Any], Sequence[Any]] = lambda values: values[:]) -> Any:

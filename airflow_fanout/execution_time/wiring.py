@@ -128,7 +128,7 @@ def _yielded(fan_in: BaseOperator, group: Any, context: Context) -> tuple[Sequen
 
     ti: Any = context["ti"]
     items = group.items
-    if items is None:
+    if group.split_task_id is not None:
         items = fan_in.dag.get_task(group.split_task_id).output
     value = _resolved(items, context)
     if value is None:

@@ -50,7 +50,7 @@ def split_task_settings(group: TaskGroup) -> dict[str, Any]:
 
 class SplitOperator(BaseOperator):
     """
-    Return what a mapped task is expanded over: numbers, or the bounds of batches.
+    Return what a mapped task is expanded over: numbers, items, or the bounds of batches.
 
     The numbers are ``[0, 1, …]``. The bounds are ``[[0, 500, 1], [500, 1000, 1], …]``: the first item, the
     one after the last, and the try of this task, which tells batches that it has run again since they saved
@@ -111,6 +111,9 @@ class SplitOperator(BaseOperator):
             self._skip_with_source(context, found)
             read = read_at_once(found, lambda values: values[: current_count(ti, values)])
             names, items = names_and_items(self._owner, read)
+            if self.items_per_task is None:  # of a mapped group, which is expanded over what this returns
+                self._check_number(len(items), "mapped branches", "give items_per_task=")
+                return read
             ranges = self._ranges(len(items), ti.try_number)
             for batch, (start, stop, _) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time, timedelta
+from enum import Enum
 from functools import partial
-from typing import overload
+from itertools import product
+from numbers import Number
+from pathlib import PurePath
+from typing import Any, overload
+from uuid import UUID
 
 # Names of the task, or task group, that all branches of a mapped or batched group are instances of, of the
 # task that counts them or cuts their items into batches, and of the task in a group of zero branches.
@@ -62,6 +69,58 @@ class IndexedNames(Sequence[str]):
             return indexed_name(self.label, self.indexes[place])
         first, stop, _ = place.indices(len(self))
         return IndexedNames(self.label, max(stop - first, 0), first=self.indexes.start + first)
+
+
+class DuplicateNameError(ValueError):
+    """
+    Raised when two combinations of a product would have one name.
+
+    :param argument: The first argument in which they differ.
+    """
+
+    def __init__(self, name: str, argument: str, items: Sequence[Mapping[str, Any]]) -> None:
+        self.argument = argument
+        both = " and ".join(
+            ", ".join(f"{key}={reprlib.repr(value)}" for key, value in item.items()) for item in items
+        )
+        way_out = f"give names to the values, {argument}={{'name': value, …}}"
+        super().__init__(f"{name!r} would be the name of both {both}; {way_out}")
+
+
+def product_items(
+    parts: Mapping[str, tuple[Sequence[str] | None, Sequence[Any]]],
+) -> dict[str, dict[str, Any]]:
+    """
+    Combine each value of each argument with all of the others; the last one changes fastest.
+
+    :param parts: Names, None for those that the values have by themselves, and values by argument.
+    """
+    named = [
+        list(zip(names or _value_names(argument, values), values, strict=True))
+        for argument, (names, values) in parts.items()
+    ]
+    items: dict[str, dict[str, Any]] = {}
+    for combination in product(*named):
+        name = "-".join(part for part, _ in combination)
+        item = {argument: value for argument, (_, value) in zip(parts, combination, strict=True)}
+        if (first := items.get(name)) is not None:
+            argument = next((key for key in item if item[key] is not first[key]), next(iter(item)))
+            raise DuplicateNameError(name, argument, [first, item])
+        items[name] = item
+    return items
+
+
+_HAS_SHORT_TEXT = (str, Number, date, time, timedelta, PurePath, UUID, type(None))
+_UNUSABLE = re.compile(r"[^\w.-]+")
+
+
+def _value_names(argument: str, values: Sequence[Any]) -> list[str]:
+    """Texts of values as a task id takes them; the place among the others, of what has no short one."""
+    texts = [
+        value.name if isinstance(value, Enum) else str(value) if isinstance(value, _HAS_SHORT_TEXT) else ""
+        for value in values
+    ]
+    return [_UNUSABLE.sub("_", text) or indexed_name(argument, place) for place, text in enumerate(texts)]
 
 
 def instance_name(task_id: str, map_index: int) -> str:

@@ -284,12 +284,12 @@ class TestExpand:
 
 
 REFUSED_FAN_OUTS: list[tuple[Callable[[Any], object], str]] = [
-    (
-        lambda each: each.expand(text=["a"], lang=["en"]),
-        r"expand: expected the items of one parameter, found 'lang', 'text'; bind the others with \.partial",
-    ),
-    (lambda each: each.expand(), "expand: expected the items of one .*, found none"),
-    (lambda each: each.expand_kwargs([{}]), r"expand_kwargs: .*let that take a dict: \.expand\(item="),
+    (lambda each: each.expand(), "expand: expected the items of a parameter, found none"),
+    (lambda each: each.expand(text="a", lang=["en"]), "product: text: expected a list .*found 'a' of type"),
+    (lambda each: each.expand(text=["a"], ds=["b"]), "call: does not fit process"),
+    (lambda each: each.partial(lang="en").expand(text=["a"], lang=["b"]), "call: gives 'lang', which"),
+    (lambda each: each.expand_kwargs([{}]), r"items: item 0 lacks 'text', which process\(text, lang\) needs"),
+    (lambda each: each.expand_kwargs("abc"), "items: expected a list .*found 'abc' of type str"),
     (lambda each: each.expand(doc=["a"]), r"call: does not fit process\(text, lang\): .*argument 'doc'"),
     (lambda each: each.partial(text="a").expand(text=["a"]), r"call: gives 'text', which \.partial\(…\) has"),
     (lambda each: each.override(count=2).expand(text=["a"]), "count: .*found count and items"),

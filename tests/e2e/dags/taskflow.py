@@ -26,6 +26,14 @@ with DAG("taskflow", schedule=None):
     def numbers_by_name() -> dict[str, int]:
         return {"one": 1, "two": 2}
 
+    @task
+    def no_numbers() -> list[int]:
+        return []
+
+    @task
+    def pairs() -> list[dict[str, int]]:
+        return [{"number": 1}, {"by": 2, "number": 3}]
+
     @task.fan_in
     def collect(results: Any) -> dict[str, Any]:
         """Give back what came."""
@@ -78,6 +86,15 @@ with DAG("taskflow", schedule=None):
 
         return second(first(text))
 
+    @fan_out
+    @task_group
+    def chained(text: str, number: int = 7) -> Any:
+        @task
+        def join(text: str, number: int) -> str:
+            return f"{text}{number}"
+
+        return join(text, number)
+
     collect(counted(load()))
     collect.override(task_id="collect_again")(counted("again"))
     total(scaled.partial(by=factor()).expand(number=[1, 2, 3]), factor(), plus=1)
@@ -90,5 +107,19 @@ with DAG("taskflow", schedule=None):
     )
     collect.override(task_id="collect_batched")(batched.partial(text=load()).expand(number=numbers()))
     collect.override(task_id="collect_awaited")(awaited.expand(number=[1, 2]))
+    collect.override(task_id="collect_product")(
+        scaled.override(group_id="product").expand(by=numbers(), number=[5, 10])
+    )
+    collect.override(task_id="collect_batched_product")(
+        batched.override(group_id="batched_product").expand(text=["{{ dag.dag_id }}"], number=numbers())
+    )
+    collect.override(task_id="collect_kwargs")(scaled.override(group_id="kwargs").expand_kwargs(pairs()))
+    collect.override(task_id="collect_no_product")(
+        scaled.override(group_id="no_product").expand(by=no_numbers(), number=[5, 10])
+    )
+    collect.override(task_id="collect_chained")(chained.expand(text=["a", "b"], number=numbers()))
+    collect.override(task_id="collect_literal_chained")(
+        chained.override(group_id="literal_chained", mapped=True).expand_kwargs([{"text": "a"}])
+    )
     enough(fragile.expand(number=[1, 2, 3]))
     collect.override(task_id="collect_steps")(steps(load()))
