@@ -453,6 +453,23 @@ class FanInResults(_PagedMapping):
             raise MergeConflictError(conflicts)
         return merged
 
+    def flatten(self) -> Iterator[Any]:
+        """
+        Go through the elements of the lists that the successful branches returned, in declared order.
+
+        They are read as they are asked for, as those of ``items()``.
+
+        :raises TypeError: When it gets to a branch that returned something other than a list or tuple.
+        """
+        for branch, value in self.items():
+            if not isinstance(value, list | tuple):
+                message = (
+                    f"flatten() goes through lists; branch {branch!r} returned {type(value).__name__}. "
+                    f"Let it return a list, or take values as they are: results.values()"
+                )
+                raise TypeError(message)
+            yield from value
+
     def problems(self, states: Collection[State]) -> Iterator[BranchOutcome]:
         """
         Outcomes of the branches in these states, and of the stopped, in declared order.

@@ -324,6 +324,33 @@ def test_merge_names_the_branch_that_returned_no_dict(value: Any) -> None:
         results.merge()
 
 
+def test_flatten_goes_through_the_elements_of_all_lists_in_declared_order() -> None:
+    results = results_of(
+        outcome("a", value=[1, [2]]), outcome("b", "failed"), outcome("c", value=[]), outcome("d", value=(3,))
+    )
+
+    assert list(results.flatten()) == [1, [2], 3]
+
+
+def test_flatten_reads_no_page_before_it_gets_there(log: list[str]) -> None:
+    pages = [logged_page([outcome(name, value=[name, "more"])], log) for name in ("first", "second")]
+    elements = FanInResults(pages).flatten()
+
+    assert ([next(elements), next(elements)], log) == (["first", "more"], ["first"])
+    assert (next(elements), log) == ("second", ["first", "second"])
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", {"x": 1}], ids=["None", "int", "str", "dict"])
+def test_flatten_names_the_branch_that_returned_no_list(value: Any) -> None:
+    elements = results_of(outcome("a", value=[1]), outcome("b", value=value)).flatten()
+
+    assert next(elements) == 1
+    with pytest.raises(
+        TypeError, match=rf"branch 'b' returned {type(value).__name__}\. Let it return a list"
+    ):
+        next(elements)
+
+
 def test_a_repr_shows_numbers_and_no_values(mixed: FanInResults) -> None:
     assert repr(mixed) == "<results of 2 of 7 branches>"
     assert repr(FanInResults([])) == "<results of 0 of 0 branches>"
