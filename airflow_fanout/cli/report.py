@@ -19,13 +19,14 @@ from airflow_fanout.metadata.runs import find_run, read_run
 from airflow_fanout.reports.figures import number_of, shortened
 from airflow_fanout.reports.group_report import to_json
 from airflow_fanout.reports.run_report import report_of
+from airflow_fanout.rules.error_kinds import kind_line
 from airflow_fanout.rules.wording import format_seconds, on_one_line
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from typing import TextIO
 
-    from airflow_fanout.reports.group_report import GroupReport, RunReport
+    from airflow_fanout.reports.group_report import ErrorCount, GroupReport, Outcomes, Problem, RunReport
 
 
 @suppress_logs_and_warning
@@ -84,17 +85,27 @@ def _show_group(group: GroupReport, report: RunReport, console: Console) -> None
             console.print(f"  {shortened(slow.name)}: {format_seconds(slow.seconds)}")
     if group.failures is not None:
         console.print(f"{group.failures}:")
-        left = group.outcomes.problem_count
-        for problem in group.outcomes.problems[:MOST_ROWS]:
-            items = number_of(problem.items, "item") if problem.items > 1 else None
-            tries = (
-                f"{problem.state} in {problem.item_tries:,} tries" if (problem.item_tries or 0) > 1 else None
-            )
-            parts = filter(None, (shortened(problem.name), items, tries or problem.state, problem.error))
-            console.print(Text(f"  {on_one_line(': '.join(parts))}", style=STYLES.get(problem.state, "")))
-            left -= problem.items
-        if left:
-            console.print(f"  and {left:,} more")
+        _show_errors(group.outcomes, console)
     for advice in group.advice:
         text = on_one_line(advice.text)
         console.print(Text("→ ", style="bold yellow").append(text, style="not bold default"))
+
+
+def _show_errors(outcomes: Outcomes, console: Console) -> None:
+    firsts: dict[int | None, Problem] = {problem.kind: problem for problem in reversed(outcomes.problems)}
+    shown = outcomes.errors[:MOST_ROWS]
+    for number, kind in enumerate(shown):
+        line = _error_line(kind, firsts.get(number))
+        console.print(Text(f"  {line}", style=STYLES.get(kind.state, "")))
+    if left := outcomes.problem_count - sum(kind.number for kind in shown):
+        console.print(f"  and {left:,} more")
+
+
+def _error_line(kind: ErrorCount, first: Problem | None) -> str:
+    state, names = kind.state, [shortened(name) for name in kind.names]
+    if first is not None and first.items == kind.number > 1:  # a batch that left no record
+        names = [f"{names[0]}: {number_of(kind.number, 'item')}"]
+    if kind.number == 1 and first is not None and (first.item_tries or 0) > 1:
+        state = f"{state} in {first.item_tries:,} tries"
+    what = on_one_line(": ".join(filter(None, (state, kind.error))))
+    return kind_line(what, names, number=kind.number, unnamed=kind.unnamed)

@@ -25,7 +25,7 @@ from airflow_fanout.execution_time.wiring import (
     upstream_failure,
 )
 from airflow_fanout.execution_time.xcom import RunReader
-from airflow_fanout.rules.error_kinds import Failure, kinds_of
+from airflow_fanout.rules.error_kinds import Failure, kind_line, kinds_of
 from airflow_fanout.rules.policy import Policy, Tally, Verdict, decide
 from airflow_fanout.rules.records import REPORT_KEY, RETURN_VALUE
 from airflow_fanout.rules.wording import batched_key_problem, counted, on_one_line, past_dependence_problem
@@ -287,13 +287,9 @@ def errors_listing(errors: Iterable[ErrorCount], total: int) -> str:
     for kind in errors:
         names = [on_one_line(name) for name in kind["names"]]
         what = ": ".join(filter(None, [kind["state"], kind["error"]]))
-        if kind["branches"] == 1:
-            lines.append(f"  {names[0]}: {what}")
-        else:
-            rest = kind["branches"] - len(names)
-            more = f" and {rest:,} more" if rest else ""
-            lines.append(f"  {kind['branches']:,} × {what} ({', '.join(names)}{more})")
-        total -= kind["branches"]
+        number = kind["branches"]
+        lines.append(f"  {kind_line(what, names, number=number, unnamed=number - len(names))}")
+        total -= number
     if total > 0:
         lines.append(f"  and {total:,} more")
     return "\n".join(lines)

@@ -71,6 +71,7 @@ class Problem:
     ``name`` has the task that failed, if the branch has several. ``items`` is 1, or how many items it stands
     for: all of a batch that left no record have one reason, and the batch's name. ``tries`` are the task
     instance's, ``item_tries`` how often it called the item: None of a branch, and if that is not known.
+    ``kind`` is the index of its kind among the ``errors``; None if it is of none of these.
     """
 
     name: str
@@ -81,6 +82,23 @@ class Problem:
     map_index: int
     tries: int | None
     item_tries: int | None = None
+    kind: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorCount:
+    """
+    How many branches, or items, left no value for errors that differ in numbers, ids and quoted parts alone.
+
+    ``error`` is that of the first; ``names`` are those of the first, at most five, and ``unnamed`` is how
+    many more there are. A batch that left no record is one name, and all its items.
+    """
+
+    state: str
+    error: str | None
+    number: int
+    names: tuple[str, ...]
+    unnamed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +140,14 @@ class Outcomes(GroupSummary):
     How branches, or the items of a batched group, ended.
 
     ``stopped`` is how many of the skipped ``stop_after_failures`` kept from starting. ``problem_count`` is
-    how many left no value, though they should have; ``problems`` are these, or the first twenty items.
+    how many left no value, though they should have; ``problems`` are these, or twenty of the items, some of
+    each kind. ``errors`` are the kinds, up to a hundred, the most frequent first.
     """
 
     stopped: int = 0
     problems: tuple[Problem, ...] = ()
     problem_count: int = 0
+    errors: tuple[ErrorCount, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

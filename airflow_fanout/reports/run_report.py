@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import accumulate, pairwise
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.advice import advise
 from airflow_fanout.reports.branches import chosen_group_runs
@@ -20,12 +20,11 @@ from airflow_fanout.reports.group_report import (
     BranchReport,
     GroupReport,
     HostLoad,
-    Outcomes,
-    Problem,
     RunReport,
 )
+from airflow_fanout.reports.problems import batch_of, failed_step, outcomes, task_to_look_at
 from airflow_fanout.reports.rerun import causes_before
-from airflow_fanout.reports.runs import PROBLEMS, ItemRuns
+from airflow_fanout.reports.runs import ItemRuns
 from airflow_fanout.reports.timing import (
     count_states,
     segments,
@@ -42,7 +41,7 @@ from airflow_fanout.rules.records import RETURN_VALUE
 from airflow_fanout.rules.wording import shown_error, shown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from airflow_fanout.reports.group_capacity import SchedulingLimits
     from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
 
 ENDED = DONE | {"removed"}  # states of branches that nothing more will become of
 SLOWEST_ITEMS = 10  # items that are named as the slowest: a batched group may have a million
-PROBLEM_ITEMS = 20  # items without a value that are named; the rest are counted
 FUNCTION_TASK = "_PythonDecoratedOperator"
 """Operator of branches that are plain functions; batches run no others."""
 
@@ -102,13 +100,13 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     narrowest = None if capacity is None else capacity.limit
     items = None
     if run.batches is not None:
-        items = _outcomes(run, _summary_of_items(run))
+        items = outcomes(run, _summary_of_items(run))
     extra_calls = [
         tries - 1 for record in _batch_records(run) for tries in record.tries.values() if tries > 1
     ]
     # A batched group's own times are those of its batches; its outcomes are those of its items.
     group = GroupReport(
-        **vars(summary if items is not None else _outcomes(run, summary)),
+        **vars(summary if items is not None else outcomes(run, summary)),
         title=run.title,
         group_id=None if declared is None else declared.group_id,
         map_index=run.map_index,
@@ -162,10 +160,6 @@ def item_page(items: Sequence[BranchRun], *, start: int, size: int) -> dict[str,
         for item in items[start : start + size]
     ]
     return {"start": start, "total": len(items), "items": page}
-
-
-def _batch_of(item: BranchRun) -> int:
-    return item.task_runs[0].map_index if item.task_runs else -1
 
 
 def _is_finished(run: GroupRun) -> bool:
@@ -286,12 +280,12 @@ def _branch_reports(run: GroupRun, so_far: Iterable[BranchRun]) -> tuple[BranchR
         states.update((batch.task_run.map_index, batch.states) for batch in run.branches.batches)
     elif run.batches is not None:
         for item in run.branches:
-            states[_batch_of(item)][item.state] += 1
+            states[batch_of(item)][item.state] += 1
     return tuple(
         _branch_report(
             branch,
             elapsed_seconds=until_now.elapsed_seconds,
-            items=None if run.batches is None else count_states(states[_batch_of(branch)]),
+            items=None if run.batches is None else count_states(states[batch_of(branch)]),
         )
         for branch, until_now in zip(run.ran, so_far, strict=True)
     )
@@ -300,14 +294,14 @@ def _branch_reports(run: GroupRun, so_far: Iterable[BranchRun]) -> tuple[BranchR
 def _branch_report(
     branch: BranchRun, *, elapsed_seconds: float | None, items: dict[str, int] | None
 ) -> BranchReport:
-    task_id, map_index = _task_to_look_at(branch)
+    task_id, map_index = task_to_look_at(branch)
     hostnames = [task_run.hostname for task_run in branch.task_runs if task_run.hostname]
     return BranchReport(
         name=shown_name(branch.name),
         state=branch.state,
         task_id=task_id,
         map_index=map_index,
-        step=_failed_step(branch),
+        step=failed_step(branch),
         error=shown_error(branch.error),
         is_stopped=branch.is_stopped,
         queued=branch.queued,
@@ -321,96 +315,6 @@ def _branch_report(
         peak_memory_bytes=branch.peak_memory_bytes,
         host=hostnames[-1] if hostnames else None,
         items=items,
-    )
-
-
-def _task_to_look_at(branch: BranchRun) -> tuple[str | None, int]:
-    """Id and map index of the task instance whose log tells why a branch is in its state."""
-    for state in (branch.state, "failed", "running"):
-        for task_run in branch.task_runs:
-            if task_run.state == state != "success":
-                return task_run.key
-    return branch.task_runs[-1].key if branch.task_runs else (None, -1)
-
-
-def _failed_step(branch: BranchRun) -> str | None:
-    """Name the task that failed a branch of several tasks."""
-    task_id, _ = _task_to_look_at(branch)
-    has_steps = branch.state == "failed" and len({run.task_id for run in branch.task_runs}) > 1
-    return task_id.rpartition(".")[2] if has_steps and task_id is not None else None
-
-
-def _outcomes(run: GroupRun, summary: GroupSummary) -> Outcomes:
-    # First what may have kept others from starting.
-    failed = sorted(_failed(run), key=lambda each: (each.items == 1, each.error is None))
-    shown = failed if run.batches is None else failed[:PROBLEM_ITEMS]
-    slowest = tuple(replace(slow, name=shown_name(slow.name)) for slow in summary.slowest)
-    return Outcomes(
-        **{**vars(summary), "slowest": slowest},
-        stopped=run.stopped,
-        problems=tuple(_problem(run, each) for each in shown),
-        problem_count=sum(each.items for each in failed),
-    )
-
-
-class _Failed(NamedTuple):
-    """
-    A branch without a value, though it should have one.
-
-    :param items: How many items it stands for: all of a batch that left no record.
-    :param branch: Makes the branch.
-    """
-
-    error: str | None
-    items: int
-    branch: Callable[[], BranchRun]
-
-
-def _failed(run: GroupRun) -> Iterator[_Failed]:
-    if isinstance(run.branches, ItemRuns):
-        for batch in run.branches.batches:
-            if PROBLEMS.isdisjoint(batch.states):
-                continue
-            if batch.task_run.batch_record is None:
-                yield _Failed(batch.rulings[0].error, len(batch), partial(batch.__getitem__, 0))
-                continue
-            for index, ruling in enumerate(batch.rulings):
-                if ruling.state in PROBLEMS:
-                    yield _Failed(ruling.error, 1, partial(batch.__getitem__, index))
-        return
-    silent_batches = {
-        task_run.map_index
-        for batch in run.batches or ()
-        for task_run in batch.task_runs
-        if task_run.batch_record is None
-    }
-    failed = [branch for branch in run.branches if branch.state in PROBLEMS]
-    silent = Counter(index for item in failed if (index := _batch_of(item)) in silent_batches)
-    told = set[int]()
-    for branch in failed:
-        index = _batch_of(branch)
-        if index not in told:
-            yield _Failed(branch.error, silent[index] or 1, partial(replace, branch))
-        if silent[index]:
-            told.add(index)
-
-
-def _problem(run: GroupRun, failed: _Failed) -> Problem:
-    branch = failed.branch()
-    step = _failed_step(branch)
-    task_id, map_index = _task_to_look_at(branch)
-    name = branch.name if step is None else f"{branch.name} ({step})"
-    if failed.items > 1:
-        name = next(batch.name for batch in run.batches or () if batch.task_runs[:1] == branch.task_runs[:1])
-    return Problem(
-        name=shown_name(name),
-        items=failed.items,
-        state=branch.state,
-        error=shown_error(branch.error),
-        task_id=task_id,
-        map_index=map_index,
-        tries=branch.tries,
-        item_tries=branch.item_tries if failed.items == 1 else None,
     )
 
 

@@ -8,7 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    KindKey = tuple[str, str | None]
+    """State and levelled error."""
 
 Problem = TypeVar("Problem")
 
@@ -55,6 +58,11 @@ class ErrorKind(Generic[Problem]):
     number: int
     problems: list[Problem]
 
+    @property
+    def key(self) -> KindKey:
+        """What all its failures have in common."""
+        return kind_key(self.state, self.error)
+
 
 @lru_cache(maxsize=4096)
 def levelled(error: str) -> str:
@@ -65,21 +73,36 @@ def levelled(error: str) -> str:
     return name + NUMBERED.sub("#", message)
 
 
-def kinds_of(failures: Iterable[Failure[Problem]]) -> list[ErrorKind[Problem]]:
+def kind_key(state: str, error: str | None) -> KindKey:
+    """Tell kinds apart."""
+    return state, None if error is None else levelled(error)
+
+
+def kinds_of(failures: Iterable[Failure[Problem]], *, named: int = NAMED) -> list[ErrorKind[Problem]]:
     """
     Group failures by kind, the most frequent first, and after all others what others kept from starting.
 
     Of more than a thousand kinds only the first are told apart; the rest are left out.
+
+    :param named: Problems of a kind that are made.
     """
-    kinds: dict[tuple[str, str | None], ErrorKind[Problem]] = {}
+    kinds: dict[KindKey, ErrorKind[Problem]] = {}
     for failure in failures:
-        key = failure.state, None if failure.error is None else levelled(failure.error)
+        key = kind_key(failure.state, failure.error)
         kind = kinds.get(key)
         if kind is None:
             if len(kinds) == MOST_KINDS:
                 continue
             kind = kinds[key] = ErrorKind(state=failure.state, error=failure.error, number=0, problems=[])
         kind.number += failure.number
-        if len(kind.problems) < NAMED:
+        if len(kind.problems) < named:
             kind.problems.append(failure.problem())
     return sorted(kinds.values(), key=lambda kind: (kind.state in KEPT_FROM_STARTING, -kind.number))
+
+
+def kind_line(what: str, names: Sequence[str], *, number: int, unnamed: int) -> str:
+    """Say in one line how many failed so, and who: ``16 × failed: E: no (a, b and 14 more)``."""
+    if len(names) == 1 and not unnamed:
+        return f"{names[0]}: {what}"
+    more = f" and {unnamed:,} more" if unnamed else ""
+    return f"{number:,} × {what} ({', '.join(names)}{more})"

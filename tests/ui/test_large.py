@@ -62,8 +62,22 @@ def test_few_rows_are_in_the_document_wherever_one_scrolls(tab: Tab) -> None:
         assert 0 < tab.find(".row").count() < 100
     tab.page.keyboard.press("End")
     assert tab.rows("number")[-1] == "number_1999"
-    expect(tab.group("number").locator(".failed tbody tr")).to_have_count(20)
+    expect(tab.group("number").locator(".failed tbody tr")).to_have_count(1)
     assert tab.frame.evaluate("document.querySelectorAll('*').length") < 2000
+
+
+def test_branches_that_failed_alike_are_a_row_that_opens_to_all_of_them(tab: Tab) -> None:
+    rows = tab.group("number").locator(".failed tbody tr")
+    kind = rows.get_by_role("button", name="100 branches")
+    expect(rows.first).to_contain_text("and 95 more")
+    kind.click()
+    expect(rows).to_have_count(22)
+    expect(kind).to_have_attribute("aria-expanded", "true")
+    rows.get_by_role("button", name="Show 80 more").click()
+    expect(rows).to_have_count(101)
+    kind.click()
+    expect(rows).to_have_count(1)
+    assert kind.evaluate("button => button === document.activeElement")
 
 
 def test_what_is_chosen_stays_in_sight_down_to_the_last(tab: Tab) -> None:

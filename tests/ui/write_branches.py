@@ -57,7 +57,7 @@ def write(dag_id: str, run_id: str) -> None:
 
 
 def _record(index: int, map_index: int, state: str, seconds: float) -> dict[str, Any]:
-    error = {"error": f"ValueError: row {index * 7919 % 100_003} of part {index:x} has no price"}
+    error = {"error": f"ValueError: row {index * 7919 % 100_003} of part 0x{index:x} has no price"}
     return {
         "state": state,
         "seconds": round(seconds - 0.2137 + index / 1e6, 6),

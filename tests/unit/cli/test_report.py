@@ -150,8 +150,28 @@ def test_what_a_batch_without_a_record_stands_for_and_the_slowest_items_are_name
     text = shown(facts_of([batch(0, "SS", seconds=[0.5, 1.0]), *killed], batched(count=60)))
 
     assert "\nSlowest items:\n  docs_1: 1.0 s\n  docs_0: 0.5 s\n58 of 60 items failed:\n" in text
+    listed = ", ".join(f"docs batch {n}" for n in range(1, 6))
+    assert re.search(f"\n  58 × failed: no exception was recorded.* \\({listed} and 48 more\\)\n", text)
+
+
+def test_of_a_single_batch_without_a_record_its_items_are_counted() -> None:
+    killed = ran("docs.each", 1, state="failed", record={})
+
+    text = shown(facts_of([batch(0, "SS"), killed], batched(count=4)))
+
     assert "\n  docs batch 1: 2 items: failed: no exception was recorded" in text
-    assert "\n  and 18 more\n" in text
+
+
+def test_branches_that_failed_alike_are_one_line() -> None:
+    failed = [ran(f"etl.b_{n}", state="failed", error=f"E: row {n} is bad") for n in range(16)]
+    odd = ran("etl.odd", state="failed", error="F: " + "x" * 600)
+
+    lines = shown(facts_of([*failed, odd], static(*(f"b_{n}" for n in range(16)), "odd"))).splitlines()
+
+    at = lines.index("17 of 17 branches failed:")
+    assert lines[at + 1] == "  16 × failed: E: row 0 is bad (b_0, b_1, b_2, b_3, b_4 and 11 more)"
+    assert lines[at + 2].startswith("  odd: failed: F: xxx")
+    assert lines[at + 2].endswith("…")
 
 
 def test_names_and_errors_are_short_lines_and_give_the_terminal_no_commands() -> None:

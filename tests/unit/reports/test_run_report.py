@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_fanout.reports.branches import UnknownGroupError, group_runs, items_of_batch
-from airflow_fanout.reports.group_report import Cause, to_json
-from airflow_fanout.reports.run_report import PROBLEM_ITEMS, SLOWEST_ITEMS, host_loads, item_page, run_report
+from airflow_fanout.reports.group_report import Cause, ErrorCount, to_json
+from airflow_fanout.reports.problems import PROBLEM_ITEMS
+from airflow_fanout.reports.run_report import SLOWEST_ITEMS, host_loads, item_page, run_report
 from airflow_fanout.reports.timing import TaskTry
 from airflow_fanout.rules.capacity import Capacity, Limit
 from airflow_fanout.rules.policy import AT_RUN_TIME
@@ -73,7 +75,7 @@ BRANCH = """
 ITEM_PROBLEM = """
 {
   "name": "docs_2", "items": 1, "state": "failed", "error": "E: no", "task_id": "docs.each", "map_index": 1,
-  "tries": 1, "item_tries": 1
+  "tries": 1, "item_tries": 1, "kind": 0
 }
 """
 
@@ -266,6 +268,19 @@ class TestGroup:
         assert [(problem.name, problem.error) for problem in group.problems] == [("b", "E: no"), ("a", None)]
         assert (group.problem_count, group.failures) == (2, "2 of 2 branches failed")
 
+    def test_branches_that_failed_alike_are_one_kind_of_error(self) -> None:
+        names = [f"b_{n}" for n in range(8)]
+        alike = [ran(f"etl.{name}", state="failed", error=f"E: row {n}") for n, name in enumerate(names)]
+        odd = ran("etl.odd", state="failed", error="F: no")
+
+        group = only(static("odd", *names), odd, *alike)
+
+        assert group.errors == (
+            ErrorCount(state="failed", error="E: row 0", number=8, names=tuple(names[:5]), unnamed=3),
+            ErrorCount(state="failed", error="F: no", number=1, names=("odd",), unnamed=0),
+        )
+        assert [(p.name, p.kind) for p in group.problems] == [("odd", 1), *((name, 0) for name in names)]
+
 
 class TestBatches:
     def test_one_that_waits_for_its_next_try_is_not_at_once_with_others(self) -> None:
@@ -299,6 +314,24 @@ class TestBatches:
         assert len(items.slowest) == SLOWEST_ITEMS
         assert (items.slowest[0].name, items.slowest[0].seconds) == ("docs_99", 99.0)
         assert len(json.dumps(group, default=to_json)) < 12_000
+
+    def test_of_many_items_some_of_each_kind_are_named(self) -> None:
+        errors = {str(index): "E: no" if index < 90 else "F: no" for index in range(100)}
+
+        items = items_of(batch(0, "F" * 100, state="failed", errors=errors), items_per_task=100)
+
+        assert [(kind.error, kind.number, kind.unnamed) for kind in items.errors] == [
+            ("E: no", 90, 85),
+            ("F: no", 10, 5),
+        ]
+        assert Counter(problem.kind for problem in items.problems) == {0: 10, 1: 10}
+
+    def test_batches_that_left_no_record_are_one_kind_by_the_names_of_the_batches(self) -> None:
+        killed = [ran("docs.each", number, state="failed", record={}) for number in range(8)]
+
+        (kind,) = items_of(*killed, count=16).errors
+
+        assert (kind.number, kind.names[-1], kind.unnamed) == (16, "docs batch 4", 6)
 
     @pytest.mark.parametrize(
         ("record", "share"),
