@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-MOST_BRANCHES, LONGEST_WAIT, LAST_PORT = 200, 600, 65535
+MOST_BRANCHES, LONGEST_WAIT, LAST_PORT, MOST_RUNS = 200, 600, 65535, 1000
 
 
 def _number(read: Callable[[str], float], noun: str, least: int, most: int, text: str) -> float:
@@ -28,6 +28,7 @@ def _number(read: Callable[[str], float], noun: str, least: int, most: int, text
 
 
 branch_count = partial(_number, int, "a whole number", 1, MOST_BRANCHES)
+run_count = partial(_number, int, "a whole number", 1, MOST_RUNS)
 wait_seconds = partial(_number, float, "seconds", 0, LONGEST_WAIT)
 port_number = partial(_number, int, "a port", 1, LAST_PORT)
 
@@ -174,6 +175,41 @@ REPORT = cli_config.ActionCommand(
 )
 
 
+SUGGEST = cli_config.ActionCommand(
+    name="suggest",
+    help="Say which tasks of a Dag come one after another without need, and what that costs",
+    description=(
+        "Tasks that stand one after another although no data flows between them: the later one has no "
+        "reference to the output of the earlier one, no template or function that pulls its XComs, no asset "
+        "of it; and neither trigger rules, setups, sensors nor skips ask for the order. With the durations "
+        "of the last runs it says how long the critical path is, and would be with these tasks at once. What "
+        "tasks do elsewhere (files, tables, other systems) a Dag doesn't show, so look before you change it. "
+        "Any Dag will do, with fan-outs or without. It changes nothing."
+    ),
+    epilog=(
+        "Examples: airflow fanout suggest etl; airflow fanout suggest etl --runs 30 --output json. "
+        "Exit code: 0; 2 if there is no such Dag, a file that can't be imported, or no database. JSON: "
+        "dag_id; source, 'file' or 'database'; runs (how many the medians are of); critical_path and "
+        "parallel_path (tasks, seconds; null if no task has succeeded in these); saved_seconds; chains "
+        "(each: tasks, pairs of before and after, saved_seconds if only it ran at once); tasks (task_id, "
+        "median_seconds); unknown."
+    ),
+    func=cli_config.lazy_load_command("airflow_fanout.cli.suggest.command"),
+    args=(
+        _arg("dag_id", help="Id of the Dag", metavar="DAG_ID"),
+        _arg(
+            "--runs",
+            help=f"Ended runs to take durations of, the last ones, 1 to {MOST_RUNS} (default: %(default)s)",
+            type=run_count,
+            default=10,
+            metavar="N",
+        ),
+        OUTPUT,
+        cli_config.ARG_VERBOSE,
+    ),
+)
+
+
 def get_fanout_cli_commands() -> list[cli_config.CLICommand]:
     """Return what the provider adds to the ``airflow`` command."""
     return [
@@ -183,8 +219,9 @@ def get_fanout_cli_commands() -> list[cli_config.CLICommand]:
             description=(
                 "Parallel branches that are all accounted for. Start with: airflow fanout demo. Of your own "
                 "Dags: airflow fanout check DAG_ID before a run, airflow fanout report DAG_ID after it, and "
-                "airflow fanout rerun DAG_ID RUN_ID for what failed."
+                "airflow fanout rerun DAG_ID RUN_ID for what failed; and of any Dag, airflow fanout suggest "
+                "DAG_ID for what could run at once."
             ),
-            subcommands=(DEMO, CHECK, REPORT, RERUN),
+            subcommands=(DEMO, CHECK, REPORT, RERUN, SUGGEST),
         )
     ]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_fanout.execution_time.arguments import BY_NAME, NO_ITEM
+from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from airflow_fanout.execution_time.arguments import FunctionArguments
+
+log = logging.getLogger(__name__)
 
 
 class BrokenItem(NamedTuple):
@@ -76,7 +80,12 @@ def _prepare(
     if not arguments.takes_any:
         names = names & (arguments.parameters.keys() - bound.keys())
     from_context = {name: context[name] for name in names}
-    copies = per_call_copies(bound)
+    if shared := shared_arguments(bound):
+        it = "it" if len(shared) == 1 else "them"
+        log.warning(
+            "%s: %s can't be copied, so all items of this task share %s", arguments.title, listing(shared), it
+        )
+    copies = per_call_copies(bound, lambda: shared)
     spreads = arguments.spreads_items
     parameter = None if spreads else arguments.item_parameter(bound)
     by_name = parameter.name if parameter is not None and parameter.kind in BY_NAME else None
@@ -95,13 +104,21 @@ def _prepare(
     return run
 
 
-def per_call_copies(bound: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Make deep copies of bound arguments for each call; what can't be copied is shared by all."""
+def shared_arguments(bound: Mapping[str, Any]) -> set[str]:
+    """Names of the bound arguments that can't be copied."""
+    return {name for name, value in bound.items() if not _can_be_copied(value)}
 
-    @functools.cache  # asked on the worker, for copying may take long
-    def shared() -> set[str]:
-        return {name for name, value in bound.items() if not _can_be_copied(value)}
 
+def per_call_copies(
+    bound: Mapping[str, Any], shared: Callable[[], set[str]] | None = None
+) -> Callable[[], dict[str, Any]]:
+    """
+    Make deep copies of bound arguments for each call.
+
+    :param shared: Says which can't be copied, and are shared by all; None to find out at the first call, on
+        the worker, for copying may take long.
+    """
+    shared = shared or functools.cache(functools.partial(shared_arguments, bound))
     return lambda: {
         name: value if name in shared() else copy.deepcopy(value) for name, value in bound.items()
     }

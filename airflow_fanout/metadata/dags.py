@@ -21,6 +21,12 @@ class UnreadableDagError(Exception):
 
 
 def find_dag(dag_id: str) -> tuple[DagOutline, str]:
+    """Find the fan-outs and fan-ins of a Dag, and where it is from: ``file`` or ``database``."""
+    dag, source = load_dag(dag_id)
+    return outline(dag), source
+
+
+def load_dag(dag_id: str) -> tuple[Any, str]:
     """Find a Dag: in the file that had it last, else in any, else as it is in the database."""
     from airflow.models.dag import DagModel
     from airflow.models.serialized_dag import SerializedDagModel
@@ -37,9 +43,9 @@ def find_dag(dag_id: str) -> tuple[DagOutline, str]:
     if dag_id not in dags:
         dags, errors = parse_dags(dag_id)
     if dag_id in dags:
-        return outline(dags[dag_id]), "file"
+        return dags[dag_id], "file"
     if dag_id in files and (stored := SerializedDagModel.get_dag(dag_id)) is not None:
-        return outline(stored), "database"
+        return stored, "database"
     message = f"there is no Dag {dag_id!r}; {close_to(dag_id, {*dags, *files})}"
     if errors:
         message = _with_errors(f"{message}. It may be in a file that can't be imported", errors)
