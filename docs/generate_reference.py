@@ -19,6 +19,7 @@ from airflow_fanout.reports.group_report import (
     Advice,
     BranchReport,
     Cause,
+    ErrorCount,
     Figure,
     GroupReport,
     HostLoad,
@@ -26,6 +27,7 @@ from airflow_fanout.reports.group_report import (
     Problem,
     RunReport,
 )
+from airflow_fanout.reports.history import DagHistory, FailedBranch, GroupHistory, GroupOfRun
 from airflow_fanout.reports.timing import GroupSummary, SlowBranch, TaskTry
 from airflow_fanout.testing import Simulation, simulate
 
@@ -262,8 +264,8 @@ def _wrapped(text: str) -> str:
 
 
 REPORT_SHAPES = (
-    *(RunReport, GroupReport, Outcomes, GroupSummary, SlowBranch, Figure, Problem, Cause, HostLoad),
-    *(BranchReport, TaskTry, Advice),
+    *(RunReport, GroupReport, Outcomes, GroupSummary, SlowBranch, Figure, Problem, ErrorCount, Cause),
+    *(HostLoad, BranchReport, TaskTry, Advice, DagHistory, GroupHistory, GroupOfRun, FailedBranch),
 )
 """What ``--output json`` of the report is made of, from the whole to its parts."""
 
@@ -271,7 +273,8 @@ REPORT_SHAPES = (
 def _shapes() -> Iterator[str]:
     yield "### The report as JSON"
     yield (
-        "What `airflow fanout report DAG_ID --output json` prints, a `RunReport`, and what that is made of. "
+        "What `airflow fanout report DAG_ID --output json` prints, a `RunReport`, with `--runs` a "
+        "`DagHistory`, and what these are made of. "
         "A datetime is a text in ISO 8601, a tuple is a list."
     )
     for shape in REPORT_SHAPES:

@@ -157,9 +157,11 @@ REPORT = cli_config.ActionCommand(
         "For each group of a run: how its branches ended, work, wall, speed-up and overhead, a time line, "
         "errors, and advice that follows from these figures. Work is the time inside the branches' own code; "
         "a dash stands for what was not recorded. Of a run that is still running these are the figures so "
-        "far, without advice. It changes nothing."
+        "far, without advice. With --runs, a line for each of the last runs, with their medians and the "
+        "branches that failed in them. It changes nothing."
     ),
     epilog=(
+        "Examples: airflow fanout report nightly; airflow fanout report nightly --runs 30 --group score. "
         "Exit code: 0, also where the run has no fan-out; 2 if there is no such Dag, run or group, or no "
         "database. JSON has all branches, times in ISO 8601, durations in seconds, null for what was not "
         "recorded; its keys are listed in docs/reference.md."
@@ -168,6 +170,12 @@ REPORT = cli_config.ActionCommand(
     args=(
         _arg("dag_id", help="Id of the Dag", metavar="DAG_ID"),
         _arg("run_id", help="Id of the run (default: the latest)", metavar="RUN_ID", nargs="?"),
+        _arg(
+            "--runs",
+            help=f"Compare the last N runs, 1 to {MOST_RUNS}, in place of showing one",
+            type=run_count,
+            metavar="N",
+        ),
         _arg("--group", help="Only this group, or what this fan-in collects by prefix", metavar="GROUP_ID"),
         OUTPUT,
         cli_config.ARG_VERBOSE,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+from datetime import UTC, datetime
+from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
@@ -12,36 +14,52 @@ from airflow.utils.cli import suppress_logs_and_warning
 from rich.console import Console
 from rich.text import Text
 
-from airflow_fanout.cli.command_line import metadata_session, while_read
+from airflow_fanout.cli.command_line import metadata_session, stop, while_read
+from airflow_fanout.cli.history import show_history
 from airflow_fanout.cli.time_line import MOST_ROWS, PLAIN, STYLES, show_time_line
 from airflow_fanout.metadata.limits import read_scheduling_limits
-from airflow_fanout.metadata.runs import find_run, read_run
+from airflow_fanout.metadata.runs import find_run, find_runs, read_run, read_runs
 from airflow_fanout.reports.figures import number_of, shortened
 from airflow_fanout.reports.group_report import to_json
+from airflow_fanout.reports.history import dag_history, group_traces
 from airflow_fanout.reports.run_report import report_of
 from airflow_fanout.rules.error_kinds import kind_line
 from airflow_fanout.rules.wording import format_seconds, on_one_line
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
     from typing import TextIO
 
     from airflow_fanout.reports.group_report import ErrorCount, GroupReport, Outcomes, Problem, RunReport
+    from airflow_fanout.reports.history import DagHistory
 
 
 @suppress_logs_and_warning
 @while_read()
 def command(args: Namespace) -> None:
-    """Print the report of a run."""
+    """Print the report of a run, or of the last ones."""
+    if args.runs is not None and args.run_id is not None:
+        stop("report", f"expected either RUN_ID or --runs, found both: {args.run_id!r} and {args.runs}")
+    answer: RunReport | DagHistory
+    show_it: Callable[[Console], None]
     with metadata_session("report") as session:
-        facts = read_run(find_run(args.dag_id, args.run_id, session=session), session=session)
-        report = report_of(facts, read_scheduling_limits(), group_id=args.group)
+        if args.runs is None:
+            facts = read_run(find_run(args.dag_id, args.run_id, session=session), session=session)
+            answer = report_of(facts, read_scheduling_limits(), group_id=args.group)
+            show_it = partial(show, answer)
+        else:
+            runs = find_runs(args.dag_id, args.runs, session=session)
+            now = datetime.now(UTC)
+            traces = (group_traces(facts, now=now) for facts in read_runs(runs, session=session))
+            answer = dag_history(args.dag_id, traces, number=len(runs), now=now, group_id=args.group)
+            show_it = partial(show_history, answer)
     if args.output == "json":
-        print(json.dumps(report, indent=2, default=to_json))
+        print(json.dumps(answer, indent=2, default=to_json))
         return
     tolerate_any_encoding(sys.stdout)
     # Long lines are left to the terminal, so that in a pipe each stays whole.
-    show(report, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
+    show_it(Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
 
 
 def tolerate_any_encoding(stream: TextIO) -> None:

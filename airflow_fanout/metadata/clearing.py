@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, tuple_, update
 from sqlalchemy.exc import OperationalError
 
-from airflow_fanout.metadata.runs import dag_of, find_run, of_run, read_run
+from airflow_fanout.metadata.run_rows import of_run
+from airflow_fanout.metadata.runs import dag_of, find_run, read_run
 from airflow_fanout.reports.rerun import Clearing, fingerprint, plan_rerun
 from airflow_fanout.serialization.outline import outline
 

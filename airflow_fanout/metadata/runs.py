@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 from threading import Lock
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache, cached
-from sqlalchemy import Text, case, cast, func, null, or_, select
+from sqlalchemy import func, select
 
-from airflow_fanout.exceptions import UnreadableValueError
-from airflow_fanout.reports.branches import UnknownGroupError
-from airflow_fanout.reports.runs import RunFacts, TaskRun
-from airflow_fanout.reports.timing import TaskTry
-from airflow_fanout.rules.instances import FINISHED
-from airflow_fanout.rules.names import SPLIT
-from airflow_fanout.rules.outcomes import UP_FOR_RETRY, LostValue
-from airflow_fanout.rules.records import (
-    BATCH_KEY,
-    PART_KEY,
-    RECORD_KEY,
-    RETURN_VALUE,
-    SKIPPED_KEY,
-    LostRecord,
-    batch_key,
-    bounds_in,
-    names_in,
-    read_record,
-    skips_in,
-    yielded_in,
+from airflow_fanout.metadata.run_rows import (
+    MOST_KEYS,
+    as_text,
+    names_of_silent_batches,
+    of_run,
+    of_runs,
+    rendered_prefixes,
+    task_runs,
+    xcoms,
+    yielded_items,
 )
+from airflow_fanout.reports.branches import UnknownGroupError
+from airflow_fanout.reports.runs import RunFacts
+from airflow_fanout.reports.timing import seconds_between
+from airflow_fanout.rules.names import SPLIT
+from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, SKIPPED_KEY, bounds_in, skips_in
 from airflow_fanout.rules.wording import close_to
 from airflow_fanout.serialization.outline import DagOutline, outline
-from airflow_fanout.serialization.stored_values import lost_bodies, plain_json, values_lie_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from airflow.models.dagrun import DagRun
     from airflow.serialization.definitions.dag import SerializedDAG
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from airflow_fanout.rules.outcomes import ValueState
     from airflow_fanout.rules.records import Bounds
 
 
-ALL_TRIES = {"include_all_attempts": True}
-"""Options of a query for earlier tries too, which Airflow hides from 3.4 on."""
-
 CANDIDATES = 5  # runs that an error names
-LONGEST_REFERENCE = 4096  # characters of where a value is stored
+ENDED = ("success", "failed")  # states of runs that nothing more becomes of
 MOST_OUTLINES = 8  # of Dags that are kept
-MOST_KEYS = 1000  # that one query names
+RUNS_AT_ONCE = 10  # that are read together
+RECORDS_AT_ONCE = 32 * 1024 * 1024  # characters of records
 
 
 class UnknownDagError(LookupError):
@@ -89,14 +80,24 @@ def find_run(dag_id: str, run_id: str | None, *, session: Session) -> DagRun:
     :raises UnknownDagError: If there is no such Dag.
     :raises UnknownRunError: If it has no such run.
     """
+    found = find_runs(dag_id, 1, run_id=run_id, session=session)
+    return found[0]
+
+
+def find_runs(dag_id: str, number: int, *, run_id: str | None = None, session: Session) -> list[DagRun]:
+    """
+    Find the latest runs of a Dag, the latest first, or that of an id; errors are those of :func:`find_run`.
+
+    :return: At least one.
+    """
     from airflow.models.dag import DagModel
     from airflow.models.dagrun import DagRun
 
     runs = select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc(), DagRun.id.desc())
-    wanted = runs.limit(1) if run_id is None else runs.where(DagRun.run_id == run_id)
-    dag_run: DagRun | None = session.scalar(wanted)
-    if dag_run is not None:
-        return dag_run
+    wanted = runs.limit(number) if run_id is None else runs.where(DagRun.run_id == run_id)
+    found = list(session.scalars(wanted))
+    if found:
+        return found
     dag_ids = list(session.scalars(select(DagModel.dag_id)))
     if dag_id not in dag_ids:
         message = f"There is no Dag {dag_id!r} in the metadata database"
@@ -123,34 +124,106 @@ def read_run(
     :raises UnknownDagError: If the database no longer has the Dag as it was for the run.
     """
     if dag is None:
-        dag = _outline_then(dag_run, session=session) or outline(dag_of(dag_run, session=session))
-    keys = {RETURN_VALUE, *(fan_in.key for fan_in in dag.fan_ins)}
+        dags = _outlines_then(dag_run.dag_id, [dag_run.run_id], session=session)
+        dag = dags.get(dag_run.run_id) or outline(dag_of(dag_run, session=session))
     only = None
     if batch is not None:
         each = dag.groups[batch[0]].each if batch[0] in dag.groups else ()
         only = each[-1] if each else "", batch[1]
-    task_runs = tuple(_task_runs(dag_run, keys, only, session=session))
-    splits = [task.task_id for task in dag.tasks.values() if task.operator == "SplitOperator"]
-    bounds = {
-        task_id: cuts
-        for (task_id, _), value in _xcoms(dag_run, RETURN_VALUE, task_ids=splits, session=session)
-        if (cuts := bounds_in(value)) is not None
+    (facts,) = _facts([dag_run], {dag_run.run_id: dag}, only, session=session)
+    if batch is not None or facts.state in ENDED:
+        return facts
+    return replace(facts, earlier_walls=_earlier_walls(dag_run, dag, session=session))
+
+
+def read_runs(dag_runs: Sequence[DagRun], *, session: Session) -> Iterator[RunFacts]:
+    """
+    Read all that is known of some runs of a Dag, one after another.
+
+    Ten are read at once, or fewer where their records are large: the number of queries depends on that of the
+    runs divided by ten, and on how many versions of the Dag these ran. Runs whose Dag the database no longer
+    has as it was are left out.
+    """
+    for chunk in _chunks(dag_runs, session=session):
+        dags = _outlines_then(chunk[0].dag_id, [run.run_id for run in chunk], session=session)
+        for dag_run in chunk:
+            if dag_run.run_id not in dags:
+                with suppress(UnknownDagError):
+                    dags[dag_run.run_id] = outline(dag_of(dag_run, session=session))
+        readable = [run for run in chunk if run.run_id in dags]
+        if readable:
+            yield from _facts(readable, dags, None, session=session)
+
+
+def _chunks(dag_runs: Sequence[DagRun], *, session: Session) -> Iterator[list[DagRun]]:
+    """Divide runs into such as are read at once."""
+    from airflow.models.xcom import XComModel
+
+    if not dag_runs:
+        return
+    size = func.sum(func.length(as_text(XComModel.value)))
+    wanted = select(XComModel.run_id, size).where(*of_runs(XComModel, dag_runs), XComModel.key == RECORD_KEY)
+    rows = session.execute(wanted.group_by(XComModel.run_id))
+    sizes = {run_id: int(characters or 0) for run_id, characters in rows}
+    chunk: list[DagRun] = []
+    characters = 0
+    for dag_run in dag_runs:
+        own = sizes.get(dag_run.run_id, 0)
+        if chunk and (len(chunk) == RUNS_AT_ONCE or characters + own > RECORDS_AT_ONCE):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(dag_run)
+        characters += own
+    yield chunk
+
+
+def _facts(
+    dag_runs: Sequence[DagRun],
+    dags: Mapping[str, DagOutline],
+    only: tuple[str, int] | None,
+    *,
+    session: Session,
+) -> list[RunFacts]:
+    """Read some runs of one Dag, with its outline for each of them."""
+    outlines = [dags[run.run_id] for run in dag_runs]
+    keys = {RETURN_VALUE, *(fan_in.key for dag in outlines for fan_in in dag.fan_ins)}
+    found = task_runs(dag_runs, keys, only, session=session)
+    splits = {
+        task.task_id for dag in outlines for task in dag.tasks.values() if task.operator == "SplitOperator"
     }
-    return RunFacts(
-        dag_id=dag_run.dag_id,
-        run_id=dag_run.run_id,
-        state=str(dag_run.state),
-        outline=dag,
-        task_runs=task_runs,
-        prefixes=_prefixes(dag_run, dag, session=session),
-        bounds=bounds,
-        batch_names=dict(_names_of_silent_batches(dag_run, dag, task_runs, bounds, only, session=session)),
-        yielded=dict(_yielded(dag_run, dag, session=session)),
-        skips={
-            task_id: skips_in(pushed)
-            for (task_id, _), pushed in _xcoms(dag_run, SKIPPED_KEY, session=session)
-        },
-    )
+    bounds: dict[str, dict[str, Sequence[Bounds]]] = defaultdict(dict)
+    for (run_id, task_id, _), value in xcoms(dag_runs, RETURN_VALUE, task_ids=splits, session=session):
+        if (cuts := bounds_in(value)) is not None:
+            bounds[run_id][task_id] = cuts
+    skips: dict[str, dict[str, Any]] = defaultdict(dict)
+    for (run_id, task_id, _), pushed in xcoms(dag_runs, SKIPPED_KEY, session=session):
+        skips[run_id][task_id] = skips_in(pushed)
+    prefixes = rendered_prefixes(dag_runs, outlines, session=session)
+    yielded = yielded_items(dag_runs, outlines, session=session)
+    return [
+        RunFacts(
+            dag_id=dag_run.dag_id,
+            run_id=dag_run.run_id,
+            state=str(dag_run.state),
+            outline=dag,
+            task_runs=tuple(found[dag_run.run_id]),
+            prefixes=prefixes[dag_run.run_id],
+            bounds=bounds[dag_run.run_id],
+            batch_names=dict(
+                names_of_silent_batches(
+                    dag_run, dag, found[dag_run.run_id], bounds[dag_run.run_id], only, session=session
+                )
+            ),
+            yielded={
+                group.group_id: value
+                for group in dag.groups.values()
+                if group.items_from is not None
+                and (value := yielded[dag_run.run_id].get(group.items_from)) is not None
+            },
+            skips=skips[dag_run.run_id],
+        )
+        for dag_run, dag in zip(dag_runs, outlines, strict=True)
+    ]
 
 
 def dag_of(dag_run: DagRun, *, session: Session) -> SerializedDAG:
@@ -164,21 +237,25 @@ def dag_of(dag_run: DagRun, *, session: Session) -> SerializedDAG:
     return dag
 
 
-def _outline_then(dag_run: DagRun, *, session: Session) -> DagOutline | None:
-    """Read the Dag in the newest version that one of the run's tasks has; None if that is gone."""
+def _outlines_then(dag_id: str, run_ids: Sequence[str], *, session: Session) -> dict[str, DagOutline]:
+    """Read the Dag in the newest version that one of each run's tasks has, by run; without what is gone."""
     from airflow.models.dag_version import DagVersion
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.models.taskinstance import TaskInstance
 
     known = session.execute(
-        select(SerializedDagModel.id, SerializedDagModel.dag_hash)
-        .join(DagVersion, DagVersion.id == SerializedDagModel.dag_version_id)
-        .join(TaskInstance, TaskInstance.dag_version_id == DagVersion.id)
-        .where(*of_run(TaskInstance, dag_run))
-        .order_by(DagVersion.version_number.desc())
-        .limit(1)
-    ).one_or_none()
-    return None if known is None else _outline_of(*known, session=session)
+        select(TaskInstance.run_id, SerializedDagModel.id, SerializedDagModel.dag_hash)
+        .join(DagVersion, DagVersion.id == TaskInstance.dag_version_id)
+        .join(SerializedDagModel, SerializedDagModel.dag_version_id == DagVersion.id)
+        .where(TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids))
+        .group_by(
+            TaskInstance.run_id, SerializedDagModel.id, SerializedDagModel.dag_hash, DagVersion.version_number
+        )
+        .order_by(DagVersion.version_number)
+    )
+    newest = {run_id: (own_id, dag_hash) for run_id, own_id, dag_hash in known}
+    outlines = {run_id: _outline_of(*version, session=session) for run_id, version in newest.items()}
+    return {run_id: found for run_id, found in outlines.items() if found is not None}
 
 
 @cached(LRUCache(maxsize=MOST_OUTLINES), key=lambda own_id, dag_hash, **_: (own_id, dag_hash), lock=Lock())
@@ -193,250 +270,36 @@ def _outline_of(own_id: Any, _: str, *, session: Session) -> DagOutline | None:
     return outline(serialized.dag)
 
 
-def of_run(
-    model: Any, dag_run: DagRun, only: tuple[str, int] | None = None
-) -> tuple[ColumnElement[bool], ...]:
-    """Conditions that choose a model's rows of one run, or of one of its task instances."""
-    conditions = model.dag_id == dag_run.dag_id, model.run_id == dag_run.run_id
-    return conditions if only is None else (*conditions, model.task_id == only[0], model.map_index == only[1])
+def _earlier_walls(dag_run: DagRun, dag: DagOutline, *, session: Session) -> dict[str, list[float]]:
+    """
+    Seconds from the first queued to the last end of each group in the last runs before, the newest first.
 
-
-def _tries(model: Any) -> tuple[Any, ...]:
-    """Columns of tries, alone: thousands of them are not made into objects."""
-    times = model.queued_dttm, model.start_date, model.end_date
-    return model.task_id, model.map_index, model.state, *times, model.try_number
-
-
-def _task_runs(
-    dag_run: DagRun, keys: Collection[str], only: tuple[str, int] | None, *, session: Session
-) -> Iterator[TaskRun]:
-    """Task instances, or one, with their records, and the state of the values pushed under some keys."""
+    One query for each group, and one for the runs.
+    """
+    from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
 
-    records = dict(_records_of_waiting(dag_run, only, session=session))
-    records |= dict(_xcoms(dag_run, RECORD_KEY, only=only, session=session))
-    are_numbered_ahead = bool(_archive()[1])  # from Airflow 3.4 on, while an instance waits
-    values = _value_states(dag_run, keys, only, session=session)
-    earlier = _earlier_tries(dag_run, only, session=session)
-    columns = *_tries(TaskInstance), TaskInstance.hostname
-    order = TaskInstance.task_id, TaskInstance.map_index
-    rows: Iterable[Any] = session.execute(
-        select(*columns).where(*of_run(TaskInstance, dag_run, only)).order_by(*order)
+    before = (
+        select(DagRun.run_id)
+        .where(DagRun.dag_id == dag_run.dag_id, DagRun.state.in_(ENDED), DagRun.run_id != dag_run.run_id)
+        .order_by(DagRun.run_after.desc(), DagRun.id.desc())
+        .limit(RUNS_AT_ONCE)
     )
-    for task_id, map_index, state, queued, started, ended, tries, hostname in rows:
-        record = records.pop((task_id, map_index), None)
-        yield TaskRun(
-            task_id=task_id,
-            map_index=map_index,
-            state=None if state is None else str(state),
-            queued=queued,
-            started=started,
-            ended=ended,
-            tries=tries - (are_numbered_ahead and tries > 0 and state in {None, UP_FOR_RETRY}),
-            earlier=tuple(earlier.get((task_id, map_index), ())),
-            hostname=hostname or "",
-            record=record if isinstance(record, LostRecord) else read_record(record),
-            values=values.get((task_id, map_index), {}),
+    run_ids = list(session.scalars(before))
+    walls: dict[str, list[float]] = {}
+    for group in dag.groups.values() if run_ids else ():
+        own: ColumnElement[bool] = TaskInstance.task_id.in_(group.all_task_ids[:MOST_KEYS])
+        if group.prefix:
+            own = TaskInstance.task_id.startswith(group.prefix, autoescape=True)
+        wanted = (
+            select(TaskInstance.run_id, func.min(TaskInstance.queued_dttm), func.max(TaskInstance.end_date))
+            .where(TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id.in_(run_ids), own)
+            .where(TaskInstance.task_id != group.prefix + SPLIT, TaskInstance.queued_dttm.is_not(None))
+            .group_by(TaskInstance.run_id)
         )
-
-
-def _value_states(
-    dag_run: DagRun, keys: Collection[str], only: tuple[str, int] | None, *, session: Session
-) -> dict[tuple[str, int], dict[str, ValueState]]:
-    """Tell of each value whether it can be read; no value is read for that."""
-    from airflow.models.xcom import XComModel
-
-    are_elsewhere = values_lie_elsewhere()
-    stored = case((func.length(_text(XComModel.value)) <= LONGEST_REFERENCE, _text(XComModel.value)))
-    columns = XComModel.task_id, XComModel.map_index, XComModel.key, stored if are_elsewhere else null()
-    is_wanted = or_(XComModel.key.in_(keys), XComModel.key.startswith(PART_KEY, autoescape=True))
-    wanted = select(*columns).where(*of_run(XComModel, dag_run, only), is_wanted)
-    rows = [(*row[:3], _reference(row[3])) for row in session.execute(wanted)]
-    lost = set(lost_bodies(reference for *_, reference in rows))
-    states: dict[tuple[str, int], dict[str, ValueState]] = {}
-    for task_id, map_index, key, reference in rows:
-        state: ValueState = LostValue(reference) if reference in lost else "present"
-        states.setdefault((task_id, map_index), {})[key] = state
-    return states
-
-
-def _reference(text: str | None) -> str | None:
-    """Read a value that may be where a value is stored; None of any other."""
-    return json.loads(text) if text is not None and text.startswith('"') else None
-
-
-def _earlier_tries(
-    dag_run: DagRun, only: tuple[str, int] | None, *, session: Session
-) -> dict[tuple[str, int], list[TaskTry]]:
-    model, options = _archive()
-    wanted = select(*_tries(model)).where(*of_run(model, dag_run, only), *options)
-    tries: dict[tuple[str, int], list[TaskTry]] = {}
-    rows = session.execute(wanted.order_by(model.try_number), execution_options=ALL_TRIES)
-    for task_id, map_index, status, queued, started, ended, number in rows:
-        state = None if status is None else str(status)
-        task_try = TaskTry(number=number, state=state, queued=queued, started=started, ended=ended)
-        tries.setdefault((task_id, map_index), []).append(task_try)
-    return tries
-
-
-def _archive() -> tuple[Any, list[ColumnElement[bool]]]:
-    """Model of earlier tries, and what chooses them: from Airflow 3.4 on each is a task instance."""
-    from airflow.models.taskinstance import TaskInstance
-
-    if hasattr(TaskInstance, "working_set"):
-        return TaskInstance, [TaskInstance.working_set.is_(None)]
-    from airflow.models.taskinstancehistory import TaskInstanceHistory
-
-    return TaskInstanceHistory, []
-
-
-def _records_of_waiting(
-    dag_run: DagRun, only: tuple[str, int] | None, *, session: Session
-) -> Iterator[tuple[tuple[str, int], Any]]:
-    """Records of what waits for its retry: from Airflow 3.4 on they stay with the try that left them."""
-    from airflow.models.xcom import XComModel
-
-    model, archived = _archive()
-    if not archived:
-        return
-    wanted = (
-        select(model.task_id, model.map_index, _text(XComModel.value))
-        .join(XComModel, XComModel.task_instance_id == model.id)
-        .where(
-            *of_run(model, dag_run, only), *archived, XComModel.key == RECORD_KEY, model.state == UP_FOR_RETRY
-        )
-        .order_by(model.try_number)
-    )
-    for task_id, map_index, text in session.execute(wanted, execution_options=ALL_TRIES):
-        with suppress(FileNotFoundError, UnreadableValueError):
-            yield (task_id, map_index), _read(text, f"The record of {task_id!r}")
-
-
-def _xcoms(
-    dag_run: DagRun,
-    key: str,
-    *,
-    task_ids: Iterable[str] | None = None,
-    only: tuple[str, int] | None = None,
-    session: Session,
-) -> Iterator[tuple[tuple[str, int], Any]]:
-    """What tasks pushed under a key, as plain JSON, of which no object is made."""
-    from airflow.models.xcom import XComModel
-
-    columns = select(XComModel.task_id, XComModel.map_index, _text(XComModel.value))
-    wanted = columns.where(*of_run(XComModel, dag_run, only), XComModel.key == key)
-    if task_ids is not None:
-        wanted = wanted.where(XComModel.task_id.in_(task_ids))
-    for task_id, map_index, text in session.execute(wanted):
-        try:
-            value = _read(text, f"What {task_id!r} pushed under {key!r}")
-        except FileNotFoundError as gone:  # the body of an object-storage XCom
-            value = LostRecord(str(gone))
-        except UnreadableValueError as unreadable:
-            if unreadable.is_of_storage:
-                raise
-            continue  # somebody else has pushed under a key of this package
-        yield (task_id, map_index), value
-
-
-def _text(column: Any) -> ColumnElement[str | None]:
-    """
-    Choose a value as JSON that is not read yet.
-
-    Else one that Python can't read, nested a thousand times or a number of 5,000 digits, takes all along.
-    """
-    return cast(column, Text)
-
-
-def _read(text: str | None, what: str) -> Any:
-    """Read a value as plain JSON; errors are those of ``plain_json``."""
-    try:
-        value = None if text is None else json.loads(text)
-    except (RecursionError, ValueError) as cause:
-        raise UnreadableValueError(what, cause=cause) from cause
-    return plain_json(SimpleNamespace(value=value), what)
-
-
-def _prefixes(dag_run: DagRun, dag: DagOutline, *, session: Session) -> Mapping[str, str]:
-    """Prefixes as rendered; Airflow keeps those of a Dag's last runs only."""
-    from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
-
-    templated = [fan_in.task_id for fan_in in dag.fan_ins if fan_in.is_templated]
-    if not templated:
-        return {}
-    columns = select(Rendered.task_id, Rendered.rendered_fields)
-    rows = session.execute(columns.where(*of_run(Rendered, dag_run), Rendered.task_id.in_(templated)))
-    prefixes = {task_id: fields.get("task_id_prefix") for task_id, fields in rows}
-    return {task_id: prefix for task_id, prefix in prefixes.items() if isinstance(prefix, str)}
-
-
-def _names_of_silent_batches(
-    dag_run: DagRun,
-    dag: DagOutline,
-    task_runs: Iterable[TaskRun],
-    bounds: Mapping[str, Sequence[Bounds]],
-    only: tuple[str, int] | None,
-    *,
-    session: Session,
-) -> Iterator[tuple[tuple[str, int], list[str]]]:
-    """
-    Names of the items of the batches that left no record of them, where they came with the items.
-
-    From the database names come alone, without the items. From object storage they don't, so that those of
-    batches that have not ended are not read.
-    """
-    from airflow.models.xcom import XComModel
-
-    told = {run.key: run.batch_record.cut for run in task_runs if run.batch_record is not None}
-    waiting: set[tuple[str, int]] = set()
-    if values_lie_elsewhere():
-        waiting = {run.key for run in task_runs if run.state not in FINISHED}
-    for group in dag.groups.values():
-        split_id = group.prefix + SPLIT
-        if group.mode != "batched" or group.names is not None:
-            continue
-        silent = {
-            batch_key(number): number
-            for number, cut in enumerate(bounds.get(split_id, ()))
-            for instance in [(group.each[-1], number)]
-            if told.get(instance) != cut and instance not in waiting and only in {None, instance}
-        }
-        if silent and not values_lie_elsewhere():
-            keys: ColumnElement[bool] = XComModel.key.in_(silent)
-            if len(silent) > MOST_KEYS:
-                keys = XComModel.key.startswith(BATCH_KEY, autoescape=True)
-            columns = select(XComModel.key, *_names_and_rest(XComModel.value, session=session))
-            conditions = *of_run(XComModel, dag_run), XComModel.task_id == split_id, keys
-            for key, part, whole in session.execute(columns.where(*conditions)):
-                with suppress(UnreadableValueError):
-                    what = f"What {split_id!r} pushed under {key!r}"
-                    value = {"names": _read(part, what)} if whole is None else _read(whole, what)
-                    if key in silent and (names := names_in(value)) is not None:
-                        yield (split_id, silent[key]), names
-            continue
-        for key, number in silent.items():
-            for _, value in _xcoms(dag_run, key, task_ids=[split_id], session=session):
-                if (names := names_in(value)) is not None:
-                    yield (split_id, number), names
-
-
-def _names_and_rest(value: Any, *, session: Session) -> tuple[Any, Any]:
-    """Choose the names in a value; SQLite can't take apart what has a NaN, of which the whole is chosen."""
-    if session.get_bind().dialect.name != "sqlite":
-        return _text(value["names"]), null()
-    is_json = func.json_valid(_text(value)) == 1
-    return case((is_json, _text(value["names"]))), case((~is_json, _text(value)))
-
-
-def _yielded(
-    dag_run: DagRun, dag: DagOutline, *, session: Session
-) -> Iterator[tuple[str, Sequence[str] | int]]:
-    """Names, or number, of mapped branches that are known only at run time, by group."""
-    for group in dag.groups.values():
-        if group.items_from is not None:
-            for _, value in _xcoms(dag_run, RETURN_VALUE, task_ids=[group.items_from], session=session):
-                if (yielded := yielded_in(value)) is not None:
-                    yield group.group_id, yielded
+        spans = {run_id: seconds_between(*span) for run_id, *span in session.execute(wanted)}
+        walls[group.group_id] = [wall for run_id in run_ids if (wall := spans.get(run_id)) is not None]
+    return walls
 
 
 def ended_version(dag_id: str, run_id: str, *, session: Session) -> Hashable | None:
@@ -445,7 +308,7 @@ def ended_version(dag_id: str, run_id: str, *, session: Session) -> Hashable | N
     from airflow.models.xcom import XComModel
 
     dag_run = find_run(dag_id, run_id, session=session)
-    if str(dag_run.state) not in {"success", "failed"}:
+    if str(dag_run.state) not in ENDED:
         return None
     instances = select(func.count(), func.max(TaskInstance.updated_at)).where(*of_run(TaskInstance, dag_run))
     xcoms = select(func.count(), func.max(XComModel.timestamp)).where(*of_run(XComModel, dag_run))

@@ -29,6 +29,7 @@ PLURALS = {
     "item": "items",
     "task instance": "task instances",
     "call": "calls",
+    "run": "runs",
 }
 
 LONGEST_NAME, CAUSES_NAMED = 60, 2
@@ -110,6 +111,7 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         *_slowest(group),
         *_retried(group),
         *_rate_wait(group),
+        *_left(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
 
@@ -131,6 +133,23 @@ def _rate_wait(group: GroupReport) -> Iterator[tuple[str, str, str]]:
     if group.rate_wait_seconds:
         note = "in which batches could have started an item but for items_per_second, added up"
         yield "Rate wait", format_seconds(group.rate_wait_seconds), note
+
+
+def _left(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    if group.expected_left_seconds is not None:
+        yield "Left", *time_left(group.expected_left_seconds, group.usual_wall_seconds)
+
+
+def time_left(left: float, usual: float | None) -> tuple[str, str]:
+    """
+    Say how much longer a group is expected to take, and why.
+
+    :param left: Seconds.
+    :param usual: Seconds that it usually takes.
+    """
+    past = "" if left else ", which is over"
+    note = f"expected: its wall was {format_seconds(usual)} in earlier runs, the median{past}"
+    return format_seconds(left), note
 
 
 def _limit(group: GroupReport) -> tuple[str, str]:

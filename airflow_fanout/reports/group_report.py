@@ -169,7 +169,8 @@ class GroupReport(Outcomes):
     many items of a batch could run at once; overhead of batches is beside the time in which their items ran.
     ``rate_wait_seconds`` are those in which batches could have started an item but for the rate, added up.
     ``segments`` are the times that a time line shows, from a start to an end: long idle times between them
-    are left out.
+    are left out. ``usual_wall_seconds`` is the median wall of the last ten runs before, known while the run
+    is on, and ``expected_left_seconds`` what is left of it; 0 if that is over.
     """
 
     title: str
@@ -194,6 +195,8 @@ class GroupReport(Outcomes):
     retried_items: int = 0
     extra_calls: int = 0
     rate_wait_seconds: float | None = None
+    usual_wall_seconds: float | None = None
+    expected_left_seconds: float | None = None
     hosts: tuple[HostLoad, ...] = ()
     segments: tuple[tuple[datetime, datetime], ...] = ()
     branches: tuple[BranchReport, ...] = ()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import accumulate, pairwise
 from operator import attrgetter
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.advice import advise
@@ -104,6 +105,8 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     extra_calls = [
         tries - 1 for record in _batch_records(run) for tries in record.tries.values() if tries > 1
     ]
+    is_finished = _is_finished(run)
+    walls = () if declared is None or is_finished else facts.earlier_walls.get(declared.group_id, ())
     # A batched group's own times are those of its batches; its outcomes are those of its items.
     group = GroupReport(
         **vars(summary if items is not None else outcomes(run, summary)),
@@ -113,7 +116,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         mode="prefix" if declared is None else declared.mode,
         fan_in_ids=run.fan_in_ids,
         degraded=_is_degraded(facts, run),
-        is_finished=_is_finished(run),
+        is_finished=is_finished,
         unexpanded=None if run.unexpanded is None else run.unexpanded.state or WAITING,
         causes=causes_before(facts, run),
         declared_concurrency=summary.total,
@@ -126,6 +129,8 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         retried_items=len(extra_calls),
         extra_calls=sum(extra_calls),
         rate_wait_seconds=sum_of_known(record.rate_wait_seconds for record in _batch_records(run)),
+        usual_wall_seconds=median(walls) if walls else None,
+        expected_left_seconds=expected_left(walls, summary.wall_seconds),
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
         segments=segments(so_far),
         branches=_branch_reports(run, so_far),
@@ -135,6 +140,16 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
     return replace(
         group, headline=headline(group), figures=figures(group), failures=failures(group), advice=advice
     )
+
+
+def expected_left(walls: Sequence[float], passed: float | None) -> float | None:
+    """
+    Tell how many more seconds a group is expected to take; None if nothing tells.
+
+    :param walls: Those of earlier runs.
+    :param passed: Seconds since its first branch was queued; None if none was.
+    """
+    return max(0.0, median(walls) - passed) if walls and passed is not None else None
 
 
 def _is_degraded(facts: RunFacts, run: GroupRun) -> bool:

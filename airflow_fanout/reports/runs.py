@@ -272,6 +272,8 @@ class RunFacts:
     :param batch_names: Names of the items of batches that left no record of them, by that task and number.
     :param yielded: Names, or number, of the mapped branches that the items' task has yielded last, by group.
     :param skips: What branching tasks say of what they skipped, by their ids.
+    :param earlier_walls: Seconds from the first queued to the last end of each group in the last runs before
+        this one, the newest first, while it has not ended.
     """
 
     dag_id: str
@@ -284,6 +286,7 @@ class RunFacts:
     batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
     yielded: Mapping[str, Sequence[str] | int] = field(default_factory=dict)
     skips: Mapping[str, object] = field(default_factory=dict)
+    earlier_walls: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @cached_property
     def by_task(self) -> Mapping[str, Mapping[int, TaskRun]]:

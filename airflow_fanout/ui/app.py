@@ -7,6 +7,7 @@ import gzip
 import json
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
@@ -31,18 +32,21 @@ from airflow_fanout.metadata.runs import (
     UnknownDagError,
     ended_version,
     find_run,
+    find_runs,
     read_run,
+    read_runs,
 )
 from airflow_fanout.reports.branches import items_of_batch
 from airflow_fanout.reports.figures import shortened
 from airflow_fanout.reports.group_report import to_json
+from airflow_fanout.reports.history import dag_history
 from airflow_fanout.reports.rerun import fingerprint, plan_as_json
 from airflow_fanout.reports.run_report import item_page
 from airflow_fanout.rules.names import MAX_TASK_ID_LENGTH
 from airflow_fanout.rules.wording import shown_error
 from airflow_fanout.ui.access import CLEAR, READ, may_clear
 from airflow_fanout.ui.report_cache import BusyError, Makers, ReportCache
-from airflow_fanout.ui.reporter import Reporter, ReporterError
+from airflow_fanout.ui.reporter import Reporter, ReporterError, compressed_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Iterator
@@ -57,6 +61,7 @@ STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
 
 MOST_ITEMS = 2000  # in one answer
+RUNS_SHOWN = 20  # of a Dag's history
 MOST_LOGGED = 100  # task instances that the audit log names
 TURNS = 2  # requests that are looked at, or whose answers are begun, at the same time
 MOST_BYTES = 64 * 1024  # of a body, which is read before anybody's rights are looked at
@@ -96,6 +101,21 @@ def page(dag_id: str, run_id: str) -> Response:  # noqa: ARG001 - the page asks 
     return _file("page.html")
 
 
+@router.get("/history")
+def history_page(dag_id: str) -> Response:  # noqa: ARG001 - the page asks for what it shows
+    """Return the page of a Dag."""
+    return _file("history.html")
+
+
+@router.get("/history/report")
+async def history(request: Request, dag_id: str) -> Response:
+    """Return the history of the Dag's last runs."""
+    with _explained():
+        async with _out_of_turn():
+            (found,) = await histories.get(dag_id, "")
+    return _compressed(request, found)
+
+
 @router.get("/static/{name}")
 def static(dag_id: str, name: str) -> Response:  # noqa: ARG001 - asked for in the path, to be authorised
     """Return a file that the page is made of."""
@@ -125,9 +145,19 @@ def _make_report(dag_id: str, run_id: str) -> tuple[bytes, bytes]:
     return reporter.work_out(facts, surroundings())
 
 
+def _make_history(dag_id: str, _: str) -> tuple[bytes]:
+    """Make the history of a Dag; of one run at a time more is held than its history needs."""
+    now = datetime.now(UTC)
+    with create_session(scoped=False) as session:
+        runs = find_runs(dag_id, RUNS_SHOWN, session=session)
+        traces = [reporter.trace(facts, now) for facts in read_runs(runs, session=session)]
+    return (compressed_json(dag_history(dag_id, traces, number=len(runs), now=now)),)
+
+
 makers = Makers()
 reporter = Reporter()
 reports = ReportCache(_version_of, _make_report, makers)
+histories = ReportCache(lambda *_: None, _make_history, makers)
 
 
 @router.get("/items/{run_id:path}")

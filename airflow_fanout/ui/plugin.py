@@ -25,7 +25,7 @@ class LazyApp:
 
 
 class FanOutPlugin(AirflowPlugin):
-    """Adds a tab to every Dag run, and the application that fills it."""
+    """Adds a tab to every Dag run, one to every Dag, and the application that fills them."""
 
     name = "fan_out"
     fastapi_apps = [{"app": LazyApp(), "url_prefix": URL_PREFIX, "name": "Fan-out"}]  # noqa: RUF012
@@ -36,5 +36,11 @@ class FanOutPlugin(AirflowPlugin):
             "href": f"{URL_PREFIX.removeprefix('/')}/dags/{{DAG_ID}}/page/{{RUN_ID}}",
             "destination": "dag_run",
             "url_route": TAB,
-        }
+        },
+        {
+            "name": "Fan-out",
+            "href": f"{URL_PREFIX.removeprefix('/')}/dags/{{DAG_ID}}/history",
+            "destination": "dag",
+            "url_route": f"{TAB}-history",
+        },
     ]

@@ -10,17 +10,23 @@ import subprocess
 import sys
 import traceback
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.reports.group_report import to_json
+from airflow_fanout.reports.history import group_traces
 from airflow_fanout.reports.run_report import report_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from airflow_fanout.reports.group_capacity import SchedulingLimits
+    from airflow_fanout.reports.history import GroupTrace
     from airflow_fanout.reports.runs import RunFacts
 
 COMPRESSION = 5  # as Airflow's own answers
@@ -46,12 +52,19 @@ class ReporterError(Exception):
 
 def answers(facts: RunFacts, surroundings: SchedulingLimits) -> Answers:
     """Work out what the tab is answered."""
-    report = json.dumps(
-        report_of(facts, surroundings), separators=(",", ":"), default=to_json, allow_nan=False
-    )
+    report = _json(report_of(facts, surroundings))
     texts = (f'{{"report":{report},"may_clear":{may}}}' for may in ("false", "true"))
     forbidden, allowed = (gzip.compress(text.encode(), COMPRESSION, mtime=0) for text in texts)
     return forbidden, allowed
+
+
+def compressed_json(shape: object) -> bytes:
+    """Turn a shape of the report into what the tab is answered, compressed."""
+    return gzip.compress(_json(shape).encode(), COMPRESSION, mtime=0)
+
+
+def _json(shape: object) -> str:
+    return json.dumps(shape, separators=(",", ":"), default=to_json, allow_nan=False)
 
 
 class Reporter:
@@ -72,7 +85,16 @@ class Reporter:
 
         :raises ReporterError: If that takes too long, or the process ends.
         """
-        task = ForkingPickler.dumps((facts, surroundings))
+        worked_out: Answers = self._have_done(answers, facts, surroundings)
+        return worked_out
+
+    def trace(self, facts: RunFacts, now: datetime) -> list[GroupTrace]:
+        """Have taken from a run what its Dag's history needs; errors are those of :meth:`work_out`."""
+        traces: list[GroupTrace] = self._have_done(partial(group_traces, now=now), facts)
+        return traces
+
+    def _have_done(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        task = ForkingPickler.dumps((function, arguments))
         with self._lock:
             try:
                 return self._ask_again(task)
@@ -80,7 +102,7 @@ class Reporter:
                 if len(task) > LARGE:  # the memory is given back
                     self._end()
 
-    def _ask_again(self, task: memoryview) -> Answers:
+    def _ask_again(self, task: memoryview) -> Any:
         """Ask the process, and, if it had ended since the last report, another one."""
         with suppress(EOFError, OSError):
             return self._ask(task)
@@ -91,7 +113,7 @@ class Reporter:
             message = f"The process that works reports out ended with exit code {self._end()}"
             raise ReporterError(message) from error
 
-    def _ask(self, task: memoryview) -> Answers:
+    def _ask(self, task: memoryview) -> Any:
         if self._connection is None:
             self._connection = self._start()
         self._connection.send_bytes(task)
@@ -103,7 +125,7 @@ class Reporter:
         if error:
             message = f"A report could not be worked out:\n{error}"
             raise RuntimeError(message)
-        return self._connection.recv_bytes(), self._connection.recv_bytes()
+        return self._connection.recv()
 
     def _start(self) -> Connection:
         own, other = Pipe()
@@ -133,13 +155,15 @@ def serve(descriptor: int) -> None:
     with Connection(descriptor) as connection, suppress(EOFError, OSError):
         while True:
             # Nothing of a report is kept until the next one.
-            for part in _parts(*connection.recv()):
-                connection.send_bytes(part)
+            error, *done = _done(*connection.recv())
+            connection.send_bytes(error)
+            for result in done:
+                connection.send(result)
 
 
-def _parts(facts: RunFacts, surroundings: SchedulingLimits) -> tuple[bytes, ...]:
-    """Return an error, which is empty if there is none, and the answers."""
+def _done(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return an error, which is empty if there is none, and what a function returns."""
     try:
-        return b"", *answers(facts, surroundings)
+        return b"", function(*arguments)
     except Exception:
         return (traceback.format_exc().encode(),)

@@ -18,6 +18,8 @@ ROUTES = {
     "page": ("GET", "page"),
     "static": ("GET", "static"),
     "report": ("GET", "report"),
+    "history page": ("GET", "history"),
+    "history": ("GET", "history/report"),
     "items": ("GET", "items"),
     "plan": ("GET", "rerun"),
     "clear": ("POST", "rerun"),
@@ -73,6 +75,8 @@ class Routes:
         method, path = ROUTES[name]
         dag_id, run_id = run or self.run
         rest = "page.js" if name == "static" else quote(run_id, safe="")
+        if path.startswith("history"):
+            rest = ""
         arguments: dict[str, Any] = {"params": {"group": group}}
         if name == "items":
             arguments["params"]["batch"] = batch
@@ -80,7 +84,7 @@ class Routes:
             arguments = {"json": {"group": group, "plan": "never", **(body or {})}}
         return self._http.request(
             method,
-            f"/fan-out/dags/{quote(dag_id, safe='')}/{path}/{rest}",
+            f"/fan-out/dags/{quote(dag_id, safe='')}/{path}/{rest}".rstrip("/"),
             headers=self._own if headers is None else headers,
             **arguments,
         )

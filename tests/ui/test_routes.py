@@ -146,7 +146,7 @@ class TestRights:
                     sent = {header: answer.headers.get(header) for header in HEADERS}
                     assert sent == HEADERS, f"{name} {route}: {answer.status_code}"
                     if answer.status_code == 200:
-                        is_file = route in {"page", "static"}
+                        is_file = route in {"page", "static", "history page"}
                         assert answer.headers["cache-control"] == (
                             "private, no-cache" if is_file else "no-store"
                         )

@@ -1,7 +1,7 @@
 // Airflow around the tab: its addresses, its pages, its colours. The tab stands in a frame of Airflow's page.
 
-// …/fan-out/dags/<dag>/page/<run>; both stay as they are, encoded.
-const [, root, dag, run] = /^(.*?)\/fan-out\/dags\/([^/]+)\/page\/(.+)$/.exec(location.pathname);
+// …/fan-out/dags/<dag>/page/<run>, or …/fan-out/dags/<dag>/history; both ids stay as they are, encoded.
+const [, root, dag, run] = /^(.*?)\/fan-out\/dags\/([^/]+)\/(?:page\/(.+)|history)$/.exec(location.pathname);
 
 const api = (what) => `${root}/fan-out/dags/${dag}/${what}/${run}`;
 
@@ -10,6 +10,14 @@ export class AnswerError extends Error {
     super(message);
     this.status = status;
   }
+}
+
+// What to tell of an error.
+export function why(error) {
+  if (error.status === 401) return "Your session has ended. Reload the page to log in again.";
+  if (error.status === 403) return "You may not see this: it takes the right to read the Dag's task instances and XComs.";
+  if (error.status === 404) return error.message;
+  return `It can't be read just now: ${error.message}`;
 }
 
 async function answer(url, options) {
@@ -25,6 +33,10 @@ async function answer(url, options) {
 }
 
 export const readReport = () => answer(api("report"));
+
+export const readHistory = () => answer(`${root}/fan-out/dags/${dag}/history/report`);
+
+export const tabAddress = (runId) => `${root}/dags/${dag}/runs/${encodeURIComponent(runId)}/plugin/fan-out`;
 
 export const readItems = (group, batch, start) =>
   answer(`${api("items")}?${new URLSearchParams({ group, batch, start })}`);

@@ -1,6 +1,7 @@
 // What failed in a group, and why: branches with one kind of error are one row, which opens to each of them.
 
 import { link, logAddress } from "./airflow.js";
+import { element, stateElement } from "./dom.js";
 import { count, counted, visible } from "./format.js";
 
 const AT_FIRST = 20; // kinds, and branches of a kind, that are listed unasked
@@ -103,10 +104,7 @@ function problemRow(problem) {
 
 function stateCell(state) {
   const cell = element("td", "");
-  const dot = element("span", state);
-  dot.className = "state";
-  dot.dataset.state = state;
-  cell.append(dot);
+  cell.append(stateElement(state));
   return cell;
 }
 
@@ -118,10 +116,4 @@ function wide(content) {
   cell.append(content);
   row.append(cell);
   return row;
-}
-
-function element(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
 }

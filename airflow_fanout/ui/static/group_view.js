@@ -1,5 +1,6 @@
 // One group of the run: how far it is, what it brought, what failed and why, and its time line.
 
+import { element, figureElements } from "./dom.js";
 import { FailedList } from "./failed_list.js";
 import { visible } from "./format.js";
 import { TimeLine } from "./time_line.js";
@@ -20,14 +21,7 @@ export class GroupView {
     this.find(".mode").textContent = group.mode === "prefix" ? "by prefix" : group.mode;
     this.find(".head").textContent = group.headline;
     this.showProgress();
-    this.find(".figures").replaceChildren(...group.figures.map(({ name, value, note }) => {
-      const figure = element("div", "");
-      const explained = element("dd", note);
-      explained.className = "note";
-      figure.title = note;
-      figure.append(element("dt", name), element("dd", value), explained);
-      return figure;
-    }));
+    this.find(".figures").replaceChildren(...figureElements(group.figures));
     const advice = this.find(".advice");
     advice.hidden = !group.advice.length;
     advice.replaceChildren(...group.advice.map(({ text }) => element("li", visible(text))));
@@ -48,10 +42,4 @@ export class GroupView {
     });
     this.find(".progress").replaceChildren(...parts);
   }
-}
-
-function element(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
 }

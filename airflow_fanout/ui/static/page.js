@@ -1,6 +1,6 @@
 // The page: reads the run's report, shows its groups, and asks again while the run is on and somebody is looking.
 
-import { dressLikeAirflow, readReport } from "./airflow.js";
+import { dressLikeAirflow, readReport, why } from "./airflow.js";
 import { GroupView } from "./group_view.js";
 import { RerunDialog } from "./rerun_dialog.js";
 
@@ -23,13 +23,6 @@ const dialog = new RerunDialog((text, when) => {
 function tell(text) {
   notice.textContent = text ?? "";
   notice.hidden = !text;
-}
-
-function why(error) {
-  if (error.status === 401) return "Your session has ended. Reload the page to log in again.";
-  if (error.status === 403) return "You may not see this: it takes the right to read the Dag's task instances and XComs.";
-  if (error.status === 404) return error.message;
-  return `The run can't be read just now: ${error.message}`;
 }
 
 async function ask() {

@@ -35,10 +35,12 @@ def test_the_provider_registers_the_link_and_the_plugin() -> None:
     ]
 
 
-def test_the_tab_is_on_every_run_and_its_address_is_below_airflows_own() -> None:
-    (view,) = FanOutPlugin.external_views
+def test_the_tabs_are_on_every_run_and_dag_and_their_addresses_are_below_airflows_own() -> None:
+    view, history = FanOutPlugin.external_views
     (app,) = FanOutPlugin.fastapi_apps
 
     assert (view["destination"], view["url_route"]) == ("dag_run", "fan-out")
     assert view["href"] == "fan-out/dags/{DAG_ID}/page/{RUN_ID}"
+    assert (history["destination"], history["url_route"]) == ("dag", "fan-out-history")
+    assert history["href"] == "fan-out/dags/{DAG_ID}/history"
     assert app["url_prefix"] == "/fan-out"

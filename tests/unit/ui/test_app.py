@@ -34,11 +34,19 @@ ROUTES = {
     "page": ("GET", "page/run"),
     "static": ("GET", "static/page.js"),
     "report": ("GET", "report/run"),
+    "history page": ("GET", "history"),
+    "history": ("GET", "history/report"),
     "items": ("GET", "items/run?group=g&batch=0"),
     "plan": ("GET", "rerun/run"),
     "clear": ("POST", "rerun/run"),
 }
-READERS = {"report": "_make_report", "items": "read_run", "plan": "find_plan", "clear": "clear_as_shown"}
+READERS = {
+    "report": "_make_report",
+    "history": "_make_history",
+    "items": "read_run",
+    "plan": "find_plan",
+    "clear": "clear_as_shown",
+}
 """What each route that reads a run does first."""
 
 
@@ -68,7 +76,8 @@ def fail(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
         raise error
 
     monkeypatch.setattr(tab.reports, "_make", raise_it)
-    if name != "report":
+    monkeypatch.setattr(tab.histories, "_make", raise_it)
+    if name not in {"report", "history"}:
         monkeypatch.setattr(tab, READERS[name], raise_it)
 
 
@@ -115,6 +124,8 @@ def test_no_name_with_a_zero_character_is_looked_for(
     fail(monkeypatch, name, RuntimeError("the database takes none"))
     method, path = ROUTES[name]
     run = "run" if dag_id != "etl" else "r%00n"
+    if name == "history":  # which has no run in its path
+        dag_id = "e%00l"
 
     answer = client.request(method, f"/dags/{dag_id}/{path.replace('run', run)}", json={"plan": "x"})
 
