@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.rules.policy import CountSkipped, OnEmpty
     from airflow_fanout.serialization.declaration import ItemExecutor
+    from airflow_fanout.storage.stored_items import StoredItems
 
 __all__ = ["FanInFunction", "FanOutFunction", "fan_in", "fan_out"]
 
@@ -143,7 +144,7 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         """Bind arguments in every branch."""
         return FanOutFunction(self.function, self._options, self._bind((), kwargs))
 
-    def expand(self, /, **items: Sequence[Any] | Mapping[str, Any] | XComArg) -> FanOutGroup:
+    def expand(self, /, **items: Sequence[Any] | Mapping[str, Any] | XComArg | StoredItems) -> FanOutGroup:
         """
         Make a branch for each item, given to the parameter of that name; a mapping's keys are names.
 
@@ -158,7 +159,8 @@ class FanOutFunction(_DecoratedFunction[P, R]):
         if len(items) > 1:
             from airflow_fanout.definitions.product import product  # only these need it
 
-            return self._group(self._branch(), self._bound, items=product(**items))
+            parts: Any = items  # it refuses stored items itself
+            return self._group(self._branch(), self._bound, items=product(**parts))
         ((parameter, values),) = items.items()
         return self._group(ItemFor(branch=self._branch(), parameter=parameter), self._bound, items=values)
 

@@ -28,6 +28,8 @@ __all__ = [
     "PrefixError",
     "ResultTooLargeError",
     "SettingError",
+    "StorageError",
+    "StoredItemsError",
     "TooFewBranchesError",
     "UnreadableValueError",
     "UpstreamFailedError",
@@ -197,13 +199,38 @@ class ItemsError(AirflowFailException):
     """Raised on the worker when the items, or the count, that a task returned can't be used."""
 
 
+class StorageError(Exception):
+    """
+    Raised when a storage refuses to be read or written; a retry may help, and resumes.
+
+    :param path: What was to be read or written.
+    :param problem: The storage's own words.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class StoredItemsError(StorageError):
+    """
+    What an item has failed with whose object has changed, or vanished, since ``split`` planned where it lies.
+
+    :param path: The object.
+    :param problem: What differs.
+    """
+
+
 class SettingError(AirflowFailException):
     """Raised on the worker when a number that only the run knows can't be used; not retried."""
 
 
 class MissingExtraError(AirflowFailException):
     """
-    Raised when an example Dag runs without an extra that it needs; not retried.
+    Raised when a run needs an extra that isn't installed; not retried.
 
     :param extra: Name of the extra.
     :param module: The module that can't be imported.

@@ -31,5 +31,22 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": ["airflow_fanout.operators.link.FanOutLink"],
         "plugins": [{"name": "fan_out", "plugin-class": "airflow_fanout.ui.plugin.FanOutPlugin"}],
+        "config": {
+            "fanout": {
+                "description": "Settings of airflow-fanout.\n",
+                "options": {
+                    "storage_path": {
+                        "description": (
+                            "Folder below which items are written that can't be cut where they lie, those of "
+                            "a query or of a compressed file. All workers have to reach it.\n"
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://connection_id@bucket/fanout",
+                        "default": None,
+                    }
+                },
+            }
+        },
         "cli": ["airflow_fanout.cli.commands.get_fanout_cli_commands"],
     }

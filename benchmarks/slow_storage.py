@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from fsspec.implementations.memory import MemoryFileSystem
 
 from benchmarks.in_process_sizes import SECONDS_OF_A_READ
 
@@ -34,7 +34,7 @@ class SlowFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no t
 
 def attach_slow_storage() -> None:
     """Let Airflow's paths know it."""
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
     from airflow.sdk.io import attach
 
     fsspec.register_implementation(PROTOCOL, SlowFileSystem, clobber=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.sdk import BaseOperator
 
 import airflow_fanout
-from airflow_fanout import exceptions
+from airflow_fanout import exceptions, storage
 from airflow_fanout.cli.commands import get_fanout_cli_commands
 from airflow_fanout.decorators import FAN_IN_OPTIONS, FAN_OUT_OPTIONS, fan_in, fan_out
 from airflow_fanout.reports.group_report import (
@@ -60,6 +60,12 @@ file from the docstrings, so that both say the same. How it all goes together is
 DECORATORS = """
 `from airflow.sdk import task` has them as `@task.fan_out` and `@task.fan_in`; `from airflow_fanout.decorators
 import fan_in, fan_out` are the same two, whose own options an editor can complete. `.override(…)` takes all.
+"""
+
+
+STORAGE = """
+Of `airflow_fanout.storage`: what a group with `items_per_task` takes as `items=`, by example in [items from
+storage](how-to/items-from-storage.md).
 """
 
 
@@ -183,6 +189,13 @@ def _made_by(title: str, name: str, cls: type) -> Iterator[str]:
     airflows = "operator_arguments" if issubclass(cls, BaseOperator) else "task_group_arguments"
     signature = _signature(name, [*own, inspect.Parameter(airflows, inspect.Parameter.VAR_KEYWORD)])
     yield from section(title, signature, cls, [each.name for each in own])
+
+
+def _stored(name: str, cls: type) -> Iterator[str]:
+    """Yield the blocks of a source of items."""
+    parameters = inspect.signature(cls).parameters
+    signature = _signature(name, parameters.values())
+    yield from section(f"### {name}", signature, cls, [*parameters])
 
 
 def _fields(title: str, cls: type) -> Iterator[str]:
@@ -317,6 +330,10 @@ def _blocks_of_all() -> Iterator[str]:
     yield from _made_by("## FanOutGroup", "FanOutGroup", group)
     combine = airflow_fanout.product
     yield from section("## product", "product(**parts)", combine, [*inspect.signature(combine).parameters])
+    yield "## Storage"
+    yield STORAGE.strip()
+    for name in storage.__all__:
+        yield from _stored(name, getattr(storage, name))
     yield from _made_by("## FanInOperator", "FanInOperator", fan_in_)
     yield from _made_by("## FanOutNotifier", "FanOutNotifier", airflow_fanout.FanOutNotifier)
     yield from _members("## FanInResults", airflow_fanout.FanInResults)

@@ -25,6 +25,7 @@ from airflow_fanout.rules.records import MOST_SECONDS
 from airflow_fanout.rules.wording import close_to, counted, typed
 from airflow_fanout.serialization.declaration import ItemExecutor
 from airflow_fanout.serialization.tasks import nearest_mapped_group
+from airflow_fanout.storage.stored_items import StoredItems
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import MappedOperator
@@ -98,6 +99,14 @@ def check_count(owner: str, count: object) -> None:
 
 def check_items(owner: str, items: object, mode: Mode) -> None:
     """Check that ``items`` is a list or a mapping, or is one at run time."""
+    if isinstance(items, StoredItems):
+        if mode != "batched":
+            fault = f"found {items.owner}, whose items are read by the tasks that run them, some at a time"
+            raise DeclarationValueError(owner, "items", f"{fault}; give items_per_task= too")
+        return
+    if isinstance(items, type) and issubclass(items, StoredItems):
+        problem = f"found the class {items.__name__}; make one of it: {items.__name__}(…)"
+        raise DeclarationTypeError(owner, "items", problem)
     if isinstance(items, XComArg):
         keys = sorted({key for _, key in items.iter_references() if key != "return_value"})
         if keys and mode == "mapped":

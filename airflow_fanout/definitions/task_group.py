@@ -26,6 +26,7 @@ from airflow_fanout.rules.pacing import seconds_in
 from airflow_fanout.rules.wording import counted, listing, typed
 from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, ItemExecutor, Mode
 from airflow_fanout.serialization.tasks import nearest_mapped_group
+from airflow_fanout.storage.stored_items import StoredItems
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -77,6 +78,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         counting Airflow's context names (``ti``, ``ds``, …). For an operator class each item is a dict of the
         arguments to add. Or a :func:`~airflow_fanout.product`: one branch for each combination of the values
         of several arguments.
+        With ``items_per_task`` also stored items, such as ``CsvItems("s3://raw/*.csv")`` of
+        ``airflow_fanout.storage``, which each batch reads by itself.
     :param partial: Arguments that are bound in every branch; values may be XComArgs. In a list of functions
         they go to the first.
     :param mapped: Whether all branches are instances of one mapped task ``<group_id>.each``; None: if their
@@ -122,7 +125,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
 
     branch: Any = attrs.field(kw_only=True)
     count: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
-    items: Sequence[Any] | Mapping[str, Any] | KwargsItems | XComArg | None = attrs.field(
+    items: Sequence[Any] | Mapping[str, Any] | KwargsItems | XComArg | StoredItems | None = attrs.field(
         kw_only=True, default=None
     )
     partial: Mapping[str, Any] | None = attrs.field(kw_only=True, default=None)
@@ -464,6 +467,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             item_executor=self.item_executor,
             item_timeout=None if self.item_timeout is None else float(seconds_in(self.item_timeout)),
             combined=self.combine is not None,
+            stored_items=self.items.title if isinstance(self.items, StoredItems) else None,
+            needs_pieces=isinstance(self.items, StoredItems) and self.items.needs_pieces,
         )
 
     def _items_from(self, known_items: Mapping[str, Any] | None) -> str | None:

@@ -14,6 +14,7 @@ from airflow.sdk.definitions.xcom_arg import ResolveMixin  # type: ignore[attr-d
 from airflow_fanout.exceptions import DeclarationTypeError, ItemsError
 from airflow_fanout.rules.policy import AT_RUN_TIME
 from airflow_fanout.rules.wording import close_to, listing, typed
+from airflow_fanout.storage.stored_items import StoredItems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -39,8 +40,8 @@ def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
 
 
 def is_run_time(value: object) -> bool:
-    """Whether a value is known only when the Dag runs: the output of a task, or a Dag param."""
-    return isinstance(value, ResolveMixin)
+    """Whether a value is known only when the Dag runs: an output of a task, a Dag param, stored items."""
+    return isinstance(value, ResolveMixin | StoredItems)
 
 
 def as_declared(setting: Any) -> Any:

@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_fanout.execution_time.arguments import BY_NAME, NO_ITEM
+from airflow_fanout.rules.items import BrokenItem
 from airflow_fanout.rules.wording import listing
 
 if TYPE_CHECKING:
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
     from airflow_fanout.execution_time.arguments import FunctionArguments
 
 log = logging.getLogger(__name__)
-
-
-class BrokenItem(NamedTuple):
-    """Stands for an item that can't be rendered, or that a function of its ``.map()`` has refused."""
-
-    error: Exception
 
 
 class BatchWork(NamedTuple):

@@ -19,6 +19,7 @@ from airflow_fanout.rules.records import SKIPPED_KEY, is_skipped_by
 from airflow_fanout.rules.wording import counted, listing
 from airflow_fanout.serialization.declaration import declared_group
 from airflow_fanout.serialization.tasks import nearest_mapped_group, placeholder_matches
+from airflow_fanout.storage.stored_items import StoredItems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -102,6 +103,8 @@ def _group_source(
     group: Any = fan_in.dag.task_group.get_task_group_dict()[declared.group_id]
     is_known = declared.count is not None
     may_have_names = group.items is not None and not is_known
+    if isinstance(group.items, StoredItems):
+        may_have_names = group.items.has_names
     if declared.mode == "mapped":
         may_have_names = (
             may_have_names and declared.items_from is not None and not source_and_functions(group.items)[1]

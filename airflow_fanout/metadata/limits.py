@@ -29,6 +29,7 @@ def read_scheduling_limits() -> SchedulingLimits:
         workers=_celery_workers() if CELERY in executors else None,
         worker_concurrency=conf.getint("celery", "worker_concurrency", fallback=16),
         max_map_length=conf.getint("core", "max_map_length"),
+        storage_path=conf.get("fanout", "storage_path", fallback=None) or None,
     )
 
 

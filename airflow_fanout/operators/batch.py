@@ -20,7 +20,6 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow_fanout.exceptions import BatchFailedError, FinalBatchFailedError, ItemsError
 from airflow_fanout.execution_time.arguments import NO_ITEM, names_of_run
 from airflow_fanout.execution_time.batch import AlarmThread, Batch, ItemResult, alarm_deadline
-from airflow_fanout.execution_time.batch_work import BrokenItem
 from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.checkpoints import Checkpoints, CheckpointThread, ValueParts, fingerprint
 from airflow_fanout.execution_time.item_retries import ItemRetries
@@ -35,6 +34,7 @@ from airflow_fanout.execution_time.xcom import (
     resumes,
 )
 from airflow_fanout.operators.settings import number_of_run
+from airflow_fanout.rules.items import BrokenItem
 from airflow_fanout.rules.pacing import retry_seconds, seconds_in
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
@@ -48,6 +48,7 @@ from airflow_fanout.rules.records import (
     read_bounds,
 )
 from airflow_fanout.rules.wording import counted, on_one_line
+from airflow_fanout.storage.stored_items import StoredItems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -236,6 +237,9 @@ class BatchOperator(BaseOperator):
         if not isinstance(stored, dict):
             message = f"the items of batch {ti.map_index} are no longer stored; clear {group.split_task_id!r}"
             raise ItemsError(message)
+        if isinstance(group.items, StoredItems):
+            values = group.items.read(stored["places"])
+            return dict(zip(stored["names"] or numbers, values, strict=True)), stored["names"] is not None
         items = dict(zip(stored["names"] or numbers, stored["items"], strict=True))
         _, functions = source_and_functions(group.items)
         if functions:

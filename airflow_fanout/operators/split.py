@@ -16,6 +16,7 @@ from airflow_fanout.operators.fan_in_checks import check_items_at_once, check_st
 from airflow_fanout.operators.settings import number_of_run, refused_in_run
 from airflow_fanout.rules.records import batch_key
 from airflow_fanout.rules.wording import counted, listing, typed
+from airflow_fanout.storage.stored_items import StoredItems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,19 +59,21 @@ class SplitOperator(BaseOperator):
 
     Items known only at run time are pushed batch by batch, as XComs ``batch_0``, ``batch_1``, …: ``{"names":
     [name, …] or None, "items": [item, …]}``, as they are before a ``.map()``, which each batch applies to its
-    own.
+    own. Of stored items the batches get places in their stead, ``{"names": …, "places": [place, …]}``: no
+    item passes through an XCom.
 
     :param item_concurrency: Checked here, before the batches that it is for; ``stop_after_failures`` too.
     """
 
     template_fields: Sequence[str] = ("count", "items_per_task", "item_concurrency", "stop_after_failures")
+    template_ext: Sequence[str] = (".sql",)  # of the query of stored items
     ui_color = "#e1e8f0"
 
     def __init__(
         self,
         *,
         count: Any = None,
-        items: XComArg | None = None,
+        items: XComArg | StoredItems | None = None,
         items_per_task: Any = None,
         item_concurrency: Any = None,
         stop_after_failures: Any = None,
@@ -87,10 +90,11 @@ class SplitOperator(BaseOperator):
             item_concurrency=item_concurrency,
             stop_after_failures=stop_after_failures,
         )
-        sources = XComArg.iter_xcom_references([count, items])
+        values = items.values_to_render() if isinstance(items, StoredItems) else items
+        sources = XComArg.iter_xcom_references([count, values])
         self.source_ids = sorted({task.task_id for task, _ in sources})
         if items is not None:  # no template field: Airflow would show all of them in the UI
-            XComArg.apply_upstream_relationship(self, items)
+            XComArg.apply_upstream_relationship(self, values)
 
     def execute(self, context: Context) -> Any:
         """Count the branches, or cut the items into batches."""
@@ -105,6 +109,8 @@ class SplitOperator(BaseOperator):
                 self._check_number(count, "mapped branches", "give items_per_task=")
                 return list(range(count))
             ranges = self._ranges(count, ti.try_number)
+        elif isinstance(self.items, StoredItems):
+            ranges = self._plan(self.items, context)
         else:
             source, _ = source_and_functions(self.items)
             found = source.resolve(context)
@@ -118,6 +124,29 @@ class SplitOperator(BaseOperator):
             for batch, (start, stop, _) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])
                 ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
+        return ranges
+
+    def _plan(self, items: StoredItems, context: Context) -> list[list[int]]:
+        """Push where the items of each batch lie, batch by batch, as they are found; return the bounds."""
+        from airflow_fanout.storage.pieces import Pieces
+
+        ti: Any = context["ti"]
+        size, ranges, stop = self.items_per_task or 1, list[list[int]](), 0
+        pieces = Pieces(ti.dag_id, ti.run_id, self.task_id, try_number=ti.try_number)
+
+        def render(value: Any) -> Any:
+            rendered = self.render_template(value, context)
+            if value is not None:
+                self._skip_with_source(context, rendered)
+            return rendered
+
+        source = items.rendered(render)
+        for cut in source.plan(size, pieces):
+            ranges.append([stop, stop + cut.count, ti.try_number])
+            stop += cut.count
+            self._check_batches(len(ranges), size)
+            ti.xcom_push(batch_key(len(ranges) - 1), {"names": cut.names, "places": cut.places})
+        self._log_batches(stop, len(ranges), size)
         return ranges
 
     def _skip_with_source(self, context: Context, found: object) -> None:
@@ -159,10 +188,16 @@ class SplitOperator(BaseOperator):
     def _ranges(self, total: int, try_number: int) -> list[list[int]]:
         size = self.items_per_task or 1
         ranges = [[start, min(start + size, total), try_number] for start in range(0, total, size)]
-        batches = counted(len(ranges), "batch", "batches")
-        self.log.info("%s in %s of up to %s", counted(total, "item", "items"), batches, size)
-        self._check_number(len(ranges), f"batches of {size} items", "raise items_per_task=")
+        self._log_batches(total, len(ranges), size)
+        self._check_batches(len(ranges), size)
         return ranges
+
+    def _log_batches(self, total: int, number: int, size: int) -> None:
+        batches = counted(number, "batch", "batches")
+        self.log.info("%s in %s of up to %s", counted(total, "item", "items"), batches, size)
+
+    def _check_batches(self, number: int, size: int) -> None:
+        self._check_number(number, f"batches of {size} items", "raise items_per_task=")
 
     def _check_number(self, number: int, what: str, way_out: str) -> None:
         """Refuse more instances than Airflow maps over, before it fails with a message of its own."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_fanout.reports.group_capacity import (
     CELERY,
+    LOCAL,
     UNLIMITED_POOL,
     GroupCapacity,
     SchedulingLimits,
@@ -15,7 +16,7 @@ from airflow_fanout.reports.group_capacity import (
     narrow_steps,
 )
 from airflow_fanout.rules.capacity import UNKNOWN
-from airflow_fanout.rules.names import natural_key
+from airflow_fanout.rules.names import SPLIT, natural_key
 from airflow_fanout.rules.policy import as_written, known
 from airflow_fanout.rules.wording import counted, listing, past_dependence_problem
 
@@ -39,7 +40,7 @@ class Problem:
     Something that keeps tasks from running, or fails them, and the way out.
 
     :param kind: ``missing_pool``, ``pool_too_small``, ``no_slots``, ``unknown_executor``, ``too_many_tasks``,
-        ``prefix_matches_nothing``, ``prefix_matches_others``, ``prefix_ambiguous``,
+        ``no_storage_path``, ``prefix_matches_nothing``, ``prefix_matches_others``, ``prefix_ambiguous``,
         ``min_success_unreachable`` or ``tolerance_waits_on_past``.
     """
 
@@ -91,7 +92,7 @@ def check_dag(outline: DagOutline, scheduling: SchedulingLimits, *, source: str 
         fan_ins=fan_ins,
         problems=(
             *_waiting_tasks(outline, scheduling),
-            *(p for capacity in capacities for p in _batch_problems(capacity, scheduling.max_map_length)),
+            *(p for capacity in capacities for p in _batch_problems(capacity, scheduling)),
             *(problem for check in fan_ins for problem in _fan_in_problems(outline, check)),
         ),
         notes=(
@@ -217,8 +218,13 @@ def _obstacles(
         yield "no_slots", f"[core] parallelism is {scheduling.parallelism}", (), "Raise it"
 
 
-def _batch_problems(capacity: GroupCapacity, longest: int) -> Iterator[Problem]:
-    group, tasks = capacity.group, capacity.tasks.declared
+def _batch_problems(capacity: GroupCapacity, scheduling: SchedulingLimits) -> Iterator[Problem]:
+    group, tasks, longest = capacity.group, capacity.tasks.declared, scheduling.max_map_length
+    if group.needs_pieces and scheduling.storage_path is None:
+        fault = f"{group.stored_items} can't be cut where it lies, and [fanout] storage_path isn't set"
+        way_out = "Name a folder there that all workers reach"
+        message = f"Group {group.group_id!r}: {fault}, so its split will fail. {way_out}"
+        yield Problem("no_storage_path", message, (group.prefix + SPLIT,))
     # Literal items of a mapped group are not checked; batches are mapped over the output of a task.
     if group.mode == "batched" and group.count is not None and longest < tasks < UNKNOWN:
         way_out = f"Give items_per_task={math.ceil(group.count / longest)} or more"
@@ -275,6 +281,12 @@ def _group_notes(outline: DagOutline, capacity: GroupCapacity, scheduling: Sched
     if rate is not None and (tasks := capacity.tasks.effective) < sharing:
         fault = f"{sharing} tasks share items_per_second={rate:g}, but {tasks} can run at once"
         yield f"Group {group.group_id!r}: {fault}, so at most {rate * tasks / sharing:g} items a second start"
+    if group.needs_pieces and _is_local(scheduling.storage_path):
+        elsewhere = sorted({*scheduling.executors} - {LOCAL})
+        fault = f"split writes its items below {scheduling.storage_path}, a folder of one machine"
+        if elsewhere:
+            text = f"{fault}, and {listing(elsewhere)} may run its batches on others; name one that all reach"
+            yield f"Group {group.group_id!r}: {text}, in [fanout] storage_path"
     if group.mode == "static" and (count := len(group.branches)) >= MANY_STATIC_BRANCHES:
         seconds = f"some {count * CPU_SECONDS_OF_A_BRANCH:.1f} s of CPU"
         text = f"the process of each task makes all {count} branches again, {seconds}"
@@ -285,10 +297,15 @@ def _group_notes(outline: DagOutline, capacity: GroupCapacity, scheduling: Sched
         yield f"Group {group.group_id!r} is in the mapped task group {around!r}: {text}"
 
 
+def _is_local(path: str | None) -> bool:
+    """Whether a path is of the machine's own files."""
+    return path is not None and ("://" not in path or path.startswith("file://"))
+
+
 def _worker_notes(outline: DagOutline, scheduling: SchedulingLimits) -> Iterator[str]:
     tasks = [outline.tasks[task_id] for group in outline.groups.values() for task_id in group.all_task_ids]
     executors = {executor for task in tasks if (executor := scheduling.executor_of(task)) is not None}
-    for name in sorted(executors - {"LocalExecutor"}):
+    for name in sorted(executors - {LOCAL}):
         if name != CELERY:
             yield f"How many tasks {name} has room for is not known here"
         elif scheduling.workers is None:

@@ -33,6 +33,7 @@ PLURALS = {
 }
 
 LONGEST_NAME, CAUSES_NAMED = 60, 2
+MOST_OF_PATH = 200
 
 
 def number_of(number: int, noun: str) -> str:
@@ -112,6 +113,7 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         *_retried(group),
         *_rate_wait(group),
         *_left(group),
+        *_stored_items(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
 
@@ -150,6 +152,11 @@ def time_left(left: float, usual: float | None) -> tuple[str, str]:
     past = "" if left else ", which is over"
     note = f"expected: its wall was {format_seconds(usual)} in earlier runs, the median{past}"
     return format_seconds(left), note
+
+
+def _stored_items(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    if group.stored_items is not None:
+        yield "Items", "from storage", shortened(group.stored_items, MOST_OF_PATH)
 
 
 def _limit(group: GroupReport) -> tuple[str, str]:

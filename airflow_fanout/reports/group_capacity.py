@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 CELERY = "CeleryExecutor"
+LOCAL = "LocalExecutor"
 UNLIMITED_POOL = -1
 
 Kind = tuple[tuple["TaskOutline", ...], int]
@@ -45,15 +46,17 @@ class SchedulingLimits:
     :param pools: Slots of every pool by its name; -1 for unlimited.
     :param executors: Aliases of every configured executor by its class, the default one first.
     :param workers: The Celery workers; None if none answered, or none was asked.
+    :param storage_path: ``[fanout] storage_path``; None if it isn't set.
     """
 
     parallelism: int = 32
     schedulers: int = 1
     pools: Mapping[str, int] = field(default_factory=lambda: {"default_pool": 128})
-    executors: Mapping[str, Collection[str]] = field(default_factory=lambda: {"LocalExecutor": ()})
+    executors: Mapping[str, Collection[str]] = field(default_factory=lambda: {LOCAL: ()})
     workers: tuple[Worker, ...] | None = None
     worker_concurrency: int = 16
     max_map_length: int = 1024
+    storage_path: str | None = None
 
     def executor_of(self, task: TaskOutline) -> str | None:
         """Class of the executor that a task runs on; None if it asks for one that isn't configured."""

@@ -131,6 +131,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         rate_wait_seconds=sum_of_known(record.rate_wait_seconds for record in _batch_records(run)),
         usual_wall_seconds=median(walls) if walls else None,
         expected_left_seconds=expected_left(walls, summary.wall_seconds),
+        stored_items=None if declared is None else declared.stored_items,
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
         segments=segments(so_far),
         branches=_branch_reports(run, so_far),

@@ -54,6 +54,8 @@ class DeclaredGroup(NamedTuple):
     :param items_from: Id of the task whose value says in a run which mapped branches there are: a list, or a
         mapping by name.
     :param combined: Whether its values are folded with ``combine``.
+    :param stored_items: Where its items lie, for people: ``CsvItems s3://raw/*.csv``; None if nowhere.
+    :param needs_pieces: Whether they have to be written below ``[fanout] storage_path``, as far as is known.
     """
 
     group_id: str
@@ -73,6 +75,8 @@ class DeclaredGroup(NamedTuple):
     item_timeout: float | None = None
     items_per_second: float | None = None
     combined: bool = False
+    stored_items: str | None = None
+    needs_pieces: bool = False
 
     @property
     def known_count(self) -> int | None:

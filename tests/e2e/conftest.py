@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 EXECUTOR = os.environ.get("FANOUT_E2E_EXECUTOR", "LocalExecutor")
 TIMING_DAG = "timing"
-OWN_DAGS = {"truth", "reported", "repeated", "rerun", "rerun_many", "rated", "bad_items"}
+OWN_DAGS = {"truth", "reported", "repeated", "rerun", "rerun_many", "rated", "bad_items", "stored"}
 """Files whose Dags only their own tests start, in suites of their own."""
 LIMIT_DAGS = ("limits", "limits_of_the_dag")
 LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}
@@ -80,6 +80,7 @@ def airflow(
         "database_url": database_url,
         "env": {
             "FANOUT_E2E_SCRATCH": str(scratch),
+            "AIRFLOW__FANOUT__STORAGE_PATH": str(scratch / "pieces"),
             # More at once would only wait for each other.
             "AIRFLOW__CORE__PARALLELISM": "10",
             **(statsd.settings if importlib.util.find_spec("statsd") else {}),

@@ -122,6 +122,13 @@ OF_ANOTHER_TASK = dag_of(tasks=[task_of("before", pool="gone")])
             "1024. Give items_per_task=2 or more",
         ),
         problem(
+            "no place for pieces",
+            dag_of(instances(None, items_per_task=1, stored_items="SqlItems db", needs_pieces=True)),
+            "no_storage_path",
+            "Group 'work': SqlItems db can't be cut where it lies, and [fanout] storage_path isn't set, so "
+            "its split will fail. Name a folder there that all workers reach",
+        ),
+        problem(
             "prefix that takes nothing",
             collecting("score", "part_1", "part_2"),
             "prefix_matches_nothing",
@@ -191,6 +198,10 @@ def test_a_problem_says_what_is_wrong_and_the_way_out(
         fine("an executor's alias", dag_of(static(9), executor="celery"), executors=CELERY),
         fine("an executor's class", dag_of(static(9), executor="CeleryExecutor"), executors=CELERY),
         fine("as many batches as may be", dag_of(instances(1024, items_per_task=1))),
+        fine(
+            "stored items that can be cut",
+            dag_of(instances(None, items_per_task=1, stored_items="CsvItems x")),
+        ),
         fine("literal items of a mapped group", dag_of(instances(9999))),
         fine("a prefix before the number", collecting("part_", "part_1", "part_10")),
         fine("a prefix that takes only longer ones", collecting("part_1", "part_10", "part_11")),
@@ -410,6 +421,25 @@ def test_what_is_good_to_know_and_no_problem_is_a_note(
     (only,) = found.notes
     assert text in only
     assert found.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "executors", "notes"),
+    [
+        ("/data", {"LocalExecutor": ()}, 0),
+        ("s3://bucket/fanout", CELERY, 0),
+        ("/data", CELERY, 1),
+        ("file:///data", CELERY, 1),
+    ],
+)
+def test_a_folder_of_one_machine_is_told_where_there_may_be_several(
+    path: str, executors: Any, notes: int
+) -> None:
+    dag = dag_of(instances(None, items_per_task=1, stored_items="SqlItems db", needs_pieces=True))
+    found = [note for note in check(dag, storage_path=path, executors=executors).notes if "below" in note]
+
+    assert len(found) == notes
+    assert all("name one that all reach, in [fanout] storage_path" in note for note in found)
 
 
 @pytest.mark.parametrize(

@@ -446,6 +446,13 @@ class TestBatches:
         ]
         assert not [f for f in only(batched(count=2), batch(0, "SS")).figures if f.name == "Rate wait"]
 
+    def test_where_items_lie_is_told(self) -> None:
+        group = only(batched(count=2, stored_items="CsvItems s3://raw/*.csv"), batch(0, "SS"))
+
+        told = ("from storage", "CsvItems s3://raw/*.csv")
+        assert [(f.value, f.note) for f in group.figures if f.name == "Items"] == [told]
+        assert not [f for f in only(batched(count=2), batch(0, "SS")).figures if f.name == "Items"]
+
     def test_one_that_left_no_record_is_one_problem(self) -> None:
         killed = ran("docs.each", 1, state="failed", record={})
 
