@@ -23,6 +23,7 @@ PATIENCE = 300
 DAGS: dict[str, dict[str, Any]] = {
     "document_analysis": {},
     "dynamic_documents": {},
+    "ensemble": {},
     "fan_out_fan_in_chosen_count": {"parallel_count": 5},
     "fan_out_fan_in_pipeline": {},
     "hyperparameter_search": {"penalties": [1, 10], "gammas": [1e-4, 1e-3], "folds": 3},
@@ -38,6 +39,8 @@ TWIN = "document_analysis_sequential"
 PIPELINE = "fan_out_fan_in_pipeline"
 EXPECTED = {
     ("document_analysis", "merge"): (3, 3),
+    ("ensemble", "answer"): (6, 6),
+    ("ensemble", "forest"): (64, 64),
     ("fan_out_fan_in_chosen_count", "combine"): (5, 5),
     ("fan_out_fan_in_pipeline", "combine"): (8, 8),
     ("hyperparameter_search", "best_mapped"): (4, 4),

