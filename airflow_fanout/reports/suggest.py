@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import chain
@@ -163,6 +162,7 @@ class _Graph:
                 continue
             self._upstream[task_id] = sorted(direct, key=natural_key)
             self._ancestors[task_id] = direct.union(*(self._ancestors[other] for other in direct))
+        self._rank = {i: rank for rank, i in enumerate(sorted(self._upstream, key=natural_key))}  # of equals
         # Pairs without data between them, nor another reason for their order.
         self.free = [
             Pair(other, task_id)
@@ -194,7 +194,7 @@ class _Graph:
                 needed |= self._steps[task_id].reads & ancestors
                 inherited = (waits[other] for other in upstream if (other, task_id) in freed)
                 waits[task_id] = needed.union(*(self._ancestors[other] for other in needed), *inherited)
-            last[task_id] = max(sorted(waits[task_id], key=natural_key), key=ends.__getitem__, default=None)
+            last[task_id] = max(waits[task_id], key=lambda i: (ends[i], self._rank[i]), default=None)
             ends[task_id] = seconds[task_id] + (0.0 if last[task_id] is None else ends[str(last[task_id])])
         end = max(self._upstream, key=ends.__getitem__, default=None)
         path: list[str] = []
@@ -207,11 +207,17 @@ class _Graph:
 
 def _connected(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """Put pairs together that have tasks in common."""
-    group_of: dict[str, int] = {}
-    for number, pair in enumerate(pairs):
-        groups = {group_of[task_id] for task_id in pair if task_id in group_of}
-        group_of |= dict.fromkeys(pair, number)
-        if groups:
-            group_of |= {task_id: number for task_id, group in group_of.items() if group in groups}
-    sizes = Counter(group_of[pair.before] for pair in pairs)
-    return [[pair for pair in pairs if group_of[pair.before] == group] for group in sizes]
+    leaders: dict[str, str] = {}
+
+    def leader(task_id: str) -> str:
+        while (other := leaders.setdefault(task_id, task_id)) != task_id:
+            leaders[task_id] = leaders[other]
+            task_id = other
+        return task_id
+
+    for pair in pairs:
+        leaders[leader(pair.after)] = leader(pair.before)
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(leader(pair.before), []).append(pair)
+    return list(groups.values())
