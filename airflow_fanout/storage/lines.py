@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
-CHUNK = 2**20
+CHUNK = 2**18
 
 _MARKS = {
     "utf-8": {codecs.BOM_UTF8: "utf-8"},

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
 import airflow_fanout.storage
 from airflow_fanout.exceptions import ItemsError, StorageError
+from airflow_fanout.get_provider_info import get_provider_info
 from airflow_fanout.storage import CsvItems, JsonLinesItems, ObjectItems, ParquetItems, SqlItems
 from airflow_fanout.storage.pieces import Pieces
 from tests.unit.storage.plans import PIECES, plan, read
@@ -90,3 +92,32 @@ def test_a_lost_piece_fails_its_items(tmp_path: Path, storage_path: Path) -> Non
     assert all("piece-000000.csv: it has vanished" in str(item.error) for item in source.read(lost.places))
     assert source.read(kept.places) == [{"a": "3"}]
     assert read(source) == [{"a": "1"}, {"a": "2"}, {"a": "3"}]
+
+
+@pytest.mark.parametrize("name", [None, "id"])
+def test_the_memory_of_split_does_not_grow_with_the_rows(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_fanout.storage.lines.CHUNK", 2**16)
+    monkeypatch.setattr("airflow_fanout.storage.unique_names.AT_ONCE", 1000)
+    peaks = []
+    for rows in (1_000, 10_000, 100_000):
+        with (tmp_path / "rows.csv").open("w") as file:
+            file.write("id,x\n")
+            file.writelines(f"row number {number},some text of a row\n" for number in range(rows))
+        source = CsvItems(str(tmp_path / "rows.csv"), name=name)
+        tracemalloc.start()
+        assert sum(cut.count for cut in source.plan(500, Pieces(*PIECES, try_number=1))) == rows
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    _, some, many = peaks  # the first has what is imported
+    assert many / some < 1.1
+
+
+def test_airflow_knows_the_setting() -> None:
+    assert get_provider_info()["config"]["fanout"]["options"]["storage_path"]["default"] is None
+    command = [sys.executable, "-m", "airflow", "config", "list", "--section", "fanout", "--show-values"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "# storage_path = " in out.splitlines()
