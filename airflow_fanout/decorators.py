@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from airflow_fanout.rules.policy import CountSkipped, OnEmpty
     from airflow_fanout.serialization.declaration import ItemExecutor
+    from airflow_fanout.storage.reuse import Reuse
     from airflow_fanout.storage.stored_items import StoredItems
 
 __all__ = ["FanInFunction", "FanOutFunction", "fan_in", "fan_out"]
@@ -248,6 +249,7 @@ def fan_out(
     stop_after_failures: int | DagParam | XComArg | None = None,
     combine: Callable[[Any, Any], Any] | None = None,
     combine_by: Callable[[Any], str] | None = None,
+    reuse: Reuse | None = None,
     **settings: Any,
 ) -> Callable[[Callable[P, R]], FanOutFunction[P, R]]: ...
 def fan_out(function: Any = None, /, **options: Any) -> Any:

@@ -27,6 +27,7 @@ __all__ = [
     "MissingExtraError",
     "PrefixError",
     "ResultTooLargeError",
+    "ReuseStoreError",
     "SettingError",
     "StorageError",
     "StoredItemsError",
@@ -226,6 +227,18 @@ class StoredItemsError(StorageError):
 
 class SettingError(AirflowFailException):
     """Raised on the worker when a number that only the run knows can't be used; not retried."""
+
+
+class ReuseStoreError(Exception):
+    """
+    Raised when what a store of ``Reuse`` has can't be used, so that nothing is taken for new without a word.
+
+    :param path: The file.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class MissingExtraError(AirflowFailException):

@@ -77,7 +77,7 @@ def batch_of(function: Callable[..., Any], count: int, concurrency: int = 1) -> 
         raise TypeError(message)
     return Batch(
         count,
-        work.calls(labels(count), [NO_ITEM] * count, start=0, bound={"": {}}, context={}),
+        work.calls(labels(count), [NO_ITEM] * count, indexes=range(count), bound={"": {}}, context={}),
         concurrency=concurrency,
         is_async=work.is_async(labels(count)),
     )

@@ -29,6 +29,7 @@ from airflow_fanout.reports.group_report import (
 )
 from airflow_fanout.reports.history import DagHistory, FailedBranch, GroupHistory, GroupOfRun
 from airflow_fanout.reports.timing import GroupSummary, SlowBranch, TaskTry
+from airflow_fanout.storage import Reuse
 from airflow_fanout.testing import Simulation, simulate
 
 if TYPE_CHECKING:
@@ -336,6 +337,7 @@ def _blocks_of_all() -> Iterator[str]:
         yield from _stored(name, getattr(storage, name))
     yield from _made_by("## FanInOperator", "FanInOperator", fan_in_)
     yield from _made_by("## FanOutNotifier", "FanOutNotifier", airflow_fanout.FanOutNotifier)
+    yield from _made_by("## Reuse", "Reuse", Reuse)
     yield from _members("## FanInResults", airflow_fanout.FanInResults)
     yield from _fields("## BranchOutcome", airflow_fanout.BranchOutcome)
     yield "## Decorators"

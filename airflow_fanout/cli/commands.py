@@ -129,8 +129,9 @@ RERUN = cli_config.ActionCommand(
         "such Dag, run or group, no database, or no terminal to ask on. JSON, which needs --yes or "
         "--dry-run: dag_id, run_id, run_state; groups (each: group, branches, unexpanded, fan_ins; a branch: "
         "name, state, stopped, error, task_instances); downstream; setups_and_teardowns; causes; between "
-        "(what stands between these and the branches); notes; cleared; changed_meanwhile (not cleared for "
-        "that). A task instance: task_id, map_index, state."
+        "(what stands between these and the branches); notes; no_reuse (groups that run all "
+        "again); cleared; changed_meanwhile (not cleared for that). A task instance: task_id, map_index, "
+        "state."
     ),
     func=cli_config.lazy_load_command("airflow_fanout.cli.rerun.command"),
     args=(
@@ -144,6 +145,11 @@ RERUN = cli_config.ActionCommand(
         ),
         _arg("--no-downstream", help="Leave alone what comes after the fan-ins", action="store_true"),
         _arg("--whole-branches", help="Of an unsuccessful branch run all tasks again", action="store_true"),
+        _arg(
+            "--no-reuse",
+            help="Run all items of groups with reuse again, whatever earlier runs have stored",
+            action="store_true",
+        ),
         _arg("--dry-run", help="Show what would be cleared, and clear nothing", action="store_true"),
         _arg("--yes", "-y", help="Don't ask; take the cause too, if there is one", action="store_true"),
         OUTPUT,

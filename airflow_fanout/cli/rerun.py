@@ -41,6 +41,7 @@ def command(args: Namespace) -> None:
             group_ids=args.group,
             downstream=not args.no_downstream,
             whole_branches=args.whole_branches,
+            no_reuse=args.no_reuse,
             session=session,
         )
     if not is_json:

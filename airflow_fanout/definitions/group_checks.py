@@ -22,7 +22,7 @@ from airflow_fanout.execution_time.arguments import (
 from airflow_fanout.operators.fan_in_checks import check_items_at_once, check_number
 from airflow_fanout.rules.pacing import MOST_PER_SECOND, most_tasks, seconds_in
 from airflow_fanout.rules.records import MOST_SECONDS
-from airflow_fanout.rules.wording import close_to, counted, typed
+from airflow_fanout.rules.wording import close_to, counted, listing, typed
 from airflow_fanout.serialization.declaration import ItemExecutor
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 from airflow_fanout.storage.stored_items import StoredItems
@@ -222,6 +222,42 @@ def _check_folding_function(owner: str, argument: str, function: object, *, take
         way_out = f"let it take {' and '.join(takes)} by position, and need nothing else"
         problem = f"{expected}, found {arguments.signature}; {way_out}"
         raise DeclarationTypeError(owner, argument, problem) from None
+
+
+def check_reuse(owner: str, reuse: object, items_per_task: object, *, combine: object, items: object) -> None:
+    """Check that values of earlier runs can stand beside those of this one."""
+    if reuse is None:
+        return
+    if type(reuse).__name__ != "Reuse":
+        problem = f"expected Reuse(path, version=…) of airflow_fanout.storage, found {typed(reuse)}"
+        raise DeclarationTypeError(owner, "reuse", problem)
+    if items_per_task is None:
+        problem = "is for the items of one task; give items_per_task too"
+        raise DeclarationValueError(owner, "reuse", problem)
+    if isinstance(items, StoredItems):
+        found = f"found {items.title}, of which split knows where they lie, and not what they are"
+        problem = f"{found}; let a task return them as a list, or leave reuse out"
+        raise DeclarationValueError(owner, "reuse", problem)
+    if combine is not None:
+        problem = "needs the value of each item, but combine= keeps none; leave one of them out"
+        raise DeclarationValueError(owner, "reuse", problem)
+
+
+def check_reuse_of_dag(owner: str, reuse: object, *, fail_fast: bool) -> None:
+    """Check that the fan-in runs also if nothing else has to."""
+    if reuse is not None and fail_fast:
+        found = "in a fail_fast Dag the fan-in would be skipped whenever all items are reused"
+        raise DeclarationValueError(owner, "reuse", f"{found}; leave fail_fast out, or reuse")
+
+
+def check_is_repeatable(owner: str, arguments: FunctionArguments) -> None:
+    """Check that a function takes nothing from Airflow's context, which an item's fingerprint can't hold."""
+    names = (arguments.given_by_airflow & arguments.parameters.keys()) - arguments.bound.keys()
+    if names or arguments.takes_any:
+        given = listing(sorted(names)) if names else "all of Airflow's context, as **kwargs"
+        found = f"{arguments.signature} takes {given}, which differs from run to run"
+        way_out = "bind what it needs of it, partial={'day': '{{ ds }}'}, or leave reuse out"
+        raise DeclarationValueError(owner, "reuse", f"{found}; {way_out}")
 
 
 def check_item_retries(

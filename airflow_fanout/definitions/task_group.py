@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from airflow_fanout.execution_time.batch_work import BatchWork
     from airflow_fanout.execution_time.combination import Combination
     from airflow_fanout.operators.split import SplitOperator
+    from airflow_fanout.storage.reuse import Reuse
 
 
 SETTINGS_OF_RUN = ("items_per_task", "item_concurrency", "stop_after_failures")
@@ -100,6 +101,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         which finds what came of it in ``results.combined``. The items' own values aren't kept.
     :param combine_by: With ``combine``, a function of an item's value that returns a text: one value is kept
         for each, and ``results.combined`` is a mapping, in order of first appearance.
+    :param reuse: With ``items_per_task``, a :class:`~airflow_fanout.storage.Reuse`: items whose values an
+        earlier run has stored aren't run. They count as successes, and their outcomes have ``reused=True``.
+        The function takes nothing of Airflow's context (``ti``, ``ds``, …), which no fingerprint can hold.
     :param item_timeout: A timedelta, or seconds, after which an item has failed with ``ItemTimeoutError``. A
         process is killed, an item of an event loop is cancelled. A thread can't be stopped: it goes on, and
         its place is lost until it ends; without a place left, what has not started fails with its task.
@@ -141,6 +145,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     stop_after_failures: int | DagParam | XComArg | None = attrs.field(kw_only=True, default=None)
     combine: Callable[[Any, Any], Any] | None = attrs.field(kw_only=True, default=None)
     combine_by: Callable[[Any], str] | None = attrs.field(kw_only=True, default=None)
+    reuse: Reuse | None = attrs.field(kw_only=True, default=None)
 
     spreads_items: bool = attrs.field(init=False, default=False)
     """Whether an item is a dict of arguments, of a function too."""
@@ -267,6 +272,9 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
         checks.check_item_executor(self.title, self.item_executor, self.items_per_task)
         checks.check_combination(self.title, self.combine, self.combine_by, self.items_per_task)
+        checks.check_reuse(
+            self.title, self.reuse, self.items_per_task, combine=self.combine, items=self.items
+        )
         checks.check_item_timeout(self.title, self.item_timeout, self.items_per_task)
         checks.check_rate(self.title, self.items_per_second, self.items_per_task)
         checks.check_item_retries(self.title, self.item_retries, self.item_retry_delay, self.items_per_task)
@@ -353,6 +361,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
                 fault = "but items of one task are calls of a plain Python function; leave items_per_task out"
                 problem = f"{branch.title} is {branch.kind}, {fault}, or give a function"
                 raise DeclarationTypeError(self.title, argument, problem)
+            if self.reuse is not None:
+                checks.check_is_repeatable(self.title, branch.arguments)
             checks.check_processes(self.title, self.item_executor, branch.title, branch.arguments.function)
             settings, earlier_settings = branch.batch_settings, settings
             if earlier_settings not in (None, settings):
@@ -363,6 +373,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         of_task = {**self._default_args, **(settings or {})}
         checks.check_retry_policy(self.title, of_task.get("retry_policy"), self.item_retries)
         checks.check_task_outlasts_item(self.title, self.item_timeout, of_task.get("execution_timeout"))
+        checks.check_reuse_of_dag(self.title, self.reuse, fail_fast=self.dag.fail_fast)
         limit = {} if self.max_concurrency is None else {"max_active_tis_per_dagrun": self.max_concurrency}
         return {**limit, **(settings or {})}
 
@@ -427,14 +438,18 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         gives_index = any(map(self._gives_index, branches.values()))
         self.work = BatchWork(functions=functions, known_items=items, gives_index=gives_index)
         declared = self._declare_mapped(items, [self._child_id(EACH)])
-        source = {"count": self.count, "items": self.items} if items is None else {"count": len(items)}
+        source: dict[str, Any] = (
+            {"count": self.count, "items": self.items} if items is None else {"count": len(items)}
+        )
         limits: dict[str, Any] = {
             "item_concurrency": self.item_concurrency,
             "stop_after_failures": self.stop_after_failures,
         }
-        split = self._add_split(**source, **limits, items_per_task=self.items_per_task)
         partial = self.partial or {}
         bound = {name: storable({**branch.bound, **partial}) for name, branch in branches.items()}
+        if self.reuse is not None:
+            source |= {"op_kwargs": bound, "reuse_path": self.reuse.path}
+        split = self._add_split(**source, **limits, items_per_task=self.items_per_task)
         settings = {**settings, "task_id": EACH, "task_group": self, "dag": self.dag}
         mapped = BatchOperator.partial(
             op_kwargs=bound, declared_group=declared.to_json(), **storable(limits), **settings
@@ -469,6 +484,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             combined=self.combine is not None,
             stored_items=self.items.title if isinstance(self.items, StoredItems) else None,
             needs_pieces=isinstance(self.items, StoredItems) and self.items.needs_pieces,
+            reuses=self.reuse is not None,
         )
 
     def _items_from(self, known_items: Mapping[str, Any] | None) -> str | None:
@@ -484,7 +500,12 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         from airflow_fanout.operators.split import SplitOperator, split_task_settings
 
         arguments |= split_task_settings(self)
-        split = SplitOperator(task_id=SPLIT, task_group=self, dag=self.dag, **arguments)
+        kind: type[SplitOperator] = SplitOperator
+        if self.reuse is not None:
+            from airflow_fanout.operators.reusing_split import ReusingSplitOperator
+
+            kind = ReusingSplitOperator
+        split = kind(task_id=SPLIT, task_group=self, dag=self.dag, **arguments)
         self.split_task_id = split.task_id
         return split
 

@@ -81,6 +81,9 @@ def account(
     send_metrics(group_id, results, context, degraded=judgement.report["degraded"])
     try:
         settle(declared.policy, results, judgement)
+        for source in sources:
+            if source.reuse is not None:
+                source.reuse.store_new()
         return combine(python_callable, op_kwargs, results, context)
     finally:
         _log_report(judgement.report, declared, requests=reader.requests + 1)
@@ -149,6 +152,7 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
         failed=tally.failed,
         skipped=tally.skipped,
         missing=tally.missing,
+        reused=results.reused_count,
         # Only a success is degraded.
         degraded=verdict.state == "degraded" and failure is None,
         total_branch_seconds=round(math.fsum(seconds for seconds, _ in _timings(results)), 6),
@@ -218,6 +222,7 @@ def _log_report(report: FanInReport, declared: DeclaredFanIn, *, requests: int) 
     states: tuple[Literal["succeeded", "failed", "skipped", "missing"], ...]
     states = ("succeeded", "failed", "skipped", "missing")
     counts = ", ".join(f"{report[state]} {state}" for state in states if report[state]) or "none"
+    counts += f", {report['reused']} of them reused" if report["reused"] else ""
     expected = counted(report["expected"], "branch", "branches")
     log.info("%s: %s (%s)", expected, counts, counted(requests, "request", "requests"))
     total, longest = report["total_branch_seconds"], report["longest_branch_seconds"]
@@ -273,6 +278,7 @@ class FanInReport(TypedDict):
     failed: int
     skipped: int
     missing: int
+    reused: int
     degraded: bool
     total_branch_seconds: float
     longest_branch: str | None

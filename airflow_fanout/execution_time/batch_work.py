@@ -45,14 +45,14 @@ class BatchWork(NamedTuple):
         names: Sequence[str],
         items: Sequence[Any],
         *,
-        start: int,
+        indexes: Sequence[int],
         bound: Mapping[str, Mapping[str, Any]],
         context: Mapping[str, Any],
     ) -> Callable[[int], Any]:
         """
         Make the function that runs one item of a batch, by its index there.
 
-        :param start: Index of the batch's first item among all items.
+        :param indexes: Of the batch's items among all items.
         :param bound: Bound arguments by the function's name, as resolved in this try.
         """
         runs = {name: _prepare(self.functions[name], bound[name], context) for name in self.functions}
@@ -62,7 +62,7 @@ class BatchWork(NamedTuple):
             if isinstance(item, BrokenItem):
                 raise item.error
             run = runs.get("") or runs[names[index]]
-            return run(item, start + index if self.gives_index else None)
+            return run(item, indexes[index] if self.gives_index else None)
 
         return call
 

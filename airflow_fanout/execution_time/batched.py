@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_fanout.exceptions import CombineError, ItemsError
 from airflow_fanout.execution_time.combination import Combination, Entry, entries_of, is_folded
 from airflow_fanout.execution_time.results import Page, arranged
+from airflow_fanout.execution_time.reused import ReusePlan
 from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refuse_unfinished
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
 from airflow_fanout.rules.identity import CHANGED, Execution, Match, match_names
@@ -23,15 +24,18 @@ from airflow_fanout.rules.outcomes import LostValue, judge_items
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
     RETURN_VALUE,
+    REUSE_KEY,
     BatchRecord,
     batch_key,
     part_key,
     read_bounds,
+    read_reuse,
 )
 from airflow_fanout.rules.wording import on_one_line
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
 if TYPE_CHECKING:
+    from airflow_fanout.execution_time.reused import GroupReuse
     from airflow_fanout.execution_time.wiring import Source
     from airflow_fanout.rules.records import Bounds, Record
     from airflow_fanout.serialization.declaration import DeclaredGroup
@@ -47,13 +51,75 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
     and its values; one more for each part of one that died before it reported. The names of its items take
     one, if it died so, or ran what was cut before.
     """
-    instances = instances_of(states, source.task_id)
     if source.group is None or source.never_expands(states):
         return
-    bounds = _bounds(reader, source.group.prefix + SPLIT)
+    if source.reuse is not None:
+        yield from _pages_with_reused(reader, states, source, source.reuse, start)
+    else:
+        yield from _ran_pages(reader, states, source, start)
+
+
+def _pages_with_reused(
+    reader: RunReader, states: States, source: Source, reuse: GroupReuse, start: int
+) -> Iterator[Page]:
+    """Put what ran, and what did not because its value is stored, into the order of all; one request more."""
+    group: Any = source.group
+    split_id = group.prefix + SPLIT
+    prefix = group.prefix if source.by_prefix else ""
+    plan = reuse.plan = _reuse_plan(reader, split_id)
+    reuse.ran = [*_ran_pages(reader, states, source, start, plan.names_to_run(group.label))]
+    names = plan.all_names(group.label, prefix)
+    pages = plan.pages(reuse.ran, names=names, start=start, task_id=split_id)
+    expected = names if group.count is None else [prefix + name for name in group.known_names]
+    if len(expected) == len(names) and (plan.names is None or [*expected] == [*names]):
+        yield from pages
+        return
+    log.info("%s: %s", source.task_id, CHANGED)
+    mixed = list(pages)
+    executions = [
+        Execution(position=position, name=name, title=f"{source.task_id} item {position}")
+        for position, name in enumerate(chain.from_iterable(page.names for page in mixed))
+    ]
+    matches = match_names(expected, executions) or []
+    yield arranged(mixed, matches, start, lambda _: (split_id, -1))
+
+
+def _reuse_plan(reader: RunReader, split_task_id: str) -> ReusePlan:
+    from airflow.sdk import ObjectStoragePath
+
+    from airflow_fanout.storage.reuse_store import ReuseStore
+
+    try:
+        value = reader.value(split_task_id, -1, REUSE_KEY)
+    except FileNotFoundError as gone:  # the body of an object-storage XCom
+        raise lost_items(split_task_id, gone) from None
+    if value is NOTHING:
+        raise cleared_items(split_task_id)
+    record = read_reuse(value)
+    if record is None:
+        message = f"expected what is reused from {split_task_id!r}, found {on_one_line(repr(value))}"
+        raise ItemsError(message)
+    return ReusePlan.read(ReuseStore(ObjectStoragePath(record.root)), record.plan)
+
+
+def _ran_pages(
+    reader: RunReader,
+    states: States,
+    source: Source,
+    start: int,
+    names_to_run: Sequence[str] | None = None,
+) -> Iterator[Page]:
+    """
+    Find the outcome of every item that was cut into batches.
+
+    :param names_to_run: Names of these, if they are not all that are declared.
+    """
+    group: Any = source.group
+    instances = instances_of(states, source.task_id)
+    bounds = _bounds(reader, group.prefix + SPLIT)
     names = [instance_name(source.task_id, number) for number in range(len(bounds))]
     refuse_unfinished(reader, source.task_id, states, names)
-    batches = _Batches(reader, source, source.group, bounds)
+    batches = _Batches(reader, source, group, bounds, names_to_run)
     ran = [batches.read(number, str(instance.state), start) for number, instance in instances.items()]
     pages = [batch.page for batch in ran]
     if not batches.all_left_values({str(instance.state) for instance in instances.values()}):
@@ -236,8 +302,14 @@ class _Batches:
     """Reads batch after batch, and remembers whether their items have names, and how many have reported."""
 
     def __init__(
-        self, reader: RunReader, source: Source, group: DeclaredGroup, bounds: Sequence[Bounds]
+        self,
+        reader: RunReader,
+        source: Source,
+        group: DeclaredGroup,
+        bounds: Sequence[Bounds],
+        names_to_run: Sequence[str] | None = None,
     ) -> None:
+        self._names_to_run = names_to_run
         self._reader, self._task_id, self._group, self._bounds = reader, source.task_id, group, bounds
         self._prefix = group.prefix if source.by_prefix else ""
         self._may_have_names, self._combination = source.may_have_names, source.combination
@@ -271,7 +343,8 @@ class _Batches:
             self._report_count += state != "removed" and record.parts is None
             first, seconds, tries = record.start, record.seconds, record.tries_of
             names = record.item_names(self._group.label)
-            if record.cut == self._bounds_of(number) and self._group.names is None:
+            is_named_here = self._group.names is not None or self._names_to_run is not None
+            if record.cut == self._bounds_of(number) and not is_named_here:
                 self._names[number], self._may_have_names = names, record.names is not None
         else:
             names = self._names_now(number)
@@ -321,12 +394,16 @@ class _Batches:
     def are_in_place(self, batches: Sequence[_Batch]) -> bool:
         """Whether the batches ran what is to be run now, and no more and no less."""
         total = self._bounds[-1][1] if self._bounds else 0
-        is_whole = len(batches) == len(self._bounds) and self._group.count in {None, total}
+        count = self._group.count if self._names_to_run is None else len(self._names_to_run)
+        is_whole = len(batches) == len(self._bounds) and count in {None, total}
         return is_whole and all(batch.is_in_place and not batch.is_removed for batch in batches)
 
     def expected(self) -> Sequence[str]:
         """Names of what was declared, or of what was cut last."""
-        if self._group.count is None:
+        names: Sequence[str]
+        if self._names_to_run is not None:
+            names = self._names_to_run
+        elif self._group.count is None:
             names = [name for number in range(len(self._bounds)) for name in self._names_now(number)]
         else:
             names = list(self._group.known_names)
@@ -340,7 +417,9 @@ class _Batches:
         if number not in self._names:
             first, stop, _ = self._bounds_of(number)
             names: Sequence[str] | None = None
-            if self._group.names is not None:
+            if self._names_to_run is not None:
+                names = self._names_to_run[first:stop]
+            elif self._group.names is not None:
                 names = self._group.names[first:stop]
             elif self._may_have_names:
                 names = self._stored_names(number)

@@ -46,20 +46,20 @@ def fingerprint(*values: Any) -> str | None:
     from airflow.sdk.serde import serialize
 
     try:
-        text = json.dumps(_ordered(serialize(list(values))), sort_keys=True)
+        text = json.dumps(ordered(serialize(list(values))), sort_keys=True)
     except Exception:  # whatever a serializer of the author's raises
         return None
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _ordered(value: Any) -> Any:
+def ordered(value: Any) -> Any:
     """Put the members of sets, which every process orders as it likes, into one order."""
     if isinstance(value, dict):
-        ordered = {name: _ordered(member) for name, member in value.items()}
+        members = {name: ordered(member) for name, member in value.items()}
         if value.get("__classname__") in {"builtins.set", "builtins.frozenset"}:
-            ordered["__data__"] = sorted(ordered["__data__"], key=json.dumps)
-        return ordered
-    return [_ordered(member) for member in value] if isinstance(value, list) else value
+            members["__data__"] = sorted(members["__data__"], key=json.dumps)
+        return members
+    return [ordered(member) for member in value] if isinstance(value, list) else value
 
 
 class Checkpoints:

@@ -82,7 +82,12 @@ class Page:
             start=start,
             names=[outcome.name for outcome in outcomes],
             rulings=[
-                Ruling(state=outcome.state, error=outcome.error, is_stopped=outcome.is_stopped)
+                Ruling(
+                    state=outcome.state,
+                    error=outcome.error,
+                    is_stopped=outcome.is_stopped,
+                    is_reused=outcome.reused,
+                )
                 for outcome in outcomes
             ],
             instances=[(outcome.task_id, outcome.map_index) for outcome in outcomes],
@@ -100,6 +105,16 @@ class Page:
     def stopped_count(self) -> int:
         """Number of branches that ``stop_after_failures`` did not let start."""
         return sum(ruling.is_stopped for ruling in self._rulings)
+
+    @property
+    def reused_names(self) -> Iterator[str]:
+        """Names of those whose value is that of an earlier run."""
+        return (name for name, r in zip(self.names, self._rulings, strict=True) if r.is_reused)
+
+    @cached_property
+    def reused_count(self) -> int:
+        """Number of branches whose value is that of an earlier run."""
+        return sum(ruling.is_reused for ruling in self._rulings)
 
     def settle(self) -> Self:
         """Read the values now and keep them; a success whose value is gone becomes missing."""
@@ -143,6 +158,7 @@ class Page:
             duration=self.durations[index],
             is_stopped=ruling.is_stopped,
             tries=None if self._tries is None else self._tries(index),
+            reused=ruling.is_reused,
         )
 
 
@@ -405,6 +421,16 @@ class FanInResults(_PagedMapping):
     def missing(self) -> Mapping[str, BranchOutcome]:
         """Outcomes of the branches that are ``missing`` or ``removed``, by name."""
         return self._part(MISSING_STATES)
+
+    @cached_property
+    def reused(self) -> Sequence[str]:
+        """Names of the branches that were not run, because an earlier run's value holds: ``reuse``."""
+        return tuple(chain.from_iterable(page.reused_names for page in self._ledger.pages))
+
+    @property
+    def reused_count(self) -> int:
+        """How many these are."""
+        return sum(page.reused_count for page in self._ledger.pages)
 
     @property
     def combined(self) -> Any:

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_fanout.exceptions import BranchesRunningError, ItemsError, PrefixError, UpstreamFailedError
 from airflow_fanout.execution_time.arguments import is_run_time
 from airflow_fanout.execution_time.items import names_and_items, source_and_functions
+from airflow_fanout.execution_time.reused import GroupReuse
 from airflow_fanout.rules.instances import States, unexpanded_state
 from airflow_fanout.rules.names import instance_name, natural_key
 from airflow_fanout.rules.outcomes import BranchTasks
@@ -46,6 +47,7 @@ class Source:
     :param may_have_names: Whether the items of such a group, known only at run time, may have names.
     :param ask_items: Asks the items' task for the names, None of a list, and the number of what it has
         yielded last; None if they are declared.
+    :param reuse: What is to be stored of such a group for later runs; None if nothing is.
     :param had_no_items: Whether such a group that never was expanded had no items, and was not skipped
         because a task before it was.
     """
@@ -58,6 +60,7 @@ class Source:
     by_prefix: bool = False
     may_have_names: bool = False
     ask_items: Callable[[], tuple[Sequence[str] | None, int]] | None = None
+    reuse: GroupReuse | None = None
     had_no_items: Callable[[States], bool] = lambda _: False
 
     def never_expands(self, states: States) -> bool:
@@ -119,6 +122,7 @@ def _group_source(
         combination=group.combination,
         by_prefix=by_prefix,
         ask_items=partial(_yielded, fan_in, group, context) if asks else None,
+        reuse=GroupReuse(expire_after=group.reuse.expire_after) if declared.reuses else None,
         had_no_items=partial(_had_no_items, fan_in, declared.each[-1], context),
     )
 

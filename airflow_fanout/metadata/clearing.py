@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from airflow_fanout.metadata.run_rows import of_run
 from airflow_fanout.metadata.runs import dag_of, find_run, read_run
 from airflow_fanout.reports.rerun import Clearing, fingerprint, plan_rerun
+from airflow_fanout.rules.records import NO_REUSE
 from airflow_fanout.serialization.outline import outline
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def find_plan(
     group_ids: Collection[str] | None = None,
     downstream: bool = True,
     whole_branches: bool = False,
+    no_reuse: bool = False,
     session: Session,
 ) -> RerunPlan:
     """Find out what has to be cleared in a run, as :func:`plan_rerun` does."""
@@ -52,9 +54,12 @@ def find_plan(
         group_ids=group_ids,
         downstream=downstream,
         whole_branches=whole_branches,
+        no_reuse=no_reuse,
         setups_and_teardowns=partial(setups_and_teardowns, dag),
     )
-    has_batches = any(group.run.batches is not None and group.branches for group in plan.groups)
+    has_batches = not plan.no_reuse and any(
+        group.run.batches is not None and group.branches for group in plan.groups
+    )
     if has_batches and find_spec("airflow.models.task_state_store") is None:
         note = "Batches run all of their items again: only from 3.3 on does Airflow keep which have ended"
         plan = replace(plan, notes=(*plan.notes, note))
@@ -150,6 +155,9 @@ def clear(plan: RerunPlan, *, causes: bool, session: Session) -> Clearing:
         session.flush()
         for ti in locked.values():
             session.expunge(ti)  # for each instance Airflow goes through all that the session holds
+    if cleared and plan.no_reuse:
+        told = (dag_run.conf or {}).get(NO_REUSE) or ()
+        dag_run.conf = {**(dag_run.conf or {}), NO_REUSE: sorted({*told, *plan.no_reuse})}
     keys = {task_run.key for task_run in cleared}
     changed = tuple(task_run for task_run in planned if task_run.key not in keys)
     return Clearing(cleared=tuple(cleared), changed=changed, is_paused=bool(dag_run.dag_model.is_paused))

@@ -281,7 +281,7 @@ def names_of_silent_batches(
         waiting = {run.key for run in instances if run.state not in FINISHED}
     for group in dag.groups.values():
         split_id = group.prefix + SPLIT
-        if group.mode != "batched" or group.names is not None:
+        if group.mode != "batched" or (group.names is not None and not group.reuses):
             continue
         silent = {
             batch_key(number): number

@@ -26,7 +26,15 @@ from airflow_fanout.reports.branches import UnknownGroupError
 from airflow_fanout.reports.runs import RunFacts
 from airflow_fanout.reports.timing import seconds_between
 from airflow_fanout.rules.names import SPLIT
-from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, SKIPPED_KEY, bounds_in, skips_in
+from airflow_fanout.rules.records import (
+    RECORD_KEY,
+    RETURN_VALUE,
+    REUSE_KEY,
+    SKIPPED_KEY,
+    bounds_in,
+    read_reuse,
+    skips_in,
+)
 from airflow_fanout.rules.wording import close_to
 from airflow_fanout.serialization.outline import DagOutline, outline
 
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from airflow_fanout.rules.records import Bounds
+    from airflow_fanout.rules.records import Bounds, ReuseRecord
 
 
 CANDIDATES = 5  # runs that an error names
@@ -188,13 +196,17 @@ def _facts(
     outlines = [dags[run.run_id] for run in dag_runs]
     keys = {RETURN_VALUE, *(fan_in.key for dag in outlines for fan_in in dag.fan_ins)}
     found = task_runs(dag_runs, keys, only, session=session)
-    splits = {
-        task.task_id for dag in outlines for task in dag.tasks.values() if task.operator == "SplitOperator"
-    }
+    splits = {task.task_id for dag in outlines for task in dag.tasks.values() if task.is_split}
     bounds: dict[str, dict[str, Sequence[Bounds]]] = defaultdict(dict)
     for (run_id, task_id, _), value in xcoms(dag_runs, RETURN_VALUE, task_ids=splits, session=session):
         if (cuts := bounds_in(value)) is not None:
             bounds[run_id][task_id] = cuts
+    reusing = {group.prefix + SPLIT for dag in outlines for group in dag.groups.values() if group.reuses}
+    reuse: dict[str, dict[str, ReuseRecord]] = defaultdict(dict)
+    pushed_of_reuse = xcoms(dag_runs, REUSE_KEY, task_ids=reusing, session=session) if reusing else ()
+    for (run_id, task_id, _), value in pushed_of_reuse:
+        if (record := read_reuse(value)) is not None:
+            reuse[run_id][task_id] = record
     skips: dict[str, dict[str, Any]] = defaultdict(dict)
     for (run_id, task_id, _), pushed in xcoms(dag_runs, SKIPPED_KEY, session=session):
         skips[run_id][task_id] = skips_in(pushed)
@@ -220,6 +232,7 @@ def _facts(
                 if group.items_from is not None
                 and (value := yielded[dag_run.run_id].get(group.items_from)) is not None
             },
+            reuse=reuse[dag_run.run_id],
             skips=skips[dag_run.run_id],
         )
         for dag_run, dag in zip(dag_runs, outlines, strict=True)

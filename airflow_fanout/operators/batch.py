@@ -111,6 +111,7 @@ class BatchOperator(BaseOperator):
             item_concurrency=item_concurrency, stop_after_failures=stop_after_failures
         )
         self.declared_group = declared_group
+        self._indexes: Sequence[int] = ()
         self._beside: CheckpointThread | None = None
 
     def execute(self, context: Context) -> Any:
@@ -220,37 +221,66 @@ class BatchOperator(BaseOperator):
         """Items by name, and whether they have names of their own, or are numbered."""
         start, stop, _ = self.batch
         group, known = self._group, self._work.known_items
-        numbers = [f"{group.branch_label}_{index}" for index in range(start, stop)]
+        self._indexes = range(start, stop)
+        ti: Any = context["ti"]
+        if group.reuse is not None:
+            return self._items_to_run(ti, context), True
+        numbers = [f"{group.branch_label}_{index}" for index in self._indexes]
         if known is not None:
-
-            def render(item: Any) -> Any:  # as Airflow does those of a static group
-                return self.render_template(item, context) if has_templates(item) else item
-
             known = dict(islice(known.items(), start, stop))
-            return _made(known, render), group.declared.names is not None
+            return _made(known, partial(self._rendered, context)), group.declared.names is not None
         if group.items is None:  # a count
             return dict.fromkeys(numbers, NO_ITEM), False
-        ti: Any = context["ti"]
+        stored = self._stored_batch(ti)
+        names = stored["names"] or numbers
+        if isinstance(group.items, StoredItems):
+            items = dict(zip(names, group.items.read(stored["places"]), strict=True))
+        else:
+            items = self._mapped(dict(zip(names, stored["items"], strict=True)))
+        return items, stored["names"] is not None
+
+    def _items_to_run(self, ti: Any, context: Context) -> dict[str, Any]:
+        """Items of a batch of a group some of whose items need not run, by name."""
+        group, known, stored = self._group, self._work.known_items, self._stored_batch(ti)
+        self._indexes = stored["indexes"]
+        names = stored["names"]
+        if known is not None:
+            values = list(known.values())
+            if max(self._indexes) >= len(values):
+                message = f"the Dag file has fewer items than were cut; clear {group.split_task_id!r}"
+                raise ItemsError(message)
+            items = {name: values[index] for name, index in zip(names, self._indexes, strict=True)}
+            return _made(items, partial(self._rendered, context))
+        if group.items is None:  # a count
+            return dict.fromkeys(names, NO_ITEM)
+        return self._mapped(dict(zip(names, stored["items"], strict=True)))
+
+    def _stored_batch(self, ti: Any) -> dict[str, Any]:
+        """What the task that cut the items has pushed for this batch."""
+        split_task_id = self._group.split_task_id
         stored: Any = None
         with suppress(FileNotFoundError):  # the body of an object-storage XCom
-            stored = ti.xcom_pull(task_ids=group.split_task_id, key=batch_key(ti.map_index), map_indexes=-1)
+            stored = ti.xcom_pull(task_ids=split_task_id, key=batch_key(ti.map_index), map_indexes=-1)
         if not isinstance(stored, dict):
-            message = f"the items of batch {ti.map_index} are no longer stored; clear {group.split_task_id!r}"
+            message = f"the items of batch {ti.map_index} are no longer stored; clear {split_task_id!r}"
             raise ItemsError(message)
-        if isinstance(group.items, StoredItems):
-            values = group.items.read(stored["places"])
-            return dict(zip(stored["names"] or numbers, values, strict=True)), stored["names"] is not None
-        items = dict(zip(stored["names"] or numbers, stored["items"], strict=True))
-        _, functions = source_and_functions(group.items)
-        if functions:
-            items = _made(items, lambda item: reduce(lambda made, call: call(made), functions, item))
-        return items, stored["names"] is not None
+        return stored
+
+    def _mapped(self, items: dict[str, Any]) -> dict[str, Any]:
+        _, functions = source_and_functions(self._group.items)
+        if not functions:
+            return items
+        return _made(items, lambda item: reduce(lambda made, call: call(made), functions, item))
+
+    def _rendered(self, context: Context, item: Any) -> Any:
+        """Render an item as Airflow does those of a static group."""
+        return self.render_template(item, context) if has_templates(item) else item
 
     def _batch(self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]]) -> Batch:
         ti, work, labels = context["ti"], self._work, list(items)
         return Batch(
             len(items),
-            work.calls(labels, list(items.values()), start=self.batch[0], bound=bound, context=context),
+            work.calls(labels, list(items.values()), indexes=self._indexes, bound=bound, context=context),
             on_failure=self._log_tracebacks(labels),
             on_trouble=lambda index, trouble: self.log.warning("%s: %s", on_one_line(labels[index]), trouble),
             executor=self._executor,
@@ -319,7 +349,7 @@ class BatchOperator(BaseOperator):
     def _batch_count(self, ti: Any) -> int | None:
         count: int | None = self._group.declared.count
         size = self._group.items_per_task
-        if count is not None and isinstance(size, int):
+        if count is not None and isinstance(size, int) and self._group.reuse is None:
             return math.ceil(count / size)
         cuts: object = None
         with suppress(FileNotFoundError):  # the body of an object-storage XCom

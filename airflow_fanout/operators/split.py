@@ -98,13 +98,10 @@ class SplitOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Count the branches, or cut the items into batches."""
-        from airflow_fanout.execution_time.xcom import current_count  # not needed when a Dag is parsed
-
         ti: Any = context["ti"]
         self._check_numbers()
         if self.items is None:
-            self._skip_with_source(context, self.count)
-            count = self._checked_count()
+            count = self._counted(context)
             if self.items_per_task is None:
                 self._check_number(count, "mapped branches", "give items_per_task=")
                 return list(range(count))
@@ -112,14 +109,10 @@ class SplitOperator(BaseOperator):
         elif isinstance(self.items, StoredItems):
             ranges = self._plan(self.items, context)
         else:
-            source, _ = source_and_functions(self.items)
-            found = source.resolve(context)
-            self._skip_with_source(context, found)
-            read = read_at_once(found, lambda values: values[: current_count(ti, values)])
-            names, items = names_and_items(self._owner, read)
+            names, items = self._named_items(context)
             if self.items_per_task is None:  # of a mapped group, which is expanded over what this returns
                 self._check_number(len(items), "mapped branches", "give items_per_task=")
-                return read
+                return items if names is None else dict(zip(names, items, strict=True))
             ranges = self._ranges(len(items), ti.try_number)
             for batch, (start, stop, _) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])
@@ -148,6 +141,22 @@ class SplitOperator(BaseOperator):
             ti.xcom_push(batch_key(len(ranges) - 1), {"names": cut.names, "places": cut.places})
         self._log_batches(stop, len(ranges), size)
         return ranges
+
+    def _counted(self, context: Context) -> int:
+        """Number of branches, which may be known only now."""
+        self._skip_with_source(context, self.count)
+        return self._checked_count()
+
+    def _named_items(self, context: Context) -> tuple[Sequence[str] | None, Sequence[Any]]:
+        """Names, None for a list, and items that are known only now."""
+        from airflow_fanout.execution_time.xcom import current_count  # not needed when a Dag is parsed
+
+        ti: Any = context["ti"]
+        source, _ = source_and_functions(self.items)
+        found = source.resolve(context)
+        self._skip_with_source(context, found)
+        read = read_at_once(found, lambda values: values[: current_count(ti, values)])
+        return names_and_items(self._owner, read)
 
     def _skip_with_source(self, context: Context, found: object) -> None:
         """Skip, as a mapped task does, if there is nothing because its task was skipped; one request then."""

@@ -133,7 +133,9 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Ite
     if group.mode == "batched":
         task_runs = [facts.by_task[group.each[-1]][index] for index in instances]
         batches = tuple(_batch(group, task_run) for task_run in task_runs)
-        branches = _items(facts, group, task_runs) if has_branches else ()
+        # Of a group that reuses values only the rest was cut into batches.
+        cut = group._replace(count=None, names=None) if group.reuses else group
+        branches = _items(facts, cut, task_runs) if has_branches else ()
     elif has_branches:
         branches = _mapped(facts, group, instances, keys)
     yield GroupRun(
@@ -142,6 +144,7 @@ def _of_group(facts: RunFacts, group: DeclaredGroup, keys: Sequence[str]) -> Ite
         branches=branches,
         batches=batches,
         unexpanded=facts.find(group.each, -1)[-1] if is_unexpanded else None,
+        reused=reuse.reused if (reuse := facts.reuse.get(group.prefix + SPLIT)) is not None else 0,
     )
 
 

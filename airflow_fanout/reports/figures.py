@@ -56,6 +56,8 @@ def headline(group: GroupReport) -> str:
         parts = [f"{done:,} of {number_of(outcomes.total, group.nouns[1])} done"]
         if group.items is not None:
             parts.append(f"in {number_of(group.total, 'batch')}")
+        if outcomes.reused:
+            parts.append(f"{outcomes.reused:,} reused")
         parts += _unsuccessful(outcomes)
     if group.degraded:
         parts.append("degraded")

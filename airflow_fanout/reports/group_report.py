@@ -139,12 +139,14 @@ class Outcomes(GroupSummary):
     """
     How branches, or the items of a batched group, ended.
 
-    ``stopped`` is how many of the skipped ``stop_after_failures`` kept from starting. ``problem_count`` is
-    how many left no value, though they should have; ``problems`` are these, or twenty of the items, some of
-    each kind. ``errors`` are the kinds, up to a hundred, the most frequent first.
+    ``stopped`` is how many of the skipped ``stop_after_failures`` kept from starting, ``reused`` how many of
+    the successes were not run, because an earlier run's values hold. ``problem_count`` is how many left no
+    value, though they should have; ``problems`` are these, or twenty of the items, some of each kind.
+    ``errors`` are the kinds, up to a hundred, the most frequent first.
     """
 
     stopped: int = 0
+    reused: int = 0
     problems: tuple[Problem, ...] = ()
     problem_count: int = 0
     errors: tuple[ErrorCount, ...] = ()

@@ -50,6 +50,7 @@ def outcomes(run: GroupRun, summary: GroupSummary) -> Outcomes:
     return Outcomes(
         **{**vars(summary), "slowest": slowest},
         stopped=run.stopped,
+        reused=run.reused,
         problems=tuple(map(problem, shown)),
         problem_count=sum(each.items for each in failed),
         errors=tuple(

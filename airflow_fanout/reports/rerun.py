@@ -76,6 +76,7 @@ class RerunPlan:
     :param causes: Failed tasks upstream of the branches, without which these would only fail again.
     :param between: What did not succeed between the causes and the branches.
     :param notes: What is not cleared, and what else there is to know; a sentence each.
+    :param no_reuse: Groups that are to run all of their items, whatever is stored of earlier runs.
     """
 
     dag_id: str
@@ -87,6 +88,7 @@ class RerunPlan:
     causes: tuple[TaskRun, ...] = ()
     between: tuple[TaskRun, ...] = ()
     notes: tuple[str, ...] = ()
+    no_reuse: tuple[str, ...] = ()
 
     @property
     def task_runs(self) -> tuple[TaskRun, ...]:
@@ -115,6 +117,7 @@ def plan_rerun(
     group_ids: Collection[str] | None = None,
     downstream: bool = True,
     whole_branches: bool = False,
+    no_reuse: bool = False,
     setups_and_teardowns: Callable[[str], Collection[str]],
 ) -> RerunPlan:
     """
@@ -128,9 +131,16 @@ def plan_rerun(
     :param group_ids: Groups to look at, by their ids or titles; None for all.
     :param whole_branches: Whether to clear the tasks of these branches that succeeded, too: a later task may
         have failed over what an earlier one fetched.
+    :param no_reuse: Whether groups with ``reuse`` run all again: what cuts their items, and all batches.
     :param setups_and_teardowns: Ids of those that Airflow clears with a task, by its id.
     """
-    groups = [_group(facts, run, whole_branches) for run in chosen_group_runs(facts, group_ids)]
+    groups = [
+        _group_anew(facts, run)
+        if no_reuse and run.group is not None and run.group.reuses
+        else _group(facts, run, whole_branches)
+        for run in chosen_group_runs(facts, group_ids)
+    ]
+    anew = [group.run.title for group in groups if no_reuse and group.run.group and group.run.group.reuses]
     of_groups = _by_key(task_run for group in groups for task_run in group.task_runs)
     cleared = [group.run for group in groups if group.task_runs and downstream]
     started = [fan_in for run in cleared for fan_in in facts.find(run.fan_in_ids, run.map_index)]
@@ -155,7 +165,8 @@ def plan_rerun(
         setups_and_teardowns=tuple(task_run for key, task_run in related.items() if key not in taken),
         causes=causes,
         between=between,
-        notes=tuple(_notes(facts, groups)),
+        notes=(*_notes(facts, groups), *_notes_on_reuse(no_reuse, anew)),
+        no_reuse=tuple(anew),
     )
 
 
@@ -192,9 +203,36 @@ def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
     return GroupRerun(run=run, branches=branches, unexpanded=unexpanded, fan_ins=fan_ins)
 
 
+def _group_anew(facts: RunFacts, run: GroupRun) -> GroupRerun:
+    """Run a group again with all that cuts and runs its items, as if nothing were stored of earlier runs."""
+    group: Any = run.group
+    again = [
+        BranchRerun(branch=batch, task_runs=batch.task_runs, items=None)
+        for batch in run.batches or ()
+        if batch.state in CLEARABLE
+    ]
+    before = (*facts.find([group.prefix + SPLIT], -1), *facts.find(group.each, -1))
+    fan_ins = facts.find(run.fan_in_ids, run.map_index)
+    return GroupRerun(
+        run=run,
+        branches=tuple(again),
+        unexpanded=tuple(task for task in before if task.state in CLEARABLE),
+        fan_ins=tuple(task for task in fan_ins if task.state in CLEARABLE),
+    )
+
+
+def _notes_on_reuse(no_reuse: bool, group_ids: Collection[str]) -> Iterator[str]:
+    if group_ids:
+        yield f"all items of {listing(group_ids)} run again, whatever is stored; the run's conf will say so"
+    elif no_reuse:
+        yield "--no-reuse changes nothing: there is no group with reuse among these"
+
+
 def _is_cut_otherwise(facts: RunFacts, group: DeclaredGroup) -> bool:
     """Whether the declared items of batches are no longer as many as were cut."""
     bounds = facts.bounds.get(group.prefix + SPLIT)
+    if (reuse := facts.reuse.get(group.prefix + SPLIT)) is not None:
+        return group.count not in {None, reuse.total}
     return bounds is not None and group.count not in {None, bounds[-1][1] if bounds else 0}
 
 

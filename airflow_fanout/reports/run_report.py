@@ -266,7 +266,13 @@ def _core_seconds(run: GroupRun, record: BatchRecord) -> float | None:
 def _summary_of_items(run: GroupRun) -> GroupSummary:
     """Figures of the items, which have no times but the seconds in their code."""
     if not isinstance(run.branches, ItemRuns):
-        return replace(summarize(run.branches, slowest=SLOWEST_ITEMS), computed_share=None)
+        summary = summarize(run.branches, slowest=SLOWEST_ITEMS)
+        return replace(
+            summary,
+            states=count_states(run.states),
+            total=summary.total + run.reused,
+            computed_share=None,
+        )
     columns = [
         (batch.names, list(map(attrgetter("state"), batch.rulings)), batch.seconds, batch.cpu_seconds)
         for batch in run.branches.batches

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_fanout.rules.outcomes import Ruling, ValueState
-    from airflow_fanout.rules.records import Bounds
+    from airflow_fanout.rules.records import Bounds, ReuseRecord
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
@@ -220,6 +220,8 @@ class GroupRun:
     :param branches: Its branches; the items, of a batched group.
     :param batches: The tasks of a batched group, as one branch each; None of any other.
     :param unexpanded: The mapped task, while it is not expanded, or for good.
+    :param reused: Number of items of a batched group that are in no batch, because an earlier run's values
+        hold; they are not among the branches.
     """
 
     title: str
@@ -229,13 +231,15 @@ class GroupRun:
     branches: Sequence[BranchRun] = ()
     batches: tuple[BranchRun, ...] | None = None
     unexpanded: TaskRun | None = None
+    reused: int = 0
 
     @cached_property
     def states(self) -> Counter[str]:
-        """How many branches there are by state."""
+        """How many branches there are by state, with those reused among the successes."""
+        reused = Counter({"success": self.reused} if self.reused else {})
         if isinstance(self.branches, ItemRuns):
-            return sum((batch.states for batch in self.branches.batches), Counter())
-        return Counter(branch.state for branch in self.branches)
+            return sum((batch.states for batch in self.branches.batches), reused)
+        return reused + Counter(branch.state for branch in self.branches)
 
     @cached_property
     def stopped(self) -> int:
@@ -271,6 +275,7 @@ class RunFacts:
     :param bounds: Those of each batch, by the task that cut them.
     :param batch_names: Names of the items of batches that left no record of them, by that task and number.
     :param yielded: Names, or number, of the mapped branches that the items' task has yielded last, by group.
+    :param reuse: What is reused, by the task that cut the items that are not.
     :param skips: What branching tasks say of what they skipped, by their ids.
     :param earlier_walls: Seconds from the first queued to the last end of each group in the last runs before
         this one, the newest first, while it has not ended.
@@ -285,6 +290,7 @@ class RunFacts:
     bounds: Mapping[str, Sequence[Bounds]] = field(default_factory=dict)
     batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
     yielded: Mapping[str, Sequence[str] | int] = field(default_factory=dict)
+    reuse: Mapping[str, ReuseRecord] = field(default_factory=dict)
     skips: Mapping[str, object] = field(default_factory=dict)
     earlier_walls: Mapping[str, Sequence[float]] = field(default_factory=dict)
 

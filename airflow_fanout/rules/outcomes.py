@@ -57,6 +57,7 @@ class BranchOutcome:
     :param is_stopped: Whether ``stop_after_failures`` kept it from starting; its state is ``skipped``.
     :param tries: How often an item of a batch was called, over all tries of its task as far as these saved
         it (not on Airflow 3.2); None if it never was, and of a branch that is a task.
+    :param reused: Whether it was not run, because the value of an earlier run holds: a ``success``.
     """
 
     name: str
@@ -69,6 +70,7 @@ class BranchOutcome:
     duration: float | None = None
     is_stopped: bool = False
     tries: int | None = None
+    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,14 @@ class Ruling:
     :param error: Why, as in :class:`BranchOutcome`.
     :param is_stopped: Whether ``stop_after_failures`` kept it from starting.
     :param culprit: Task id and map index of the instance that failed, if it is not the branch's last one.
+    :param is_reused: Whether its value is that of an earlier run.
     """
 
     state: str
     error: str | None = None
     is_stopped: bool = False
     culprit: tuple[str, int] | None = None
+    is_reused: bool = False
 
     def of_value(self, value: object) -> Ruling:
         """Judge once more, by the value that was read: a success that has lost it is missing."""

@@ -16,6 +16,12 @@ RETURN_VALUE = "return_value"
 REPORT_KEY = "fan_out_report"
 """XCom key of a fan-in's report."""
 
+REUSE_KEY = "fan_out_reuse"
+"""XCom key of what a run reuses, pushed by the task that cut the items."""
+
+NO_REUSE = "fan_out_no_reuse"
+"""Key of a run's conf with the ids of groups that are to run all of their items."""
+
 RECORD_KEY = "fan_out_branch"
 """XCom key of a side record."""
 
@@ -150,6 +156,38 @@ class BatchRecord(NamedTuple):
         """How often an item was called, over all tries of the batch; None if never, as far as it tells."""
         once = 1 if index < len(self.seconds) and self.seconds[index] is not None else None
         return self.tries.get(str(index), once)
+
+
+class ReuseRecord(NamedTuple):
+    """
+    What the task that cuts a group's items says of those that need not run.
+
+    :param root: Folder of the store, and ``plan`` the file in it with what is reused.
+    :param total: Number of all items.
+    :param reused: Number of those that don't run, for their values are stored.
+    :param unknown: Number of those that run because they can't be told from others.
+    """
+
+    root: str
+    plan: str
+    total: int
+    reused: int
+    unknown: int = 0
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the value of the XCom."""
+        return self._asdict()
+
+
+def read_reuse(value: object) -> ReuseRecord | None:
+    """Read what was found under the key of what is reused; None if it is something else."""
+    if not isinstance(value, Mapping):
+        return None
+    root, plan = value.get("root"), value.get("plan")
+    total, reused, unknown = (_whole(value.get(name), least=0) for name in ("total", "reused", "unknown"))
+    if not isinstance(root, str) or not isinstance(plan, str) or None in (total, reused, unknown):
+        return None
+    return ReuseRecord(root=root, plan=plan, total=total or 0, reused=reused or 0, unknown=unknown or 0)
 
 
 class LostRecord(NamedTuple):

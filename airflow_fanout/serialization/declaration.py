@@ -56,6 +56,7 @@ class DeclaredGroup(NamedTuple):
     :param combined: Whether its values are folded with ``combine``.
     :param stored_items: Where its items lie, for people: ``CsvItems s3://raw/*.csv``; None if nowhere.
     :param needs_pieces: Whether they have to be written below ``[fanout] storage_path``, as far as is known.
+    :param reuses: Whether items may be left out because an earlier run's values hold.
     """
 
     group_id: str
@@ -77,6 +78,7 @@ class DeclaredGroup(NamedTuple):
     combined: bool = False
     stored_items: str | None = None
     needs_pieces: bool = False
+    reuses: bool = False
 
     @property
     def known_count(self) -> int | None:

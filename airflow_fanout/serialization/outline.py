@@ -47,7 +47,12 @@ class TaskOutline:
     @property
     def is_helper(self) -> bool:
         """Whether it is a task that this package adds, and no branch."""
-        return self.is_placeholder or self.operator == "SplitOperator"
+        return self.is_placeholder or self.is_split
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it counts branches, or cuts items into batches."""
+        return self.operator in {"SplitOperator", "ReusingSplitOperator"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Items from storage, and results to storage; the public names, imported on first use."""
+"""Items from storage, results to storage, and what is reused; the public names, imported on first use."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from airflow_fanout.storage.json_lines_items import JsonLinesItems
     from airflow_fanout.storage.object_items import ObjectItems
     from airflow_fanout.storage.parquet_items import ParquetItems
+    from airflow_fanout.storage.reuse import Reuse
     from airflow_fanout.storage.sql_items import SqlItems
 
-__all__ = ["CsvItems", "JsonLinesItems", "ObjectItems", "ParquetItems", "SqlItems"]
+__all__ = ["CsvItems", "JsonLinesItems", "ObjectItems", "ParquetItems", "Reuse", "SqlItems"]
 
 _MODULES = {
     "CsvItems": "airflow_fanout.storage.csv_items",
     "JsonLinesItems": "airflow_fanout.storage.json_lines_items",
     "ObjectItems": "airflow_fanout.storage.object_items",
     "ParquetItems": "airflow_fanout.storage.parquet_items",
+    "Reuse": "airflow_fanout.storage.reuse",
     "SqlItems": "airflow_fanout.storage.sql_items",
 }
 

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 EXECUTOR = os.environ.get("FANOUT_E2E_EXECUTOR", "LocalExecutor")
 TIMING_DAG = "timing"
-OWN_DAGS = {"truth", "reported", "repeated", "rerun", "rerun_many", "rated", "bad_items", "stored"}
+OWN_DAGS = {"truth", "reported", "repeated", "rerun", "rerun_many", "rated", "bad_items", "stored", "reuse"}
 """Files whose Dags only their own tests start, in suites of their own."""
 LIMIT_DAGS = ("limits", "limits_of_the_dag")
 LIMIT_POOLS = {"e2e_two": 2, "e2e_five": 5}

@@ -316,6 +316,7 @@ class TestItsReport:
             "failed": 2,
             "skipped": 1,
             "missing": 1,
+            "reused": 0,
             "degraded": True,
             "total_branch_seconds": 5.75,
             "longest_branch": "process_5",

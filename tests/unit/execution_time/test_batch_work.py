@@ -56,7 +56,9 @@ def by_name(*, item: str, ds: str) -> list[str]:
 def test_an_item_is_given_to_its_function(functions: Any, items: list[Any], values: list[Any]) -> None:
     work = work_of(**functions)
     bound: dict[str, dict[str, Any]] = {name: {} for name in work.functions}
-    call = work.calls(list(work.functions), items, start=4, bound=bound, context={"ds": "today"})
+    call = work.calls(
+        list(work.functions), items, indexes=range(4, 4 + len(items)), bound=bound, context={"ds": "today"}
+    )
 
     assert [call(index) for index in range(len(items))] == values
 
@@ -67,7 +69,7 @@ def test_the_log_names_arguments_that_items_share_because_they_can_not_be_copied
     given = {"lock": threading.Lock(), "names": ["a"]}
     work = work_of(only=lambda lock, names: (lock, names))
 
-    call = work.calls(["n_0", "n_1"], [NO_ITEM] * 2, start=0, bound={"": given}, context={})
+    call = work.calls(["n_0", "n_1"], [NO_ITEM] * 2, indexes=range(2), bound={"": given}, context={})
     (first_lock, first_names), (second_lock, second_names) = call(0), call(1)
     assert (first_lock is second_lock, first_names is second_names) == (True, False)
     assert caplog.messages == ["<lambda>: 'lock' can't be copied, so all items of this task share it"]
