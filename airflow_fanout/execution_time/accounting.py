@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from airflow.sdk import Asset
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -79,6 +80,7 @@ def account(
     ti.xcom_push(REPORT_KEY, judgement.report)
     group_id = None if declared.group is None else declared.group.group_id
     send_metrics(group_id, results, context, degraded=judgement.report["degraded"])
+    tell_assets(task, judgement.report, context)
     try:
         settle(declared.policy, results, judgement)
         for source in sources:
@@ -90,6 +92,19 @@ def account(
         if judgement.report["expected"]:
             command = shlex.join(["airflow", "fanout", "report", task.dag_id, ti.run_id])
             log.info("More: %s", command)
+
+
+TOLD_TO_ASSETS: tuple[Literal["expected", "succeeded", "failed", "degraded"], ...]
+TOLD_TO_ASSETS = ("expected", "succeeded", "failed", "degraded")
+"""Of the report, what is in the extra of the event of an asset that the fan-in updates."""
+
+
+def tell_assets(task: BaseOperator, report: FanInReport, context: Context) -> None:
+    """Put numbers of branches into the events of the assets among the outlets, before the author's own."""
+    for outlet in task.outlets:
+        if isinstance(outlet, Asset):
+            told: dict[str, Any] = {name: report[name] for name in TOLD_TO_ASSETS}
+            context["outlet_events"][outlet].extra.update(told)
 
 
 def find_sources(

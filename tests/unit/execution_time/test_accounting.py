@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup, task, task_group
+from airflow.sdk import DAG, Asset, AssetAlias, TaskGroup, task, task_group
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_fanout import FanInOperator, FanInResults, FanOutGroup
 from airflow_fanout.exceptions import (
@@ -287,6 +288,28 @@ class TestItsVerdict:
             "Degraded: 2 of 3 branches succeeded, 2 needed (min_success=2).",
             "  process_1: failed: ValueError: broken",
         ]
+
+    def test_an_asset_that_it_updates_is_told_how_many_branches_made_it(self) -> None:
+        asset, events = Asset("scores"), OutletEventAccessors()
+        fan_in = fan_in_of(3, min_success=2, outlets=[asset, AssetAlias("some")])
+
+        run_fan_in(fan_in, run_of("success", "failed", "success"), outlet_events=events)
+
+        assert events[asset].extra == {"expected": 3, "succeeded": 2, "failed": 1, "degraded": True}
+        assert len(events) == 1
+
+    def test_what_its_function_tells_an_asset_goes_first(self) -> None:
+        asset, events = Asset("scores"), OutletEventAccessors()
+
+        def combine(results: FanInResults, *, outlet_events: Any) -> None:
+            outlet_events[asset].extra["expected"] = "all"
+
+        run_fan_in(
+            fan_in_of(1, outlets=[asset], python_callable=combine), run_of("success"), outlet_events=events
+        )
+
+        assert events[asset].extra["expected"] == "all"
+        assert events[asset].extra["succeeded"] == 1
 
     def test_what_was_stopped_is_counted_and_named_with_the_reason(self) -> None:
         fan_in = fan_in_of(3, min_success=1, group={"stop_after_failures": 1})
