@@ -33,6 +33,7 @@ __all__ = [
     "StoredItemsError",
     "TooFewBranchesError",
     "UnreadableValueError",
+    "UnwritableResultsError",
     "UpstreamFailedError",
 ]
 
@@ -140,6 +141,19 @@ class UnreadableValueError(Exception):
         super().__init__(f"{what} can't be read: {type(cause).__name__}: {cause}")
         self.is_of_storage = not isinstance(cause, _DESERIALIZING_ERRORS)
         """Whether the storage is at fault, and not the stored value."""
+
+
+class UnwritableResultsError(Exception):
+    """
+    Raised when the storage of ``results_path`` refuses to be written; a retry runs no item again.
+
+    :param path: What was to be written.
+    :param cause: The exception of the storage.
+    """
+
+    def __init__(self, path: str, *, cause: Exception) -> None:
+        super().__init__(f"Results can't be written to {path}: {type(cause).__name__}: {cause}")
+        self.path = path
 
 
 _LOOKUP_ERRORS = (AttributeError, ImportError, LookupError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, iscoroutinefunction, signature
@@ -23,7 +23,7 @@ from airflow_fanout.operators.fan_in_checks import check_items_at_once, check_nu
 from airflow_fanout.rules.pacing import MOST_PER_SECOND, most_tasks, seconds_in
 from airflow_fanout.rules.records import MOST_SECONDS
 from airflow_fanout.rules.wording import close_to, counted, listing, typed
-from airflow_fanout.serialization.declaration import ItemExecutor
+from airflow_fanout.serialization.declaration import ItemExecutor, ResultsFormat
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 from airflow_fanout.storage.stored_items import StoredItems
 
@@ -258,6 +258,55 @@ def check_is_repeatable(owner: str, arguments: FunctionArguments) -> None:
         found = f"{arguments.signature} takes {given}, which differs from run to run"
         way_out = "bind what it needs of it, partial={'day': '{{ ds }}'}, or leave reuse out"
         raise DeclarationValueError(owner, "reuse", f"{found}; {way_out}")
+
+
+def check_results_path(
+    owner: str, results_path: object, items_per_task: object, *, combine: object, reuse: object
+) -> None:
+    """Check that the values of items can go into files, other ones in each run."""
+    if results_path is None:
+        return
+    is_path = hasattr(type(results_path), "joinpath")  # to import ObjectStoragePath takes long
+    if not isinstance(results_path, str) and not is_path and not is_run_time(results_path):
+        problem = f"expected a text, or an ObjectStoragePath, found {typed(results_path)}"
+        raise DeclarationTypeError(owner, "results_path", problem)
+    if items_per_task is None:
+        problem = "is for the values of the items of one task; give items_per_task too"
+        raise DeclarationValueError(owner, "results_path", problem)
+    if combine is not None:
+        problem = "keeps the value of each item, but combine keeps none; leave one of them out"
+        raise DeclarationValueError(owner, "results_path", problem)
+    if reuse is not None:
+        problem = "is for all values of a run, but reuse keeps values in its own store; leave one of them out"
+        raise DeclarationValueError(owner, "results_path", problem)
+    if is_run_time(results_path):
+        return
+    if "{{" not in str(results_path):
+        found = f"found {str(results_path)!r}, which is the same in every run, and one writes over another's"
+        problem = f"{found}; let each have its own folder: …/{{{{ run_id }}}}"
+        raise DeclarationValueError(owner, "results_path", problem)
+
+
+def check_results_format(owner: str, results_format: object, results_path: object) -> None:
+    """Check that values can be written so, and that they are written."""
+    jsonl, parquet = formats = get_args(ResultsFormat)
+    expected = f"expected {jsonl!r} or {parquet!r}, found"
+    if not isinstance(results_format, str):
+        raise DeclarationTypeError(owner, "results_format", f"{expected} {typed(results_format)}")
+    if results_format not in formats:
+        raise DeclarationValueError(owner, "results_format", f"{expected} {results_format!r}")
+    if results_format != jsonl and results_path is None:
+        problem = "is what the values in results_path are written as; give results_path too"
+        raise DeclarationValueError(owner, "results_format", problem)
+
+
+def check_results_folder(owner: str, results_path: object, tasks: Iterable[Any]) -> None:
+    """Check that no other group of the Dag writes its values into the same folder."""
+    for task in tasks if isinstance(results_path, str) else ():
+        if results_path == getattr(task, "partial_kwargs", {}).get("results_path"):
+            found = f"found {results_path!r}, which {task.task_group.group_id!r} has too"
+            problem = f"{found}, and they would write over each other's files; give each its own folder"
+            raise DeclarationValueError(owner, "results_path", problem)
 
 
 def check_item_retries(

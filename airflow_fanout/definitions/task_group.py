@@ -24,7 +24,13 @@ from airflow_fanout.rules.capacity import Limit, describe, effective_concurrency
 from airflow_fanout.rules.names import EACH, PLACEHOLDER, SPLIT, indexed_names, name_problem, text_problem
 from airflow_fanout.rules.pacing import seconds_in
 from airflow_fanout.rules.wording import counted, listing, typed
-from airflow_fanout.serialization.declaration import DeclaredBranch, DeclaredGroup, ItemExecutor, Mode
+from airflow_fanout.serialization.declaration import (
+    DeclaredBranch,
+    DeclaredGroup,
+    ItemExecutor,
+    Mode,
+    ResultsFormat,
+)
 from airflow_fanout.serialization.tasks import nearest_mapped_group
 from airflow_fanout.storage.stored_items import StoredItems
 
@@ -104,6 +110,13 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     :param reuse: With ``items_per_task``, a :class:`~airflow_fanout.storage.Reuse`: items whose values an
         earlier run has stored aren't run. They count as successes, and their outcomes have ``reused=True``.
         The function takes nothing of Airflow's context (``ti``, ``ds``, …), which no fingerprint can hold.
+    :param results_path: With ``items_per_task``, a folder, as a text or an ``ObjectStoragePath``, templated,
+        another one in each run: ``"s3://connection_id@bucket/scores/{{ run_id }}"``. Each task writes the
+        values of its items into a file there, ``part-<batch>-<try>.jsonl``, and its failed items into
+        ``failed-<batch>-<try>.jsonl``; XComs have only paths and numbers. A fan-in reads these files one
+        after another, and writes ``manifest.json`` beside them, whose path it returns without
+        ``python_callable``.
+    :param results_format: ``"jsonl"``, or ``"parquet"`` for the values (extra ``storage``).
     :param item_timeout: A timedelta, or seconds, after which an item has failed with ``ItemTimeoutError``. A
         process is killed, an item of an event loop is cancelled. A thread can't be stopped: it goes on, and
         its place is lost until it ends; without a place left, what has not started fails with its task.
@@ -146,6 +159,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
     combine: Callable[[Any, Any], Any] | None = attrs.field(kw_only=True, default=None)
     combine_by: Callable[[Any], str] | None = attrs.field(kw_only=True, default=None)
     reuse: Reuse | None = attrs.field(kw_only=True, default=None)
+    results_path: Any = attrs.field(kw_only=True, default=None)
+    results_format: ResultsFormat = attrs.field(kw_only=True, default="jsonl")
 
     spreads_items: bool = attrs.field(init=False, default=False)
     """Whether an item is a dict of arguments, of a function too."""
@@ -275,6 +290,10 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks.check_reuse(
             self.title, self.reuse, self.items_per_task, combine=self.combine, items=self.items
         )
+        checks.check_results_path(
+            self.title, self.results_path, self.items_per_task, combine=self.combine, reuse=self.reuse
+        )
+        checks.check_results_format(self.title, self.results_format, self.results_path)
         checks.check_item_timeout(self.title, self.item_timeout, self.items_per_task)
         checks.check_rate(self.title, self.items_per_second, self.items_per_task)
         checks.check_item_retries(self.title, self.item_retries, self.item_retry_delay, self.items_per_task)
@@ -394,6 +413,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             branches=tuple(declared_branches),
             stop_after_failures=as_declared(self.stop_after_failures),
             combined=self.combine is not None,
+            **self._declared_results,
         )
         if self.stop_after_failures is not None:
             for tasks in tasks_of_branches:
@@ -428,6 +448,18 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             add_stop(self.title, tasks, declared, self.stop_after_failures)
         return declared
 
+    @property
+    def _results_folder(self) -> Any:
+        """Where values are written, as a text if it is known when the Dag is parsed."""
+        is_known = self.results_path is not None and not is_run_time(self.results_path)
+        return str(self.results_path) if is_known else self.results_path
+
+    @property
+    def _declared_results(self) -> dict[str, Any]:
+        has_path = self.results_path is not None
+        results_format = self.results_format if has_path else None
+        return {"results_path": as_declared(self._results_folder), "results_format": results_format}
+
     def _add_batched(
         self, branches: Mapping[str, Branch], items: Mapping[str, Any] | None, settings: Mapping[str, Any]
     ) -> DeclaredGroup:
@@ -445,6 +477,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             "item_concurrency": self.item_concurrency,
             "stop_after_failures": self.stop_after_failures,
         }
+        results_path = self._results_folder
+        checks.check_results_folder(self.title, results_path, self.dag.task_dict.values())
         partial = self.partial or {}
         bound = {name: storable({**branch.bound, **partial}) for name, branch in branches.items()}
         if self.reuse is not None:
@@ -452,11 +486,16 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         split = self._add_split(**source, **limits, items_per_task=self.items_per_task)
         settings = {**settings, "task_id": EACH, "task_group": self, "dag": self.dag}
         mapped = BatchOperator.partial(
-            op_kwargs=bound, declared_group=declared.to_json(), **storable(limits), **settings
+            op_kwargs=bound,
+            results_path=storable(results_path),
+            declared_group=declared.to_json(),
+            **storable(limits),
+            **settings,
         )
         batches = mapped.expand(batch=split.output)
         add_failure_hook(batches)
-        XComArg.apply_upstream_relationship(batches, [*(items or {}).values(), *limits.values()])
+        of_run = [*(items or {}).values(), *limits.values(), results_path]
+        XComArg.apply_upstream_relationship(batches, of_run)
         return declared
 
     def _declare_mapped(self, items: Mapping[str, Any] | None, task_ids: Sequence[str]) -> DeclaredGroup:
@@ -485,6 +524,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             stored_items=self.items.title if isinstance(self.items, StoredItems) else None,
             needs_pieces=isinstance(self.items, StoredItems) and self.items.needs_pieces,
             reuses=self.reuse is not None,
+            **self._declared_results,
         )
 
     def _items_from(self, known_items: Mapping[str, Any] | None) -> str | None:

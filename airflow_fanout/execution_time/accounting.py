@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shlex
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import EmptyFanInError, FanInError, ResultTooLargeError, TooFewBranchesError
 from airflow_fanout.execution_time.ledger import collect, refuse_cleared, removed_branches
+from airflow_fanout.execution_time.manifest import Manifests
 from airflow_fanout.execution_time.metrics import send_metrics
 from airflow_fanout.execution_time.results import FanInResults
 from airflow_fanout.execution_time.wiring import (
@@ -34,7 +34,7 @@ from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 from airflow_fanout.serialization.tasks import waits_on_past
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from airflow.sdk import BaseOperator, Context
 
@@ -70,23 +70,33 @@ def account(
     Account for every branch, push the report, decide, and combine the values.
 
     :param declared: What the fan-in has declared; its prefix is the rendered one.
-    :param python_callable: Makes the fan-in's value; None for ``{name: value}``, or what was combined.
+    :param python_callable: Makes the fan-in's value; None for ``{name: value}``, what was combined, or where
+        the manifest is of values in files.
     """
     ti: Any = context["ti"]
     reader = RunReader(ti)
     sources = find_sources(task, declared, context, _map_index(context))
     results, failure = find(task, declared, sources, reader, context)
     judgement = judge(declared.policy, results, failure)
+    manifests = Manifests(task, declared, sources, context)
     ti.xcom_push(REPORT_KEY, judgement.report)
     group_id = None if declared.group is None else declared.group.group_id
     send_metrics(group_id, results, context, degraded=judgement.report["degraded"])
     tell_assets(task, judgement.report, context)
     try:
-        settle(declared.policy, results, judgement)
+        try:
+            settle(declared.policy, results, judgement)
+        except AirflowSkipException:
+            manifests.write(results, judgement.report, "skipped")
+            raise
+        except Exception:
+            manifests.write(results, judgement.report, "failed")
+            raise
         for source in sources:
             if source.reuse is not None:
                 source.reuse.store_new()
-        return combine(python_callable, op_kwargs, results, context)
+        paths = manifests.write(results, judgement.report, judgement.verdict.state)
+        return combine(python_callable, op_kwargs, results, context, paths if manifests.is_complete else ())
     finally:
         _log_report(judgement.report, declared, requests=reader.requests + 1)
         if judgement.report["expected"]:
@@ -143,7 +153,7 @@ def find(
         removed = removed_branches(states, group, task.dag.task_dict, map_index=map_index, start=start)
         pages += [] if removed is None else [removed]
     results = FanInResults(pages, combinations_of(task, declared, sources))
-    if reader.found_nothing or "missing" in results.states():
+    if reader.found_nothing or results.state_counts()["missing"]:
         refuse_cleared(reader, states, pages)
     return results, upstream_failure(task, states, sources, map_index, context)
 
@@ -156,9 +166,9 @@ def _map_index(context: Context) -> int:
 
 def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> Judgement:
     """Decide, and report."""
-    tally = Tally.of(results.states(), stopped=results.stopped_count)
+    tally = Tally.of(results.state_counts(), stopped=results.stopped_count)
     verdict = decide(tally, policy)
-    longest_seconds, longest = max(_timings(results), key=lambda timing: timing[0], default=(None, None))
+    longest_seconds, longest = results.longest() or (None, None)
     report = FanInReport(
         expected=tally.expected,
         counted=verdict.counted,
@@ -170,7 +180,7 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
         reused=results.reused_count,
         # Only a success is degraded.
         degraded=verdict.state == "degraded" and failure is None,
-        total_branch_seconds=round(math.fsum(seconds for seconds, _ in _timings(results)), 6),
+        total_branch_seconds=round(results.success_seconds(), 6),
         longest_branch=longest,
         longest_branch_seconds=longest_seconds,
         problems=[
@@ -180,13 +190,6 @@ def judge(policy: Policy, results: FanInResults, failure: Exception | None) -> J
         errors=_errors(results, policy),
     )
     return Judgement(upstream_failure=failure, verdict=verdict, report=report)
-
-
-def _timings(results: FanInResults) -> Iterator[tuple[float, str]]:
-    """Yield seconds and names of the successful branches; a list of a million would take much memory."""
-    for name, state, seconds in results.durations():
-        if state == "success" and seconds is not None:
-            yield seconds, name
 
 
 def _errors(results: FanInResults, policy: Policy) -> list[ErrorCount]:
@@ -254,8 +257,15 @@ def combine(
     op_kwargs: Mapping[str, Any],
     results: FanInResults,
     context: Context,
+    manifests: Sequence[str] = (),
 ) -> Any:
-    """Make the fan-in's value."""
+    """
+    Make the fan-in's value.
+
+    :param manifests: Their paths, if all values are in files.
+    """
+    if python_callable is None and manifests:
+        return manifests[0] if len(manifests) == 1 else list(manifests)
     if python_callable is None:
         return results.combined if results.is_combined else collected(results)
     arguments = determine_kwargs(python_callable, [results], {**context, **op_kwargs})

@@ -48,12 +48,14 @@ class BatchWork(NamedTuple):
         indexes: Sequence[int],
         bound: Mapping[str, Mapping[str, Any]],
         context: Mapping[str, Any],
+        copies_items: bool = False,
     ) -> Callable[[int], Any]:
         """
         Make the function that runs one item of a batch, by its index there.
 
         :param indexes: Of the batch's items among all items.
         :param bound: Bound arguments by the function's name, as resolved in this try.
+        :param copies_items: Whether each call gets a copy of its item, as far as that can be copied.
         """
         runs = {name: _prepare(self.functions[name], bound[name], context) for name in self.functions}
 
@@ -61,6 +63,8 @@ class BatchWork(NamedTuple):
             item = items[index]
             if isinstance(item, BrokenItem):
                 raise item.error
+            if copies_items:
+                item = _copied(item)
             run = runs.get("") or runs[names[index]]
             return run(item, indexes[index] if self.gives_index else None)
 
@@ -117,6 +121,13 @@ def per_call_copies(
     return lambda: {
         name: value if name in shared() else copy.deepcopy(value) for name, value in bound.items()
     }
+
+
+def _copied(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # such as of a lock
+        return value
 
 
 def _can_be_copied(value: object) -> bool:

@@ -15,12 +15,13 @@ from airflow_fanout.exceptions import CombineError, ItemsError
 from airflow_fanout.execution_time.combination import Combination, Entry, entries_of, is_folded
 from airflow_fanout.execution_time.results import Page, arranged
 from airflow_fanout.execution_time.reused import ReusePlan
+from airflow_fanout.execution_time.stored_results import StoredValues
 from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refuse_unfinished
-from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader
+from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader, at_once
 from airflow_fanout.rules.identity import CHANGED, Execution, Match, match_names
 from airflow_fanout.rules.instances import States, instances_of
 from airflow_fanout.rules.names import SPLIT, IndexedNames, instance_name
-from airflow_fanout.rules.outcomes import LostValue, judge_items
+from airflow_fanout.rules.outcomes import LostValue, believed, judge_items
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
     RETURN_VALUE,
@@ -31,6 +32,7 @@ from airflow_fanout.rules.records import (
     read_bounds,
     read_reuse,
 )
+from airflow_fanout.rules.run_lengths import RunLengths
 from airflow_fanout.rules.wording import on_one_line
 from airflow_fanout.serialization.stored_values import values_lie_elsewhere
 
@@ -120,9 +122,11 @@ def _ran_pages(
     names = [instance_name(source.task_id, number) for number in range(len(bounds))]
     refuse_unfinished(reader, source.task_id, states, names)
     batches = _Batches(reader, source, group, bounds, names_to_run)
-    ran = [batches.read(number, str(instance.state), start) for number, instance in instances.items()]
+    reports = [batches.report(number, str(instance.state)) for number, instance in instances.items()]
+    ran = [batches.read(report, lost, start) for report, lost in _with_what_is_lost(reports)]
     pages = [batch.page for batch in ran]
-    if not batches.all_left_values({str(instance.state) for instance in instances.values()}):
+    in_xcoms = any(page.stored is None for page in pages)
+    if in_xcoms and not batches.all_left_values({str(instance.state) for instance in instances.values()}):
         pages = [page.settle() for page in pages]
     matches = None
     in_order = None
@@ -155,6 +159,40 @@ def _bounds(reader: RunReader, split_task_id: str) -> Sequence[Bounds]:
         message = f"expected the bounds of batches from {split_task_id!r}, found {on_one_line(repr(bounds))}"
         raise ItemsError(message)
     return cuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """
+    What a batch has left.
+
+    :param files: Where its values are in files, these.
+    """
+
+    number: int
+    state: str
+    record: Record | None
+    files: StoredValues | None
+
+    @property
+    def counted_files(self) -> StoredValues | None:
+        """Files whose values count: not those of an earlier try, or of a batch that is no longer there."""
+        is_counted = self.state != "removed" and believed(self.state, self.record) is not None
+        return self.files if is_counted else None
+
+
+def _with_what_is_lost(reports: Sequence[_Report]) -> Iterator[tuple[_Report, LostValue | None]]:
+    """Ask the storage for the files of all batches, several at a time."""
+    in_files = [report for report in reports if report.files is not None]
+    # The first alone: it may have to ask Airflow for a connection.
+    lost = [_lost(report) for report in in_files[:1]]
+    lost += at_once(_lost, in_files[1:], are_elsewhere=True)
+    by_number = {report.number: each for report, each in zip(in_files, lost, strict=True)}
+    return ((report, by_number.get(report.number)) for report in reports)
+
+
+def _lost(report: _Report) -> LostValue | None:
+    return None if report.files is None else report.files.find_lost()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,41 +371,61 @@ class _Batches:
             return False
         return self._reader.value_count(self._task_id, RETURN_VALUE) == self._report_count
 
-    def read(self, number: int, state: str, start: int) -> _Batch:
-        """Read what a batch recorded; ``start`` is the group's among all."""
+    def report(self, number: int, state: str) -> _Report:
+        """Read what a batch recorded."""
         record: Record | None = None
         if state in {"success", "failed", "removed"}:
             record = self._reader.record(self._task_id, number)
+        files = None
+        if isinstance(record, BatchRecord) and record.results is not None:
+            files = StoredValues(record, record.results, instance_name(self._task_id, number))
+        return _Report(number=number, state=state, record=record, files=files)
+
+    def read(self, report: _Report, lost: LostValue | None, start: int) -> _Batch:
+        """
+        Put together what there is of a batch.
+
+        :param lost: What is lost, if its values are in files that are gone.
+        :param start: Index of the group's first branch among all.
+        """
+        number, state, record = report.number, report.state, report.record
         first, seconds, tries = self._bounds_of(number)[0], None, None
         if isinstance(record, BatchRecord):
             self._report_count += state != "removed" and record.parts is None
             first, seconds, tries = record.start, record.seconds, record.tries_of
-            names = record.item_names(self._group.label)
+            is_in_place = record.cut == self._bounds_of(number)
+            names = self._recorded_names(number, record, report.files, lost, is_in_place=is_in_place)
             is_named_here = self._group.names is not None or self._names_to_run is not None
-            if record.cut == self._bounds_of(number) and not is_named_here:
-                self._names[number], self._may_have_names = names, record.names is not None
+            if is_in_place and not is_named_here:
+                self._names[number], self._may_have_names = names, record.is_named
         else:
             names = self._names_now(number)
-        own_names = [self._prefix + name for name in names] if self._prefix else names
+        own_names = self._shown(names)
         title = instance_name(self._task_id, number)
         first_now, names_now = self._bounds_of(number)[0], self._names_now(number)
+        files = report.counted_files
+        has_values = isinstance(record, BatchRecord) and state != "removed"
+        if files is not None and self._combination is None:
+            has_values = False  # a page reads them from the files
         values = _BatchValues(
             title=title,
-            read=partial(self._read_values, number, record),
+            read=partial(self._read_values, number, record, files, names),
             names=names,
             shown_names=own_names,
-            successes=record.successes if isinstance(record, BatchRecord) and state != "removed" else (),
+            successes=record.successes if has_values else (),  # type: ignore[union-attr]
             combination=self._combination,
         )
         page = Page(
             start=start + first,
             names=own_names,
-            rulings=judge_items(state, record, len(names), "present"),
-            instances=[(self._task_id, number)] * len(names),
-            durations=[None] * len(names) if seconds is None else seconds,
-            load=values.by_index,
+            rulings=judge_items(state, record, len(names), lost or "present"),
+            instances=RunLengths([((self._task_id, number), len(names))]),
+            durations=seconds or RunLengths([(None, len(names))]),
+            load=values.by_index if files is None else lambda: dict(files.read()),
             entries=None if self._combination is None else values.entries,
             tries=tries,
+            stored=files,
+            parts=[] if files is None or lost is not None else [part.path for part in files.results.parts],
         )
         return _Batch(
             title=title,
@@ -380,8 +438,40 @@ class _Batches:
             values=values,
         )
 
-    def _read_values(self, number: int, record: Record | None) -> Any:
+    def _recorded_names(
+        self,
+        number: int,
+        record: BatchRecord,
+        files: StoredValues | None,
+        lost: LostValue | None,
+        *,
+        is_in_place: bool,
+    ) -> Sequence[str]:
+        """Names of the items that a batch ran; where they are in files that are gone, as far as known."""
+        label, now = self._group.label, None
+        if self._group.names is not None:
+            now = self._names_now(number)
+        elif lost is not None and is_in_place and record.is_named:
+            now = self._stored_names(number)
+        names = record.item_names(label, now)
+        if files is None or lost is not None or names is now or not record.is_named:
+            return names
+        return files.names()
+
+    def _shown(self, names: Sequence[str]) -> Sequence[str]:
+        """Names as the fan-in has them."""
+        if not self._prefix:
+            return names
+        if isinstance(names, IndexedNames):
+            return IndexedNames(self._prefix + names.label, len(names), first=names.indexes.start)
+        return [self._prefix + name for name in names]
+
+    def _read_values(
+        self, number: int, record: Record | None, files: StoredValues | None, names: Sequence[str]
+    ) -> Any:
         """Read the values that a batch pushed: at once, or in parts, if it died before it had reported."""
+        if files is not None:
+            return {names[index]: value for index, value in files.read()}
         parts = record.parts if isinstance(record, BatchRecord) else None
         if parts is None:
             return self._reader.value(self._task_id, number, RETURN_VALUE)

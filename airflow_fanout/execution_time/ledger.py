@@ -139,12 +139,8 @@ def refuse_cleared(reader: RunReader, states: States, pages: Iterable[Page]) -> 
     Airflow deletes what a task pushed when its next try starts; that try may have ended already.
     """
     now = reader.states()
-    outcomes = (page.outcome(index) for page in pages for index in range(len(page)))
-    names = [
-        outcome.name
-        for outcome in outcomes
-        if now.get((outcome.task_id, outcome.map_index)) != states.get((outcome.task_id, outcome.map_index))
-    ]
+    branches = (branch for page in pages for branch in page.instances())
+    names = [name for name, instance in branches if now.get(instance) != states.get(instance)]
     if names:
         refuse_running(names, "cleared while this fan-in was reading")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from airflow.sdk.observability.stats import Stats
@@ -38,8 +36,9 @@ def _send(group_id: str | None, results: FanInResults, context: Context, *, degr
     tags = {"dag_id": ti.dag_id, "task_id": ti.task_id}
     group_tag = {} if group_id is None else {"group_id": group_id}
     tags |= group_tag
-    states = Counter(results.states())
-    seconds = {"work_seconds": _work_seconds(results)}
+    states = results.state_counts()
+    # Those of all branches' last tries, as Airflow shows them; of items, of their calls.
+    seconds = {"work_seconds": results.work_seconds()}
     if (wall := _wall_seconds(context)) is not None:
         seconds["wall_seconds"] = wall
     for state, number in states.items():
@@ -52,12 +51,6 @@ def _send(group_id: str | None, results: FanInResults, context: Context, *, degr
     attributes: dict[str, str | float] = {**group_tag, "degraded": degraded, **branches, **seconds}
     span = trace.get_current_span()
     span.set_attributes({f"{PREFIX}{name}": value for name, value in attributes.items()})
-
-
-def _work_seconds(results: FanInResults) -> float:
-    """Seconds of all branches' last tries, as Airflow shows them, added up; of items, of their calls."""
-    durations = results.durations()
-    return math.fsum(s for _, state, s in durations if s is not None and state != "removed")
 
 
 def _wall_seconds(context: Context) -> float | None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from airflow_fanout.exceptions import BranchesRunningError, MergeConflictError
+from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import BranchOutcome, LostValue, Ruling
 from airflow_fanout.rules.policy import FAILED_STATES, MISSING_STATES, STATES, State
+from airflow_fanout.rules.run_lengths import RunLengths, counts, spans
 from airflow_fanout.rules.wording import counted, listing
 
 if TYPE_CHECKING:
     from airflow_fanout.execution_time.combination import Combination, Entry
+    from airflow_fanout.execution_time.stored_results import StoredValues
     from airflow_fanout.rules.identity import Match
 
 log = logging.getLogger(__name__)
@@ -38,12 +43,15 @@ class Page:
     Consecutive branches whose values are read together; all else is known when the page is made.
 
     :param start: Index of the first branch among all.
-    :param rulings: What became of each; the same object may stand for many.
+    :param rulings: What became of each. This and the other sequences take the memory of their changes where
+        they are :class:`RunLengths`.
     :param instances: Task id and map index of each one's last task.
     :param tries: How often the branch of an index was called; None where that is not known.
     :param load: Reads the values of the successful ones: by index within the page, a :class:`LostValue` in
         place of one that is gone. Where values are combined, only of those that are gone.
     :param entries: Where values are combined, reads them, or what was made of them, in declared order.
+    :param stored: Where values are in files, these; they are read one after another, and not kept.
+    :param parts: Paths of the files whose values count.
     """
 
     def __init__(
@@ -57,15 +65,17 @@ class Page:
         load: Callable[[], Mapping[int, Any]],
         entries: Callable[[], Iterable[Entry]] | None = None,
         tries: Callable[[int], int | None] | None = None,
+        stored: StoredValues | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
         self.states = _states(rulings)
-        for state in dict.fromkeys(self.states):
+        for start_of_run, _, state in spans(self.states):
             if state not in STATES:
-                task_id, _ = instances[self.states.index(state)]
+                task_id, _ = instances[start_of_run]
                 message = f"{task_id!r} is finished in a state that is not known: {state!r}"
                 raise ValueError(message)
         self.names, self.durations, self._tries = names, durations, tries
-        self._entries = entries
+        self._entries, self.stored, self.parts = entries, stored, parts
         self._start, self._rulings, self._instances = start, rulings, instances
         self._load: Callable[[], Mapping[int, Any]] | None = load
         self._values: Mapping[int, Any] = {}
@@ -76,6 +86,7 @@ class Page:
         outcomes: Sequence[BranchOutcome],
         start: int = 0,
         entries: Callable[[], Iterable[Entry]] | None = None,
+        parts: Sequence[str] = (),
     ) -> Self:
         """Make a page of outcomes with their values; the first one's index among all is ``start``."""
         return cls(
@@ -95,6 +106,7 @@ class Page:
             tries=[outcome.tries for outcome in outcomes].__getitem__,
             load=lambda: {index: outcome.value for index, outcome in enumerate(outcomes)},
             entries=entries,
+            parts=parts,
         ).settle()
 
     def __len__(self) -> int:
@@ -104,7 +116,17 @@ class Page:
     @cached_property
     def stopped_count(self) -> int:
         """Number of branches that ``stop_after_failures`` did not let start."""
-        return sum(ruling.is_stopped for ruling in self._rulings)
+        return sum(stop - start for start, stop, ruling in spans(self._rulings) if ruling.is_stopped)
+
+    @property
+    def state_counts(self) -> Counter[State]:
+        """How many branches there are by state."""
+        return counts(self.states)
+
+    def indexes(self, states: Collection[State]) -> Iterator[int]:
+        """Indexes of the branches in these states, in order."""
+        runs = (range(start, stop) for start, stop, state in spans(self.states) if state in states)
+        return chain.from_iterable(runs)
 
     @property
     def reused_names(self) -> Iterator[str]:
@@ -114,15 +136,62 @@ class Page:
     @cached_property
     def reused_count(self) -> int:
         """Number of branches whose value is that of an earlier run."""
-        return sum(ruling.is_reused for ruling in self._rulings)
+        return sum(stop - start for start, stop, ruling in spans(self._rulings) if ruling.is_reused)
 
     def settle(self) -> Self:
         """Read the values now and keep them; a success whose value is gone becomes missing."""
-        if self._load is not None:
+        if self.stored is None and self._load is not None:
             self._values, self._load = self._load(), None
             self._rulings = [r.of_value(self._values.get(index)) for index, r in enumerate(self._rulings)]
             self.states = _states(self._rulings)
         return self
+
+    def instances(self) -> Iterator[tuple[str, tuple[str, int]]]:
+        """Name of each branch, with its instance; of items in files, only those of their task instance."""
+        if self.stored is not None:
+            runs = spans(self._instances)
+            yield from ((instance_name(*instance), instance) for _, _, instance in runs)
+            return
+        for name, ruling, instance in zip(self.names, self._rulings, self._instances, strict=True):
+            yield name, ruling.culprit or instance
+
+    def success_seconds(self) -> Iterator[tuple[float, str | None]]:
+        """Durations of the branches that succeeded, with their names; of items in files, those together."""
+        if self.stored is None:
+            timed = zip(self.names, self.states, self.durations, strict=True)
+            yield from ((s, name) for name, state, s in timed if state == "success" and s is not None)
+        elif "success" in self.states and self.stored.results.success_seconds is not None:
+            yield self.stored.results.success_seconds, None
+
+    def longest(self) -> tuple[float, str] | None:
+        """Duration and name of the success that took longest; None if none is known."""
+        if self.stored is None:
+            timed = ((s, name) for s, name in self.success_seconds() if name is not None)
+            return max(timed, key=lambda timing: timing[0], default=None)
+        longest = self.stored.results.longest
+        if longest is None or "success" not in self.states:
+            return None
+        return longest.seconds, self.names[longest.position]
+
+    def work_seconds(self) -> Iterator[float]:
+        """Durations of all branches but the removed; of items in files, those together."""
+        if self.stored is None:
+            timed = zip(self.states, self.durations, strict=True)
+            yield from (s for state, s in timed if s is not None and state != "removed")
+        elif self.stored.results.seconds is not None:
+            yield self.stored.results.seconds
+
+    def value_at(self, index: int, pairs: Iterator[tuple[int, Any]]) -> Any:
+        """Take the value of a success out of those that are read in order; raises if it is not among them."""
+        found, value = next(pairs, (-1, None))
+        if found != index:
+            raise self._gone([index])
+        return value
+
+    def _gone(self, indexes: Sequence[int]) -> BranchesRunningError:
+        names = [self.names[index] for index in indexes]
+        message = f"Values are gone since they were counted: {listing(names)}"
+        return BranchesRunningError(message, names=names)
 
     @property
     def is_combined(self) -> bool:
@@ -138,21 +207,21 @@ class Page:
         """Return the values by index; raises if one is gone since it was counted as a success."""
         values = self._values if self._load is None else self._load()
         gone = [index for index, value in values.items() if isinstance(value, LostValue)]
-        if lost := [self.names[index] for index in gone if self.states[index] == "success"]:
-            message = f"Values are gone since they were counted: {listing(lost)}"
-            raise BranchesRunningError(message, names=lost)
+        if lost := [index for index in gone if self.states[index] == "success"]:
+            raise self._gone(lost)
         return values
 
     def outcome(self, index: int, value: Any = None) -> BranchOutcome:
         """Return the outcome of a branch within the page, with the value that was read."""
         ruling = self._rulings[index]
         task_id, map_index = ruling.culprit or self._instances[index]
+        error = ruling.error if self.stored is None else self.stored.error(index, ruling.error)
         return BranchOutcome(
             name=self.names[index],
             index=self._start + index,
             state=cast("State", ruling.state),
             value=value if ruling.state == "success" else None,
-            error=ruling.error,
+            error=error,
             task_id=task_id,
             map_index=map_index,
             duration=self.durations[index],
@@ -162,7 +231,9 @@ class Page:
         )
 
 
-def _states(rulings: Iterable[Ruling]) -> list[State]:
+def _states(rulings: Sequence[Ruling]) -> Sequence[State]:
+    if isinstance(rulings, RunLengths):
+        return cast("Sequence[State]", rulings.map(attrgetter("state")))
     return cast("list[State]", [ruling.state for ruling in rulings])
 
 
@@ -179,9 +250,11 @@ def arranged(
     :param matches: Their executions are indexes among all that the pages tell of.
     :param instance_at: Task id and map index of what would run the branch at a position.
     """
-    outcomes = list(_Ledger([page.settle() for page in pages]).outcomes(STATES))
+    pages = [page.settle() for page in pages]
+    outcomes = list(_Ledger(pages).outcomes(STATES))
+    parts = [path for page in pages for path in page.parts]
     arranged_outcomes = [_arranged(each, outcomes, instance_at(n)) for n, each in enumerate(matches)]
-    return Page.of(arranged_outcomes, start, entries)
+    return Page.of(arranged_outcomes, start, entries, parts)
 
 
 def _arranged(match: Match, outcomes: Sequence[BranchOutcome], instance: tuple[str, int]) -> BranchOutcome:
@@ -239,22 +312,34 @@ class _Ledger:
     def states(self) -> Iterator[State]:
         return chain.from_iterable(page.states for page in self.pages)
 
+    def state_counts(self) -> Counter[State]:
+        return sum((page.state_counts for page in self.pages), Counter())
+
     def outcomes(self, states: Collection[State]) -> Iterator[BranchOutcome]:
         """Outcomes of the branches in these states, in order, page by page."""
         for number, page in enumerate(self.pages):
-            indexes = [index for index, state in enumerate(page.states) if state in states]
-            has_values = not page.is_combined and any(page.states[index] == "success" for index in indexes)
-            values = self._read(number) if has_values else {}
-            yield from (page.outcome(index, values.get(index)) for index in indexes)
+            has_values = not page.is_combined and "success" in states and "success" in page.states
+            values = self._pairs(number) if has_values else iter(())
+            for index in page.indexes(states):
+                has_value = has_values and page.states[index] == "success"
+                yield page.outcome(index, page.value_at(index, values) if has_value else None)
 
     def values(self) -> Iterator[tuple[str, Any]]:
         """Names and values of the branches that succeeded, in order, page by page."""
         for number, page in enumerate(self.pages):
             if "success" in page.states:
-                values = self._read(number)
-                for index, (name, state) in enumerate(zip(page.names, page.states, strict=True)):
-                    if state == "success":
-                        yield name, values.get(index)
+                pairs, names = self._pairs(number), page.names
+                for index in page.indexes({"success"}):
+                    yield names[index], page.value_at(index, pairs)
+
+    def _pairs(self, number: int) -> Iterator[tuple[int, Any]]:
+        """Indexes and values of the successes of a page; those that are in files are not kept."""
+        page = self.pages[number]
+        if page.stored is not None:
+            self._log_progress(number)
+            return page.stored.read()
+        values = self._read(number)
+        return ((index, values.get(index)) for index in page.indexes({"success"}))
 
     @cached_property
     def _positions(self) -> Mapping[str, int]:
@@ -396,7 +481,7 @@ class FanInResults(_PagedMapping):
 
     @cached_property
     def _success_count(self) -> int:
-        return sum(state == "success" for state in self._ledger.states())
+        return self.state_counts()["success"]
 
     def __repr__(self) -> str:
         """Return how many of the declared branches succeeded."""
@@ -431,6 +516,16 @@ class FanInResults(_PagedMapping):
     def reused_count(self) -> int:
         """How many these are."""
         return sum(page.reused_count for page in self._ledger.pages)
+
+    @property
+    def parts(self) -> list[str]:
+        """
+        Paths of the files that hold the values of groups with ``results_path``, in declared order.
+
+        Each batch has written one, or several if its task died on its last try. What is not among them is
+        of another try, or of another run, and does not count.
+        """
+        return [path for page in self._ledger.pages for path in page.parts]
 
     @property
     def combined(self) -> Any:
@@ -510,6 +605,29 @@ class FanInResults(_PagedMapping):
     def states(self) -> Iterator[State]:
         """State of every declared branch, in declared order; reads no values."""
         return self._ledger.states()
+
+    def state_counts(self) -> Counter[State]:
+        """How many of the declared branches there are by state; reads no values."""
+        return self._ledger.state_counts()
+
+    def success_seconds(self) -> float:
+        """Durations of the branches that succeeded, added up; reads no values."""
+        return math.fsum(s for page in self._ledger.pages for s, _ in page.success_seconds())
+
+    def work_seconds(self) -> float:
+        """Durations of all branches but the removed, added up; reads no values."""
+        return math.fsum(chain.from_iterable(page.work_seconds() for page in self._ledger.pages))
+
+    def longest(self) -> tuple[float, str] | None:
+        """Duration and name of the branch that took longest of those that succeeded; None if unknown."""
+        longest = filter(None, (page.longest() for page in self._ledger.pages))
+        return max(longest, key=lambda timing: timing[0], default=None)
+
+    @property
+    def failed_paths(self) -> list[str]:
+        """Paths of the files of failed items of groups with ``results_path``, in declared order."""
+        paths = (page.stored.results.failed_path for page in self._ledger.pages if page.stored is not None)
+        return [path for path in paths if path is not None]
 
     @property
     def stopped_count(self) -> int:

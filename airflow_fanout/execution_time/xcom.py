@@ -173,9 +173,15 @@ class RunReader:
         return answer
 
 
-def at_once(read: Callable[[Thing], Read], things: Sequence[Thing]) -> list[Read]:
-    """Read things in order, several at a time if values lie elsewhere; requests still go one by one."""
-    if not values_lie_elsewhere() or answered_in_process():
+def at_once(
+    read: Callable[[Thing], Read], things: Sequence[Thing], *, are_elsewhere: bool = False
+) -> list[Read]:
+    """
+    Read things in order, several at a time if values lie elsewhere; requests still go one by one.
+
+    :param are_elsewhere: Whether these are in files, wherever XComs are.
+    """
+    if not (are_elsewhere or values_lie_elsewhere()) or answered_in_process():
         return [read(each) for each in things]
     with ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="fan-in-bodies") as readers:
         return list(readers.map(read, things))

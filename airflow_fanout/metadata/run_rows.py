@@ -275,7 +275,8 @@ def names_of_silent_batches(
     """
     from airflow.models.xcom import XComModel
 
-    told = {run.key: run.batch_record.cut for run in instances if run.batch_record is not None}
+    records = {run.key: run.batch_record for run in instances}
+    told = {key: record.cut for key, record in records.items() if record is not None and record.knows_names}
     waiting: set[tuple[str, int]] = set()
     if values_lie_elsewhere():
         waiting = {run.key for run in instances if run.state not in FINISHED}

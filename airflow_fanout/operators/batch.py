@@ -26,6 +26,7 @@ from airflow_fanout.execution_time.item_retries import ItemRetries
 from airflow_fanout.execution_time.items import has_templates, read_at_once, source_and_functions
 from airflow_fanout.execution_time.recording import core_count, peak_memory_bytes, redacted_error
 from airflow_fanout.execution_time.stopping import item_stop_reason
+from airflow_fanout.execution_time.stored_results import ResultsWriter, recorded_columns, written_values
 from airflow_fanout.execution_time.transport import is_of_values, refused_values
 from airflow_fanout.execution_time.xcom import (
     RunReader,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from airflow_fanout.exceptions import CombineError
     from airflow_fanout.execution_time.batch_work import BatchWork
     from airflow_fanout.execution_time.combination import Combination
+    from airflow_fanout.rules.records import StoredResults
     from airflow_fanout.serialization.declaration import ItemExecutor
 
 
@@ -77,6 +79,8 @@ class BatchOperator(BaseOperator):
 
     It pushes its value first, ``{name: value}`` of the items that succeeded (if all have ended, and the group
     has ``combine``: what that made of them, ``[[key, value], …]``), and then a record of all items.
+    With ``results_path`` the values go into a file there, and the XCom names it:
+    ``{"part": path, "succeeded": 499, "failed": 1, "skipped": 0, "failed_items": path or None}``.
     Then it fails if an item did, so that Airflow retries it, and a retry runs only what has failed or not
     ended. Whatever ends the task between the two leaves a value that nothing refers to, never the reverse.
 
@@ -85,10 +89,13 @@ class BatchOperator(BaseOperator):
         (templated)
     :param item_concurrency: As the group has it; None for one at a time, or, of a mapping of functions, all.
     :param stop_after_failures: As the group has it.
+    :param results_path: Folder of the files that values go into, in place of an XCom. (templated)
     :param declared_group: The group as the serialized Dag holds it, for those who have no Dag file.
     """
 
-    template_fields: Sequence[str] = ("batch", "op_kwargs", "item_concurrency", "stop_after_failures")
+    template_fields: Sequence[str] = (
+        *("batch", "op_kwargs", "item_concurrency", "stop_after_failures", "results_path"),
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"op_kwargs": "py"}
     ui_color = "#dae8fc"
 
@@ -99,6 +106,7 @@ class BatchOperator(BaseOperator):
         op_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
         item_concurrency: Any = None,
         stop_after_failures: Any = None,
+        results_path: Any = None,
         declared_group: str = "",
         **kwargs: Any,
     ) -> None:
@@ -107,6 +115,7 @@ class BatchOperator(BaseOperator):
         self.op_kwargs = op_kwargs or {}
         self.item_concurrency = item_concurrency
         self.stop_after_failures = stop_after_failures
+        self.results_path = results_path
         self.numbers_of_run = names_of_run(
             item_concurrency=item_concurrency, stop_after_failures=stop_after_failures
         )
@@ -126,10 +135,12 @@ class BatchOperator(BaseOperator):
             for function, arguments in self.op_kwargs.items()
         }
         batch = self._batch(context, items, bound)
+        writer = self._results_writer(context["ti"], items, is_named=is_named)
         checkpoints = self._checkpoints(context, items, bound)
         checkpoints.restore(batch)
         batch.prepare()
-        report = partial(self._report, context["ti"], labels, labels if is_named else None)
+        names = labels if is_named else None
+        report = partial(self._report, context["ti"], labels, names, writer=writer)
         with AlarmThread(batch, give_up=partial(self._end_process, batch, report)):
             try:
                 return self._run(context["ti"], batch, checkpoints, labels, report)
@@ -154,7 +165,8 @@ class BatchOperator(BaseOperator):
         make_requests_in_a_thread()
         parts = ValueParts()
         so_far = partial(report, unfinished=KILLED, parts=parts)
-        self._beside = CheckpointThread(self.log, batch, checkpoints, so_far)
+        are_in_files = self.results_path is not None
+        self._beside = CheckpointThread(self.log, batch, checkpoints, so_far, writes_failures=are_in_files)
         to_run = counted(len(batch.pending), "item", "items")
         self.log.info("%s to run, %s done by an earlier try", to_run, batch.reused)
         with self._beside:
@@ -276,11 +288,34 @@ class BatchOperator(BaseOperator):
         """Render an item as Airflow does those of a static group."""
         return self.render_template(item, context) if has_templates(item) else item
 
+    def _results_writer(self, ti: Any, items: Mapping[str, Any], *, is_named: bool) -> ResultsWriter | None:
+        if self.results_path is None:
+            return None
+        return ResultsWriter(
+            str(self.results_path),
+            self._group.results_format,
+            ti=ti,
+            start=self.batch[0],
+            labels=list(items),
+            items=[
+                None if item is NO_ITEM or isinstance(item, BrokenItem) else item for item in items.values()
+            ],
+            is_named=is_named,
+            log=self.log,
+        )
+
     def _batch(self, context: Any, items: Mapping[str, Any], bound: Mapping[str, Mapping[str, Any]]) -> Batch:
         ti, work, labels = context["ti"], self._work, list(items)
         return Batch(
             len(items),
-            work.calls(labels, list(items.values()), indexes=self._indexes, bound=bound, context=context),
+            work.calls(
+                labels,
+                list(items.values()),
+                indexes=self._indexes,
+                bound=bound,
+                context=context,
+                copies_items=self.results_path is not None,  # who failed is written with its item
+            ),
             on_failure=self._log_tracebacks(labels),
             on_trouble=lambda index, trouble: self.log.warning("%s: %s", on_one_line(labels[index]), trouble),
             executor=self._executor,
@@ -408,6 +443,7 @@ class BatchOperator(BaseOperator):
         batch: Batch,
         unfinished: str = UNFINISHED,
         *,
+        writer: ResultsWriter | None = None,
         folded: list[list[Any]] | None = None,
         parts: ValueParts | None = None,
     ) -> Any:
@@ -415,6 +451,7 @@ class BatchOperator(BaseOperator):
         Push the values, and then the record; return the values.
 
         :param unfinished: Error of items that have not ended, unless enough failures have stopped them.
+        :param writer: Where values go into files, what writes them.
         :param folded: What to push in place of the values by name, if they have been folded.
         :param parts: Where values go of a batch that has not ended, of which few are pushed again.
         """
@@ -423,7 +460,12 @@ class BatchOperator(BaseOperator):
         for index in batch.pending if stopped is None else ():
             batch.fail(index, unfinished)
         values: Any = None
-        if parts is not None:
+        stored: StoredResults | None = None
+        if writer is not None:
+            stored = writer.write(batch, parts)
+            if parts is None:
+                ti.xcom_push(RETURN_VALUE, values := written_values(batch, stored))
+        elif parts is not None:
             push = partial(self._push_values, ti, batch, labels)
             parts.push(_with_status(batch, ITEM_SUCCEEDED), push)
         elif folded is None:
@@ -435,29 +477,21 @@ class BatchOperator(BaseOperator):
             map_index=ti.map_index,
             start=self.batch[0],
             split=self.batch[2],
-            names=names,
             statuses="".join(result.status for result in results),
-            errors={
-                str(index): result.error for index, result in enumerate(results) if result.error is not None
-            },
             stopped=stopped,
-            tries={
-                str(index): result.tries
-                for index, result in enumerate(results)
-                if result.tries != (result.seconds is not None)
-            },
-            seconds=[result.seconds for result in results],
-            cpu_seconds=[result.cpu_seconds for result in results],
+            **(_columns(results, names) if stored is None else recorded_columns(batch, stored)),
             peak_memory_bytes=peak_memory_bytes(),
             cores=core_count(),
             concurrency=batch.concurrency,
-            parts=None if parts is None else parts.number or None,
+            parts=None if parts is None or stored is not None else parts.number or None,
             elapsed=batch.elapsed,
             task_cpu_seconds=batch.cpu_seconds,
             rate_wait_seconds=round(batch.rate_wait_seconds, 6),
             idle_seconds=round(batch.idle_seconds, 6),
         )
         ti.xcom_push(RECORD_KEY, record.to_xcom())
+        if writer is not None:
+            writer.delete_replaced()
         self.do_xcom_push = False  # it is there already; a post_execute of the author's is still given it
         return values
 
@@ -514,6 +548,19 @@ def _with_status(batch: Batch, status: str) -> dict[int, ItemResult]:
     """Results of the items that have ended so, in the order of the items."""
     results = ((index, batch.results.get(index)) for index in range(batch.size))
     return {index: result for index, result in results if result is not None and result.status == status}
+
+
+def _columns(results: Sequence[ItemResult], names: list[str] | None) -> dict[str, Any]:
+    """What the record of a batch says of every item, where its values are in an XCom."""
+    return {
+        "names": names,
+        "errors": {str(index): r.error for index, r in enumerate(results) if r.error is not None},
+        "tries": {
+            str(index): r.tries for index, r in enumerate(results) if r.tries != (r.seconds is not None)
+        },
+        "seconds": [result.seconds for result in results],
+        "cpu_seconds": [result.cpu_seconds for result in results],
+    }
 
 
 def _failure_message(failed: Mapping[int, ItemResult], labels: Sequence[str]) -> str:

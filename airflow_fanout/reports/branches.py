@@ -341,7 +341,7 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
         if run.map_index < len(bounds):
             first = starts[run.map_index]
         if run.batch_record is not None:
-            first, names = run.batch_record.start, run.batch_record.item_names(group.label)
+            first, names = run.batch_record.start, run.batch_record.item_names(group.label, names)
         batches.append((run, first, names))
     is_whole = [run.map_index for run in task_runs] == list(range(len(bounds)))
     is_whole = is_whole and group.count in {None, sum(map(len, now))}
@@ -385,7 +385,8 @@ def items_of_batch(facts: RunFacts, group_id: str, number: int) -> Sequence[Bran
         bounds = _bounds(facts, group, [run]) or [(0, 0, 0)]
         cut = bounds[number] if number < len(bounds) else bounds[-1]
         known = run.batch_record
-        names = _names_now(facts, group, number, cut) if known is None else known.item_names(group.label)
+        names = _names_now(facts, group, number, cut)
+        names = names if known is None else known.item_names(group.label, names)
         batches.append(_batch_items(run, names))
     return ItemRuns(batches)
 
@@ -411,15 +412,16 @@ def _bounds(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun])
 
 def _names_now(facts: RunFacts, group: DeclaredGroup, number: int, cut: Bounds) -> Sequence[str]:
     """Names of the items that are now at the positions of a batch."""
-    for task_run in facts.find(group.each, number):
-        record = task_run.batch_record
-        if record is not None and record.cut == cut:
-            return record.item_names(group.label)
     first, stop, _ = cut
     names: Sequence[str] = IndexedNames(group.label, stop - first, first=first)
     if group.names is not None:
         names = group.names[first:stop]
-    return facts.batch_names.get((group.prefix + SPLIT, number), names)
+    names = facts.batch_names.get((group.prefix + SPLIT, number), names)
+    for task_run in facts.find(group.each, number):
+        record = task_run.batch_record
+        if record is not None and record.cut == cut:
+            return record.item_names(group.label, names)
+    return names
 
 
 def _are_same(some: Sequence[str], others: Sequence[str]) -> bool:
@@ -433,7 +435,7 @@ def _batch_items(task_run: TaskRun, names: Sequence[str]) -> BatchItems:
     parts = None if record is None else record.parts
     keys = [RETURN_VALUE] if parts is None else map(part_key, range(parts))
     value: ValueState = "present"
-    for key in keys:
+    for key in keys if record is None or record.results is None else ():  # files are not looked for here
         if value == "present":
             value = task_run.values.get(key, "absent")
     return BatchItems(

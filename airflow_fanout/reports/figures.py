@@ -116,6 +116,7 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         *_rate_wait(group),
         *_left(group),
         *_stored_items(group),
+        *_results(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
 
@@ -161,6 +162,11 @@ def _stored_items(group: GroupReport) -> Iterator[tuple[str, str, str]]:
         yield "Items", "from storage", shortened(group.stored_items, MOST_OF_PATH)
 
 
+def _results(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    if group.results_path is not None:
+        yield "Results", "in files", shortened(group.results_path, MOST_OF_PATH)
+
+
 def _limit(group: GroupReport) -> tuple[str, str]:
     if group.limit is not None:
         return f"{group.effective_concurrency:,}", group.limit
@@ -178,5 +184,6 @@ def _slowest(group: GroupReport) -> Iterator[tuple[str, str, str]]:
         note = f"wall of the others, {format_seconds(group.saved_without_slowest_seconds)} less"
         yield "Without it", format_seconds(group.wall_without_slowest_seconds), note
     for slow in group.items.slowest[:1] if group.items is not None else ():
-        note = f"the median; the slowest is {shortened(slow.name)} with {format_seconds(slow.seconds)}"
+        median = "the median" if group.outcomes.median_work_seconds is not None else "the median is not known"
+        note = f"{median}; the slowest is {shortened(slow.name)} with {format_seconds(slow.seconds)}"
         yield "Per item", format_seconds(group.outcomes.median_work_seconds), note

@@ -171,6 +171,7 @@ class GroupReport(Outcomes):
     many items of a batch could run at once; overhead of batches is beside the time in which their items ran.
     ``rate_wait_seconds`` are those in which batches could have started an item but for the rate, added up.
     ``stored_items`` is where items from storage lie, as it was declared; None of any others.
+    ``results_path`` is the folder into which batches write values; of a group that keeps them in XComs None.
     ``segments`` are the times that a time line shows, from a start to an end: long idle times between them
     are left out. ``usual_wall_seconds`` is the median wall of the last ten runs before, known while the run
     is on, and ``expected_left_seconds`` what is left of it; 0 if that is over.
@@ -201,6 +202,7 @@ class GroupReport(Outcomes):
     usual_wall_seconds: float | None = None
     expected_left_seconds: float | None = None
     stored_items: str | None = None
+    results_path: str | None = None
     hosts: tuple[HostLoad, ...] = ()
     segments: tuple[tuple[datetime, datetime], ...] = ()
     branches: tuple[BranchReport, ...] = ()

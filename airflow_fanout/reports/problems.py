@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from airflow_fanout.reports.group_report import ErrorCount, Outcomes, Problem
 from airflow_fanout.reports.runs import PROBLEMS, ItemRuns
 from airflow_fanout.rules.error_kinds import NAMED, Failure, kind_key, kinds_of
+from airflow_fanout.rules.run_lengths import spans
 from airflow_fanout.rules.wording import shown_error, shown_name
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def _failed(run: GroupRun) -> Iterator[_Failed]:
                 first = batch.rulings[0]
                 yield _Failed(first.state, first.error, len(batch), partial(batch.__getitem__, 0))
                 continue
-            for index, ruling in enumerate(batch.rulings):
-                if ruling.state in PROBLEMS:
+            for start, stop, ruling in spans(batch.rulings):
+                for index in range(start, stop) if ruling.state in PROBLEMS else ():
                     yield _Failed(ruling.state, ruling.error, 1, partial(batch.__getitem__, index))
         return
     silent_batches = {

@@ -27,8 +27,10 @@ from airflow_fanout.reports.problems import batch_of, failed_step, outcomes, tas
 from airflow_fanout.reports.rerun import causes_before
 from airflow_fanout.reports.runs import ItemRuns
 from airflow_fanout.reports.timing import (
+    SlowBranch,
     count_states,
     segments,
+    slowness,
     sum_of_known,
     summarize,
     summarize_work,
@@ -45,10 +47,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from airflow_fanout.reports.group_capacity import SchedulingLimits
-    from airflow_fanout.reports.runs import BranchRun, GroupRun, RunFacts, TaskRun
+    from airflow_fanout.reports.runs import BatchItems, BranchRun, GroupRun, RunFacts, TaskRun
     from airflow_fanout.reports.timing import GroupSummary, Span, Times
     from airflow_fanout.rules.capacity import Capacity
-    from airflow_fanout.rules.records import BatchRecord
+    from airflow_fanout.rules.records import BatchRecord, StoredResults
     from airflow_fanout.serialization.declaration import DeclaredGroup, ItemExecutor
     from airflow_fanout.serialization.outline import DagOutline
 
@@ -128,6 +130,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         item_executor=_item_executor(run),
         retried_items=len(extra_calls),
         extra_calls=sum(extra_calls),
+        results_path=_results_path(run),
         rate_wait_seconds=sum_of_known(record.rate_wait_seconds for record in _batch_records(run)),
         usual_wall_seconds=median(walls) if walls else None,
         expected_left_seconds=expected_left(walls, summary.wall_seconds),
@@ -199,10 +202,9 @@ def _items_per_task(facts: RunFacts, group: DeclaredGroup) -> int | None:
 
 def _item_executor(run: GroupRun) -> ItemExecutor | None:
     """Where items of batches ran; None on an event loop, where nobody can tell their CPU seconds."""
-    if run.group is None or not any(filter(None, (r.cpu_seconds for r in _batch_records(run)))):
+    if run.group is None or not any(record.knows_cpu_seconds for record in _batch_records(run)):
         return None
-    is_loop = all(cpu is None for record in _batch_records(run) for cpu in record.cpu_seconds)
-    return None if is_loop else run.group.item_executor or "thread"
+    return run.group.item_executor or "thread"
 
 
 def _item_concurrency(run: GroupRun) -> int | None:
@@ -213,6 +215,14 @@ def _item_concurrency(run: GroupRun) -> int | None:
 def _batch_records(run: GroupRun) -> list[BatchRecord]:
     records = [task_run.batch_record for batch in run.batches or () for task_run in batch.task_runs]
     return [record for record in records if record is not None]
+
+
+def _results_path(run: GroupRun) -> str | None:
+    """Folder of the files with values, as far as a batch has written one; else as it was declared."""
+    for record in _batch_records(run):
+        for part in record.results.parts if record.results is not None else ():
+            return part.path.rpartition("/")[0]
+    return None if run.group is None else run.group.results_path
 
 
 def _takes_batches(outline: DagOutline, run: GroupRun) -> bool:
@@ -276,8 +286,37 @@ def _summary_of_items(run: GroupRun) -> GroupSummary:
     columns = [
         (batch.names, list(map(attrgetter("state"), batch.rulings)), batch.seconds, batch.cpu_seconds)
         for batch in run.branches.batches
+        if batch.stored is None
     ]
-    return summarize_work(columns, states=run.states, slowest=SLOWEST_ITEMS)
+    summary = summarize_work(columns, states=run.states, slowest=SLOWEST_ITEMS)
+    stored = [(batch, batch.stored) for batch in run.branches.batches if batch.stored is not None]
+    return _with_sums(summary, stored, slowest=SLOWEST_ITEMS) if stored else summary
+
+
+def _with_sums(
+    summary: GroupSummary, stored: Sequence[tuple[BatchItems, StoredResults]], *, slowest: int
+) -> GroupSummary:
+    """Add what batches with values in files tell of their items together; there is no median then."""
+    named = [
+        SlowBranch(
+            name=batch.names[slow.position],
+            seconds=slow.seconds,
+            state=batch.rulings[slow.position].state,
+            measure="work",
+        )
+        for batch, results in stored
+        for slow in results.slowest
+        if slow.position < len(batch)
+    ]
+    return replace(
+        summary,
+        recorded=summary.recorded + sum(results.recorded for _, results in stored),
+        work_seconds=sum_of_known([summary.work_seconds, *(results.seconds for _, results in stored)]),
+        cpu_seconds=sum_of_known([summary.cpu_seconds, *(results.cpu_seconds for _, results in stored)]),
+        slowest=tuple(sorted([*summary.slowest, *named], key=slowness)[:slowest]),
+        median_work_seconds=None,
+        median_without_slowest_seconds=None,
+    )
 
 
 def _so_far(branch: BranchRun, now: datetime) -> BranchRun:

@@ -8,21 +8,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, overload
 
-from airflow_fanout.reports.timing import BranchTiming, TaskTry, last_try, seconds_between, sum_of_known
+from airflow_fanout.reports.timing import BranchTiming, TaskTry, last_try, seconds_between
 from airflow_fanout.rules.instances import InstanceState
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.outcomes import WAITING, believed
 from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord, Record, read_record
+from airflow_fanout.rules.run_lengths import spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from airflow_fanout.rules.outcomes import Ruling, ValueState
-    from airflow_fanout.rules.records import Bounds, ReuseRecord
+    from airflow_fanout.rules.records import Bounds, ReuseRecord, StoredResults
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
@@ -97,7 +97,7 @@ class TaskRun:
             case BranchRecord() as record:
                 seconds, cpu_seconds = record.seconds, record.cpu_seconds
             case BatchRecord() as record:
-                seconds, cpu_seconds = sum_of_known(record.seconds), record.task_cpu_seconds
+                seconds, cpu_seconds = record.work_seconds, record.task_cpu_seconds
             case _:
                 return timing
         memory = record.peak_memory_bytes
@@ -168,12 +168,21 @@ class BatchItems:
     @cached_property
     def states(self) -> Counter[str]:
         """How many items there are by state."""
-        return Counter(map(attrgetter("state"), self.rulings))
+        states = Counter[str]()
+        for start, stop, ruling in spans(self.rulings):
+            states[ruling.state] += stop - start
+        return states
 
     @cached_property
     def stopped(self) -> int:
         """How many ``stop_after_failures`` kept from starting."""
-        return sum(map(attrgetter("is_stopped"), self.rulings))
+        return sum(stop - start for start, stop, ruling in spans(self.rulings) if ruling.is_stopped)
+
+    @property
+    def stored(self) -> StoredResults | None:
+        """Where its values are in files, what it recorded of that; then there are no columns of seconds."""
+        record = self.task_run.batch_record
+        return None if record is None else record.results
 
 
 class ItemRuns(Sequence[BranchRun]):

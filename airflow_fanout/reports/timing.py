@@ -220,7 +220,7 @@ def summarize_work(
         for index, seconds in enumerate(column)
         if seconds is not None and longest and seconds >= longest[-1] and of_items[index] != "skipped"
     ]
-    named.sort(key=_slowness)
+    named.sort(key=slowness)
     durations.sort()
     return GroupSummary(
         states=count_states(states),
@@ -368,11 +368,12 @@ def _slowest(timings: Sequence[BranchTiming], number: int) -> tuple[list[SlowBra
         for seconds, timing in known
         if seconds >= shortest
     ]
-    slow.sort(key=_slowness)
+    slow.sort(key=slowness)
     return slow[:number], durations
 
 
-def _slowness(branch: SlowBranch) -> tuple[float, Any]:
+def slowness(branch: SlowBranch) -> tuple[float, Any]:
+    """Sort key that puts the slowest first."""
     return -branch.seconds, natural_key(branch.name)
 
 

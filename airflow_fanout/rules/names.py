@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from enum import Enum
 from functools import partial
@@ -121,6 +123,41 @@ def _value_names(argument: str, values: Sequence[Any]) -> list[str]:
         for value in values
     ]
     return [_UNUSABLE.sub("_", text) or indexed_name(argument, place) for place, text in enumerate(texts)]
+
+
+class PartlyKnownNames(Sequence[str]):
+    """
+    Names of items of which only some are known; the others are told apart by their index among all.
+
+    :param label: Id of their group, without its parents'.
+    :param known: Names by index within these.
+    """
+
+    def __init__(self, label: str, count: int, *, first: int, known: Mapping[int, str]) -> None:
+        self._label, self._indexes, self._known = label, range(first, first + count), known
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        index = range(len(self))[place]
+        return self._known.get(index) or f"{self._label} item {self._indexes[index]}"
+
+
+def names_digest(names: Iterable[str]) -> str:
+    """Make a short text that tells names from others."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(json.dumps(name).encode())
+    return digest.hexdigest()[:20]
 
 
 def instance_name(task_id: str, map_index: int) -> str:

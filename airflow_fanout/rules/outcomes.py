@@ -15,9 +15,10 @@ from airflow_fanout.rules.records import (
     BranchRecord,
     LostRecord,
 )
+from airflow_fanout.rules.run_lengths import RunLengths, spans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_fanout.rules.instances import InstanceState
     from airflow_fanout.rules.policy import State
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 MARKED_BY_HAND = "it was marked success by hand, and pushed nothing"
 
 LOST_VALUE = "it returned a value, which is no longer stored"
+
+CHANGED_VALUE = "it returned a value, and what is stored was changed since"
 
 NO_EXCEPTION_RECORDED = (
     "no exception was recorded: the task's process never started, or ended before it could report one"
@@ -79,14 +82,17 @@ class LostValue:
     A value that was pushed and whose body in object storage is gone.
 
     :param path: Where it was; "" if that is not known.
+    :param is_changed: Whether something else is there now.
     """
 
     path: str = ""
+    is_changed: bool = False
 
     @property
     def error(self) -> str:
         """Why there is no value."""
-        return f"{LOST_VALUE}: {self.path}" if self.path else LOST_VALUE
+        why = CHANGED_VALUE if self.is_changed else LOST_VALUE
+        return f"{why}: {self.path}" if self.path else why
 
 
 ValueState = LostValue | Literal["present", "absent"]
@@ -164,19 +170,33 @@ def judge_branch(reader: Reader, tasks: BranchTasks, key: str = RETURN_VALUE) ->
     return Ruling(state=state)
 
 
-def judge_items(state: str | None, record: Record | None, count: int, value: ValueState) -> list[Ruling]:
-    """Decide what became of each item of a batch, by its task instance's state, its record and its value."""
+def judge_items(state: str | None, record: Record | None, count: int, value: ValueState) -> Sequence[Ruling]:
+    """
+    Decide what became of each item of a batch, by its task instance's state, its record and its value.
+
+    Where values are in files, what many items in a row have in common takes the memory of one.
+    """
     record = None if state == "removed" else believed(state, record)
     if not isinstance(record, BatchRecord) or len(record.statuses) != count:
-        return [_judge_silent_batch(state, record)] * count
+        return RunLengths([(_judge_silent_batch(state, record), count)])
     success = Ruling(state="success")
     if value != "present" and state != UP_FOR_RETRY:
         lost = value if isinstance(value, LostValue) else LostValue()
         success = Ruling(state="missing", error=lost.error)
+    if record.results is not None:
+        return RunLengths(_judge_spans(state, record, success))
     return [
         success if status == ITEM_SUCCEEDED else _judge_item(state, record, index, status)
         for index, status in enumerate(record.statuses)
     ]
+
+
+def _judge_spans(state: str | None, record: BatchRecord, success: Ruling) -> Iterator[tuple[Ruling, int]]:
+    for start, stop, status in spans(record.statuses):
+        if status == ITEM_SUCCEEDED:
+            yield success, stop - start
+        else:
+            yield from ((_judge_item(state, record, index, status), 1) for index in range(start, stop))
 
 
 def _judge_item(state: str | None, record: BatchRecord, index: int, status: str) -> Ruling:

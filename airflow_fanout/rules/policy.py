@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from decimal import Decimal
 
 
@@ -98,8 +98,8 @@ class Tally(NamedTuple):
     stopped: int
 
     @classmethod
-    def of(cls, states: Iterable[State], *, stopped: int = 0) -> Tally:
-        """Count states; ``stopped`` is how many of the skipped were stopped."""
+    def of(cls, states: Iterable[State] | Mapping[State, int], *, stopped: int = 0) -> Tally:
+        """Count states, or take their numbers; ``stopped`` is how many of the skipped were stopped."""
         counts = Counter(states)
         return cls(
             expected=counts.total() - counts["removed"],

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from airflow_fanout.rules.names import IndexedNames, batch_name
+from airflow_fanout.rules.names import IndexedNames, PartlyKnownNames, batch_name, names_digest
 from airflow_fanout.rules.wording import on_one_line
+
+if TYPE_CHECKING:
+    from airflow_fanout.rules.run_lengths import RunLengths
 
 RETURN_VALUE = "return_value"
 """XCom key of what a task returns."""
@@ -33,7 +36,7 @@ SKIPPED_KEY = "skipmixin_key"
 
 BATCH = "batch"
 
-RARE = ("tries", "rate_wait_seconds", "idle_seconds")
+RARE = ("tries", "rate_wait_seconds", "idle_seconds", "results")
 """What a batch records only where there is something to say."""
 
 MOST, MOST_ITEMS, MOST_SECONDS = 2**63, 2_000_000, 3.2e9
@@ -77,6 +80,70 @@ class BranchRecord(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
+class StoredPart(NamedTuple):
+    """
+    A file of values that a batch has written.
+
+    :param path: Where it is.
+    :param rows: Number of values in it.
+    :param size: Bytes that it takes.
+    :param version: What tells it from another one at that path: the store's ETag, or the time of its change.
+    """
+
+    path: str
+    rows: int
+    size: int
+    version: str
+
+
+class ItemSeconds(NamedTuple):
+    """Seconds of one item's last call; its position within the batch, and its name."""
+
+    position: int
+    name: str
+    seconds: float
+
+
+class StoredResults(NamedTuple):
+    """
+    Where the values of a batch's items are, and what its record says of the items in place of columns.
+
+    :param parts: Files of the values, each item's in one: a single one, unless the batch has not ended.
+    :param failed_path: File of the items that failed; None if none did.
+    :param names_digest: Digest of the items' names; None if they are numbered.
+    :param names: Names of the items that did not succeed, by index as text, unless they are numbered.
+    :param skips: Index of the first, and of that after the last, of skipped items in a row with one reason.
+    :param recorded: Number of items whose last call ended, and ``seconds`` of these calls together.
+    :param success_seconds: Seconds of these that items took which succeeded.
+    :param longest: Success that took longest; None if none is known.
+    :param slowest: Items that took longest, the skipped left out, the longest first.
+    :param cpu_seconds: CPU seconds of the calls; None where they can't be told.
+    """
+
+    parts: Sequence[StoredPart] = ()
+    failed_path: str | None = None
+    names_digest: str | None = None
+    names: Mapping[str, str] = MappingProxyType({})
+    skips: Sequence[tuple[int, int, str]] = ()
+    recorded: int = 0
+    seconds: float | None = None
+    success_seconds: float | None = None
+    longest: ItemSeconds | None = None
+    slowest: Sequence[ItemSeconds] = ()
+    cpu_seconds: float | None = None
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return what the XCom of the record has of it."""
+        return {
+            **self._asdict(),
+            "parts": [list(part) for part in self.parts],
+            "names": dict(self.names),
+            "skips": [list(skip) for skip in self.skips],
+            "longest": None if self.longest is None else list(self.longest),
+            "slowest": [list(slow) for slow in self.slowest],
+        }
+
+
 class BatchRecord(NamedTuple):
     """
     What a batch says of its items.
@@ -102,13 +169,16 @@ class BatchRecord(NamedTuple):
         by itself can't tell, for of threads that compute all but one wait.
     :param rate_wait_seconds: Those of ``elapsed`` in which an item could have started but for the rate.
     :param idle_seconds: Those in which no item ran, for all waited for the rate or for their next try.
+    :param results: Where the values are, if they are not in an XCom. Then nothing here grows with the number
+        of items that succeed: there are neither ``names`` nor seconds, and ``errors`` are those of the first
+        failures.
     """
 
     map_index: int = 0
     start: int = 0
     split: int = 0
     names: list[str] | None = None
-    statuses: str = ""
+    statuses: Sequence[str] = ""
     errors: Mapping[str, str] = MappingProxyType({})
     stopped: str | None = None
     tries: Mapping[str, int] = MappingProxyType({})
@@ -122,21 +192,64 @@ class BatchRecord(NamedTuple):
     task_cpu_seconds: float | None = None
     rate_wait_seconds: float | None = None
     idle_seconds: float | None = None
+    results: StoredResults | None = None
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom."""
         own = self._asdict() | {"errors": dict(self.errors), "tries": dict(self.tries)}
         own = {name: value for name, value in own.items() if name not in RARE or value}
-        return {"state": BATCH, **own, "seconds": [*self.seconds], "cpu_seconds": [*self.cpu_seconds]}
+        if self.results is None:
+            return {"state": BATCH, **own, "seconds": [*self.seconds], "cpu_seconds": [*self.cpu_seconds]}
+        from airflow_fanout.rules.run_lengths import RunLengths  # only such a batch needs it
+
+        statuses = [list(run) for run in RunLengths((status, 1) for status in self.statuses).runs]
+        columns = {"names", "seconds", "cpu_seconds", "parts"}
+        own = {name: value for name, value in own.items() if name not in columns}
+        return {"state": BATCH, **own, "statuses": statuses, "results": self.results.to_xcom()}
 
     @property
     def cut(self) -> Bounds:
         """Index of its first item, and of the one after its last, and the try that cut it."""
         return self.start, self.start + len(self.statuses), self.split
 
-    def item_names(self, label: str) -> Sequence[str]:
-        """Names of its items; those without names of their own have numbers after a label."""
-        return self.names or IndexedNames(label, len(self.statuses), first=self.start)
+    def item_names(self, label: str, now: Sequence[str] | None = None) -> Sequence[str]:
+        """
+        Names of its items; those without names of their own have numbers after a label.
+
+        :param now: Names of what is to be run there now, which say all names if they are those that it ran.
+        """
+        results = self.results
+        if results is None or results.names_digest is None:
+            return self.names or IndexedNames(label, len(self.statuses), first=self.start)
+        if now is not None and len(now) == len(self.statuses) and names_digest(now) == results.names_digest:
+            return now
+        named = {int(index): name for index, name in results.names.items()}
+        return PartlyKnownNames(label, len(self.statuses), first=self.start, known=named)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its items have names of their own."""
+        return self.names is not None or (self.results is not None and self.results.names_digest is not None)
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether it has the names of all its items: not if those of its successes are in files."""
+        return self.results is None or self.results.names_digest is None
+
+    @property
+    def work_seconds(self) -> float | None:
+        """Seconds of the last calls of all items together; None if none has ended."""
+        if self.results is not None:
+            return self.results.seconds
+        known = [seconds for seconds in self.seconds if seconds is not None]
+        return math.fsum(known) if known else None
+
+    @property
+    def knows_cpu_seconds(self) -> bool:
+        """Whether the CPU seconds of an item can be told."""
+        if self.results is not None:
+            return self.results.cpu_seconds is not None
+        return any(seconds is not None for seconds in self.cpu_seconds)
 
     @property
     def successes(self) -> list[int]:
@@ -149,13 +262,27 @@ class BatchRecord(NamedTuple):
         return None if self.elapsed is None else max(0.0, self.elapsed - (self.idle_seconds or 0.0))
 
     def error(self, index: int) -> str | None:
-        """Why an item failed or was skipped."""
-        return _text(self.errors.get(str(index)))
+        """Why an item failed or was skipped; of a failure that is told elsewhere, where."""
+        error = _text(self.errors.get(str(index)))
+        if self.results is None or error is not None:
+            return error
+        if self.statuses[index] == ITEM_FAILED:
+            return self.told_elsewhere
+        return next((reason for start, stop, reason in self.results.skips if start <= index < stop), None)
+
+    @property
+    def told_elsewhere(self) -> str | None:
+        """What the record says of a failure that is told in a file; None if there is no such file."""
+        path = None if self.results is None else self.results.failed_path
+        return None if path is None else f"its error is in {path}"
 
     def tries_of(self, index: int) -> int | None:
         """How often an item was called, over all tries of the batch; None if never, as far as it tells."""
-        once = 1 if index < len(self.seconds) and self.seconds[index] is not None else None
-        return self.tries.get(str(index), once)
+        if self.results is not None:
+            was_called = self.statuses[index] not in {ITEM_STOPPED, ITEM_PENDING}
+        else:
+            was_called = index < len(self.seconds) and self.seconds[index] is not None
+        return self.tries.get(str(index), 1 if was_called else None)
 
 
 class ReuseRecord(NamedTuple):
@@ -235,15 +362,25 @@ def _read_branch(value: Mapping[str, Any]) -> BranchRecord | None:
 
 def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
     """Read the record of a batch; None if a part that says something of every item is not whole."""
-    statuses, names, errors = value.get("statuses"), value.get("names"), value.get("errors")
+    statuses: Any = value.get("statuses")
+    names, errors, results = value.get("names"), value.get("errors"), None
+    if (stored := value.get("results")) is not None:
+        statuses, results = _read_statuses(statuses), _read_results(stored)
+        if results is None:
+            return None
+        # There are none.
+        value = {**value, "seconds": [], "cpu_seconds": [], "parts": None}
+        names = None
     map_index, start = _whole(value.get("map_index"), least=0), _whole(value.get("start"), least=0)
-    if not isinstance(statuses, str) or not isinstance(errors, Mapping) or map_index is None or start is None:
+    has_statuses = isinstance(statuses, str) if results is None else statuses is not None
+    if not has_statuses or not isinstance(errors, Mapping):
         return None
-    if len(statuses) > MOST_ITEMS:
+    if map_index is None or start is None or len(statuses) > MOST_ITEMS:
         return None
     seconds: Any = value.get("seconds")
     cpu_seconds: Any = value.get("cpu_seconds")
-    if not all(isinstance(each, list) and len(each) == len(statuses) for each in (seconds, cpu_seconds)):
+    columns = () if results is not None else (seconds, cpu_seconds)
+    if not all(isinstance(each, list) and len(each) == len(statuses) for each in columns):
         return None
     if names is not None and not (
         isinstance(names, list) and len(names) == len(statuses) and set(map(type, names)) <= {str}
@@ -268,7 +405,70 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         rate_wait_seconds=seconds_of(value.get("rate_wait_seconds")),
         idle_seconds=seconds_of(value.get("idle_seconds")),
         task_cpu_seconds=seconds_of(value.get("task_cpu_seconds")),
+        results=results,
     )
+
+
+def _read_statuses(value: object) -> RunLengths[str] | None:
+    from airflow_fanout.rules.run_lengths import RunLengths  # no Dag file needs it
+
+    runs: list[tuple[str, int]] = []
+    for run in value if isinstance(value, list) else [None]:
+        match run:
+            case [str(status), int(count)] if len(status) == 1 and 0 < count <= MOST_ITEMS:
+                runs.append((status, count))
+            case _:
+                return None
+    return RunLengths(runs)
+
+
+def _read_results(value: object) -> StoredResults | None:
+    """Read where the values of a batch are; None unless all of that is whole."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("parts"), list):
+        return None
+    parts = []
+    for part in value["parts"]:
+        match part:
+            case [str(path), int(count), int(size), str(version)]:
+                parts.append(StoredPart(path, count, size, version))
+            case _:
+                return None
+    failed_path, digest = value.get("failed_path"), value.get("names_digest")
+    names, slowest = value.get("names"), value.get("slowest")
+    timed = [_item_seconds(slow) for slow in (slowest if isinstance(slowest, list) else ())]
+    return StoredResults(
+        parts=tuple(parts),
+        failed_path=failed_path if isinstance(failed_path, str) else None,
+        names_digest=digest if isinstance(digest, str) else None,
+        names={
+            index: name
+            for index, name in (names if isinstance(names, Mapping) else {}).items()
+            if index.isdecimal() and isinstance(name, str)
+        },
+        skips=_read_skips(value.get("skips")),
+        recorded=_whole(value.get("recorded"), least=0) or 0,
+        seconds=seconds_of(value.get("seconds")),
+        success_seconds=seconds_of(value.get("success_seconds")),
+        longest=_item_seconds(value.get("longest")),
+        slowest=[slow for slow in timed if slow is not None],
+        cpu_seconds=seconds_of(value.get("cpu_seconds")),
+    )
+
+
+def _item_seconds(value: object) -> ItemSeconds | None:
+    match value:
+        case [int(index), str(name), int(seconds) | float(seconds)] if seconds_of(seconds) is not None:
+            return ItemSeconds(index, name, float(seconds))
+    return None
+
+
+def _read_skips(value: object) -> list[tuple[int, int, str]]:
+    skips = []
+    for skip in value if isinstance(value, list) else ():
+        match skip:
+            case [int(start), int(stop), str(reason)]:
+                skips.append((start, stop, on_one_line(reason)))
+    return skips
 
 
 def name_in(record: Record | None, group_id: str) -> str | None:

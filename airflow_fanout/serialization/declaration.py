@@ -30,6 +30,10 @@ ItemExecutor = Literal["thread", "process"]
 """Where the items of a batch run that are not ``async def``."""
 
 
+ResultsFormat = Literal["jsonl", "parquet"]
+"""What values of items are written as, where they go into files."""
+
+
 class DeclaredBranch(NamedTuple):
     """One branch as declared."""
 
@@ -57,6 +61,7 @@ class DeclaredGroup(NamedTuple):
     :param stored_items: Where its items lie, for people: ``CsvItems s3://raw/*.csv``; None if nowhere.
     :param needs_pieces: Whether they have to be written below ``[fanout] storage_path``, as far as is known.
     :param reuses: Whether items may be left out because an earlier run's values hold.
+    :param results_path: Folder into which batches write values, with its templates, in ``results_format``.
     """
 
     group_id: str
@@ -79,6 +84,8 @@ class DeclaredGroup(NamedTuple):
     stored_items: str | None = None
     needs_pieces: bool = False
     reuses: bool = False
+    results_path: str | AtRunTime | None = None
+    results_format: ResultsFormat | None = None
 
     @property
     def known_count(self) -> int | None:

@@ -15,6 +15,7 @@ from jinja2 import UndefinedError
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError, FanInError, SettingError
 from airflow_fanout.execution_time.accounting import combine, find_sources, judge, settle
 from airflow_fanout.execution_time.arguments import is_run_time
+from airflow_fanout.execution_time.manifest import Manifests
 from airflow_fanout.operators.fan_in import FanInOperator
 from airflow_fanout.rules.wording import listing, typed
 from airflow_fanout.serialization.tasks import nearest_mapped_group
@@ -114,7 +115,9 @@ def simulate(
     if exception is not None:
         return _simulation(exception, None, judgement.report)
     arguments = {} if operator.python_callable is None else _arguments(operator, op_kwargs or {}, given)
-    value, exception = _attempt(lambda: combine(operator.python_callable, arguments, results, given))
+    manifests = Manifests(operator, declared, sources, given)
+    paths = manifests.paths(results) if manifests.is_complete and operator.python_callable is None else []
+    value, exception = _attempt(lambda: combine(operator.python_callable, arguments, results, given, paths))
     return _simulation(exception, value, judgement.report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,20 @@ from airflow_fanout.reports.branches import group_runs
 from airflow_fanout.reports.runs import TaskRun
 from airflow_fanout.rules.identity import NEVER_RAN
 from airflow_fanout.rules.instances import FINISHED
-from airflow_fanout.rules.names import SPLIT
+from airflow_fanout.rules.names import SPLIT, names_digest
 from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED, LostValue, missing_reason
 from airflow_fanout.rules.policy import Policy
-from airflow_fanout.rules.records import RETURN_VALUE, BatchRecord, Bounds, LostRecord, batch_key
+from airflow_fanout.rules.records import (
+    RETURN_VALUE,
+    BatchRecord,
+    Bounds,
+    LostRecord,
+    StoredResults,
+    batch_key,
+    read_record,
+)
 from airflow_fanout.serialization.outline import FanInOutline, TaskOutline
+from airflow_fanout.storage.parts import Row, write_part
 from airflow_fanout.testing.simulated_run import SimulatedRun, SimulatedSettings
 from tests.unit.fake_run import FakeRun, source_of
 from tests.unit.run_facts import NOON, batched, facts_of, mapped, static
@@ -292,6 +302,28 @@ def fan_in_over(outcomes: Sequence[BranchOutcome], *, key: str = RETURN_VALUE, *
         return FanInOperator(task_id="combine", fan_out=fan_out, key=key)
 
 
+FILES = tempfile.TemporaryDirectory()
+
+
+def in_files(record: dict[str, Any], labels: Sequence[str], *, is_named: bool) -> dict[str, Any]:
+    """Write the values of a batch into a file, and make the record that it leaves then."""
+    told: Any = read_record(record)
+    rows = [
+        Row(label, told.start + index, f"value of {told.start + index}")
+        for index, (label, status) in enumerate(zip(labels, told.statuses, strict=True))
+        if status == "S"
+    ]
+    path = f"{FILES.name}/{names_digest([*labels, told.statuses, str(told.start)])}.jsonl"
+    results = StoredResults(
+        parts=[write_part(path, rows, "jsonl", lambda row, error: None)],
+        names_digest=names_digest(labels) if is_named else None,
+        names={str(n): labels[n] for n, status in enumerate(told.statuses) if status != "S"},
+        skips=[(n, n + 1, "no data") for n, status in enumerate(told.statuses) if status == "K"],
+    )
+    errors = {index: error for index, error in told.errors.items() if told.statuses[int(index)] == "F"}
+    return told._replace(results=results, errors=errors, names=None).to_xcom()  # type: ignore[no-any-return]
+
+
 @st.composite
 def static_runs(draw: st.DrawFn) -> Run:
     names = [f"b_{index}" for index in range(draw(st.integers(1, 4)))]
@@ -408,6 +440,9 @@ def batched_runs(draw: st.DrawFn) -> Run:
     bounds = [(start, min(start + 2, len(now)), 2) for start in range(0, len(now), 2)]
     lie, by_id = draw(lies), {}
     size = draw(st.sampled_from([2, 2, 3]))
+    # Names of successes are in files, where a report doesn't look: it knows them as long as nothing changed.
+    may_be_in_files = not are_named or (then == now and size == 2)
+    are_in_files = may_be_in_files and draw(st.booleans())
     for number, start in enumerate(range(0, len(then), size)):
         names = then[start : start + size]
         labels = names if are_named else [f"docs_{start + index}" for index in range(len(names))]
@@ -428,6 +463,8 @@ def batched_runs(draw: st.DrawFn) -> Run:
             seconds=[None] * len(statuses),
             cpu_seconds=[None] * len(statuses),
         ).to_xcom()
+        if are_in_files:
+            record = in_files(record, labels, is_named=are_named)
         batch = Instance(
             state=draw(st.sampled_from([state for state in STATES if state != "removed"])),
             record=draw(st.sampled_from([record] * len(RECORDS) + RECORDS)),

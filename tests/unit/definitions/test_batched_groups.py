@@ -5,16 +5,19 @@ import inspect
 import operator
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, BaseOperator, task, task_group
+from airflow.sdk import DAG, BaseOperator, ObjectStoragePath, task, task_group
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import DeclarationError, FanInError
+from airflow_fanout.exceptions import DeclarationError, DeclarationValueError, FanInError
 from airflow_fanout.execution_time.recording import record_failure
+from airflow_fanout.rules.policy import AT_RUN_TIME
 from airflow_fanout.serialization.declaration import DeclaredGroup
+from airflow_fanout.storage import Reuse
 from tests.unit.fake_run import FakeRun, run_fan_in
 from tests.unit.refused import wrong_type, wrong_value
 
@@ -193,6 +196,30 @@ REFUSED = [
     wrong_value(
         "combine: folds the values of the items of one task; give it", items_per_task=None, combine=max
     ),
+    wrong_value(
+        "results_path: is for the values of the items of one task; give items_per_task",
+        items_per_task=None,
+        results_path="/to/{{ run_id }}",
+    ),
+    wrong_value("results_path: found '/to/here', which is the same in every run", results_path="/to/here"),
+    wrong_value(
+        "results_path: keeps the value of each item, but combine keeps none",
+        results_path="/to/{{ run_id }}",
+        combine=max,
+    ),
+    wrong_value(
+        "results_path: .* but reuse keeps values in its own store",
+        results_path="/to/{{ run_id }}",
+        reuse=Reuse("/to/store", version="1"),
+    ),
+    wrong_type("results_path: expected a text, or an ObjectStoragePath, found 3", results_path=3),
+    wrong_value(
+        "results_format: expected 'jsonl' or 'parquet', found 'csv'",
+        results_path="/to/{{ run_id }}",
+        results_format="csv",
+    ),
+    wrong_type("results_format: expected 'jsonl' or 'parquet', found None", results_format=None),
+    wrong_value("results_format: .*; give results_path too", results_format="parquet"),
     wrong_value("combine_by: gives the key .*; give combine= too", combine_by=str),
     wrong_type("combine: expected a plain function of 2 values, found 'sum'", combine="sum"),
     wrong_type("combine: expected .*, found a @task, text; give the function without", combine=text),
@@ -250,6 +277,33 @@ def test_values_may_be_combined_by_any_function_of_two(dag: DAG, combine: Any, c
     assert not declare(group_id="other").declared.combined
     each: Any = dag.get_task("g.each")
     assert DeclaredGroup.from_json(each.partial_kwargs["declared_group"]) == group.declared
+
+
+@pytest.mark.parametrize("path", [Path("/to/{{ run_id }}"), ObjectStoragePath("file:///to/{{ run_id }}")])
+def test_a_path_of_results_may_be_a_path(dag: DAG, path: Any) -> None:
+    group = declare(results_path=path, results_format="parquet")
+
+    assert (group.declared.results_path, group.declared.results_format) == (str(path), "parquet")
+    each: Any = dag.get_task("g.each")
+    assert each.partial_kwargs["results_path"] == str(path)
+
+
+def test_a_path_of_results_may_be_known_at_run_time(dag: DAG) -> None:
+    @task
+    def folder() -> str:
+        return "/to/here"
+
+    group = declare(results_path=folder())
+
+    assert group.declared.results_path == AT_RUN_TIME
+    assert "folder" in dag.get_task("g.each").upstream_task_ids
+
+
+def test_two_groups_with_one_folder_are_refused() -> None:
+    declare(results_path="/to/{{ run_id }}")
+
+    with pytest.raises(DeclarationValueError, match="which 'g' has too, and they would write over each"):
+        declare(group_id="other", results_path="/to/{{ run_id }}")
 
 
 def test_none_at_all_are_combined_too() -> None:
