@@ -509,7 +509,8 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             names=tuple(items) if is_named and items is not None else None,
             count=None if items is None else len(items),
             each=tuple(task_ids),
-            items_from=self._items_from(items),
+            items_from=None if items is not None else self._items_from(),
+            cut_from=() if items is not None else self._cut_from(),
             stop_after_failures=as_declared(self.stop_after_failures),
             max_concurrency=self.max_concurrency,
             items_per_task=as_declared(self.items_per_task),
@@ -527,14 +528,17 @@ class FanOutGroup(TaskGroup, ResolveMixin):
             **self._declared_results,
         )
 
-    def _items_from(self, known_items: Mapping[str, Any] | None) -> str | None:
-        if self.mode != "mapped" or known_items is not None:
-            return None
-        if self.split_task_id is not None:
-            return self.split_task_id
-        source, _ = source_and_functions(self.items)
-        is_one_task = isinstance(source, PlainXComArg) and not source.operator.is_mapped
-        return source.operator.task_id if is_one_task else None
+    def _items_from(self) -> str | None:
+        source, _ = source_and_functions(self.count if self.items is None else self.items)
+        if isinstance(source, PlainXComArg) and not source.operator.is_mapped:
+            return source.operator.task_id
+        return self.split_task_id if self.mode == "mapped" else None
+
+    def _cut_from(self) -> tuple[str, ...]:
+        if (self.mode == "mapped" and self.split_task_id is None) or self.reuse is not None:
+            return ()
+        sources = XComArg.iter_xcom_references([self.count, self.items])
+        return tuple(sorted({task.task_id for task, _ in sources}))
 
     def _add_split(self, **arguments: Any) -> SplitOperator:
         from airflow_fanout.operators.split import SplitOperator, split_task_settings

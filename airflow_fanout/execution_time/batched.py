@@ -19,8 +19,8 @@ from airflow_fanout.execution_time.stored_results import StoredValues
 from airflow_fanout.execution_time.wiring import cleared_items, lost_items, refuse_unfinished
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE, RunReader, at_once
 from airflow_fanout.rules.identity import CHANGED, Execution, Match, match_names
-from airflow_fanout.rules.instances import States, instances_of
-from airflow_fanout.rules.names import SPLIT, IndexedNames, instance_name
+from airflow_fanout.rules.instances import States, instances_of, runs_mark
+from airflow_fanout.rules.names import SPLIT, IndexedNames, indexed_names, instance_name
 from airflow_fanout.rules.outcomes import LostValue, believed, judge_items
 from airflow_fanout.rules.records import (
     ITEM_FAILED,
@@ -31,6 +31,7 @@ from airflow_fanout.rules.records import (
     part_key,
     read_bounds,
     read_reuse,
+    source_mark_in,
 )
 from airflow_fanout.rules.run_lengths import RunLengths
 from airflow_fanout.rules.wording import on_one_line
@@ -51,7 +52,8 @@ def batch_pages(reader: RunReader, states: States, source: Source, start: int) -
 
     Requests: one for the bounds of the batches, one to count their values, and two for each batch, its record
     and its values; one more for each part of one that died before it reported. The names of its items take
-    one, if it died so, or ran what was cut before.
+    one, if it died so, or ran what was cut before. If the items' task has run again since they were cut: what
+    it takes to ask that.
     """
     if source.group is None or source.never_expands(states):
         return
@@ -118,10 +120,13 @@ def _ran_pages(
     """
     group: Any = source.group
     instances = instances_of(states, source.task_id)
-    bounds = _bounds(reader, group.prefix + SPLIT)
+    bounds, mark = _bounds(reader, group.prefix + SPLIT)
     names = [instance_name(source.task_id, number) for number in range(len(bounds))]
     refuse_unfinished(reader, source.task_id, states, names)
-    batches = _Batches(reader, source, group, bounds, names_to_run)
+    yielded = None
+    if source.ask_items is not None and mark != runs_mark(states, group.cut_from):
+        yielded = source.ask_items()
+    batches = _Batches(reader, source, group, bounds, names_to_run, yielded=yielded)
     reports = [batches.report(number, str(instance.state)) for number, instance in instances.items()]
     ran = [batches.read(report, lost, start) for report, lost in _with_what_is_lost(reports)]
     pages = [batch.page for batch in ran]
@@ -147,7 +152,8 @@ def _ran_pages(
     yield arranged(pages, matches, start, instance_at, in_order)
 
 
-def _bounds(reader: RunReader, split_task_id: str) -> Sequence[Bounds]:
+def _bounds(reader: RunReader, split_task_id: str) -> tuple[Sequence[Bounds], str | None]:
+    """Bounds of each batch, and which run of the items' task was cut."""
     try:
         bounds = reader.value(split_task_id, -1, RETURN_VALUE)
     except FileNotFoundError as gone:  # the body of an object-storage XCom
@@ -158,7 +164,7 @@ def _bounds(reader: RunReader, split_task_id: str) -> Sequence[Bounds]:
     if cuts is None:
         message = f"expected the bounds of batches from {split_task_id!r}, found {on_one_line(repr(bounds))}"
         raise ItemsError(message)
-    return cuts
+    return cuts, source_mark_in(bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,8 +352,10 @@ class _Batches:
         group: DeclaredGroup,
         bounds: Sequence[Bounds],
         names_to_run: Sequence[str] | None = None,
+        *,
+        yielded: tuple[Sequence[str] | None, int] | None = None,
     ) -> None:
-        self._names_to_run = names_to_run
+        self._names_to_run, self._yielded = names_to_run, yielded
         self._reader, self._task_id, self._group, self._bounds = reader, source.task_id, group, bounds
         self._prefix = group.prefix if source.by_prefix else ""
         self._may_have_names, self._combination = source.may_have_names, source.combination
@@ -483,16 +491,21 @@ class _Batches:
 
     def are_in_place(self, batches: Sequence[_Batch]) -> bool:
         """Whether the batches ran what is to be run now, and no more and no less."""
+        if self._yielded is not None:
+            return False
         total = self._bounds[-1][1] if self._bounds else 0
         count = self._group.count if self._names_to_run is None else len(self._names_to_run)
         is_whole = len(batches) == len(self._bounds) and count in {None, total}
         return is_whole and all(batch.is_in_place and not batch.is_removed for batch in batches)
 
     def expected(self) -> Sequence[str]:
-        """Names of what was declared, or of what was cut last."""
+        """Names of what was declared, or of what was cut last, or yielded since."""
         names: Sequence[str]
         if self._names_to_run is not None:
             names = self._names_to_run
+        elif self._yielded is not None:
+            now, count = self._yielded
+            names = list(indexed_names(self._group.label, count) if now is None else now)
         elif self._group.count is None:
             names = [name for number in range(len(self._bounds)) for name in self._names_now(number)]
         else:

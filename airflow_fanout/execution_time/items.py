@@ -53,6 +53,19 @@ def read_at_once(value: Any, read: Callable[[Any], Sequence[Any]] = lambda value
     return [result[index] for index in range(len(result))]
 
 
+def whole_count(owner: str, count: object) -> int:
+    """Return a number of branches that came at run time; ``ItemsError`` if it is none."""
+    if isinstance(count, str) and count.strip().isdecimal():
+        count = int(count)  # a template renders texts
+    if isinstance(count, bool) or not isinstance(count, int):
+        message = f"{owner}: count: expected a whole number of branches, found {typed(count)}"
+        raise ItemsError(message)
+    if count < 0:
+        message = f"{owner}: count: expected 0 or more branches, found {count}"
+        raise ItemsError(message)
+    return count
+
+
 def has_templates(value: object) -> bool:
     """Whether Airflow's rendering could change a value."""
     if isinstance(value, str):

@@ -7,11 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow.sdk import XComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import BranchesRunningError, ItemsError, PrefixError, UpstreamFailedError
 from airflow_fanout.execution_time.arguments import is_run_time
-from airflow_fanout.execution_time.items import names_and_items, source_and_functions
+from airflow_fanout.execution_time.items import (
+    names_and_items,
+    read_at_once,
+    source_and_functions,
+    whole_count,
+)
 from airflow_fanout.execution_time.reused import GroupReuse
 from airflow_fanout.rules.instances import States, unexpanded_state
 from airflow_fanout.rules.names import instance_name, natural_key
@@ -112,7 +118,7 @@ def _group_source(
         may_have_names = (
             may_have_names and declared.items_from is not None and not source_and_functions(group.items)[1]
         )
-    asks = declared.mode == "mapped" and not is_known
+    asks = not is_known and (declared.mode == "mapped" or bool(declared.cut_from))
     return Source(
         may_have_names=may_have_names,
         name=declared.each[-1],
@@ -134,12 +140,20 @@ def _yielded(fan_in: BaseOperator, group: Any, context: Context) -> tuple[Sequen
     from airflow_fanout.execution_time.xcom import current_count
 
     ti: Any = context["ti"]
-    items = group.items
-    if group.split_task_id is not None:
-        items = fan_in.dag.get_task(group.split_task_id).output
+    is_batched = group.declared.mode == "batched"
+    # Of a split that counts, or multiplies, it doesn't matter what it had found: its task may have run again.
+    items = group.count if group.items is None else group.items
+    if not isinstance(items, XComArg):
+        items = fan_in.dag.get_task(group.split_task_id).output  # the count is a Dag param
+    if is_batched:
+        items, _ = source_and_functions(items)  # as split, which leaves .map() to the batches
     value = _resolved(items, context)
     if value is None:
         raise cleared_items(_task_ids(items))
+    if items is group.count:
+        return None, whole_count(group.title, value)
+    if is_batched:
+        value = read_at_once(value, lambda values: values[: current_count(ti, values)])
     names, found = names_and_items(group.title, value)
     return names, current_count(ti, found) if isinstance(found, LazyXComSequence) else len(found)
 

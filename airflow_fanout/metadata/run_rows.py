@@ -31,6 +31,7 @@ from airflow_fanout.serialization.stored_values import lost_bodies, plain_json, 
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from airflow.models.dagrun import DagRun
     from sqlalchemy import ColumnElement
@@ -317,16 +318,43 @@ def _names_and_rest(value: Any, *, session: Session) -> tuple[Any, Any]:
     return case((is_json, as_text(value["names"]))), case((~is_json, as_text(value)))
 
 
+def cut_before(dag: DagOutline, task_runs: Iterable[TaskRun]) -> frozenset[str]:
+    """Groups whose items' task has run again since ``split`` has run."""
+    last: dict[str, datetime] = {}
+    for run in task_runs:
+        if run.started is not None:
+            last[run.task_id] = max(run.started, last.get(run.task_id, run.started))
+    return frozenset(
+        group.group_id
+        for group in dag.groups.values()
+        if (cut := last.get(group.prefix + SPLIT)) is not None
+        and any(last.get(task_id, cut) > cut for task_id in group.cut_from)
+    )
+
+
 def yielded_items(
-    dag_runs: Sequence[DagRun], dags: Sequence[DagOutline], *, session: Session
+    dag_runs: Sequence[DagRun],
+    dags: Sequence[DagOutline],
+    cut_groups: Sequence[Collection[str]],
+    *,
+    session: Session,
 ) -> Mapping[str, dict[str, Sequence[str] | int]]:
-    """Names, or number, of mapped branches that are known only at run time, by run and the items' task."""
+    """
+    Names, or number, of branches that are known only at run time, by run and group.
+
+    Of batched ones only where they aren't those that were cut: items are not read else.
+
+    :param cut_groups: Groups, of each run, whose items' task has run again since.
+    """
     yielded: dict[str, dict[str, Sequence[str] | int]] = defaultdict(dict)
-    sources = {
-        group.items_from for dag in dags for group in dag.groups.values() if group.items_from is not None
-    }
+    sources: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for dag_run, dag, again in zip(dag_runs, dags, cut_groups, strict=True):
+        for group in dag.groups.values():
+            if group.items_from is not None and (group.mode != "batched" or group.group_id in again):
+                sources[group.items_from].add((dag_run.run_id, group.group_id))
     if sources:
         for (run_id, task_id, _), value in xcoms(dag_runs, RETURN_VALUE, task_ids=sources, session=session):
             if (items := yielded_in(value)) is not None:
-                yielded[run_id][task_id] = items
+                for group_id in [group_id for of, group_id in sources[task_id] if of == run_id]:
+                    yielded[run_id][group_id] = items
     return yielded

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from airflow_fanout.metadata.run_rows import (
     MOST_KEYS,
     as_text,
+    cut_before,
     names_of_silent_batches,
     of_run,
     of_runs,
@@ -211,7 +212,10 @@ def _facts(
     for (run_id, task_id, _), pushed in xcoms(dag_runs, SKIPPED_KEY, session=session):
         skips[run_id][task_id] = skips_in(pushed)
     prefixes = rendered_prefixes(dag_runs, outlines, session=session)
-    yielded = yielded_items(dag_runs, outlines, session=session)
+    cut_groups = [
+        cut_before(dag, found[dag_run.run_id]) for dag_run, dag in zip(dag_runs, outlines, strict=True)
+    ]
+    yielded = yielded_items(dag_runs, outlines, cut_groups, session=session)
     return [
         RunFacts(
             dag_id=dag_run.dag_id,
@@ -226,16 +230,12 @@ def _facts(
                     dag_run, dag, found[dag_run.run_id], bounds[dag_run.run_id], only, session=session
                 )
             ),
-            yielded={
-                group.group_id: value
-                for group in dag.groups.values()
-                if group.items_from is not None
-                and (value := yielded[dag_run.run_id].get(group.items_from)) is not None
-            },
+            yielded=yielded[dag_run.run_id],
+            cut_before=again,
             reuse=reuse[dag_run.run_id],
             skips=skips[dag_run.run_id],
         )
-        for dag_run, dag in zip(dag_runs, outlines, strict=True)
+        for dag_run, dag, again in zip(dag_runs, outlines, cut_groups, strict=True)
     ]
 
 

@@ -231,7 +231,7 @@ class BatchOperator(BaseOperator):
 
     def _items(self, context: Context) -> tuple[dict[str, Any], bool]:
         """Items by name, and whether they have names of their own, or are numbered."""
-        start, stop, _ = self.batch
+        start, stop, *_ = self.batch
         group, known = self._group, self._work.known_items
         self._indexes = range(start, stop)
         ti: Any = context["ti"]

@@ -67,9 +67,9 @@ class ReusingSplitOperator(SplitOperator):
         if record.unknown:
             what = counted(record.unknown, "item", "items")
             self.log.warning("%s can't be told from others, and always run: they can't be serialized", what)
-        ranges = self._ranges(len(to_run), ti.try_number)
+        ranges = self._ranges(len(to_run), ti)
         label = group.branch_label
-        for batch, (start, stop, _) in enumerate(ranges):
+        for batch, (start, stop, *_) in enumerate(ranges):
             indexes = list(to_run[start:stop])
             payload = {
                 "indexes": indexes,

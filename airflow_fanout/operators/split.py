@@ -11,11 +11,17 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_fanout.exceptions import ItemsError
 from airflow_fanout.execution_time.arguments import names_of_run
-from airflow_fanout.execution_time.items import names_and_items, read_at_once, source_and_functions
+from airflow_fanout.execution_time.items import (
+    names_and_items,
+    read_at_once,
+    source_and_functions,
+    whole_count,
+)
 from airflow_fanout.operators.fan_in_checks import check_items_at_once, check_stop
 from airflow_fanout.operators.settings import number_of_run, refused_in_run
+from airflow_fanout.rules.instances import runs_mark
 from airflow_fanout.rules.records import batch_key
-from airflow_fanout.rules.wording import counted, listing, typed
+from airflow_fanout.rules.wording import counted, listing
 from airflow_fanout.storage.stored_items import StoredItems
 
 if TYPE_CHECKING:
@@ -55,7 +61,8 @@ class SplitOperator(BaseOperator):
 
     The numbers are ``[0, 1, …]``. The bounds are ``[[0, 500, 1], [500, 1000, 1], …]``: the first item, the
     one after the last, and the try of this task, which tells batches that it has run again since they saved
-    results.
+    results. After that, if a task gives the items, or their number, stands which run of it was cut: a fan-in
+    sees by it that the task has run again by itself.
 
     Items known only at run time are pushed batch by batch, as XComs ``batch_0``, ``batch_1``, …: ``{"names":
     [name, …] or None, "items": [item, …]}``, as they are before a ``.map()``, which each batch applies to its
@@ -105,7 +112,7 @@ class SplitOperator(BaseOperator):
             if self.items_per_task is None:
                 self._check_number(count, "mapped branches", "give items_per_task=")
                 return list(range(count))
-            ranges = self._ranges(count, ti.try_number)
+            ranges = self._ranges(count, ti)
         elif isinstance(self.items, StoredItems):
             ranges = self._plan(self.items, context)
         else:
@@ -113,8 +120,8 @@ class SplitOperator(BaseOperator):
             if self.items_per_task is None:  # of a mapped group, which is expanded over what this returns
                 self._check_number(len(items), "mapped branches", "give items_per_task=")
                 return items if names is None else dict(zip(names, items, strict=True))
-            ranges = self._ranges(len(items), ti.try_number)
-            for batch, (start, stop, _) in enumerate(ranges):
+            ranges = self._ranges(len(items), ti)
+            for batch, (start, stop, *_) in enumerate(ranges):
                 batch_names = None if names is None else list(names[start:stop])
                 ti.xcom_push(batch_key(batch), {"names": batch_names, "items": list(items[start:stop])})
         return ranges
@@ -145,7 +152,7 @@ class SplitOperator(BaseOperator):
     def _counted(self, context: Context) -> int:
         """Number of branches, which may be known only now."""
         self._skip_with_source(context, self.count)
-        return self._checked_count()
+        return whole_count(self._owner, self.count)
 
     def _named_items(self, context: Context) -> tuple[Sequence[str] | None, Sequence[Any]]:
         """Names, None for a list, and items that are known only now."""
@@ -184,19 +191,10 @@ class SplitOperator(BaseOperator):
                 check_items_at_once(self._owner, self.item_concurrency, self.items_per_task)
                 check_stop(self._owner, self.stop_after_failures, group.declared.known_count)
 
-    def _checked_count(self) -> int:
-        count: object = self.count
-        if isinstance(count, str) and count.strip().isdecimal():
-            count = int(count)  # a template renders texts
-        if isinstance(count, bool) or not isinstance(count, int):
-            self._refuse(f"count: expected a whole number of branches, found {typed(count)}")
-        if count < 0:
-            self._refuse(f"count: expected 0 or more branches, found {count}")
-        return count
-
-    def _ranges(self, total: int, try_number: int) -> list[list[int]]:
+    def _ranges(self, total: int, ti: Any) -> list[list[Any]]:
         size = self.items_per_task or 1
-        ranges = [[start, min(start + size, total), try_number] for start in range(0, total, size)]
+        mark = self._source_mark(ti) if total else []
+        ranges = [[start, min(start + size, total), ti.try_number, *mark] for start in range(0, total, size)]
         self._log_batches(total, len(ranges), size)
         self._check_batches(len(ranges), size)
         return ranges
@@ -207,6 +205,12 @@ class SplitOperator(BaseOperator):
 
     def _check_batches(self, number: int, size: int) -> None:
         self._check_number(number, f"batches of {size} items", "raise items_per_task=")
+
+    def _source_mark(self, ti: Any) -> list[str]:
+        """Say which run of the items' task is cut; one request, none if there is no such task."""
+        from airflow_fanout.execution_time.xcom import RunReader  # not needed when a Dag is parsed
+
+        return [runs_mark(RunReader(ti).states(), self.source_ids)] if self.source_ids else []
 
     def _check_number(self, number: int, what: str, way_out: str) -> None:
         """Refuse more instances than Airflow maps over, before it fails with a message of its own."""

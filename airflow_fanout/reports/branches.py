@@ -331,6 +331,7 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
     bounds = _bounds(facts, group, task_runs)
     starts = [first for first, *_ in bounds]
     known = IndexedNames(group.label, group.count or 0) if group.names is None else group.names
+    yielded = yielded_names(facts, group)
     now = [
         _names_now(facts, group, number, cut) if group.count is None else known[cut[0] : cut[1]]
         for number, cut in enumerate(bounds)
@@ -346,9 +347,16 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
     is_whole = [run.map_index for run in task_runs] == list(range(len(bounds)))
     is_whole = is_whole and group.count in {None, sum(map(len, now))}
     is_any_removed = any(run.state == "removed" for run in task_runs)
-    if is_whole and not is_any_removed and all(map(_are_same, (names for *_, names in batches), now)):
+    if (
+        yielded is None
+        and is_whole
+        and not is_any_removed
+        and all(map(_are_same, (names for *_, names in batches), now))
+    ):
         return ItemRuns([_batch_items(run, names) for run, _, names in batches])
     expected = list(known) if group.count is not None else [name for names in now for name in names]
+    if yielded is not None:
+        expected = yielded
     branches = [item for run, _, names in batches for item in _batch_items(run, names)]
 
     def task_runs_at(position: int) -> Sequence[TaskRun]:
@@ -368,6 +376,14 @@ def _items(facts: RunFacts, group: DeclaredGroup, task_runs: Sequence[TaskRun]) 
         for index, name in enumerate(names)
     ]
     return _arranged(branches, executions, expected, task_runs_at)
+
+
+def yielded_names(facts: RunFacts, group: DeclaredGroup) -> list[str] | None:
+    """Names of the items that there are since the task of a batched group has cut others; None if not."""
+    yielded = facts.yielded.get(group.group_id) if group.mode == "batched" else None
+    if yielded is None:
+        return None
+    return list(indexed_names(group.label, yielded) if isinstance(yielded, int) else yielded)
 
 
 def items_of_batch(facts: RunFacts, group_id: str, number: int) -> Sequence[BranchRun]:

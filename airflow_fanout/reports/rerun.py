@@ -53,13 +53,15 @@ class GroupRerun:
     What runs again of one group.
 
     :param unexpanded: Mapped tasks to clear that never were expanded, or what cuts the items of batches, if
-        these are no longer as many as were cut.
+        these are no longer as many as were cut, or are others.
+    :param is_anew: Whether all of it runs again, because there are other items now.
     """
 
     run: GroupRun
     branches: tuple[BranchRerun, ...] = ()
     unexpanded: tuple[TaskRun, ...] = ()
     fan_ins: tuple[TaskRun, ...] = ()
+    is_anew: bool = False
 
     @property
     def task_runs(self) -> tuple[TaskRun, ...]:
@@ -186,6 +188,8 @@ def _by_key(task_runs: Iterable[TaskRun]) -> dict[Key, TaskRun]:
 
 
 def _group(facts: RunFacts, run: GroupRun, whole_branches: bool) -> GroupRerun:
+    if run.group is not None and (anew := _all_anew(facts, run, run.group)) is not None:
+        return anew
     moved = _moved(run)
     branches = tuple(_branches(run, moved, whole_branches) if run.batches is None else _batches(run, moved))
     unexpanded: tuple[TaskRun, ...] = ()
@@ -226,6 +230,32 @@ def _notes_on_reuse(no_reuse: bool, group_ids: Collection[str]) -> Iterator[str]
         yield f"all items of {listing(group_ids)} run again, whatever is stored; the run's conf will say so"
     elif no_reuse:
         yield "--no-reuse changes nothing: there is no group with reuse among these"
+
+
+def _all_anew(facts: RunFacts, run: GroupRun, group: DeclaredGroup) -> GroupRerun | None:
+    """
+    Let all of a group run again whose items' task has yielded others since; None if there is no need to.
+
+    Only the task ``split`` can make batches, or instances, of these. Where nobody but a fan-in can tell which
+    there are now, there is need if that has failed.
+    """
+    if group.group_id not in facts.cut_before:
+        return None
+    split_id = group.prefix + SPLIT
+    fan_ins = tuple(task for task in facts.find(run.fan_in_ids, run.map_index) if task.state in CLEARABLE)
+    is_needed = any(branch.state not in {"success", "removed"} for branch in run.relocated)
+    if group.items_from == split_id or group.group_id not in facts.yielded:
+        is_needed = any(fan_in.state in FAILED for fan_in in fan_ins)
+    if not is_needed:
+        return None
+    branches = [(b, tuple(task for task in b.task_runs if task.state in CLEARABLE)) for b in run.ran]
+    return GroupRerun(
+        run=run,
+        branches=tuple(BranchRerun(branch=b, task_runs=task_runs) for b, task_runs in branches if task_runs),
+        unexpanded=(*facts.find([split_id], -1), *facts.find(group.each, -1)),
+        fan_ins=fan_ins,
+        is_anew=True,
+    )
 
 
 def _is_cut_otherwise(facts: RunFacts, group: DeclaredGroup) -> bool:
@@ -379,6 +409,9 @@ def _group_notes(facts: RunFacts, group: GroupRerun) -> Iterator[str]:
     if late and group.task_runs:
         warning = "if they have started, they may not see the branches that run again"
         yield f"not cleared, because they have not ended: {listing(late)}; {warning}"
+    if group.is_anew:
+        yield "its items' task has run again by itself, so all of it runs again, with what cuts the items"
+        return
     moved = _moved(group.run)
     if without := [
         shortened(name) for name, state in again.items() if state == "missing" and name not in moved

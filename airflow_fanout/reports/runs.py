@@ -18,7 +18,7 @@ from airflow_fanout.rules.records import BatchRecord, BranchRecord, LostRecord, 
 from airflow_fanout.rules.run_lengths import spans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
     from airflow_fanout.rules.outcomes import Ruling, ValueState
@@ -283,7 +283,9 @@ class RunFacts:
     :param prefixes: Prefixes as rendered, by fan-in, of those that have a template.
     :param bounds: Those of each batch, by the task that cut them.
     :param batch_names: Names of the items of batches that left no record of them, by that task and number.
-    :param yielded: Names, or number, of the mapped branches that the items' task has yielded last, by group.
+    :param yielded: Names, or number, of the mapped branches that the items' task has yielded last, by group;
+        of a batched group the items, if that is one of ``cut_before``.
+    :param cut_before: Groups whose items' task has run again since ``split`` has run.
     :param reuse: What is reused, by the task that cut the items that are not.
     :param skips: What branching tasks say of what they skipped, by their ids.
     :param earlier_walls: Seconds from the first queued to the last end of each group in the last runs before
@@ -300,6 +302,7 @@ class RunFacts:
     batch_names: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
     yielded: Mapping[str, Sequence[str] | int] = field(default_factory=dict)
     reuse: Mapping[str, ReuseRecord] = field(default_factory=dict)
+    cut_before: Collection[str] = frozenset()
     skips: Mapping[str, object] = field(default_factory=dict)
     earlier_walls: Mapping[str, Sequence[float]] = field(default_factory=dict)
 

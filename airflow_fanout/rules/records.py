@@ -513,12 +513,20 @@ def read_bounds(value: object) -> list[Bounds] | None:
     last = 0
     for cut in value if isinstance(value, list) else [None]:
         match cut:
-            case [int(first), int(stop), int(split)] if first == last < stop < MOST:
+            case [int(first), int(stop), int(split), *_] if first == last < stop < MOST:
                 bounds.append((first, stop, split))
                 last = stop
             case _:
                 return None
     return bounds
+
+
+def source_mark_in(value: object) -> str | None:
+    """Read which run of the items' task was cut, as ``split`` noted it; None if there is no such task."""
+    match value:
+        case [[_, _, _, str(mark)], *_]:
+            return mark
+    return None
 
 
 def bounds_in(value: object) -> list[Bounds] | None:
@@ -537,12 +545,15 @@ def names_in(value: object) -> list[str] | None:
 
 
 def yielded_in(value: object) -> list[str] | int | None:
-    """Read which mapped branches an items' task has yielded: their names, or how many; else None."""
+    """Read which branches an items' task has yielded: their names, or how many; else None."""
     if isinstance(value, Mapping) and "__classname__" in value:
         value = value.get("__data__")  # of a tuple, a list
-    if not isinstance(value, list | Mapping) or len(value) > MOST_BRANCHES:
+    if isinstance(value, str) and len(value) <= len(str(MOST_BRANCHES)) and value.strip().isdecimal():
+        value = int(value)  # a count that came as text
+    count = len(value) if isinstance(value, list | Mapping) else _whole(value, least=0)
+    if count is None or count > MOST_BRANCHES:
         return None
-    return list(value) if isinstance(value, Mapping) else len(value)
+    return list(value) if isinstance(value, Mapping) else count
 
 
 def seconds_of(value: object) -> float | None:

@@ -55,8 +55,9 @@ class DeclaredGroup(NamedTuple):
     :param branches: Those of a static group; of a mapped or batched one ``names`` and ``count``, where known.
     :param label: What the names of branches without one of their own begin with.
     :param each: Ids of the mapped tasks that its branches are instances of, in the order in which they run.
-    :param items_from: Id of the task whose value says in a run which mapped branches there are: a list, or a
-        mapping by name.
+    :param items_from: Id of the task whose value says in a run which mapped branches, or items, there are: a
+        list, a mapping by name, or a number.
+    :param cut_from: Ids of the tasks of whose values the task ``split`` makes what there is to run.
     :param combined: Whether its values are folded with ``combine``.
     :param stored_items: Where its items lie, for people: ``CsvItems s3://raw/*.csv``; None if nowhere.
     :param needs_pieces: Whether they have to be written below ``[fanout] storage_path``, as far as is known.
@@ -73,6 +74,7 @@ class DeclaredGroup(NamedTuple):
     count: int | None = None  # type: ignore[assignment]  # a tuple has a method of this name
     each: tuple[str, ...] = ()
     items_from: str | None = None
+    cut_from: tuple[str, ...] = ()
     stop_after_failures: int | AtRunTime | None = None
     max_concurrency: int | None = None
     items_per_task: int | AtRunTime | None = None

@@ -356,12 +356,10 @@ def sources(airflow: ControlledAirflow, runs: Runs, scratch: Path) -> dict[str, 
     return rounds
 
 
-def yielded(group_id: str, what: str) -> Outcomes:
+def yielded(group_id: str) -> Outcomes:
     """What the fan-in has to say after the items' task has run again, alone or with ``split``."""
-    change, mode, origin = SOURCES[group_id]
-    is_split = mode == "batched" or origin == "count"
-    # What runs next is what was split last.
-    texts = ["de", "fr", "us"] if is_split and what == "items" else YIELDED[change]
+    change, _, origin = SOURCES[group_id]
+    texts = YIELDED[change]
     if origin == "mapping":
         found = {
             name: success(name.upper())
@@ -383,7 +381,7 @@ def yielded(group_id: str, what: str) -> Outcomes:
 @pytest.mark.parametrize("what", ["items", "items and split"])
 def test_expected_is_what_was_yielded_last(sources: dict[str, Seen], group_id: str, what: str) -> None:
     """The fan-in is cleared alone; no branch has run again."""
-    expected = yielded(group_id, what)
+    expected = yielded(group_id)
     assert list(sources[what].of(group_id).items()) == list(expected.items())
     assert sources[what].counts(group_id) == counts_of(expected)
     assert sources[what].in_database[group_id] == sources[what].in_fan_in(group_id)

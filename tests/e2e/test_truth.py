@@ -191,8 +191,7 @@ def names_of(plan: Plan, phase: int, events: list[dict[str, Any]]) -> list[str]:
     if not plan.at_run_time:
         return plan.names[phase]
     rounds: list[list[str]] = [event["told"] for event in events if "told" in event]
-    # What was not cut, or counted, anew is not known to any branch.
-    return rounds[0] if plan.is_split and plan.again == "source" else rounds[-1]
+    return rounds[-1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ def task_instance(*, map_index: int = 0, try_number: int = 1, retries: int = 0, 
     ti.map_index, ti.try_number, ti.max_tries = map_index, try_number, retries
     ti.dag_id, ti.run_id = "pipeline", "the run"
     ti._ti_context_from_server = None
+    ti.get_task_breadcrumbs.return_value = []
 
     ti.xcom_pull.side_effect = payload if isinstance(payload, Exception) else None
     ti.xcom_pull.return_value = payload

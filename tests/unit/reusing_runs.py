@@ -81,7 +81,7 @@ class ReusingRun:
         """Run the batches; a group without any is skipped by Airflow."""
         if not self.bounds:
             self.run.add("g.each", "skipped", duration=0.0)
-        for number, (start, stop, split) in enumerate(self.bounds):
+        for number, (start, stop, split, *_) in enumerate(self.bounds):
             payload = self.run.xcoms.get(("g.split", -1, batch_key(number)))
             operator = batch_operator(self.group, start, stop, split)
             ran = run_batch(self.group, operator=operator, map_index=number, payload=payload)

@@ -115,6 +115,7 @@ class Run:
     :param names: Names of mapped branches, or of items, that only the run knows, as they are now.
     :param count: Number of these.
     :param bounds: Of the batches, as they are now.
+    :param since: Names of the items, or their number, that there are since these were cut.
     """
 
     instances: Mapping[tuple[str, int], Instance]
@@ -125,6 +126,7 @@ class Run:
     names: Sequence[str] | None = None
     count: int | None = None
     bounds: Sequence[Bounds] = field(default=())
+    since: Sequence[str] | int | None = None
 
     def __post_init__(self) -> None:
         """Let the instances of a task have one operator."""
@@ -198,9 +200,7 @@ def as_the_report_reads(run: Run) -> Told:
         fan_ins=[fan_in],
         tasks=tasks,
         bounds={split: run.bounds},
-        yielded={}
-        if run.group is None or run.count is None
-        else {run.group.group_id: run.count if run.names is None else run.names},
+        yielded=yielded_in(run),
         batch_names={
             (split, number): (run.names or ())[start:stop]
             for number, (start, stop, _) in enumerate(run.bounds if run.names else ())
@@ -212,6 +212,13 @@ def as_the_report_reads(run: Run) -> Told:
         for group_run in chosen
         for b in group_run.branches
     ]
+
+
+def yielded_in(run: Run) -> Mapping[str, Sequence[str] | int]:
+    yielded = run.since
+    if run.count is not None:
+        yielded = run.count if run.names is None else run.names
+    return {} if run.group is None or yielded is None else {run.group.group_id: yielded}
 
 
 def check(run: Run) -> Sequence[BranchOutcome]:
@@ -483,12 +490,18 @@ def batched_runs(draw: st.DrawFn) -> Run:
         count=len(now) if is_literal else None,
     )
     source = replace(source_of("docs.each", is_mapped=True), group=group, may_have_names=not is_literal)
+    since: Sequence[str] | int | None = None
+    if not is_literal and draw(st.booleans()):
+        later = draw(names_then_and_now.filter(bool))
+        since = later if are_named else len(later)
+        source = replace(source, ask_items=lambda: (later if are_named else None, len(later)))
     return Run(
         instances=by_id,
         sources=[source],
         group=group,
         bounds=bounds,
         names=None if is_literal else names_now,
+        since=since,
     )
 
 
@@ -498,7 +511,8 @@ def test_of_items_of_batches(run: Run) -> None:
     outcomes = check(run)
 
     expected = [outcome for outcome in outcomes if outcome.state != "removed"]
-    assert len(expected) == run.bounds[-1][1]
+    now = run.bounds[-1][1] if run.since is None else run.since
+    assert len(expected) == (now if isinstance(now, int) else len(now))
     for outcome in expected:
         content = run.instances.get((outcome.task_id, outcome.map_index), Instance()).content
         is_success = outcome.state == "success"

@@ -154,9 +154,9 @@ def test_what_can_not_be_mapped_over_items_of_run_time_is_refused(
         pytest.param(lambda: {"items": load()}, "load", id="what a task returned"),
         pytest.param(lambda: {"items": load().map(str)}, "load", id="of which a value is made"),
         pytest.param(lambda: {"items": use.expand(value=load())}, None, id="what instances returned"),
-        pytest.param(lambda: {"count": load()}, "g.split", id="a number"),
+        pytest.param(lambda: {"count": load()}, "load", id="a number"),
         pytest.param(lambda: {"items": {"x": 1}, "mapped": True}, None, id="known at parse time"),
-        pytest.param(lambda: {"items": load(), "items_per_task": 2}, None, id="batches carry theirs"),
+        pytest.param(lambda: {"items": load(), "items_per_task": 2}, "load", id="what was cut into batches"),
     ],
 )
 def test_the_task_that_says_in_a_run_which_branches_there_are_is_declared(

@@ -4,12 +4,15 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
-from airflow.sdk import task
+from airflow.sdk import XComArg, task
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
 
 from airflow_fanout import FanInOperator, FanOutGroup
-from airflow_fanout.exceptions import BranchesRunningError, ItemsError, TooFewBranchesError
+from airflow_fanout.exceptions import BranchesRunningError, EmptyFanInError, ItemsError, TooFewBranchesError
 from airflow_fanout.execution_time.batched import failures_of_others
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE
+from airflow_fanout.rules.identity import NEVER_RAN, REMOVED
+from airflow_fanout.rules.instances import runs_mark
 from airflow_fanout.rules.outcomes import LOST_VALUE, NO_EXCEPTION_RECORDED
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, BatchRecord, batch_key
 from tests.unit.fake_run import FakeRun, run_fan_in
@@ -37,8 +40,9 @@ class Batches(FakeRun):
     def cut(self, total: int, size: int = 2) -> Batches:
         """Add the tasks before the batches."""
         self.size = size
-        bounds = [[start, min(start + size, total), 1] for start in range(0, total, size)]
-        self.add("load").add("g.split", value=bounds)
+        mark = runs_mark(self.add("load").instances, ["load"])
+        bounds = [[start, min(start + size, total), 1, mark] for start in range(0, total, size)]
+        self.add("g.split", value=bounds)
         return self
 
     def batch(
@@ -295,6 +299,96 @@ class TestNames:
 
         assert list(outcomes(verdict)) == ["g.g_0", "g.g_1", "g.g_2"]
         assert verdict.value[1] == [("g.g_0", [0, 0]), ("g.g_2", [1, 0])]
+
+
+class TestItemsThatAreOthersNow:
+    """Their task has run again by itself since they were cut: in another number of seconds."""
+
+    def collect(self, run: FakeRun, yielded: Any, **group: Any) -> Verdict:
+        run.add("load", duration=2.0)
+        with mock.patch.object(PlainXComArg, "resolve", return_value=yielded):
+            return collect(run, min_success=0, **group)
+
+    @pytest.mark.parametrize(
+        ("yielded", "expected"),
+        [
+            pytest.param(["a", "b", "c"], "SFS", id="as many"),
+            pytest.param(["a", "b", "c", "d"], "SFSM", id="more"),
+            pytest.param(["a"], "SRR", id="fewer"),
+        ],
+    )
+    @pytest.mark.parametrize("gives", ["items", "count", "map", "zip"])
+    def test_are_told_from_those_that_ran(self, gives: str, yielded: list[str], expected: str) -> None:
+        run = Batches().cut(3).batch(0, "SF").batch(1, "S")
+        items: Any = load()
+        group = {
+            "items": {"items": items},
+            "map": {"items": items.map(str)},
+            "zip": {"items": items.zip(items)},
+            "count": {"branch": lambda: None, "items": None, "count": items},
+        }[gives]
+        verdict = self.collect(run, len(yielded) if gives == "count" else yielded, **group)
+
+        assert states(verdict) == expected
+        reasons = {"missing": NEVER_RAN, "removed": REMOVED.error, "failed": "ValueError: broken"}
+        for state, _, error in outcomes(verdict).values():
+            assert error == reasons.get(state)
+
+    def test_are_those_of_several_tasks_together(self) -> None:
+        run = Batches().cut(3).batch(0, "SF").batch(1, "S")
+
+        assert states(self.collect(run, ["a", "b"], items=load().concat(load()))) == "SFSM"
+
+    def test_are_none_at_all(self) -> None:
+        verdict = self.collect(Batches().cut(3).batch(0, "SF").batch(1, "S"), [])
+
+        assert isinstance(verdict.error, EmptyFanInError)
+
+    @pytest.mark.parametrize("has_map", [False, True])
+    def test_are_told_by_their_names(self, has_map: bool) -> None:
+        run = Batches().cut(3).batch(0, "SS", names=["de", "fr"]).batch(1, "S", names=["us"])
+        items: XComArg = load().map(str) if has_map else load()
+        verdict = self.collect(run, {"at": 0, "us": 1, "de": 2}, items=items)
+
+        assert outcomes(verdict) == {
+            "at": ("missing", None, "its instance ran as 'de' before the Dag, or its items, changed"),
+            "us": ("success", [1, 0], None),
+            "de": ("success", [0, 0], None),
+            "fr": ("removed", None, REMOVED.error),
+        }
+
+    def test_are_missing_where_there_were_none(self) -> None:
+        run = Batches().cut(0).add("g.each", "skipped")
+
+        assert states(self.collect(run, ["a", "b"])) == "MM"
+
+    def test_are_no_success(self) -> None:
+        run = Batches().cut(2).batch(0, "SS").add("load", duration=2.0)
+        with mock.patch.object(PlainXComArg, "resolve", return_value=["a", "b", "c"]):
+            verdict = collect(run, min_success=None)
+
+        assert isinstance(verdict.error, TooFewBranchesError)
+
+    def test_are_waited_for_where_their_task_runs(self) -> None:
+        run = Batches().cut(2).batch(0, "SS")
+        del run.instances["load", -1]
+        with mock.patch.object(PlainXComArg, "resolve", return_value=None):
+            verdict = collect(run)
+
+        assert isinstance(verdict.error, BranchesRunningError)
+
+    @pytest.mark.parametrize("total", [0, 3])
+    def test_are_not_asked_for_where_it_has_not(self, total: int) -> None:
+        run = Batches().cut(total)
+        if total:
+            run.batch(0, "SS").batch(1, "S")
+        else:
+            run.add("g.each", "skipped")
+        with mock.patch.object(PlainXComArg, "resolve", return_value=[]) as resolve:
+            verdict = collect(run)
+
+        assert resolve.call_count == (total == 0)
+        assert verdict.requests + resolve.call_count <= 4 + 2 * -(-total // 2)
 
 
 class TestADagThatChanged:

@@ -17,7 +17,7 @@ from airflow_fanout.exceptions import (
     UnreadableValueError,
 )
 from airflow_fanout.execution_time.xcom import NOTHING, PAGE_SIZE
-from airflow_fanout.rules.identity import NEVER_RAN
+from airflow_fanout.rules.identity import NEVER_RAN, REMOVED
 from airflow_fanout.rules.outcomes import NO_EXCEPTION_RECORDED
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE
 from tests.unit.fake_run import FakeRun, run_fan_in
@@ -144,9 +144,22 @@ class TestNames:
         assert len(verdict.reader.asked("ask")) == 1
 
     def test_of_a_number_of_run_time_are_numbers(self) -> None:
-        verdict = collect(Instances().silent(0, "failed").ok(1, "b", name="g_1"), count=load())
+        verdict = collect(Instances().silent(0, "failed").ok(1, "b", name="g_1"), count=load(), returned=2)
 
         assert list(outcomes(verdict)) == ["g_0", "g_1"]
+
+    @pytest.mark.parametrize(
+        ("now", "name", "outcome"),
+        [
+            pytest.param(3, "g_2", ("missing", None, NEVER_RAN), id="more"),
+            pytest.param(1, "g_1", ("removed", None, REMOVED.error), id="fewer"),
+        ],
+    )
+    def test_of_a_number_that_is_another_now_are_as_many(self, now: int, name: str, outcome: Any) -> None:
+        """Its task has run again by itself, and ``split`` has not."""
+        run = Instances().ok(0, "a").ok(1, "b")
+
+        assert outcomes(collect(run, count=load(), returned=now))[name] == outcome
 
 
 def _of_batches(*names: str) -> Instances:
@@ -332,7 +345,7 @@ class TestRequests:
             run.ok(index, index)
         fan_out = FanOutGroup("g", branch=work, count=load())
         fan_in = FanInOperator(task_id="f", fan_out=fan_out, python_callable=lambda results: results["g_700"])
-        with mock.patch.object(PlainXComArg, "resolve", return_value=list(range(self.COUNT))):
+        with mock.patch.object(PlainXComArg, "resolve", return_value=self.COUNT):
             verdict = run_fan_in(fan_in, run)
 
         assert (verdict.value, verdict.reader.asked("page")) == (700, [("g.each", RETURN_VALUE, 500, 1000)])

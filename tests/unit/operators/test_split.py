@@ -134,6 +134,27 @@ def test_what_airflow_makes_of_several_outputs_is_cut_item_by_item(make: Any, it
     assert ranges[-1][1] == len(items)
 
 
+@pytest.mark.parametrize("gives", ["items", "count"])
+def test_batches_tell_which_run_of_the_task_before_was_cut(gives: str, dag: DAG) -> None:
+    group = FanOutGroup("g", branch=work, items_per_task=2, **{gives: load()})
+    operator: Any = dag.get_task(str(group.split_task_id))
+    operator.count = 3 if gives == "count" else None  # as rendered
+    ti = task_instance()
+    marks: list[str] = []
+    for duration in (1.25, 1.25, 1.5):
+        row = {"task_id": "load", "map_index": -1, "state": "success", "duration": duration, "operator": ""}
+        ti.get_task_breadcrumbs.return_value = [row, row | {"task_id": "other", "duration": duration + 1}]
+        with (
+            mock.patch.object(ExecutorSafeguard, "test_mode", new=True),
+            mock.patch.object(PlainXComArg, "resolve", return_value=["a", "b", "c"]),
+        ):
+            ranges = operator.execute({"ti": ti})
+        assert [cut[:3] for cut in ranges] == [[0, 2, 1], [2, 3, 1]]
+        marks += {mark for *_, mark in ranges}
+
+    assert marks[0] == marks[1] != marks[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -254,6 +254,54 @@ class TestBatches:
         assert names(plan.task_runs) == {"docs.each[1]", "collect"}
 
 
+class TestItemsThatAreOthersNow:
+    """Their task has run again by itself since ``split`` cut them."""
+
+    def plan(self, dag: DAG, *, yielded: Any, fan_in: str = "success", state: str = "success") -> RerunPlan:
+        items: Any = list_items()
+        if yielded is None:  # only a fan-in can tell what they are
+            items = items.concat(items)
+        group = FanOutGroup("docs", branch=rate.function, items=items, items_per_task=2)
+        FanInOperator(task_id="collect", fan_out=group)
+        task_runs = [
+            batch(0, "SS"),
+            batch(1, "S" if state == "success" else "F", state=state),
+            TaskRun(task_id="docs.split", state="success"),
+            TaskRun(task_id="collect", state=fan_in),
+        ]
+        known: dict[str, Any] = {"bounds": {"docs.split": [(0, 2, 1), (2, 3, 1)]}, "cut_before": {"docs"}}
+        return planned(
+            dag, task_runs, known=known | ({} if yielded is None else {"yielded": {"docs": yielded}})
+        )
+
+    ALL = frozenset({"docs.split", "docs.each[0]", "docs.each[1]", "collect"})
+
+    @pytest.mark.parametrize("fan_in", ["failed", "success"])
+    def test_are_cut_anew_and_all_run_where_some_are_missing(self, dag: DAG, fan_in: str) -> None:
+        plan = self.plan(dag, yielded=4, fan_in=fan_in)
+
+        assert names(plan.task_runs) == self.ALL
+        (note,) = plan.notes
+        assert note.startswith("docs: its items' task has run again by itself, so all of it runs again")
+
+    @pytest.mark.parametrize("yielded", [3, 2])
+    def test_run_nothing_again_where_all_of_them_have_succeeded(self, dag: DAG, yielded: int) -> None:
+        assert self.plan(dag, yielded=yielded).task_runs == ()
+
+    def test_run_only_what_failed_where_they_are_the_same(self, dag: DAG) -> None:
+        plan = self.plan(dag, yielded=3, fan_in="failed", state="failed")
+
+        assert names(plan.task_runs) == {"docs.each[1]", "collect"}
+
+    @pytest.mark.parametrize(("fan_in", "runs"), [("failed", True), ("success", False)])
+    def test_are_cut_anew_where_they_are_not_known_and_the_fan_in_has_failed(
+        self, dag: DAG, fan_in: str, runs: bool
+    ) -> None:
+        plan = self.plan(dag, yielded=None, fan_in=fan_in)
+
+        assert names(plan.task_runs) == (self.ALL if runs else set())
+
+
 class TestADagThatChanged:
     """Its instances run what is at their positions now."""
 
