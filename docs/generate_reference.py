@@ -26,6 +26,7 @@ from airflow_fanout.reports.group_report import (
     Outcomes,
     Problem,
     RunReport,
+    StepTime,
 )
 from airflow_fanout.reports.history import DagHistory, FailedBranch, GroupHistory, GroupOfRun
 from airflow_fanout.reports.timing import GroupSummary, SlowBranch, TaskTry
@@ -279,7 +280,7 @@ def _wrapped(text: str) -> str:
 
 REPORT_SHAPES = (
     *(RunReport, GroupReport, Outcomes, GroupSummary, SlowBranch, Figure, Problem, ErrorCount, Cause),
-    *(HostLoad, BranchReport, TaskTry, Advice, DagHistory, GroupHistory, GroupOfRun, FailedBranch),
+    *(HostLoad, BranchReport, StepTime, TaskTry, Advice, DagHistory, GroupHistory, GroupOfRun, FailedBranch),
 )
 """What ``--output json`` of the report is made of, from the whole to its parts."""
 

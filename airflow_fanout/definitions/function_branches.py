@@ -259,12 +259,16 @@ def _pipe(first: FunctionArguments, later: Sequence[FunctionArguments]) -> Calla
 
     @functools.wraps(first.function)  # its parameters are those of the pipe
     def pipe(*args: Any, **kwargs: Any) -> Any:
-        value = first.function(*args, **kwargs)
+        from airflow_fanout.execution_time.recording import timed_step  # needed on a worker alone
+
+        with timed_step(first.title):
+            value = first.function(*args, **kwargs)
         for step, bound in steps:
-            positional, named = step.bind(bound(), value)
-            takes_context = step.takes_any or step.given_by_airflow & step.parameters.keys()
-            named = {**(_context() if takes_context else {}), **named}
-            value = step.function(*positional, **determine_kwargs(step.function, positional, named))
+            with timed_step(step.title):
+                positional, named = step.bind(bound(), value)
+                takes_context = step.takes_any or step.given_by_airflow & step.parameters.keys()
+                named = {**(_context() if takes_context else {}), **named}
+                value = step.function(*positional, **determine_kwargs(step.function, positional, named))
         return value
 
     pipe.__name__ = pipe.__qualname__ = " | ".join(step.title for step in (first, *later))

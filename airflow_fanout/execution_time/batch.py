@@ -21,7 +21,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, A
 
 from airflow_fanout.exceptions import ItemTimeoutError
 from airflow_fanout.execution_time.processes import ChildEndedError, ForkServer
-from airflow_fanout.execution_time.recording import cpu_seconds, redacted_error, skip_reason
+from airflow_fanout.execution_time.recording import (
+    cpu_seconds,
+    io_bytes,
+    io_since,
+    redacted_error,
+    skip_reason,
+)
 from airflow_fanout.execution_time.transport import stored_value
 from airflow_fanout.rules.pacing import ItemQueue, Pace, Wait
 from airflow_fanout.rules.records import ITEM_FAILED, ITEM_SKIPPED, ITEM_SUCCEEDED
@@ -182,7 +188,9 @@ class Batch:
         self._ends: dict[int, str] = {}  # how the process of an item has ended, by the item's index
         self._refusal: OSError | None = None  # why a worker has no process
         self._is_child = False
-        self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
+        self.read_bytes: int | None = None  # by the process in these
+        self.written_bytes: int | None = None
+        self._begin, self._cpu_begin, self._io_begin = time.monotonic(), cpu_seconds(), io_bytes()
 
     @property
     def progress(self) -> str:
@@ -249,7 +257,7 @@ class Batch:
         run in daemon threads, so that nobody has to wait for them after a timeout: also those with a timeout
         of their own, which this thread watches.
         """
-        self._begin, self._cpu_begin = time.monotonic(), cpu_seconds()
+        self._begin, self._cpu_begin, self._io_begin = time.monotonic(), cpu_seconds(), io_bytes()
         self.is_running = True
         pace = None if self._per_second is None else Pace(self._per_second, self._begin)
         self._queue = ItemQueue(self.pending, may_return=self._judge is not None, pace=pace)
@@ -286,6 +294,7 @@ class Batch:
         if self._server is not None and self.is_running:  # of children only what has ended is known
             cpu += sum(self.results[index].cpu_seconds or 0.0 for index in self.ended)
         self.cpu_seconds = round(cpu, 6)
+        self.read_bytes, self.written_bytes = io_since(self._io_begin)
 
     def _next_start(self) -> int | Wait | None:
         """Decide, holding the lock, which item starts now; None if none is to start any more."""

@@ -6,18 +6,24 @@ import os
 import resource
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import UndefinedError
 
 from airflow_fanout.execution_time.transport import UnstorableValueError, stored_value
-from airflow_fanout.rules.records import RECORD_KEY, BranchRecord
+from airflow_fanout.rules.records import MOST_STEPS, RECORD_KEY, BranchRecord, Step
 from airflow_fanout.rules.wording import ERROR_LENGTH, on_one_line
 from airflow_fanout.serialization.declaration import declared_group
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.sdk import Context
+
+IO_COUNTS = Path("/proc/self/io")
 
 
 class _Start(NamedTuple):
@@ -26,6 +32,7 @@ class _Start(NamedTuple):
     task_instance: str
     seconds: float
     cpu_seconds: float
+    io_bytes: tuple[int, int] | None
 
 
 MAP_INDEX_TEMPLATE = "map_index_template"
@@ -34,16 +41,32 @@ KEEP_SKIP_REASON = "{{ task.keep_skip_reason() }}"
 # A task's process runs one task; dag.test() runs one at a time.
 _start: _Start | None = None
 _skip_reason: str | None = None
+_steps: list[Step] = []
 
 
 def on_execute(context: Context) -> None:
     """Start the clocks of a branch's task, and have the reason of a skip kept."""
     global _start, _skip_reason  # noqa: PLW0603 - they live as long as the task's process
     _skip_reason = None
+    _steps.clear()
     _keep_skip_reason(context)
     _start = _Start(
-        task_instance=str(context["ti"].id), seconds=time.perf_counter(), cpu_seconds=cpu_seconds()
+        task_instance=str(context["ti"].id),
+        seconds=time.perf_counter(),
+        cpu_seconds=cpu_seconds(),
+        io_bytes=io_bytes(),
     )
+
+
+@contextmanager
+def timed_step(name: str) -> Iterator[None]:
+    """Record the seconds of one of a branch's functions, whether it returns or raises."""
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        if len(_steps) < MOST_STEPS:
+            _steps.append(Step(name, round(time.perf_counter() - begin, 6)))
 
 
 def _keep_skip_reason(context: Context) -> None:
@@ -181,11 +204,15 @@ def _described(exception: BaseException) -> str:
 def _measured(context: Context) -> dict[str, Any]:
     if _start is None or _start.task_instance != str(context["ti"].id):
         return {}
+    read, written = io_since(_start.io_bytes)
     return {
         "seconds": round(time.perf_counter() - _start.seconds, 6),
         "cpu_seconds": round(cpu_seconds() - _start.cpu_seconds, 6),
         "peak_memory_bytes": peak_memory_bytes(),
         "cores": core_count(),
+        "read_bytes": read,
+        "written_bytes": written,
+        "steps": tuple(_steps) or None,
     }
 
 
@@ -213,3 +240,24 @@ def peak_memory_bytes() -> int:
     """Largest resident memory of this process or one of its children so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(usage.ru_maxrss for usage in _usages())
+
+
+def io_bytes() -> tuple[int, int] | None:
+    """
+    Bytes that this process and its ended children have read, and written, so far; None if no kernel tells.
+
+    Linux counts what goes through ``read`` and ``write``: of files, cached ones too, of pipes, and of sockets
+    as far as libraries use these calls, as TLS does. ``recv`` and ``send`` it doesn't count, nor memory maps.
+    """
+    try:
+        lines = IO_COUNTS.read_text(encoding="ascii").splitlines()
+    except OSError:  # there is none but on Linux, and some containers forbid it
+        return None
+    counts = dict(line.split(": ") for line in lines)
+    return int(counts["rchar"]), int(counts["wchar"])
+
+
+def io_since(begin: tuple[int, int] | None) -> tuple[int | None, int | None]:
+    """Bytes that were read, and written, since :func:`io_bytes` was asked; None if that isn't known."""
+    now = io_bytes()
+    return (None, None) if begin is None or now is None else (now[0] - begin[0], now[1] - begin[1])

@@ -488,6 +488,8 @@ class BatchOperator(BaseOperator):
             task_cpu_seconds=batch.cpu_seconds,
             rate_wait_seconds=round(batch.rate_wait_seconds, 6),
             idle_seconds=round(batch.idle_seconds, 6),
+            read_bytes=batch.read_bytes,
+            written_bytes=batch.written_bytes,
         )
         ti.xcom_push(RECORD_KEY, record.to_xcom())
         if writer is not None:

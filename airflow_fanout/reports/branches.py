@@ -227,6 +227,8 @@ def _together(tasks: Sequence[BranchTiming]) -> dict[str, Any]:
         "work_seconds": _all_of([task.work_seconds for task in worked]),
         "cpu_seconds": _all_of([task.cpu_seconds for task in worked]),
         "peak_memory_bytes": max(memory, default=None),
+        "read_bytes": _all_bytes([task.read_bytes for task in worked]),
+        "written_bytes": _all_bytes([task.written_bytes for task in worked]),
         "tries": max((task.tries for task in tasks if task.tries is not None), default=None),
         "tasks": tuple(tries for task in tasks for tries in task.tasks),
     }
@@ -235,6 +237,11 @@ def _together(tasks: Sequence[BranchTiming]) -> dict[str, Any]:
 def _all_of(seconds: Sequence[float | None]) -> float | None:
     """Add up; None if one is not known."""
     return None if None in seconds else sum_of_known(seconds)
+
+
+def _all_bytes(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known and len(known) == len(numbers) else None
 
 
 def _mapped(

@@ -9,6 +9,7 @@ from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import instance_name
 from airflow_fanout.rules.wording import (
     cut_middle,
+    format_amount,
     format_bytes,
     format_ratio,
     format_seconds,
@@ -32,7 +33,7 @@ PLURALS = {
     "run": "runs",
 }
 
-LONGEST_NAME, CAUSES_NAMED = 60, 2
+LONGEST_NAME, CAUSES_NAMED, STEPS_NAMED = 60, 2, 5
 MOST_OF_PATH = 200
 
 
@@ -117,6 +118,8 @@ def figures(group: GroupReport) -> tuple[Figure, ...]:
         *_left(group),
         *_stored_items(group),
         *_results(group),
+        *_steps(group),
+        *_io(group),
     ]
     return tuple(Figure(name=name, value=value, note=note) for name, value, note in texts)
 
@@ -138,6 +141,23 @@ def _rate_wait(group: GroupReport) -> Iterator[tuple[str, str, str]]:
     if group.rate_wait_seconds:
         note = "in which batches could have started an item but for items_per_second, added up"
         yield "Rate wait", format_seconds(group.rate_wait_seconds), note
+
+
+def _steps(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    if group.steps:
+        first, *others = group.steps
+        named = [f"{shortened(step.name)} {format_seconds(step.seconds)}" for step in others[:STEPS_NAMED]]
+        more = f" and {len(others) - STEPS_NAMED:,} more" if len(others) > STEPS_NAMED else ""
+        note = f"in {shortened(first.name)}, all branches added up"
+        note += f"; {', '.join(named)}{more}" if named else ""
+        yield "Steps", format_seconds(first.seconds), note
+
+
+def _io(group: GroupReport) -> Iterator[tuple[str, str, str]]:
+    """What went through ``read`` and ``write``; nothing where no kernel told."""
+    if group.read_bytes is not None:
+        note = f"by the {PLURALS[group.nouns[0]]}' processes; {format_amount(group.written_bytes)} written"
+        yield "Read", format_amount(group.read_bytes), note
 
 
 def _left(group: GroupReport) -> Iterator[tuple[str, str, str]]:

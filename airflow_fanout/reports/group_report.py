@@ -102,6 +102,15 @@ class ErrorCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of a function of branches that are lists of them; of a group those of ``branches`` together."""
+
+    name: str
+    seconds: float
+    branches: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class BranchReport:
     """
     A branch, or a batch.
@@ -111,7 +120,9 @@ class BranchReport:
     branch failed and has several tasks. Times are those of the last try; ``elapsed_seconds`` are from its
     start to its end, or so far, without what later tasks of a branch lost by being tried again. ``tries`` are
     those of the task that was tried most often, ``earlier_tries`` are all its tasks'. ``host`` is where its
-    last task ran. ``items`` is how many items a batch has by state.
+    last task ran. ``items`` is how many items a batch has by state. ``read_bytes`` and ``written_bytes`` went
+    through its processes' ``read`` and ``write`` while they worked, where the kernel tells. ``steps`` are the
+    functions that it called, if it is a list of them, at most fifty; the last may have raised.
     """
 
     name: str
@@ -132,6 +143,9 @@ class BranchReport:
     peak_memory_bytes: int | None
     host: str | None
     items: dict[str, int] | None
+    read_bytes: int | None
+    written_bytes: int | None
+    steps: tuple[StepTime, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +188,8 @@ class GroupReport(Outcomes):
     ``results_path`` is the folder into which batches write values; of a group that keeps them in XComs None.
     ``segments`` are the times that a time line shows, from a start to an end: long idle times between them
     are left out. ``usual_wall_seconds`` is the median wall of the last ten runs before, known while the run
-    is on, and ``expected_left_seconds`` what is left of it; 0 if that is over.
+    is on, and ``expected_left_seconds`` what is left of it; 0 if that is over. ``steps`` are the functions of
+    branches that are lists of them, those first that took longest, at most fifty.
     """
 
     title: str
@@ -203,6 +218,7 @@ class GroupReport(Outcomes):
     expected_left_seconds: float | None = None
     stored_items: str | None = None
     results_path: str | None = None
+    steps: tuple[StepTime, ...] = ()
     hosts: tuple[HostLoad, ...] = ()
     segments: tuple[tuple[datetime, datetime], ...] = ()
     branches: tuple[BranchReport, ...] = ()

@@ -22,6 +22,7 @@ from airflow_fanout.reports.group_report import (
     GroupReport,
     HostLoad,
     RunReport,
+    StepTime,
 )
 from airflow_fanout.reports.problems import batch_of, failed_step, outcomes, task_to_look_at
 from airflow_fanout.reports.rerun import causes_before
@@ -40,7 +41,7 @@ from airflow_fanout.rules.instances import FINISHED
 from airflow_fanout.rules.names import EACH, SPLIT
 from airflow_fanout.rules.outcomes import WAITING
 from airflow_fanout.rules.policy import AT_RUN_TIME
-from airflow_fanout.rules.records import RETURN_VALUE
+from airflow_fanout.rules.records import MOST_STEPS, RETURN_VALUE
 from airflow_fanout.rules.wording import shown_error, shown_name
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def group_report(facts: RunFacts, run: GroupRun, *, now: datetime, capacity_of: 
         usual_wall_seconds=median(walls) if walls else None,
         expected_left_seconds=expected_left(walls, summary.wall_seconds),
         stored_items=None if declared is None else declared.stored_items,
+        steps=_steps(run),
         hosts=host_loads(task_run for branch in run.ran for task_run in branch.task_runs),
         segments=segments(so_far),
         branches=_branch_reports(run, so_far),
@@ -376,7 +378,23 @@ def _branch_report(
         peak_memory_bytes=branch.peak_memory_bytes,
         host=hostnames[-1] if hostnames else None,
         items=items,
+        read_bytes=branch.read_bytes,
+        written_bytes=branch.written_bytes,
+        steps=tuple(
+            StepTime(name=step.name, seconds=step.seconds) for run in branch.task_runs for step in run.steps
+        ),
     )
+
+
+def _steps(run: GroupRun) -> tuple[StepTime, ...]:
+    """Add up what each function took in the branches of which it is a step."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for branch in run.ran:
+        for task_run in branch.task_runs:
+            for step in task_run.steps:
+                seconds[step.name].append(step.seconds)
+    steps = [StepTime(name=n, seconds=math.fsum(each), branches=len(each)) for n, each in seconds.items()]
+    return tuple(sorted(steps, key=lambda step: -step.seconds)[:MOST_STEPS])
 
 
 def host_loads(task_runs: Iterable[TaskRun]) -> tuple[HostLoad, ...]:

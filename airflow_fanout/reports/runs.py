@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_fanout.rules.outcomes import Ruling, ValueState
-    from airflow_fanout.rules.records import Bounds, ReuseRecord, StoredResults
+    from airflow_fanout.rules.records import Bounds, ReuseRecord, Step, StoredResults
     from airflow_fanout.serialization.declaration import DeclaredGroup
     from airflow_fanout.serialization.outline import DagOutline, FanInOutline
 
@@ -83,6 +83,11 @@ class TaskRun:
         """Cores that it could run on; None if it recorded none."""
         return None if self.told is None or isinstance(self.told, LostRecord) else self.told.cores
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The functions that it called, if it was a list of them."""
+        return (self.told.steps or ()) if isinstance(self.told, BranchRecord) else ()
+
     @cached_property
     def timing(self) -> BranchTiming:
         """Its times, with the seconds inside its code: those of its items together, if it ran a batch."""
@@ -100,8 +105,14 @@ class TaskRun:
                 seconds, cpu_seconds = record.work_seconds, record.task_cpu_seconds
             case _:
                 return timing
-        memory = record.peak_memory_bytes
-        return replace(timing, work_seconds=seconds, cpu_seconds=cpu_seconds, peak_memory_bytes=memory)
+        return replace(
+            timing,
+            work_seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            peak_memory_bytes=record.peak_memory_bytes,
+            read_bytes=record.read_bytes,
+            written_bytes=record.written_bytes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

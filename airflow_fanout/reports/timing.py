@@ -70,6 +70,8 @@ class BranchTiming:
     work_seconds: float | None = None
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
     tries: int | None = None
     tasks: tuple[tuple[TaskTry, ...], ...] = ()
 
@@ -123,9 +125,9 @@ class GroupSummary:
     that was no work, are those of last tries. ``computed_share`` is CPU seconds divided by work, or, of
     batches, by the time in which their items ran, on as many cores as these can use (threads one); the rest
     was spent waiting. Items alone can't tell theirs: of threads that compute, all but one wait. Memory is
-    that of one branch's process, at most. A branch of several tasks counts towards ``peak_concurrency`` while
-    one of its tasks runs. "Without the slowest" are the others as they ran: what might have started earlier
-    is not moved up.
+    that of one branch's process, at most; bytes read and written are those of all processes. A branch of
+    several tasks counts towards ``peak_concurrency`` while one of its tasks runs. "Without the slowest" are
+    the others as they ran: what might have started earlier is not moved up.
     """
 
     states: dict[str, int]
@@ -142,6 +144,8 @@ class GroupSummary:
     cpu_seconds: float | None = None
     computed_share: float | None = None
     peak_memory_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
     peak_concurrency: int = 0
     slowest: tuple[SlowBranch, ...] = ()
     median_without_slowest_seconds: float | None = None
@@ -185,6 +189,8 @@ def summarize(timings: Iterable[BranchTiming], *, slowest: int = 3) -> GroupSumm
         cpu_seconds=sum_of_known(timing.cpu_seconds for timing in counted),
         computed_share=_ratio(sum_of_known(c for c, _ in computed), sum_of_known(w for _, w in computed)),
         peak_memory_bytes=max(memory, default=None),
+        read_bytes=_sum_of_bytes(timing.read_bytes for timing in counted),
+        written_bytes=_sum_of_bytes(timing.written_bytes for timing in counted),
         peak_concurrency=_peak_concurrency(counted),
         slowest=tuple(named),
         median_without_slowest_seconds=median(durations[1:]) if rest else None,
@@ -314,6 +320,11 @@ def sum_of_known(seconds: Iterable[float | None]) -> float | None:
     """Add up what is known, to the same last digit in any order; None if nothing is."""
     known = [number for number in seconds if number is not None]
     return math.fsum(known) if known else None
+
+
+def _sum_of_bytes(numbers: Iterable[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _ratio(dividend: float | None, divisor: float | None) -> float | None:

@@ -45,8 +45,18 @@ MOST, MOST_ITEMS, MOST_SECONDS = 2**63, 2_000_000, 3.2e9
 MOST_BRANCHES = 100_000
 """Mapped branches of one group, at most: Airflow's ``max_map_length`` is 1,024 unless told."""
 
+MOST_STEPS = 50
+"""Functions of a branch that is a list of them which are timed; the rest are not."""
+
 Bounds = tuple[int, int, int]
 """Index of a batch's first item, and of the one after its last, and the try of the task that cut it."""
+
+
+class Step(NamedTuple):
+    """A function of a branch that is a list of them, and the seconds that it took."""
+
+    name: str
+    seconds: float
 
 
 class BranchRecord(NamedTuple):
@@ -63,6 +73,9 @@ class BranchRecord(NamedTuple):
     :param cpu_seconds: CPU seconds of these.
     :param peak_memory_bytes: Peak memory of the process.
     :param cores: Cores that it could run on.
+    :param read_bytes: Bytes that the process read meanwhile, as ``io_bytes`` of ``recording`` counts them.
+    :param written_bytes: Bytes that it wrote.
+    :param steps: The functions that were called, the last of which may have raised, if it is a list of them.
     """
 
     state: Literal["success", "failed", "skipped", "stopped"]
@@ -74,10 +87,14 @@ class BranchRecord(NamedTuple):
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     cores: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+    steps: tuple[Step, ...] | None = None
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom, without what is not known."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
+        own = {name: value for name, value in self._asdict().items() if value is not None}
+        return own if self.steps is None else {**own, "steps": [list(step) for step in self.steps]}
 
 
 class StoredPart(NamedTuple):
@@ -172,6 +189,8 @@ class BatchRecord(NamedTuple):
     :param results: Where the values are, if they are not in an XCom. Then nothing here grows with the number
         of items that succeed: there are neither ``names`` nor seconds, and ``errors`` are those of the first
         failures.
+    :param read_bytes: Bytes that the process read in ``elapsed``, as of a branch.
+    :param written_bytes: Bytes that it wrote.
     """
 
     map_index: int = 0
@@ -193,6 +212,8 @@ class BatchRecord(NamedTuple):
     rate_wait_seconds: float | None = None
     idle_seconds: float | None = None
     results: StoredResults | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the value of the XCom."""
@@ -356,6 +377,9 @@ def _read_branch(value: Mapping[str, Any]) -> BranchRecord | None:
                 cpu_seconds=seconds_of(value.get("cpu_seconds")),
                 peak_memory_bytes=_whole(value.get("peak_memory_bytes")),
                 cores=_whole(value.get("cores")),
+                read_bytes=_whole(value.get("read_bytes"), least=0),
+                written_bytes=_whole(value.get("written_bytes"), least=0),
+                steps=_steps(value.get("steps")),
             )
     return None
 
@@ -404,6 +428,8 @@ def _read_batch(value: Mapping[str, Any]) -> BatchRecord | None:
         elapsed=seconds_of(value.get("elapsed")),
         rate_wait_seconds=seconds_of(value.get("rate_wait_seconds")),
         idle_seconds=seconds_of(value.get("idle_seconds")),
+        read_bytes=_whole(value.get("read_bytes"), least=0),
+        written_bytes=_whole(value.get("written_bytes"), least=0),
         task_cpu_seconds=seconds_of(value.get("task_cpu_seconds")),
         results=results,
     )
@@ -567,6 +593,19 @@ def _all_seconds(values: Sequence[Any]) -> list[float | None]:
     is_plain = set(map(type, values)) == {float} and min(values) >= 0 and max(values) < MOST_SECONDS
     # With a NaN among them, which neither least nor most tells of, the sum is one.
     return list(values) if is_plain and not math.isnan(sum(values)) else list(map(seconds_of, values))
+
+
+def _steps(value: object) -> tuple[Step, ...] | None:
+    if not isinstance(value, list) or not 0 < len(value) <= MOST_STEPS:
+        return None
+    steps = []
+    for step in value:
+        match step:
+            case [str(name), took] if (seconds := seconds_of(took)) is not None:
+                steps.append(Step(on_one_line(name), seconds))
+            case _:
+                return None
+    return tuple(steps)
 
 
 def _tries(value: object, most: int) -> dict[str, int]:

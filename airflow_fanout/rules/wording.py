@@ -110,6 +110,8 @@ MINUTE = 60
 HOUR = 3600
 HOURS_OF_A_DAY = 24
 BYTES_OF_A_MB = 1_000_000
+BYTES_OF_A_KB = 1_000
+FEW = 10  # from which on a decimal tells nothing
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -145,6 +147,18 @@ def format_ratio(ratio: float | None) -> str:
 def format_share(share: float | None) -> str:
     """A share of 1 for people: ``34 %``; a dash if it isn't known."""
     return NOT_RECORDED if share is None else f"{round(share * 100)} %"
+
+
+def format_amount(number: int | None) -> str:
+    """A number of bytes that were read or written: ``812 B``, ``40 kB``, ``2.3 GB``; a dash if unknown."""
+    if number is None:
+        return NOT_RECORDED
+    amount, units = float(number), ["B", "kB", "MB", "GB", "TB"]
+    while round(amount) >= BYTES_OF_A_KB and len(units) > 1:
+        amount /= BYTES_OF_A_KB
+        del units[0]
+    is_short = amount < FEW and units[0] != "B" and round(amount, 1) != round(amount)
+    return f"{amount:,.{int(is_short)}f} {units[0]}"
 
 
 def format_bytes(number: int | None) -> str:

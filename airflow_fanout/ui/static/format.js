@@ -28,6 +28,19 @@ export function tickLabel(seconds) {
 
 export const megabytes = (bytes) => (bytes === null ? NOTHING : `${count(Math.round(bytes / 1e6))} MB`);
 
+// As format_amount of the report writes it: "–", "812 B", "40 kB", "2.3 GB".
+export function amount(bytes) {
+  if (bytes === null) return NOTHING;
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let number = bytes;
+  while (Math.round(number) >= 1000 && units.length > 1) {
+    number /= 1000;
+    units.shift();
+  }
+  const isShort = number < 10 && units[0] !== "B" && Math.round(number * 10) !== 10 * Math.round(number);
+  return `${isShort ? number.toFixed(1) : count(Math.round(number))} ${units[0]}`;
+}
+
 export const localTime = (text) => (text === null ? NOTHING : new Date(text).toLocaleString());
 
 // Characters that can't be seen, or turn what follows them around, are written out. Joiners stay: emoji need them.

@@ -1,7 +1,7 @@
 // The time line of one group: thousands of rows, of which only those in sight are in the document.
 
 import { link, logAddress, readItems } from "./airflow.js";
-import { count, counted, duration, localTime, megabytes, tickLabel, visible } from "./format.js";
+import { amount, count, counted, duration, localTime, megabytes, tickLabel, visible } from "./format.js";
 import { entries, rowsOf, stateCounts, stateOf } from "./rows.js";
 import { timeScale } from "./time_scale.js";
 
@@ -313,8 +313,12 @@ export class TimeLine {
         ["Queued", localTime(branch.queued)], ["Started", localTime(branch.started)], ["Ended", localTime(branch.ended)],
         ["Took", duration(branch.elapsed_seconds)], ["Work", duration(branch.work_seconds)],
         ["CPU", duration(branch.cpu_seconds)], ["Memory", megabytes(branch.peak_memory_bytes)], ["Tries", branch.tries === null ? "–" : count(branch.tries)],
+        ["Read", amount(branch.read_bytes)], ["Written", amount(branch.written_bytes)],
         ["Host", branch.host ? visible(branch.host) : "–"],
       ];
+    if (row.kind === "branch" && branch.steps.length) {
+      facts.push(["Steps", branch.steps.map(({ name, seconds }) => `${visible(name)} ${duration(seconds)}`).join(", ")]);
+    }
     if (row.kind === "branch" && branch.items) {
       const items = Object.entries(branch.items).map(([name, number]) => `${count(number)} ${name}`).join(", ");
       facts.unshift(["Items", items]);

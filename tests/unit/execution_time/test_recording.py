@@ -6,6 +6,7 @@ import asyncio
 import functools
 import math
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -20,11 +21,12 @@ from airflow.sdk.log import mask_secret
 
 from airflow_fanout import FanOutGroup
 from airflow_fanout.execution_time import recording
-from airflow_fanout.rules.records import RECORD_KEY, BranchRecord, read_record
+from airflow_fanout.rules.records import MOST_STEPS, RECORD_KEY, BranchRecord, read_record
 from tests.unit.fake_run import TASK_INSTANCE, FakeRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from airflow.sdk import DAG, Context
 
@@ -36,6 +38,7 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No task has run in this process yet."""
     monkeypatch.setattr(recording, "_start", None)
     monkeypatch.setattr(recording, "_skip_reason", None)
+    monkeypatch.setattr(recording, "_steps", [])
 
 
 def skipping(text: str) -> Callable[[], Any]:
@@ -199,3 +202,61 @@ class TestAValueThatAnXComWouldChangeOrRefuse:
         ti, record = run(branch_of(task(do_xcom_push=False)(lambda: {object()})))
 
         assert (ti.state, getattr(record, "state", None)) == ("success", "success")
+
+
+class TestSteps:
+    def test_functions_of_a_list_are_timed_one_by_one(self) -> None:
+        def load() -> int:
+            time.sleep(0.02)
+            return 1
+
+        def double(number: int) -> int:
+            return 2 * number
+
+        _, record = run(branch_of([load, double]))
+
+        assert [step.name for step in record.steps] == ["load", "double"]
+        assert record.steps[0].seconds >= 0.02 > record.steps[1].seconds
+        assert sum(step.seconds for step in record.steps) <= record.seconds
+
+    def test_the_last_one_of_a_failure_is_that_which_raised(self) -> None:
+        def load() -> int:
+            raise ValueError
+
+        _, record = run(branch_of([load, lambda value: value]))
+
+        assert (record.state, [step.name for step in record.steps]) == ("failed", ["load"])
+
+    def test_those_of_a_task_are_no_other_ones(self) -> None:
+        run(branch_of([lambda: 1, lambda value: value]))
+
+        _, record = run(branch_of(lambda: 1, "other"))
+
+        assert record.steps is None
+
+    def test_no_more_than_fifty_are_kept(self) -> None:
+        _, record = run(branch_of([lambda: 1, *[lambda number: number] * 60]))
+
+        assert len(record.steps) == MOST_STEPS
+
+
+class TestBytesReadAndWritten:
+    @pytest.mark.skipif(not recording.IO_COUNTS.exists(), reason="this kernel counts no bytes")
+    def test_they_are_those_of_execute(self, tmp_path: Path) -> None:
+        def copy() -> None:
+            (tmp_path / "a").write_bytes(b"x" * 300_000)
+            (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes())
+
+        _, record = run(branch_of(copy))
+
+        assert 300_000 <= record.read_bytes < 400_000
+        assert 600_000 <= record.written_bytes < 700_000
+
+    def test_where_no_kernel_tells_there_are_none(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(recording, "IO_COUNTS", tmp_path / "io")
+
+        _, record = run(branch_of(lambda: 1))
+
+        assert (record.read_bytes, record.written_bytes) == (None, None)

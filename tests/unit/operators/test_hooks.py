@@ -109,7 +109,7 @@ def fail(operator: BaseOperator, exception: object = None) -> Any:
     return ti
 
 
-MEASURED = {"seconds", "cpu_seconds", "peak_memory_bytes", "cores"}
+MEASURED = {"seconds", "cpu_seconds", "peak_memory_bytes", "cores", "read_bytes", "written_bytes"}
 
 
 @pytest.mark.usefixtures("dag")

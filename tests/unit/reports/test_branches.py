@@ -189,11 +189,20 @@ class TestSeveralTasks:
     def test_they_are_one_branch(self) -> None:
         branch = only_branch(
             static("eu", steps=("read", "write")),
-            ran("etl.eu.read", second=1, seconds=1.5, cpu_seconds=0.5, peak_memory_bytes=9),
-            ran("etl.eu.write", second=3, seconds=0.5, cpu_seconds=0.25, peak_memory_bytes=7, tries=2),
+            ran("etl.eu.read", second=1, seconds=1.5, cpu_seconds=0.5, peak_memory_bytes=9, read_bytes=5),
+            ran(
+                "etl.eu.write",
+                second=3,
+                seconds=0.5,
+                cpu_seconds=0.25,
+                peak_memory_bytes=7,
+                tries=2,
+                read_bytes=2,
+            ),
         )
 
         assert (branch.work_seconds, branch.cpu_seconds, branch.peak_memory_bytes) == (2.0, 0.75, 9)
+        assert (branch.read_bytes, branch.written_bytes) == (7, None)
         assert (branch.started, branch.ended) == (NOON + timedelta(seconds=1), NOON + timedelta(seconds=4))
         assert branch.tries == 2
 

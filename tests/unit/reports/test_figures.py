@@ -10,7 +10,13 @@ import pytest
 from airflow_fanout.reports.figures import figures, headline, shortened
 from airflow_fanout.reports.group_report import BranchReport, Cause, GroupReport, Outcomes
 from airflow_fanout.reports.timing import SlowBranch, TaskTry
-from airflow_fanout.rules.wording import format_bytes, format_ratio, format_seconds, format_share
+from airflow_fanout.rules.wording import (
+    format_amount,
+    format_bytes,
+    format_ratio,
+    format_seconds,
+    format_share,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -149,6 +155,8 @@ def test_seconds_are_written_for_people(seconds: float | None, text: str) -> Non
     [
         *((format_ratio, None, "–"), (format_ratio, 0.0, "0.0×"), (format_ratio, 12, "12.0×")),
         *((format_share, None, "–"), (format_share, 0.344, "34 %"), (format_share, 1.0, "100 %")),
+        *((format_amount, None, "–"), (format_amount, 812, "812 B"), (format_amount, 40_400, "40 kB")),
+        *((format_amount, 2_345_600_000, "2.3 GB"), (format_amount, 999_600, "1 MB")),
         *((format_bytes, None, "–"), (format_bytes, 2_345_600_000, "2,346 MB")),
     ],
 )

@@ -69,7 +69,9 @@ BRANCH = """
     {"number": 1, "state": "failed", "queued": "2026-01-01T11:59:51+00:00", "started": null,
      "ended": "2026-01-01T11:59:52+00:00"}
   ],
-  "work_seconds": 0.75, "cpu_seconds": 0.5, "peak_memory_bytes": 7, "host": "worker-1", "items": null
+  "work_seconds": 0.75, "cpu_seconds": 0.5, "peak_memory_bytes": 7, "host": "worker-1", "items": null,
+  "read_bytes": 12, "written_bytes": 0,
+  "steps": [{"name": "load", "seconds": 0.5, "branches": 1}, {"name": "fit", "seconds": 0.25, "branches": 1}]
 }
 """
 ITEM_PROBLEM = """
@@ -83,6 +85,7 @@ ITEM_PROBLEM = """
 class TestBranches:
     def test_a_branch_has_all_that_is_known_of_it(self) -> None:
         record: dict[str, Any] = {"seconds": 0.75, "cpu_seconds": 0.5, "peak_memory_bytes": 7}
+        record |= {"read_bytes": 12, "written_bytes": 0, "steps": [["load", 0.5], ["fit", 0.25]]}
         failed = ran("etl.us", second=2, state="failed", error="E: no", hostname="worker-1", **record)
         facts = facts_of([replace(failed, tries=2, earlier=(FIRST_TRY,))], static("us"))
 
@@ -267,6 +270,20 @@ class TestGroup:
 
         assert [(problem.name, problem.error) for problem in group.problems] == [("b", "E: no"), ("a", None)]
         assert (group.problem_count, group.failures) == (2, "2 of 2 branches failed")
+
+    def test_steps_are_added_up_over_branches_the_longest_first(self) -> None:
+        steps = [[["load", 0.5], ["fit", 2.0]], [["load", 1.0], ["fit", 3.0]], None]
+        runs = [ran(f"etl.b_{n}", steps=each, read_bytes=n * 4_000) for n, each in enumerate(steps)]
+
+        group = only(static("b_0", "b_1", "b_2"), *runs)
+
+        assert [(step.name, step.seconds, step.branches) for step in group.steps] == [
+            ("fit", 5.0, 2),
+            ("load", 1.5, 2),
+        ]
+        shown = {figure.name: (figure.value, figure.note) for figure in group.figures}
+        assert shown["Steps"] == ("5.0 s", "in fit, all branches added up; load 1.5 s")
+        assert shown["Read"] == ("12 kB", "by the branches' processes; – written")
 
     def test_branches_that_failed_alike_are_one_kind_of_error(self) -> None:
         names = [f"b_{n}" for n in range(8)]

@@ -14,6 +14,7 @@ from airflow_fanout.rules.records import (
     BatchRecord,
     BranchRecord,
     LostRecord,
+    Step,
     is_skipped_by,
     read_bounds,
     read_record,
@@ -30,6 +31,9 @@ BRANCH = BranchRecord(
     cpu_seconds=0.5,
     peak_memory_bytes=9,
     cores=2,
+    read_bytes=0,
+    written_bytes=7,
+    steps=(Step("load", 1.0), Step("fit", 0.5)),
 )
 BATCH = BatchRecord(
     map_index=1,
@@ -49,6 +53,8 @@ BATCH = BatchRecord(
     rate_wait_seconds=1.5,
     idle_seconds=0.5,
     task_cpu_seconds=0.75,
+    read_bytes=5,
+    written_bytes=0,
 )
 
 
@@ -125,6 +131,8 @@ def unknown(names: str, *values: Any) -> list[Any]:
         *unknown("has_value", "yes", 1),
         *unknown("map_index", -1, "1", {}, True, math.nan, 10**400),
         *unknown("name error", "", 8, ["a"], {"a": 1}),
+        *unknown("steps", [], [["a"]], [["a", -1.0]], [[1, 1.0]], {"a": 1.0}, [["a", 1.0]] * 51),
+        *unknown("read_bytes written_bytes", "2", -3, True, 2.5, 10**400),
         *unknown("peak_memory_bytes cores", "2", 0, -3, True, 2.5, 10**400),
         *unknown("seconds cpu_seconds", "1", True, -1.0, math.nan, math.inf, {}, 10**400, 1.7e308),
         ({"error": "a\n  \x1b[31mb"}, {"error": "a \\x1b[31mb"}),
