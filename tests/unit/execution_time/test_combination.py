@@ -416,7 +416,7 @@ class TestAFanIn:
             return []
 
         group = group_of(items=load(), combine_by=str)
-        run = FakeRun().add("load").add("g.split", value=[]).add("g.each", "skipped", duration=None)
+        run = FakeRun().add("load", value=[]).add("g.split", value=[]).add("g.each", "skipped", duration=None)
 
         assert collect(group, run, on_empty="succeed").value == {}
 

@@ -17,6 +17,7 @@ from airflow_fanout.exceptions import BatchFailedError, BranchesRunningError, Un
 from airflow_fanout.execution_time import stored_results
 from airflow_fanout.execution_time.checkpoints import ValueParts
 from airflow_fanout.operators.batch import KILLED
+from airflow_fanout.rules.instances import runs_mark
 from airflow_fanout.rules.records import RECORD_KEY, RETURN_VALUE, batch_key, read_record
 from airflow_fanout.storage.parts import Row, write_part
 from tests.unit.fake_batch import batch_operator, run_batch
@@ -518,10 +519,10 @@ class TestItemsKnownAtRunTime:
         operator.results_path = str(tmp_path)
         payload = {"names": ["x", "y", "z"], "items": ["a", "fails", "b"]}
         ran = run_batch(group, operator=operator, payload=payload)
-        whole = FakeRun().add("acts.split", value=[[0, 3, 1]])
+        whole = FakeRun().add("load")
+        whole.add("acts.split", value=[[0, 3, 1, runs_mark(whole.instances, ["load"])]])
         whole.xcoms["acts.split", -1, batch_key(0)] = payload
         whole.add("acts.each", "failed", map_index=0, record=ran.record)
-        whole.add("load")
 
         results = results_of(group, whole)
         assert list(results.outcomes) == ["x", "y", "z"]
