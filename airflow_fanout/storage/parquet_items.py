@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_fanout.exceptions import DeclarationTypeError, DeclarationValueError, ItemsError
+from airflow_fanout.rules.items import BrokenItem
 from airflow_fanout.rules.wording import listing, typed
 from airflow_fanout.storage.objects import check_version, find_objects, opened, storage_errors
 from airflow_fanout.storage.stored_items import (
@@ -34,8 +35,8 @@ class ParquetItems(StoredItems):
     """
     Each row of Parquet files is an item: a dict of Python's own values.
 
-    The files have the same columns. Needs the extra ``storage``. A timestamp is a ``datetime``: one with
-    nanoseconds fails the items that are read with it.
+    The files have the same columns. Needs the extra ``storage``. A timestamp is a ``datetime``: a row with
+    one that has nanoseconds fails by name.
 
     :param path: Of a file, or a pattern, as in :class:`ObjectItems`. (templated)
     :param columns: Names of the columns that are read. None for all.
@@ -119,7 +120,7 @@ class ParquetItems(StoredItems):
                 taken = batch.slice(max(start, 0), place["count"] - len(items))
                 start -= len(batch)
                 if len(taken):
-                    items += _in_microseconds(taken).to_pylist()
+                    items += _rows(taken, place["path"])
                 if len(items) == place["count"]:
                     break
         check_version(place["path"], place["version"])  # it may have changed meanwhile
@@ -167,6 +168,20 @@ def _check_alike(first: tuple[Any, str], other: tuple[Any, str]) -> None:
     )
     message = f"the files' columns differ: {path} and {other_path}: {differences or 'in their order'}"
     raise ItemsError(message)
+
+
+def _rows(batch: Any, path: str) -> list[Any]:
+    """Return rows as dicts; one with a time that Python's types have no room for is a ``BrokenItem``."""
+    import pyarrow as pa
+
+    try:
+        rows: list[Any] = _in_microseconds(batch).to_pylist()
+    except pa.ArrowInvalid as error:
+        if len(batch) == 1:
+            return [BrokenItem(ItemsError(f"{path}: {error}"))]
+        half = len(batch) // 2
+        rows = [*_rows(batch.slice(0, half), path), *_rows(batch.slice(half), path)]
+    return rows
 
 
 def _in_microseconds(batch: Any) -> Any:

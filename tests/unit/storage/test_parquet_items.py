@@ -18,6 +18,7 @@ from airflow_fanout.exceptions import (
     ItemsError,
     MissingExtraError,
 )
+from airflow_fanout.rules.items import BrokenItem
 from airflow_fanout.storage import ParquetItems
 from tests.unit.storage.plans import names, plan, read
 
@@ -67,6 +68,17 @@ def test_values_are_those_of_python(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
 
     assert read(ParquetItems(tmp_path / "x.parquet")) == [row]
+
+
+def test_a_row_with_nanoseconds_alone_is_broken(tmp_path: Path) -> None:
+    times = pa.array([1_000, 2_001, 3_000, 4_000, 5_999], pa.timestamp("ns"))
+    pq.write_table(pa.table({"at": times}), tmp_path / "times.parquet")
+
+    rows = read(ParquetItems(f"{tmp_path}/times.parquet"), size=5)
+
+    assert [isinstance(row, BrokenItem) for row in rows] == [False, True, False, False, True]
+    assert "times.parquet: Casting from timestamp[ns] to timestamp[us] would lose data" in str(rows[1].error)
+    assert rows[2] == {"at": datetime(1970, 1, 1, microsecond=3)}  # noqa: DTZ001
 
 
 def test_a_batch_reads_its_own_row_groups_alone(tmp_path: Path) -> None:
