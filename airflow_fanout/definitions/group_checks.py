@@ -224,7 +224,7 @@ def _check_folding_function(owner: str, argument: str, function: object, *, take
         raise DeclarationTypeError(owner, argument, problem) from None
 
 
-def check_reuse(owner: str, reuse: object, items_per_task: object, *, combine: object, items: object) -> None:
+def check_reuse(owner: str, reuse: object, items_per_task: object, *, combine: object) -> None:
     """Check that values of earlier runs can stand beside those of this one."""
     if reuse is None:
         return
@@ -233,10 +233,6 @@ def check_reuse(owner: str, reuse: object, items_per_task: object, *, combine: o
         raise DeclarationTypeError(owner, "reuse", problem)
     if items_per_task is None:
         problem = "is for the items of one task; give items_per_task too"
-        raise DeclarationValueError(owner, "reuse", problem)
-    if isinstance(items, StoredItems):
-        found = f"found {items.title}, of which split knows where they lie, and not what they are"
-        problem = f"{found}; let a task return them as a list, or leave reuse out"
         raise DeclarationValueError(owner, "reuse", problem)
     if combine is not None:
         problem = "needs the value of each item, but combine= keeps none; leave one of them out"

@@ -287,9 +287,7 @@ class FanOutGroup(TaskGroup, ResolveMixin):
         checks.check_item_concurrency(self.title, self.item_concurrency, self.items_per_task)
         checks.check_item_executor(self.title, self.item_executor, self.items_per_task)
         checks.check_combination(self.title, self.combine, self.combine_by, self.items_per_task)
-        checks.check_reuse(
-            self.title, self.reuse, self.items_per_task, combine=self.combine, items=self.items
-        )
+        checks.check_reuse(self.title, self.reuse, self.items_per_task, combine=self.combine)
         checks.check_results_path(
             self.title, self.results_path, self.items_per_task, combine=self.combine, reuse=self.reuse
         )

@@ -265,6 +265,8 @@ class BatchOperator(BaseOperator):
             return _made(items, partial(self._rendered, context))
         if group.items is None:  # a count
             return dict.fromkeys(names, NO_ITEM)
+        if isinstance(group.items, StoredItems):
+            return dict(zip(names, group.items.read(stored["places"]), strict=True))
         return self._mapped(dict(zip(names, stored["items"], strict=True)))
 
     def _stored_batch(self, ti: Any) -> dict[str, Any]:

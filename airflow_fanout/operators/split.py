@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context, TaskGroup
 
+    from airflow_fanout.storage.pieces import Pieces
+
 
 BRANCH_SETTINGS = (
     "queue",
@@ -128,11 +130,18 @@ class SplitOperator(BaseOperator):
 
     def _plan(self, items: StoredItems, context: Context) -> list[list[int]]:
         """Push where the items of each batch lie, batch by batch, as they are found; return the bounds."""
-        from airflow_fanout.storage.pieces import Pieces
-
         ti: Any = context["ti"]
         size, ranges, stop = self.items_per_task or 1, list[list[int]](), 0
-        pieces = Pieces(ti.dag_id, ti.run_id, self.task_id, try_number=ti.try_number)
+        for cut in self._rendered(items, context).plan(size, self._pieces(ti)):
+            ranges.append([stop, stop + cut.count, ti.try_number])
+            stop += cut.count
+            self._check_batches(len(ranges), size)
+            ti.xcom_push(batch_key(len(ranges) - 1), {"names": cut.names, "places": cut.places})
+        self._log_batches(stop, len(ranges), size)
+        return ranges
+
+    def _rendered(self, items: StoredItems, context: Context) -> StoredItems:
+        """Stored items as this run has them; skips, as a mapped task does, if a task that is asked was."""
 
         def render(value: Any) -> Any:
             rendered = self.render_template(value, context)
@@ -140,14 +149,12 @@ class SplitOperator(BaseOperator):
                 self._skip_with_source(context, rendered)
             return rendered
 
-        source = items.rendered(render)
-        for cut in source.plan(size, pieces):
-            ranges.append([stop, stop + cut.count, ti.try_number])
-            stop += cut.count
-            self._check_batches(len(ranges), size)
-            ti.xcom_push(batch_key(len(ranges) - 1), {"names": cut.names, "places": cut.places})
-        self._log_batches(stop, len(ranges), size)
-        return ranges
+        return items.rendered(render)
+
+    def _pieces(self, ti: Any) -> Pieces:
+        from airflow_fanout.storage.pieces import Pieces  # not needed when a Dag is parsed
+
+        return Pieces(ti.dag_id, ti.run_id, self.task_id, try_number=ti.try_number)
 
     def _counted(self, context: Context) -> int:
         """Number of branches, which may be known only now."""

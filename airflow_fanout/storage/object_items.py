@@ -77,6 +77,10 @@ class ObjectItems(StoredItems):
         checks = check_versions([(place["path"], place["version"]) for place in places])
         return [ObjectStoragePath(path) if error is None else BrokenItem(error) for path, error in checks]
 
+    def identities(self, places: Iterable[Place]) -> list[Any]:
+        """Return path and version of each object: none is read."""
+        return [[place["path"], place["version"]] for place in places]
+
     def read_place(self, place: Place) -> Sequence[Any]:
         """Make the path of one object."""
         return self.read([place])

@@ -29,7 +29,8 @@ Place = dict[str, Any]
 """
 Where some items of a batch lie, as JSON: ``path``, ``version`` and ``count``, and what their source needs.
 
-``version`` pins the object: its ETag, or its size and time of change.
+``version`` pins the object: its ETag, or its size and time of change. ``only`` are the positions of the items
+that run, where those between them are reused.
 """
 
 
@@ -164,8 +165,12 @@ class StoredItems(ABC):
                     raise StoredItemsError(place["path"], problem)
             except StoredItemsError as error:
                 found = [BrokenItem(error)] * place["count"]
-            items += found
+            items += found if "only" not in place else map(found.__getitem__, place["only"])
         return items
+
+    def identities(self, places: Iterable[Place]) -> list[Any]:
+        """Return what tells each item from those of other runs: itself; a ``BrokenItem`` of a broken one."""
+        return self.read(places)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)

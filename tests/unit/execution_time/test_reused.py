@@ -10,7 +10,7 @@ from airflow.sdk import task
 
 from airflow_fanout.exceptions import ItemsError, ReuseStoreError
 from airflow_fanout.rules.records import NO_REUSE, REUSE_KEY
-from airflow_fanout.storage import Reuse
+from airflow_fanout.storage import CsvItems, JsonLinesItems, ObjectItems, Reuse
 from airflow_fanout.storage.reuse_store import MOST_PARTS, POINTER, ReuseStore
 from tests.unit.reusing_runs import ReusingRun
 
@@ -188,6 +188,74 @@ def test_items_of_run_time_are_looked_up_too(reuse: Reuse, work: Work) -> None:
     assert work.called() == [8, 9]
     assert seen["values"] == [("z", [9, "en"]), ("b", [2, "en"]), ("y", [8, "en"])]
     assert seen["reused"] == ["b"]
+
+
+@pytest.mark.parametrize("name", [None, "id"], ids=["numbered", "named"])
+def test_rows_are_looked_up_one_by_one(name: str | None, reuse: Reuse, work: Work, tmp_path: Path) -> None:
+    def run_over(*rows: str) -> Any:
+        (tmp_path / "rows.csv").write_text("\n".join(["id", *rows]))
+        return run(reuse, work, CsvItems(f"{tmp_path}/rows.csv", name=name), size=4).whole()
+
+    run_over("a", "b", "c", "d", "e", "f")
+    work.called()
+    seen = run_over("a", "x", "c", "d", "y", "z", "b")
+
+    assert work.called() == [{"id": "x"}, {"id": "y"}, {"id": "z"}]
+    names = ["a", "x", "c", "d", "y", "z", "b"]
+    labels = names if name is not None else [f"g_{index}" for index in range(7)]
+    assert seen["values"] == [(label, [{"id": row}, "en"]) for label, row in zip(labels, names, strict=True)]
+    assert seen["reused"] == [labels[index] for index in (0, 2, 3, 6)]
+    assert seen["indexes"] == list(range(7))
+
+
+def test_objects_are_looked_up_by_their_versions_and_not_read(reuse: Reuse, tmp_path: Path) -> None:
+    read: list[str] = []
+
+    def work(item: Any) -> str:
+        read.append(item.name)
+        return str(item.read_text())
+
+    def run_over(**texts: str) -> Any:
+        for name, text in texts.items():
+            (tmp_path / f"{name}.txt").write_text(text)
+        return ReusingRun(reuse, work, more={"items": ObjectItems(f"{tmp_path}/*.txt")}).whole()
+
+    run_over(a="1", b="2", c="3", d="4")
+    read.clear()
+    seen = run_over(b="changed", e="5")
+
+    assert sorted(read) == ["b.txt", "e.txt"]
+    assert [value for _, value in seen["values"]] == ["1", "changed", "3", "4", "5"]
+    assert seen["reused"] == ["a.txt", "c.txt", "d.txt"]
+
+
+def test_a_row_that_is_broken_fails_by_name_and_costs_no_other(
+    reuse: Reuse, work: Work, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('1\n{"broken\n3\n')
+    items = JsonLinesItems(f"{tmp_path}/rows.jsonl")
+
+    seen = [run(reuse, work, items, min_success=2).whole() for _ in range(2)]
+
+    assert [outcome[0] for outcome in seen[1]["outcomes"].values()] == ["success", "failed", "success"]
+    assert seen[1]["reused"] == ["g_0", "g_2"]
+    assert work.called() == [1, 3]
+
+
+def test_an_object_that_changed_after_it_was_planned_fails_what_runs_of_it(
+    reuse: Reuse, work: Work, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("id\na\nb\nc\n")
+    items = CsvItems(f"{tmp_path}/rows.csv")
+    run(reuse, work, items, size=9).whole()
+    (tmp_path / "rows.csv").write_text("id\na\nx\nc\ny\n")
+    again = run(reuse, work, items, size=9, min_success=1).split()
+    (tmp_path / "rows.csv").write_text("id\nchanged\n")
+
+    outcomes = again.batches().collect().value["outcomes"]
+
+    assert [state for state, *_ in outcomes.values()] == ["success", "failed", "success", "failed"]
+    assert "StoredItemsError" in outcomes["g_1"][2]
 
 
 def test_what_has_no_fingerprint_always_runs_and_is_counted(reuse: Reuse) -> None:

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, ObjectStoragePath
 
 from airflow_fanout import FanOutGroup, storage
 from airflow_fanout.exceptions import DeclarationError
-from airflow_fanout.storage import ObjectItems, Reuse
+from airflow_fanout.storage import Reuse
 from tests.unit.refused import wrong_type, wrong_value
 
 
@@ -57,7 +57,6 @@ def add(first: int, second: int) -> int:
     [
         wrong_type(r"reuse: expected Reuse\(path, version=…\)", reuse="/store"),
         wrong_value("reuse: is for the items of one task; give items_per_task too", items_per_task=None),
-        wrong_value(r"reuse: found ObjectItems .*; let a task return them", items=ObjectItems("/raw/*")),
         wrong_value("reuse: needs the value of each item, but combine= keeps none", combine=add),
         wrong_value(r"reuse: with_context\(item, ds\) takes 'ds', which differs", branch=with_context),
         wrong_value("reuse: .* takes all of Airflow's context", branch=with_all_context),
