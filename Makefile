@@ -49,7 +49,7 @@ test: $(VENV)/.installed ## Run unit, integration and end-to-end tests in five m
 
 test-slow: $(VENV)/.installed-dev ## Run the tests that make test leaves out; half an hour, needs Redis, curl and Chromium
 	@$(WITH_HOME); export AIRFLOW_HOME; status=0; \
-	for suite in integration e2e distributed ui; do $(BIN)/pytest "tests/$$suite" -m "slow or ui" $(ARGS) || status=1; done; \
+	for suite in unit integration e2e distributed ui; do $(BIN)/pytest "tests/$$suite" -m "slow or ui" $(ARGS) || status=1; done; \
 	exit $$status
 
 matrix: $(VENV)/.installed ## Run the tests on Airflow 3.2 to 3.4 with every Python that is installed; an hour

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from tests.support.airflow import ControlledAirflow
 
+pytestmark = pytest.mark.slow
+
 DAG_ID = "reuse"
 
 

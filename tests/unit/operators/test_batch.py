@@ -481,7 +481,7 @@ class TestTheEndOfTheTask:
         monkeypatch.setattr("airflow_fanout.execution_time.batch.RINGS", (0.02, 0.02))
         monkeypatch.setattr("airflow_fanout.execution_time.batch.GIVE_UP_AFTER", 0.02)
         monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", type(comms, (), {})(), raising=False)
-        with mock.patch("os._exit", side_effect=lambda code: given_up.set()) as end, timeout(0.05):  # type: ignore[no-untyped-call]
+        with mock.patch("os._exit", side_effect=lambda code: given_up.set()) as end, timeout(0.5):  # type: ignore[no-untyped-call]
             ran = run_batch(
                 group_of("a", "b", branch=branch), store=Store(), refuses=lambda values: hang("reporting")
             )

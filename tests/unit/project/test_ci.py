@@ -21,4 +21,5 @@ def test_ci_runs_every_slow_test() -> None:
     ]
 
     assert [file for file in files if file not in script] == []
+    assert "pytest tests/unit -m slow" in script
     assert "pytest tests/ui" in script
