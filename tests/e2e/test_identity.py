@@ -67,6 +67,7 @@ def test_a_tolerated_failure_makes_the_report_degraded_and_is_named_in_the_log(r
         "skipped": 1,
         "missing": 0,
         "degraded": True,
+        "reused": 0,
         "problems": [{"name": "process_4", "state": "failed", "error": "ValueError: broken on try 2"}],
         "errors": [
             {

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.support.airflow import ControlledAirflow
 
+pytestmark = pytest.mark.slow
+
 DIED = "the process of its batch ended before it had reported"
 
 
