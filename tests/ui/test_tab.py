@@ -143,10 +143,12 @@ class TestBatched:
         )
         expect(square.locator(".failed summary")).to_have_text("4 of 2,000 items failed")
         items = (7, 507, 1007, 1507)
-        assert square.locator(".failed tbody th").all_inner_texts() == [f"square_{item}" for item in items]
-        errors = square.locator(".failed tbody td:nth-child(3)").all_inner_texts()
+        square.locator(".failed button", has_text="4 items").click()
+        rows = square.locator(".failed tbody tr.inside")
+        assert rows.locator("th").all_inner_texts() == [f"square_{item}" for item in items]
+        errors = rows.locator("td:nth-child(3)").all_inner_texts()
         assert errors == [f"ValueError: {item} is no good" for item in items]
-        assert square.locator(".failed tbody td:nth-child(4)").all_inner_texts() == ["2"] * 4
+        assert rows.locator("td:nth-child(4)").all_inner_texts() == ["2"] * 4
         expect(square.locator(".figures")).to_contain_text("Retried")
 
     def test_an_item_says_how_often_it_was_called(self, square: Locator) -> None:
