@@ -1,4 +1,4 @@
-"""The one place that reads runs from the metadata database."""
+"""Runs of a Dag as the metadata database has them, read as values: one, or the last ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items of a batch."""
+"""What stands in the place of an item that can't be run."""
 
 from __future__ import annotations
 
